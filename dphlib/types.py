@@ -1,0 +1,175 @@
+"""The contracts between the stages: a problem, an answer, its verdict, a group, an evaluated record.
+
+A stage reads some of these and writes others; nothing else passes from one stage to the next.
+Everything here is plain data: no torch, no file access.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+Kind = Literal["sql", "math"]
+Outcome = Literal[
+    "correct",
+    "wrong",
+    "no_answer",
+    "invalid",
+    "forbidden",
+    "timeout",
+    "too_large",
+    "infra_error",
+]
+OUTCOMES: tuple[str, ...] = get_args(Outcome)
+
+Method = Literal[
+    "base",
+    "grpo",
+    "dapo",
+    "rkl",
+    "alpha_0.2",
+    "alpha_0.5",
+    "alpha_0.8",
+    "dph_f",
+    "dph_js",
+    "dph_js_definition",
+]
+METHODS: tuple[str, ...] = get_args(Method)
+
+GREEDY_SAMPLE = -1
+"""Sample index of the greedy answer; sampled answers count from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One verifiable prompt.
+
+    Args:
+        id: unique within its suite.
+        suite: `train`, `in_domain`, `cross_domain`, `out_of_domain`, or a data set's name.
+        kind: which verifier judges it.
+        prompt: the whole text that the model sees, template applied.
+        gold: gold SQL, or gold answer.
+        db_id: database folder name (`sql` only).
+        meta: descriptive labels, such as `family`; never shown to the model.
+    """
+
+    id: str
+    suite: str
+    kind: Kind
+    prompt: str
+    gold: str
+    db_id: str | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "meta": dict(self.meta)}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Problem:
+        return cls(**row)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One sampled answer.
+
+    Args:
+        problem_id: the problem it answers.
+        sample: index among the problem's answers, `GREEDY_SAMPLE` for the greedy one.
+        token_ids: ids that the sampler emitted, the end-of-sequence token included when emitted.
+        logprobs: log-probability in nats of each of `token_ids` under the sampling policy
+            at temperature 1 and without top-p, same length.
+        text: decoded answer, special tokens left out.
+        truncated: the token limit ended it, not an end-of-sequence token.
+    """
+
+    problem_id: str
+    sample: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier decided. `infra_error` is not a judgement: its reward is None, never 0."""
+
+    outcome: Outcome
+    detail: str = ""
+
+    @property
+    def reward(self) -> float | None:
+        """1.0 for `correct`, None for `infra_error`, else 0.0."""
+        if self.outcome == "infra_error":
+            return None
+        return 1.0 if self.outcome == "correct" else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The answers to one problem with their verdicts, in the same order."""
+
+    problem: Problem
+    answers: tuple[Answer, ...]
+    verdicts: tuple[Verdict, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.answers) != len(self.verdicts):
+            raise ValueError(
+                f"problem {self.problem.id}: {len(self.answers)} answers, {len(self.verdicts)} verdicts"
+            )
+
+    @property
+    def correct(self) -> int:
+        return sum(verdict.outcome == "correct" for verdict in self.verdicts)
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRecord:
+    """One evaluated answer: a row of `records.parquet`.
+
+    Args:
+        method: a name of `METHODS`; `base` is the model before any RL.
+        variant: `main`, or the one setting that differs from it, such as `eta=0.1`.
+        seed: training seed; the base model, which no seed changes, has seed -1.
+        step: optimizer iterations done when the answer was drawn; 0 for the base.
+        suite: evaluated suite.
+        subset: part of the suite that has a figure of its own (a question family, a set of sums).
+        problem_id: the problem.
+        sample: answer index, `GREEDY_SAMPLE` for greedy decoding.
+        correct: the verdict was `correct`.
+        outcome: the verdict.
+        style: solution style told by the answer's prefix, `other` when none fits.
+        answer_hash: first 8 hex digits of the sha256 of the extracted answer, "" when there is none;
+            two samples with the same hash gave the same answer.
+        tokens: emitted tokens.
+        truncated: the token limit ended it.
+        entropy: mean entropy in nats of the next-token distribution over the answer's tokens.
+        logprob: sum of the answer's token log-probabilities under the policy, nats.
+        base_logprob: the same under the base model, NaN where it was not computed.
+        temperature, top_p, max_new_tokens: how it was drawn (temperature 0 is greedy).
+    """
+
+    method: str
+    variant: str
+    seed: int
+    step: int
+    suite: str
+    subset: str
+    problem_id: str
+    sample: int
+    correct: bool
+    outcome: str
+    style: str
+    answer_hash: str
+    tokens: int
+    truncated: bool
+    entropy: float
+    logprob: float
+    base_logprob: float
+    temperature: float
+    top_p: float
+    max_new_tokens: int
