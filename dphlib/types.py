@@ -83,6 +83,7 @@ class Answer:
             at temperature 1 and without top-p, same length.
         text: decoded answer, special tokens left out.
         truncated: the token limit ended it, not an end-of-sequence token.
+        entropy: mean entropy in nats of the next-token distribution (temperature 1) over `token_ids`.
     """
 
     problem_id: str
@@ -91,6 +92,7 @@ class Answer:
     logprobs: tuple[float, ...]
     text: str
     truncated: bool
+    entropy: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)

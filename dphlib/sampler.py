@@ -1,0 +1,161 @@
+"""Prompts to answers: token ids and the log-probabilities that the sampling policy gave them.
+
+`Sampler` is the protocol that every backend keeps; `TransformersSampler` is the one that runs anywhere. The prompt
+of a group is read once and its cache shared by the group's rows; rows that ended leave the batch. Token ids are
+carried from here to the trainer and never tokenised again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from dphlib.types import GREEDY_SAMPLE, Answer, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """How answers are drawn.
+
+    Args:
+        samples: answers a problem.
+        temperature: 0 is greedy (then `samples` must be 1).
+        top_p: nucleus mass; the log-probabilities returned are those without it.
+        max_new_tokens: an answer that has not ended by then is truncated.
+    """
+
+    samples: int = 8
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 48
+
+    def __post_init__(self) -> None:
+        if self.temperature == 0 and self.samples != 1:
+            raise ValueError(f"greedy decoding gives one answer, {self.samples} asked for")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, it must lie in (0, 1]")
+        if self.samples < 1 or self.temperature < 0 or self.max_new_tokens < 1:
+            raise ValueError(f"samples and max_new_tokens must be at least 1, temperature at least 0: {self}")
+
+
+class Sampler(Protocol):
+    def sample(self, problems: Sequence[Problem], config: SamplingConfig, seed: int) -> list[list[Answer]]:
+        """`config.samples` answers for each problem, in the order of `problems`."""
+        ...
+
+
+class TransformersSampler:
+    """Batched sampling with a KV cache by `transformers`.
+
+    Args:
+        model: the policy; used as it stands at each call, so a training step is seen at once.
+        tokenizer: pads on the left.
+        batch_rows: rows decoded at a time. It decides which random numbers a row gets: same value, same answers.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_rows: int = 512) -> None:
+        self.model, self.tokenizer, self.batch_rows = model, tokenizer, batch_rows
+
+    def sample(
+        self,
+        problems: Sequence[Problem],
+        config: SamplingConfig,
+        seed: int,
+        on_done: Callable[[int], None] = lambda problems_done: None,
+    ) -> list[list[Answer]]:
+        """See `Sampler.sample`. Deterministic in (weights, problems, config, seed, batch_rows)."""
+        generator = torch.Generator().manual_seed(seed)
+        tokens = self.tokenizer([problem.prompt for problem in problems])["input_ids"] if problems else []
+        order = sorted(range(len(problems)), key=lambda i: (len(tokens[i]), i))  # less padding
+        answers: list[list[Answer]] = [[] for _ in problems]
+        per_batch = max(1, self.batch_rows // config.samples)
+        for start in range(0, len(order), per_batch):
+            indices = order[start : start + per_batch]
+            rows = self._decode([tokens[i] for i in indices], config, generator)
+            texts = self.tokenizer.batch_decode([row[0] for row in rows], skip_special_tokens=True)
+            for row_index, (row, text) in enumerate(zip(rows, texts, strict=True)):
+                problem = problems[indices[row_index // config.samples]]
+                sample = GREEDY_SAMPLE if config.temperature == 0 else row_index % config.samples
+                answers[indices[row_index // config.samples]].append(
+                    Answer(problem.id, sample, tuple(row[0]), tuple(row[1]), text, row[2], row[3])
+                )
+            on_done(start + len(indices))
+        return answers
+
+    @torch.inference_mode()
+    def _decode(
+        self, prompts: list[list[int]], config: SamplingConfig, generator: torch.Generator
+    ) -> list[tuple[list[int], list[float], bool, float]]:
+        """(token ids, log-probs, truncated, mean entropy) of each row, a prompt's samples side by side."""
+        model, eos, pad = self.model, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        device = model.device
+        width = max(map(len, prompts))
+        tokens_P_T = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
+        mask_P_T = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        positions_P_T = (mask_P_T.cumsum(-1) - 1).clamp(min=0)
+        cache = DynamicCache(config=model.config)
+        output = model(
+            input_ids=tokens_P_T, attention_mask=mask_P_T, position_ids=positions_P_T, past_key_values=cache,
+            use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        cache.batch_repeat_interleave(config.samples)
+        logits_B_V = output.logits[:, -1].repeat_interleave(config.samples, 0)
+        mask_B_T = mask_P_T.repeat_interleave(config.samples, 0)
+        position_B = positions_P_T[:, -1].repeat_interleave(config.samples, 0)
+        rows = logits_B_V.shape[0]
+        steps = config.max_new_tokens
+        tokens_B_N = torch.full((rows, steps), pad)
+        logprobs_B_N = torch.zeros(rows, steps)
+        entropy_B_N = torch.zeros(rows, steps)
+        lengths = torch.full((rows,), steps)
+        ended = torch.zeros(rows, dtype=torch.bool)
+        alive = torch.arange(rows)  # which row of the answer each row of the batch is
+        for step in range(steps):
+            logprobs_B_V = torch.log_softmax(logits_B_V.float(), -1).cpu()
+            chosen_B = _choose(logprobs_B_V, config, generator)
+            live = ~ended[alive]
+            target = alive[live]
+            tokens_B_N[target, step] = chosen_B[live]
+            logprobs_B_N[target, step] = logprobs_B_V.gather(1, chosen_B[:, None])[live, 0]
+            entropy_B_N[target, step] = -(logprobs_B_V.exp() * logprobs_B_V).sum(-1)[live]
+            now = live & (chosen_B == eos)
+            ended[alive[now]] = True
+            lengths[alive[now]] = step + 1
+            keep = ~ended[alive]
+            if not keep.any() or step == steps - 1:
+                break
+            if keep.float().mean() < 0.75:  # dropping rows copies the cache, so not at every step
+                index = keep.nonzero()[:, 0].to(device)
+                cache.batch_select_indices(index)
+                alive, chosen_B = alive[keep], chosen_B[keep]
+                mask_B_T, position_B = mask_B_T[index], position_B[index]
+            mask_B_T = torch.cat([mask_B_T, mask_B_T.new_ones(len(alive), 1)], 1)
+            position_B = position_B + 1
+            logits_B_V = model(
+                input_ids=chosen_B[:, None].to(device), attention_mask=mask_B_T, position_ids=position_B[:, None],
+                past_key_values=cache, use_cache=True,
+            ).logits[:, -1]  # fmt: skip
+        sums_B = entropy_B_N.sum(-1) / lengths
+        return [
+            (tokens[:n], logprobs[:n], not finished, entropy)
+            for tokens, logprobs, n, finished, entropy in zip(
+                tokens_B_N.tolist(), logprobs_B_N.tolist(), lengths.tolist(), ended.tolist(), sums_B.tolist(), strict=True
+            )
+        ]
+
+
+def _choose(logprobs_B_V: torch.Tensor, config: SamplingConfig, generator: torch.Generator) -> torch.Tensor:
+    """One token a row: the likeliest at temperature 0, else a draw from the tempered, nucleus-cut distribution."""
+    if config.temperature == 0:
+        return logprobs_B_V.argmax(-1)
+    probs_B_V = torch.softmax(logprobs_B_V / config.temperature, -1)
+    if config.top_p < 1:
+        sorted_B_V, index_B_V = probs_B_V.sort(-1, descending=True)
+        before_B_V = sorted_B_V.cumsum(-1) - sorted_B_V
+        sorted_B_V = sorted_B_V.masked_fill(before_B_V >= config.top_p, 0.0)  # the likeliest token always stays
+        probs_B_V = torch.zeros_like(probs_B_V).scatter_(-1, index_B_V, sorted_B_V)
+    return torch.multinomial(probs_B_V, 1, generator=generator)[:, 0]
