@@ -1,0 +1,239 @@
+"""Generators against a 60-digit reference, their bounds, and the divergences that they estimate."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, getcontext
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dphlib.divergences import BOUND, DIVERGENCES, divergence, exact, generator
+
+getcontext().prec = 60
+torch.set_num_threads(1)
+
+ALPHAS = (0.05, 0.2, 0.5, 0.8, 0.95)
+CASES = [(name, {}) for name in DIVERGENCES if name != "alpha"] + [("alpha", {"alpha": a}) for a in ALPHAS]
+IDS = [name + "".join(f"_{v}" for v in params.values()) for name, params in CASES]
+EVERY = pytest.mark.parametrize(("name", "params"), CASES, ids=IDS)
+NEAR = [1e-9, 1e-6, 3e-4, 1e-2, 0.1249, 0.125, 0.126, 0.5, 0.999, 1.0, 1.001, 2.5]
+POINTS = [sign * d for d in [*NEAR, 7.0, 15.0, 20.0] for sign in (1, -1)]
+FAR = [sign * d for d in (0.0, 1e-6, 3e-4, 1.0, 20.0, 89.0, 104.0, 120.0, 1e4) for sign in (1, -1)]
+
+
+def reference(name: str, d: float, alpha: float | None = None) -> tuple[Decimal, Decimal]:
+    """f(exp d) as the textbook writes it, and u f'(u), both with 60 digits."""
+    x = Decimal(d)
+    u = x.exp()
+    if name == "alpha":
+        a = Decimal(alpha)
+        power = ((1 - a) * x).exp()
+        return (power - (1 - a) * u - a) / (a * (a - 1)), (u - power) / a
+    root, mean = (x / 2).exp(), (u + 1) / 2
+    return {
+        "forward_kl": (u - 1 - x, u - 1),
+        "reverse_kl": (u * x - u + 1, u * x),
+        "js": ((u * x - (u + 1) * mean.ln()) / 2, u * (x - mean.ln()) / 2),
+        "hellinger": ((root - 1) ** 2, root * (root - 1)),
+        "pearson_chi2": ((u - 1) ** 2, 2 * u * (u - 1)),
+        "neyman_chi2": ((u - 1) ** 2 / u, u - 1 / u),
+        "total_variation": (abs(u - 1) / 2, u.copy_sign(x) / 2),
+        "jeffreys": ((u - 1) * x, u * x + u - 1),
+    }[name]
+
+
+def value_and_gradient(f, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    d = d.clone().requires_grad_()
+    value = f(d)
+    (gradient,) = torch.autograd.grad(value.sum(), d)
+    return value.detach(), gradient
+
+
+@EVERY
+def test_agrees_with_a_60_digit_reference_in_float64(name, params):
+    value, gradient = value_and_gradient(generator(name, **params), torch.tensor(POINTS, dtype=torch.float64))
+    for i, d in enumerate(POINTS):
+        for ours, true in zip((value[i], gradient[i]), reference(name, d, **params), strict=True):
+            assert abs(Decimal(float(ours)) / true - 1) < Decimal("1e-12"), (d, float(ours), true)
+
+
+@EVERY
+def test_fp32_keeps_sign_and_precision_near_zero(name, params):
+    d = torch.tensor([d for d in POINTS if abs(d) < 3], dtype=torch.float32)
+    value, gradient = value_and_gradient(generator(name, **params), d)
+    for i in range(len(d)):
+        for ours, true in zip((value[i], gradient[i]), reference(name, float(d[i]), **params), strict=True):
+            assert abs(Decimal(float(ours)) / true - 1) < Decimal("2e-5"), (float(d[i]), float(ours), true)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@EVERY
+def test_finite_non_negative_and_of_the_same_dtype_everywhere(name, params, dtype):
+    largest = torch.finfo(dtype).max
+    d = torch.tensor([[*FAR, largest, -largest, math.inf, -math.inf]], dtype=dtype)
+    value, gradient = value_and_gradient(generator(name, **params), d)
+    assert value.dtype == gradient.dtype == dtype and value.shape == d.shape
+    assert value.isfinite().all() and gradient.isfinite().all()
+    assert (value >= 0).all()
+    assert (value[d == 0] == 0).all() and (gradient[d == 0] == 0).all()
+
+
+@EVERY
+@settings(max_examples=40, deadline=None)
+@given(d=st.floats(-1e4, 1e4) | st.floats(-25, 25) | st.floats(-1e-3, 1e-3))
+def test_convex_shape_of_the_generator(name, params, d):
+    """f >= 0, and the gradient points away from d = 0 at every d."""
+    f = generator(name, **params)
+    for dtype in (torch.float32, torch.bfloat16):
+        value, gradient = value_and_gradient(f, torch.tensor([d], dtype=dtype))
+        assert value.isfinite().all() and gradient.isfinite().all()
+        assert float(value) >= 0
+        assert float(gradient) * d >= 0
+
+
+@pytest.mark.parametrize("d", [89.0, 120.0, 1e4])
+@EVERY
+def test_gradient_survives_beyond_the_bound(name, params, d):
+    f = divergence(name, **params)
+    _, gradient = value_and_gradient(f, torch.tensor([d, BOUND], dtype=torch.float32))
+    assert float(gradient[0]) > 1.0
+    if f.at_zero == math.inf:  # these must bring back a token that collapsed
+        _, gradient = value_and_gradient(f, torch.tensor([-d], dtype=torch.float32))
+        assert float(gradient) <= -1.0
+
+
+@EVERY
+def test_continuation_meets_the_generator_with_its_slope(name, params):
+    f = divergence(name, **params)
+    sides = torch.tensor([BOUND - 1e-9, BOUND + 1e-9, -BOUND - 1e-9, -BOUND + 1e-9], dtype=torch.float64)
+    value, gradient = value_and_gradient(f, sides)
+    torch.testing.assert_close(value[0::2], value[1::2], rtol=1e-7, atol=1e-12)
+    torch.testing.assert_close(gradient[0::2], gradient[1::2], rtol=1e-7, atol=1e-12)
+
+
+@EVERY
+def test_gradcheck(name, params):
+    d = torch.tensor([-25.0, -3.0, -0.5, -0.01, 0.02, 0.7, 2.0], dtype=torch.float64, requires_grad=True)
+    f = generator(name, **params)
+    assert torch.autograd.gradcheck(f, (d,), rtol=1e-4)
+    assert torch.autograd.gradgradcheck(f, (d[1:],), rtol=1e-3)
+
+
+@EVERY
+def test_limits_and_derivatives_at_1_are_as_stated(name, params):
+    f = divergence(name, **params)
+    far = f.value(torch.tensor([-600.0, 300.0], dtype=torch.float64))
+    if math.isinf(f.at_zero):
+        assert float(far[0]) > 500
+    else:
+        assert float(far[0]) == pytest.approx(f.at_zero, rel=1e-9)
+    growth = float(far[1]) / math.exp(300)
+    assert growth > 100 if math.isinf(f.slope_at_infinity) else growth == pytest.approx(f.slope_at_infinity)
+    d = 1e-5
+    value, gradient = value_and_gradient(f, torch.tensor([d], dtype=torch.float64))
+    if f.second_derivative_at_1 is None:
+        assert float(value) == pytest.approx(d / 2, rel=1e-4)
+    else:
+        assert f.derivative_at_1 == 0
+        assert float(value) == pytest.approx(f.second_derivative_at_1 * d**2 / 2, rel=1e-4)
+        assert float(gradient) == pytest.approx(f.second_derivative_at_1 * d, rel=1e-4)
+
+
+def test_strengths_named_in_the_paper():
+    strengths = {name: DIVERGENCES[name].second_derivative_at_1 for name in ("forward_kl", "alpha", "js")}
+    assert strengths == {"forward_kl": 1.0, "alpha": 1.0, "js": 0.25}
+
+
+def textbook(name: str, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """The divergence of reference p and policy q as a sum over categories, no generator in it."""
+    kl = lambda a, b: (a * (a / b).log()).sum()
+    m = (p + q) / 2
+    return {
+        "forward_kl": lambda: kl(p, q),
+        "reverse_kl": lambda: kl(q, p),
+        "js": lambda: (kl(p, m) + kl(q, m)) / 2,
+        "hellinger": lambda: 2 - 2 * (p * q).sqrt().sum(),
+        "pearson_chi2": lambda: (q**2 / p).sum() - 1,
+        "neyman_chi2": lambda: (p**2 / q).sum() - 1,
+        "total_variation": lambda: (p - q).abs().sum() / 2,
+        "jeffreys": lambda: kl(p, q) + kl(q, p),
+    }[name]()
+
+
+@EVERY
+def test_expected_gradient_of_the_estimator_is_that_of_the_divergence(name, params):
+    """All tokens, each with its probability under pi_ref: value and gradient of the true divergence."""
+    torch.manual_seed(0)
+    p = torch.randn(7, dtype=torch.float64).softmax(-1)
+    logits = torch.randn(7, dtype=torch.float64, requires_grad=True)
+    estimate = (p * generator(name, **params)(logits.log_softmax(-1) - p.log())).sum()
+    if name == "alpha":
+        a = params["alpha"]
+        true = ((p**a * logits.softmax(-1) ** (1 - a)).sum() - 1) / (a * (a - 1))
+    else:
+        true = textbook(name, p, logits.softmax(-1))
+    for other in (true, exact(name, p, logits.softmax(-1), **params)):
+        torch.testing.assert_close(estimate, other, rtol=1e-10, atol=0)
+        torch.testing.assert_close(
+            torch.autograd.grad(estimate, logits, retain_graph=True)[0],
+            torch.autograd.grad(other, logits, retain_graph=True)[0],
+            rtol=1e-9,
+            atol=1e-12,
+        )
+
+
+@EVERY
+def test_exact_handles_zeros(name, params):
+    p, q = torch.tensor([0.5, 0.5, 0.0, 0.0]), torch.tensor([0.5, 0.0, 0.5, 0.0])
+    f = divergence(name, **params)
+    expected = 0.5 * f.at_zero + 0.5 * f.slope_at_infinity
+    assert float(exact(name, p, q, **params)) == pytest.approx(expected)
+    assert float(exact(name, p, p, **params)) == 0
+    batched = exact(name, torch.stack([p, p]), torch.stack([q, p]), **params)
+    assert batched.dtype == torch.float64 and batched.shape == (2,)
+
+
+def test_exact_known_values():
+    certain, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    assert float(exact("js", certain, other)) == pytest.approx(math.log(2))
+    assert float(exact("hellinger", certain, other)) == pytest.approx(2)
+    half = torch.tensor([0.5, 0.5])
+    assert float(exact("forward_kl", certain, half)) == pytest.approx(math.log(2))
+    assert float(exact("reverse_kl", certain, half)) == math.inf
+
+
+def test_alpha_interpolates_between_the_two_kl():
+    p, q = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.3, 0.6])
+    for alpha, name in ((1 - 1e-6, "forward_kl"), (1e-6, "reverse_kl")):
+        assert float(exact("alpha", p, q, alpha=alpha)) == pytest.approx(float(exact(name, p, q)), rel=1e-5)
+    assert float(exact("alpha", p, q, alpha=0.5)) == pytest.approx(2 * float(exact("hellinger", p, q)))
+
+
+def test_nan_is_not_hidden():
+    assert generator("js")(torch.tensor([math.nan])).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("kl", {}, "choose one of forward_kl"),
+        ("alpha", {}, "alpha=0.5"),
+        ("js", {"alpha": 0.5}, "no parameters"),
+        ("alpha", {"alpha": 1.0}, "forward_kl"),
+        ("alpha", {"alpha": math.nan}, r"\(0, 1\)"),
+    ],
+)
+def test_wrong_names_and_parameters_are_refused(name, params, message):
+    with pytest.raises(ValueError, match=message):
+        generator(name, **params)
+
+
+def test_wrong_inputs_are_refused():
+    with pytest.raises(TypeError, match="floating dtype"):
+        generator("js")(torch.tensor([1, 2]))
+    for bad in ([0.5, 0.6], [1.5, -0.5], [math.nan, 1.0]):
+        with pytest.raises(ValueError, match="p_theta_V is not a distribution"):
+            exact("js", torch.tensor([0.5, 0.5]), torch.tensor(bad))
