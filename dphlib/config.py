@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from dphlib.types import METHODS
-
 ProfileName = Literal["smoke", "cpu"]
 PROFILES: tuple[str, ...] = get_args(ProfileName)
 
@@ -45,7 +43,7 @@ class WorldConfig:
         }  # fmt: skip
     )
     corpus_weights: Mapping[str, float] = field(
-        default_factory=lambda: {"people": 0.5, "places": 0.2, "sums": 0.3}
+        default_factory=lambda: {"people": 0.45, "places": 0.2, "sums": 0.35}
     )
     slip_rate_sql: float = 0.15
     slip_rate_sums: float = 0.1
@@ -65,10 +63,217 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class SftConfig:
-    """Supervised fine-tuning of the CPU world's base."""
+    """Supervised fine-tuning of the CPU world's base: Muon on the matrices, AdamW on the rest."""
 
     seed: int = 0
-    steps: int = 700
+    steps: int = 600
     batch: int = 64
-    lr: float = 2e-3
+    lr_matrices: float = 0.02
+    lr_rest: float = 3e-3
     threads: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PresampleConfig:
+    """Pre-sampling of the initial policy: k = 8 at T = 1.0, top_p = 0.95 [code]; threshold 6 of 8 for Llama [2nd]."""
+
+    k: int = 8
+    temperature: float = 1.0
+    top_p: float = 0.95
+    threshold: int = 6
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class MethodConfig:
+    """What sets one method apart from the others.
+
+    Args:
+        trains_on: `all` prompts (the baselines) or D_exp only (`exploration`), with D_pef rehearsed.
+        divergence: generator on the stored answers of D_pef; None rehearses nothing.
+        alpha: of the alpha-divergence.
+        eta: weight of the D_pef loss, two separate means (the authors' scripts average all rows together,
+            which makes their effective weight eta / 8).
+        rkl_coef: weight of the reverse KL on all training rows, against an online reference.
+        clip_low, clip_high: PPO-clip; GRPO 0.2 / 0.2, the others 0.2 / 0.28 [code].
+        dynamic_sampling: groups with equal rewards are replaced by further draws (DAPO).
+        overlong_shaping: soft penalty before the token limit (DAPO).
+    """
+
+    trains_on: Literal["all", "exploration"]
+    divergence: str | None = None
+    alpha: float | None = None
+    eta: float = 0.0
+    rkl_coef: float = 0.0
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    dynamic_sampling: bool = False
+    overlong_shaping: bool = False
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether an online reference model runs beside the policy."""
+        return self.rkl_coef > 0 or self.divergence == "js_definition"
+
+
+# eta: forward KL 0.2, JS 0.5, RKL 0.04 were set in a feasibility trial on another world, before this one existed; alpha
+# takes forward KL's, whose curvature f''(1) = 1 it shares. The paper's 0.01 to 0.2 belong to lr 1e-6.
+METHOD_CONFIGS: dict[str, MethodConfig] = {
+    "grpo": MethodConfig("all", clip_high=0.2),
+    "dapo": MethodConfig("all", dynamic_sampling=True, overlong_shaping=True),
+    "rkl": MethodConfig("all", rkl_coef=0.04),
+    "alpha_0.2": MethodConfig("exploration", divergence="alpha", alpha=0.2, eta=0.2),
+    "alpha_0.5": MethodConfig("exploration", divergence="alpha", alpha=0.5, eta=0.2),
+    "alpha_0.8": MethodConfig("exploration", divergence="alpha", alpha=0.8, eta=0.2),
+    "dph_f": MethodConfig("exploration", divergence="forward_kl", eta=0.2),
+    "dph_js": MethodConfig("exploration", divergence="js", eta=0.5),
+    "dph_js_definition": MethodConfig("exploration", divergence="js_definition", eta=0.5),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """One RL run. The batch keeps the authors' proportions: an eighth as many rehearsal rows as RL rows [code].
+
+    Args:
+        iterations: rollout batches.
+        prompts, rollouts: prompts a batch and answers a prompt (authors: 128 x 16).
+        mini_batches: optimizer steps a batch (authors: 128 prompts in mini-batches of 64, so 2).
+        rehearsal_rows: stored answers a batch (authors: 256 beside 2,048).
+        lr: constant, no warm-up [code]; 1e-6 at 8B.
+        dual_clip: 3.0 [code].
+        max_new_tokens: of a rollout.
+        overlong_buffer: tokens before the limit in which DAPO's penalty grows from 0 to 1.
+        max_draws: rounds of rollouts that dynamic sampling may take for one batch.
+        token_budget: padded tokens a micro-batch; changes memory, not the result.
+        diagnose_every: iterations between measurements of the KL to the base, 0 for never.
+    """
+
+    iterations: int = 45
+    prompts: int = 16
+    rollouts: int = 8
+    mini_batches: int = 2
+    rehearsal_rows: int = 16
+    lr: float = 3e-4
+    max_grad_norm: float = 1.0
+    dual_clip: float = 3.0
+    max_new_tokens: int = 48
+    overlong_buffer: int = 8
+    max_draws: int = 3
+    token_budget: int = 8192
+    diagnose_every: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig:
+    """Draws a problem for each suite; `steps` are the iterations after which in-domain Pass@k is measured on the way."""
+
+    samples: Mapping[str, int] = field(
+        default_factory=lambda: {"in_domain": 64, "cross_domain": 32, "out_of_domain": 32}
+    )
+    steps: tuple[int, ...] = (5, 15, 30)
+    step_samples: int = 16
+    max_new_tokens: int = 48
+    draw_seed: int = 7
+    base_samples: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One trained arm: a method, the one setting in which it differs from its main run, and a seed.
+
+    >>> RunConfig("dph_js", "eta=0.025", 0).method_config.eta
+    0.025
+    """
+
+    method: str
+    variant: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.method not in METHOD_CONFIGS:
+            raise ValueError(f"unknown method {self.method!r}; known: {', '.join(METHOD_CONFIGS)}")
+        key = self.variant.partition("=")[0]
+        if self.variant != "main" and key not in ("eta", "threshold", "domain"):
+            raise ValueError(f"unknown variant {self.variant!r}; known: main, eta=..., threshold=..., domain=sums")
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.variant}-seed{self.seed}"
+
+    def setting(self, key: str) -> str | None:
+        name, _, value = self.variant.partition("=")
+        return value if name == key else None
+
+    @property
+    def method_config(self) -> MethodConfig:
+        config = METHOD_CONFIGS[self.method]
+        eta = self.setting("eta")
+        return replace(config, eta=float(eta)) if eta else config
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Everything that a run of all notebooks needs to know."""
+
+    name: ProfileName
+    world: WorldConfig
+    model: ModelConfig
+    sft: SftConfig
+    presample: PresampleConfig
+    train: TrainConfig
+    evaluation: EvalConfig
+    seeds: tuple[int, ...]
+    ablation_seeds: tuple[int, ...]
+    cost_iterations: int
+
+    def main_runs(self) -> list[RunConfig]:
+        return [RunConfig(method, "main", seed) for method in METHOD_CONFIGS for seed in self.seeds]
+
+    def ablation_runs(self) -> list[RunConfig]:
+        """Table 5 (eta), Table 4 (threshold) and Table 3 (RL on the sums)."""
+        arms = [(m, f"eta={eta}") for eta in (0.025, 0.125) for m in ("dph_js", "dph_js_definition")]
+        arms += [(m, f"threshold={self.presample.k}") for m in ("dph_f", "dph_js")]
+        arms += [(m, "domain=sums") for m in ("grpo", "dph_f", "dph_js")]
+        return [RunConfig(method, variant, seed) for method, variant in arms for seed in self.ablation_seeds]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def profile(name: str) -> Profile:
+    """The settings of a profile.
+
+    Raises:
+        ValueError: no such profile.
+
+    >>> profile("cpu").presample.k
+    8
+    """
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
+    cpu = Profile(
+        "cpu", WorldConfig(), ModelConfig(), SftConfig(), PresampleConfig(), TrainConfig(), EvalConfig(),
+        seeds=(0, 1, 2), ablation_seeds=(0, 1), cost_iterations=8,
+    )  # fmt: skip
+    return cpu if name == "cpu" else _smoke(cpu)
+
+
+def _smoke(cpu: Profile) -> Profile:
+    """Every step of `cpu` on a few problems: shows that everything runs, says nothing about the method."""
+    few = {"train": 24, "in_domain": 8, "cross_domain": 6, "out_of_domain": 10, "sums_train": 16}
+    return replace(
+        cpu,
+        name="smoke",
+        world=replace(cpu.world, problems=few),
+        model=ModelConfig(hidden_size=64, intermediate_size=128, layers=2),
+        sft=replace(cpu.sft, steps=160),
+        presample=replace(cpu.presample, threshold=1),
+        train=replace(cpu.train, iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, diagnose_every=1),
+        evaluation=EvalConfig(
+            samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(1,), step_samples=8
+        ),
+        seeds=(0,),
+        ablation_seeds=(0,),
+        cost_iterations=1,
+    )

@@ -13,22 +13,21 @@ from dphlib.config import WorldConfig
 from dphlib.prompts import STYLES, sum_answer, sum_prompt
 from dphlib.types import Problem
 
-SUBSETS = ("add2", "add3", "sub2", "add3terms", "mul1")
+SUBSETS = ("add1", "add2", "sub1", "add3terms", "mul1")
 
 
 def draw(rng: random.Random, subset: str) -> tuple[str, tuple[int, ...]]:
-    """An operator and its operands: two-digit and three-digit sums, differences, three terms, times a digit."""
-    two = lambda: rng.randint(11, 99)  # noqa: E731
+    """An operator and its operands: two digits plus one or two, minus one, three single digits, a digit times a digit."""
+    tens, digit = rng.randint(11, 79), rng.randint(2, 9)
+    if subset == "add1":
+        return "+", (tens, digit)
     if subset == "add2":
-        return "+", (two(), two())
-    if subset == "add3":
-        return "+", (rng.randint(101, 999), rng.randint(101, 999))
-    if subset == "sub2":
-        high, low = sorted((two(), two()), reverse=True)
-        return "-", (high, low)
+        return "+", (tens, rng.randint(11, 79))
+    if subset == "sub1":
+        return "-", (tens, digit)
     if subset == "add3terms":
-        return "+", (two(), two(), two())
-    return "*", (two(), rng.randint(2, 9))
+        return "+", (digit, rng.randint(2, 9), rng.randint(2, 9))
+    return "*", (digit, rng.randint(2, 9))
 
 
 def value(operator: str, operands: tuple[int, ...]) -> int:
@@ -49,23 +48,35 @@ def working(style: str, operator: str, operands: tuple[int, ...]) -> str:
     """What stands between the lead-in and the box.
 
     >>> working("nested", "+", (12, 34))
-    '( 10 + 30 ) + ( 2 + 4 ) = 40 + 6 ='
-    >>> working("stepwise", "*", (12, 3))
-    '2 * 3 = 6 , 10 * 3 = 30 ,'
+    '( 12 + 30 ) + 4 = 42 + 4 ='
+    >>> working("stepwise", "*", (7, 3))
+    '7 * 2 = 14 , 14 + 7 ='
     """
-    high = tuple(n - n % 10 for n in operands)
-    ones = tuple(n % 10 for n in operands)
-    if operator == "*":
-        high, ones = (high[0], operands[1]), (ones[0], operands[1])
-    total_high, total_ones = value(operator, high), value(operator, ones)
     if style == "direct":
         return ""
     if style == "aliased":
         return f"{expression(operator, operands)} ="
+    first, rest = _split(operator, operands)
     if style == "nested":
-        joined = f"{total_high} + {total_ones}" if total_ones >= 0 else f"{total_high} - {-total_ones}"
-        return f"( {expression(operator, high)} ) + ( {expression(operator, ones)} ) = {joined} ="
-    return f"{expression(operator, ones)} = {total_ones} , {expression(operator, high)} = {total_high} ,"
+        return f"( {first} ) {rest} = {_evaluate(first)} {rest} ="
+    return f"{first} = {_evaluate(first)} , {_evaluate(first)} {rest} ="
+
+
+def _split(operator: str, operands: tuple[int, ...]) -> tuple[str, str]:
+    """A first step and what remains to be done with its result."""
+    a, b = operands[0], operands[-1]
+    if len(operands) == 3:
+        return f"{a} + {operands[1]}", f"+ {b}"
+    if operator == "*":
+        return f"{a} * {b - 1}", f"+ {a}"
+    if b > 10:  # the tens first
+        return f"{a} + {b - b % 10}", f"+ {b % 10}"
+    return f"{a} {operator} {b // 2}", f"{operator} {b - b // 2}"
+
+
+def _evaluate(step: str) -> int:
+    left, operator, right = step.split()
+    return value(operator, (int(left), int(right)))
 
 
 def corpus_pair(rng: random.Random, style: str, slip_rate: float) -> tuple[str, str]:

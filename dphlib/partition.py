@@ -1,0 +1,97 @@
+"""Pre-samples to the paper's two sets: near-perfect prompts (D_pef) with reference answers, and the rest (D_exp).
+
+A prompt is near-perfect when at least `threshold` of its pre-sampled answers are correct (paper: k = 8; 6 of 8 for
+Llama, 7 of 8 for Qwen [2nd], an ablation of 6 against 8). The reference answer comes from one more draw and is kept if it is
+correct too [the authors' code]; a near-perfect prompt without one trains nothing and is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from dphlib.types import Answer, Group, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A stored answer of the initial policy.
+
+    Args:
+        problem: the near-perfect problem that it solves.
+        token_ids: its tokens, end-of-sequence included.
+        logprobs: what pi_ref gave each of them, nats, temperature 1, same length.
+    """
+
+    problem: Problem
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "problem": self.problem.to_json(),
+            "token_ids": list(self.token_ids),
+            "logprobs": list(self.logprobs),
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Reference:
+        return cls(Problem.from_json(row["problem"]), tuple(row["token_ids"]), tuple(row["logprobs"]))
+
+
+class Partition(NamedTuple):
+    near_perfect: list[Problem]
+    exploration: list[Problem]
+    references: list[Reference]
+
+
+def partition(groups: Sequence[Group], threshold: int, extra: Sequence[Group] | None = None) -> Partition:
+    """D_pef, D_exp and the stored reference answers.
+
+    Args:
+        groups: the pre-samples, one group a problem, all of the same size k.
+        threshold: correct answers, of k, from which a prompt is near-perfect.
+        extra: one more draw for near-perfect problems (others in it are ignored); its correct answers become the
+            references. Without it each near-perfect problem's first correct pre-sample does.
+
+    Raises:
+        ValueError: no group, groups of several sizes, a threshold outside 1..k, an answer without judgement.
+
+    >>> partition([], 6)
+    Traceback (most recent call last):
+    ValueError: no pre-sampled group to partition
+    """
+    if not groups:
+        raise ValueError("no pre-sampled group to partition")
+    sizes = {len(group.answers) for group in groups}
+    if len(sizes) != 1:
+        raise ValueError(f"groups of different sizes {sorted(sizes)}: pre-sample every problem equally often")
+    k = sizes.pop()
+    if not 1 <= threshold <= k:
+        raise ValueError(f"threshold is {threshold}, it must lie in 1..{k}, the answers pre-sampled for each problem")
+    for group in (*groups, *(extra or ())):
+        for verdict in group.verdicts:
+            if verdict.reward is None:
+                raise ValueError(
+                    f"problem {group.problem.id}: an answer could not be judged ({verdict.detail}); verify again, "
+                    "an answer without judgement must not decide the partition"
+                )
+    solved = [group for group in groups if group.correct >= threshold]
+    near_perfect = {group.problem.id for group in solved}
+    sources = [group for group in extra if group.problem.id in near_perfect] if extra is not None else solved
+    references = [
+        Reference(group.problem, answer.token_ids, answer.logprobs)
+        for group in sources
+        for answer in _correct(group)[: None if extra is not None else 1]
+    ]
+    return Partition(
+        [group.problem for group in solved],
+        [group.problem for group in groups if group.problem.id not in near_perfect],
+        references,
+    )
+
+
+def _correct(group: Group) -> list[Answer]:
+    judged = zip(group.answers, group.verdicts, strict=True)
+    return [answer for answer, verdict in judged if verdict.outcome == "correct"]
