@@ -1,0 +1,188 @@
+"""Files that are whole or absent: atomic writes, JSON, JSON Lines, and errors that name the way out.
+
+What it does not do: locks and manifests, see `runs`, which also hands these names on.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class RunError(RuntimeError):
+    """A run cannot go on: the message names the file and the way out."""
+
+
+def say(line: str) -> None:
+    """One line to the person at the terminal or the notebook."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk and a missing permission into `RunError`; any other error passes unchanged.
+
+    Some writers (safetensors) raise an error of their own for a full disk, hence the look at its text.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        code, name = getattr(error, "errno", None), getattr(error, "filename", None) or path
+        if code in _FULL or "No space left on device" in str(error):
+            way_out = "free space (or raise the file-size limit) and run again; what is finished is kept"
+        elif isinstance(error, OSError) and code in _DENIED:
+            way_out = "make it readable and writable for this user, or choose another folder, and run again"
+        else:
+            raise
+        raise RunError(f"{name}: {error}; {way_out}") from error
+
+
+def require_space(path: Path, gib: float) -> None:
+    """Raises `RunError` when fewer than `gib` GiB are free where `path`, existing or not, lies."""
+    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 2**30
+    if free < gib:
+        raise RunError(f"{path}: {free:.1f} GiB free, {gib:.1f} needed; free space or choose another folder")
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples, paths, numpy scalars as plain JSON values; NaN, which JSON lacks, as null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    elif not isinstance(value, (str, int, float)) and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, Path):
+        return value.as_posix()
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _canonical(value: Any) -> bytes:
+    """One byte string for equal values: sorted keys, no spaces. Raises for what is not JSON."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it exists and belongs to somebody else
+    return True
+
+
+@contextmanager
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A temporary path beside `path`, same suffix; at the end synced and renamed to `path`, or removed.
+
+    A reader sees the old file or the new one, never a part. Left-overs of dead writers of `path` are removed.
+    `durable=False` leaves out the sync. Raises `RunError` for a full disk or a missing permission.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    with clear_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(".tmp-*"):
+            parts = stale.name.split("-", 3)
+            if len(parts) == 4 and parts[3] == path.name and parts[1].isdigit() and not _alive(int(parts[1])):
+                stale.unlink(missing_ok=True)
+        try:
+            yield temporary
+            if durable:
+                fsync(temporary)
+            os.replace(temporary, path)
+            if durable:
+                fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Writes UTF-8 text atomically (see `atomic_path`), line ends as given."""
+    with atomic_path(path, durable=durable) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path, obj: Any, *, durable: bool = True) -> None:
+    """Writes JSON atomically: indented, keys in the given order; NaN as null, infinity is a ValueError."""
+    text = json.dumps(plain(obj), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text, durable=durable)
+
+
+def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
+    """Appends one row and syncs it; first cuts off a torn last line, left by a killed writer."""
+    line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    with clear_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        with open(path, "r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            while end:  # back to the last newline, a block at a time
+                start = max(0, end - 65536)
+                file.seek(start)
+                found = file.read(end - start).rfind(b"\n")
+                end = start + found + 1 if found >= 0 else start
+                if found >= 0:
+                    break
+            if end < file.seek(0, os.SEEK_END):
+                say(f"{path}: cut off a torn last line")
+                file.truncate(end)
+            file.seek(end)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON Lines file. A row counts once its newline is there, so a torn last line is left out.
+
+    Split on "\\n" alone: `str.splitlines` also cuts at U+2028, which may stand inside a JSON string.
+    Raises `RunError` naming file and line when a whole line is not JSON.
+    """
+    with clear_errors(path):
+        lines = path.read_bytes().split(b"\n")[:-1]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise RunError(f"{path}, line {number}: not JSON ({error}); remove it and run again") from error
+    return rows

@@ -1,0 +1,122 @@
+"""The machine and the seeds: what a run ran on, and what makes it repeat.
+
+Nothing here imports torch unless it is asked to seed it or to make it deterministic.
+It does not promise equal bits across library versions, CPU models or thread counts; see `deterministic`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import random
+import resource
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+KEY_PACKAGES = ("torch", "transformers", "numpy", "tokenizers")
+RECORDED_PACKAGES = KEY_PACKAGES + (
+    "accelerate", "bitsandbytes", "datasets", "math-verify", "matplotlib", "pandas", "papermill", "peft",
+    "pyarrow", "safetensors", "scipy", "seaborn", "sqlglot", "vllm",
+)  # fmt: skip
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed package, from its metadata, without importing it; None where it is absent."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, SQLite and of the installed libraries that this project uses."""
+    found = {name: package_version(name) for name in RECORDED_PACKAGES}
+    present = {name: version for name, version in found.items() if version is not None}
+    return {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version, **present}
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, Any]:
+    """CPU model, usable cores, memory in GiB, operating system, and the GPUs' names where torch is loaded.
+
+    No host or user name: the record is published.
+    """
+    cpu = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).exists():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].split(":", 1)[1].strip() if models else cpu
+    torch = sys.modules.get("torch")
+    gpus = []
+    if torch is not None and torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": cpu,
+        "cores": cores(),
+        "memory_gib": round(memory / 2**30, 1),
+        "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "gpus": gpus,
+    }
+
+
+def peak_gib(*, children: bool = False) -> float:
+    """Largest resident memory so far in GiB: of this process, or of the largest of its ended children."""
+    who = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
+    return resource.getrusage(who).ru_maxrss * unit / 2**30
+
+
+def derive_seed(*parts: str | int | float | bool | None) -> int:
+    """A seed of 63 bits from labels and numbers, the same in every process and on every machine.
+
+    Each use gets a seed of its own, so that drawing more in one place never shifts another.
+
+    >>> derive_seed("eval", 0, "in_domain") == derive_seed("eval", 0, "in_domain")
+    True
+    >>> derive_seed("a", 1) == derive_seed("a", "1")
+    False
+    """
+    digest = hashlib.sha256(json.dumps(parts, separators=(",", ":"), allow_nan=False).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds `random`, and numpy and torch (all devices) where they are installed.
+
+    torch is imported for it: seeded only when already loaded, a run would depend on the order of its imports.
+    """
+    random.seed(seed)
+    if importlib.util.find_spec("numpy"):
+        import numpy
+
+        numpy.random.seed(seed % 2**32)
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        torch.manual_seed(seed)
+
+
+def deterministic(threads: int) -> None:
+    """Makes torch repeat itself bit for bit: `threads` CPU threads, deterministic kernels only.
+
+    The number of threads is part of it, for it decides the order in which sums are added up. On a GPU an
+    operation without a deterministic kernel then raises; results there are comparable, not promised equal.
+    """
+    if threads < 1:
+        raise ValueError(f"threads = {threads}: at least 1; `cores()` gives {cores()} here")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,327 @@
+"""Jobs: same results however many workers, a clear error for each way to fail, and no process left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from dphlib import jobs
+from dphlib.jobs import Job, JobError, Progress, duration, report, run_jobs
+
+REPOSITORY = Path(__file__).parents[1]
+BODIES = """
+import atexit, json, os, random, signal, subprocess, sys, time
+from pathlib import Path
+from dphlib.jobs import Progress, report
+from dphlib.runs import write_text
+
+def square(x): return {"x": x, "square": x * x, "pair": (x, None)}
+def draw(): return random.random()
+def environment(): return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "DPH_PROGRESS_FILE")}
+def group(): return [os.getpid(), os.getpgid(0), sys.modules["__main__"].__dict__.get("marker")]
+def speak(text): print(text)
+def fail(text): raise KeyError(text)
+def unjson(): return {1, 2}
+def die(number): print("last words", flush=True); os.kill(os.getpid(), number); time.sleep(60)
+def leave(status): os._exit(status)
+def fork_and_die():
+    if os.fork() == 0:
+        time.sleep(60)
+    os.kill(os.getpid(), signal.SIGKILL)
+def pids(folder, name, seconds):
+    child = subprocess.Popen(["sleep", str(seconds)])
+    write_text(Path(folder) / name, f"{os.getpid()} {child.pid}")
+    time.sleep(seconds)
+def orphan(folder):
+    write_text(Path(folder) / "orphan", str(subprocess.Popen(["sleep", "60"]).pid))
+def clean_up(path): atexit.register(Path(path).write_text, "cleaned")
+def half(path):
+    report(1, 2)
+    deadline = time.monotonic() + 20
+    while json.loads(Path(path).read_text())["done"] < 0.5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    seen = json.loads(Path(path).read_text())["done"]
+    with Progress("inner", 4, "steps") as progress:
+        progress.update(4)
+    return seen
+"""
+
+
+@pytest.fixture
+def bodies(tmp_path, monkeypatch) -> str:
+    """A module of job functions that only the parent's `sys.path` knows."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "job_bodies.py").write_text(BODIES)
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    return "job_bodies"
+
+
+def alive(pid: int) -> bool:
+    """A zombie that nobody has waited for is not alive."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(condition, seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def written_pids(folder: Path, count: int) -> list[int]:
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    found = [int(pid) for path in files for pid in path.read_text().split()]
+    return found if len(found) == count else []
+
+
+# --- Results --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2, None])
+def test_results_come_in_the_jobs_order_whatever_the_workers(bodies, workers):
+    work = [Job(f"square-{x}", f"{bodies}:square", {"x": x}) for x in (3, 1, 2, 5, 4)]
+    results = run_jobs(work, workers=workers, label="squares")
+    assert results == [{"x": x, "square": x * x, "pair": [x, None]} for x in (3, 1, 2, 5, 4)]
+
+
+def test_random_draws_do_not_depend_on_workers_or_order(bodies):
+    work = [Job(f"draw-{x}", f"{bodies}:draw") for x in range(3)]
+    one = run_jobs(work, workers=1, label="draws")
+    assert len(set(one)) == 3
+    assert run_jobs(work[::-1], workers=2, label="draws") == one[::-1]
+
+
+def test_no_jobs_no_results():
+    assert run_jobs([], workers=None, label="nothing") == []
+
+
+def test_a_worker_is_a_fresh_interpreter_with_one_thread(bodies, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "marker", "parent", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    work = [Job("group", f"{bodies}:group"), Job("environment", f"{bodies}:environment")]
+    (pid, group, marker), environment = run_jobs(work, workers=1, label="fresh")
+    assert marker is None and pid == group != os.getpgid(0)
+    assert environment == {"OMP_NUM_THREADS": "1", "DPH_PROGRESS_FILE": None}
+
+
+def test_what_a_job_prints_reaches_the_reader(bodies, capsys):
+    run_jobs([Job("grpo-0", f"{bodies}:speak", {"text": "ü, 100 %"})], workers=1, label="speak")
+    assert "[grpo-0] ü, 100 %\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("work", "workers", "message"),
+    [
+        ([Job("a", "m:f"), Job("a", "m:f")], 1, "more than once: a"),
+        ([Job("a", "m.f")], 1, "job a: function 'm.f' is not of the form module:function"),
+        ([Job("a", "m:f", {"x": {1}})], 1, "job a: arguments must be JSON"),
+        ([Job("a", "m:f")], 0, "workers = 0; at least 1"),
+    ],
+)
+def test_bad_calls_are_refused_before_anything_starts(work, workers, message, monkeypatch):
+    monkeypatch.setattr(jobs, "_Worker", lambda inbox: pytest.fail("a worker was started"))
+    with pytest.raises(ValueError, match=message):
+        run_jobs(work, workers=workers, label="bad")
+
+
+# --- Failures -------------------------------------------------------------------------------
+
+
+def test_a_job_that_raises_names_itself_and_stops_the_others(bodies, tmp_path):
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    work = [
+        Job("slow", f"{bodies}:pids", {"folder": str(folder), "name": "slow", "seconds": 60}),
+        Job("wrong", f"{bodies}:fail", {"text": "no such column"}),
+    ]
+    started = time.monotonic()
+    with pytest.raises(JobError, match="job wrong: KeyError: 'no such column'") as caught:
+        run_jobs(work, workers=2, label="train")
+    assert time.monotonic() - started < 20
+    assert caught.value.job == "wrong" and "in fail" in str(caught.value), "the worker's traceback is told"
+    assert all(not alive(int(pid)) for path in folder.iterdir() for pid in path.read_text().split())
+
+
+def test_functions_and_results_that_cannot_travel_name_the_job(bodies):
+    for function, message in (
+        (":missing", "has no attribute 'missing'"),
+        (":unjson", "not JSON serializable"),
+    ):
+        with pytest.raises(JobError, match=f"job odd: .*{message}"):
+            run_jobs([Job("odd", bodies + function)], workers=1, label="odd")
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "message"),
+    [
+        ("die", {"number": signal.SIGKILL}, "killed by signal 9 .*memory.*fewer workers"),
+        ("die", {"number": signal.SIGSEGV}, r"killed by signal 11 \(SIGSEGV\)"),
+        ("leave", {"status": 3}, "ended with exit status 3"),
+        ("fork_and_die", {}, "killed by signal 9"),
+    ],
+)
+def test_a_killed_worker_names_the_job_and_the_way_out(bodies, call, arguments, message):
+    work = [Job("dph_f-2", f"{bodies}:{call}", arguments)]
+    started = time.monotonic()
+    with pytest.raises(JobError, match=f"job dph_f-2: its worker .*{message}") as caught:
+        run_jobs(work, workers=1, label="train")
+    assert time.monotonic() - started < 15
+    assert caught.value.job == "dph_f-2"
+    assert ("last words" in str(caught.value)) == (call == "die")
+
+
+# --- Nothing left behind --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_parents_end_leaves_no_process(bodies, tmp_path, number):
+    """The parent reads its program from stdin, so `__main__` cannot be imported, as in a notebook."""
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    program = f"""
+        import sys
+        sys.path[:0] = [{str(REPOSITORY)!r}, {str(tmp_path / "path")!r}]
+        from dphlib.jobs import Job, run_jobs
+        folder, work = {str(folder)!r}, []
+        for x in "abc":
+            work.append(Job(x, "{bodies}:pids", {{"folder": folder, "name": x, "seconds": 60}}))
+        run_jobs(work, workers=2, label="train")
+    """
+    parent = subprocess.Popen([sys.executable, "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    parent.stdin.write(textwrap.dedent(program))
+    parent.stdin.close()
+    assert wait_until(lambda: written_pids(folder, 4)), "two workers, each with a child"
+    pids = written_pids(folder, 4)
+    assert all(alive(pid) for pid in pids)
+    groups = {os.getpgid(pid) for pid in pids}
+    parent.send_signal(number)
+    assert parent.wait(timeout=20) != 0
+    assert wait_until(lambda: not any(alive(pid) for pid in pids))
+    told = parent.stderr.read()
+    parent.stderr.close()
+    assert ("KeyboardInterrupt" in told) == (number == signal.SIGINT)
+    left = [
+        int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and alive(int(path.name))
+    ]
+    assert not [pid for pid in left if _group(pid) in groups], "the watchers are gone too"
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return -1
+
+
+def test_success_cleans_up_in_the_worker_and_ends_what_a_job_started(bodies, tmp_path):
+    mark = tmp_path / "mark"
+    work = [
+        Job("orphan", f"{bodies}:orphan", {"folder": str(tmp_path)}),
+        Job("clean", f"{bodies}:clean_up", {"path": str(mark)}),
+    ]
+    before = set(os.listdir("/proc/self/fd"))
+    run_jobs(work, workers=1, label="clean")
+    assert mark.read_text() == "cleaned"
+    assert wait_until(lambda: not alive(int((tmp_path / "orphan").read_text())))
+    assert set(os.listdir("/proc/self/fd")) == before, "no open pipe is left"
+
+
+# --- Progress -------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that only moves when told."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(jobs, "time", clock)
+    monkeypatch.delenv(jobs.PROGRESS_FILE, raising=False)
+    return clock
+
+
+def test_progress_prints_a_line_every_ten_seconds(clock, capsys):
+    with Progress("train", 43, "runs") as progress:
+        for done in range(1, 13):
+            clock.now += 1
+            progress.update(done)
+        clock.now += 178
+        progress.update(12)
+        progress.update(13)
+        clock.now += 410
+    assert capsys.readouterr().err.splitlines() == [
+        "train: 10 of 43 runs · 10 s · about 33 s left",
+        "train: 12 of 43 runs · 3 min 10 s · about 8 min left",
+        "train: 43 of 43 runs · 10 min 0 s",
+    ]
+
+
+def test_progress_says_nothing_about_what_is_soon_done(clock, capsys):
+    with Progress("verify", 3, "answers") as progress:
+        for done in (1, 2, 3):
+            clock.now += 3
+            progress.update(done)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_file_is_for_the_driver_and_silences_the_lines(clock, capsys, monkeypatch, tmp_path):
+    path = tmp_path / "progress.json"
+    monkeypatch.setenv(jobs.PROGRESS_FILE, str(path))
+    with Progress("evaluate", 10, "suites") as progress:
+        assert json.loads(path.read_text())["left_s"] is None
+        clock.now += 20
+        progress.update(4)
+        wanted = {
+            "label": "evaluate",
+            "unit": "suites",
+            "done": 4,
+            "total": 10,
+            "elapsed_s": 20.0,
+            "left_s": 30.0,
+        }
+        assert json.loads(path.read_text()) == {**wanted, "time": clock.now}
+        clock.now += 0.4
+        progress.update(5)
+        assert json.loads(path.read_text())["done"] == 4, "at most twice a second"
+    assert json.loads(path.read_text())["done"] == 10
+    assert capsys.readouterr().err == "" and os.listdir(tmp_path) == ["progress.json"]
+
+
+def test_a_jobs_own_progress_counts_as_a_fraction(bodies, monkeypatch, tmp_path):
+    path = tmp_path / "progress.json"
+    monkeypatch.setenv(jobs.PROGRESS_FILE, str(path))
+    monkeypatch.setattr(jobs, "_FILE_EVERY_S", 0.0)
+    assert run_jobs([Job("half", f"{bodies}:half", {"path": str(path)})], workers=1, label="train") == [0.5]
+    last = json.loads(path.read_text())
+    assert (last["label"], last["done"], last["total"]) == ("train", 1, 1)
+    report(1, 2)  # outside a worker it does nothing
+
+
+def test_durations_read_like_speech():
+    assert [duration(seconds) for seconds in (0.4, 59.6, 190, 3599.7, 7500)] == [
+        "0 s",
+        "1 min 0 s",
+        "3 min 10 s",
+        "1 h 0 min",
+        "2 h 5 min",
+    ]

@@ -1,0 +1,516 @@
+"""Runs survive what runs meet: SIGKILL, a full disk, damage, two at once, a changed parameter or source."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy
+import pytest
+
+from dphlib import files, runs
+from dphlib.runs import (
+    RunError,
+    append_jsonl,
+    atomic_path,
+    code_version,
+    derive_seed,
+    open_run,
+    read_jsonl,
+    write_json,
+    write_text,
+)
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def build(folder: Path) -> None:
+    (folder / "model").mkdir()
+    (folder / "model" / "weights.bin").write_bytes(bytes(range(256)) * 64)
+    (folder / "log.jsonl").write_bytes(b'{"step": 1}\n')
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a run folder but the empty lock files; of manifests, what does not tell the time."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.name == "manifest.json":
+            manifest = json.loads(path.read_text())
+            found[name] = json.dumps([manifest["key"], manifest["files"]]).encode()
+        elif path.is_file() and not path.name.startswith(".lock-"):
+            found[name] = path.read_bytes()
+    return found
+
+
+def stage(root: Path, build=build, *, name="base", params=None, inputs=()):
+    return open_run(root, "smoke").stage(
+        name, params=params or {}, inputs=inputs, code=["types"], build=build
+    )
+
+
+def script(body: str, *arguments: object, **options) -> subprocess.Popen:
+    """Another process that runs `body` with this file's `build` and the names of `runs` at hand."""
+    head = f"""
+        import os, resource, signal, sys, time
+        from pathlib import Path
+        sys.path[:0] = [{str(REPOSITORY)!r}]
+        from dphlib.runs import *
+        root = Path(sys.argv[1])
+        def build(folder):
+            (folder / "model").mkdir()
+            (folder / "model" / "weights.bin").write_bytes(bytes(range(256)) * 64)
+            (folder / "log.jsonl").write_bytes(b'{{"step": 1}}\\n')
+        def stage(build=build, name="base"):
+            return open_run(root, "smoke").stage(name, params={{}}, code=["types"], build=build)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(body), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def new_process(monkeypatch) -> None:
+    """Forgets which stages were hashed, as a process that starts does."""
+    monkeypatch.setattr(runs, "_verified", set())
+
+
+# --- Stages ---------------------------------------------------------------------------------
+
+
+def test_a_finished_stage_is_reused(tmp_path, capsys):
+    first = stage(tmp_path)
+    run = open_run(tmp_path, "smoke")
+    again = run.stage("base", params={}, code=["types"], build=lambda folder: pytest.fail("built twice"))
+    assert (first.reused, again.reused) == (False, True)
+    assert (first.path, first.key, first.content_hash) == (again.path, again.key, again.content_hash)
+    assert again.path == tmp_path / "stages" / f"base-{again.key[:16]}"
+    assert (run.reused, run.built) == (["base"], [])
+    manifest = json.loads((again.path / "manifest.json").read_text())
+    assert manifest["files"]["model/weights.bin"]["size"] == 256 * 64
+    assert manifest["wall_s"] == again.wall_s >= 0 and manifest["peak_gib"] > 0
+    assert manifest["machine"]["cores"] >= 1 and "numpy" in manifest["versions"]
+
+
+def test_the_key_depends_on_parameters_inputs_and_library_versions(tmp_path, monkeypatch):
+    one = stage(tmp_path, params={"eta": 0.5, "seed": 0})
+    assert stage(tmp_path, params={"seed": 0, "eta": 0.5}).reused, "the order of parameters says nothing"
+    other = stage(tmp_path, lambda folder: write_text(folder / "x", "1"), params={"eta": 0.1, "seed": 0})
+    assert other.key != one.key
+    below = stage(tmp_path, name="policy", inputs=[one])
+    assert stage(tmp_path, name="policy", inputs=[other]).key != below.key
+    real = runs.package_version
+    monkeypatch.setattr(runs, "package_version", lambda name: "0" if name == "numpy" else real(name))
+    assert stage(tmp_path, params={"eta": 0.5, "seed": 0}).key != one.key
+
+
+def test_downstream_follows_the_content_of_its_inputs_not_their_keys(tmp_path):
+    below = stage(tmp_path, name="policy", inputs=[stage(tmp_path, params={"workers": 1})])
+    same = stage(tmp_path, params={"workers": 2})  # another key, the same bytes
+    assert stage(tmp_path, name="policy", inputs=[same]).path == below.path
+
+
+def test_parameters_that_are_not_json_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="set"):
+        stage(tmp_path, params={"methods": {"grpo"}})
+    with pytest.raises(ValueError, match="letters, digits"):
+        stage(tmp_path, name="../base")
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("file", ["model/weights.bin", "log.jsonl", "manifest.json"])
+@pytest.mark.parametrize("harm", [flip, truncate, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_damage_is_moved_aside_and_the_stage_built_again(tmp_path, monkeypatch, capsys, file, harm):
+    whole = stage(tmp_path)
+    before = tree(whole.path)
+    harm(whole.path / file)
+    if file == "manifest.json" and harm is truncate:
+        (whole.path / file).write_bytes((whole.path / file).read_bytes()[:-1])  # the last byte is a newline
+    new_process(monkeypatch)
+    capsys.readouterr()
+    again = stage(tmp_path)
+    said = capsys.readouterr().err.splitlines()[0]
+    assert not again.reused and tree(again.path) == before and again.content_hash == whole.content_hash
+    assert file in said and "damaged-1" in said
+    assert (tmp_path / "stages" / f"{again.path.name}.damaged-1").is_dir()
+    harm(again.path / file) if harm is Path.unlink else (again.path / file).write_bytes(b"?")
+    stage(tmp_path)
+    assert (tmp_path / "stages" / f"{again.path.name}.damaged-2").is_dir()
+
+
+def test_any_flipped_byte_of_a_manifest_is_noticed_or_without_meaning(tmp_path, monkeypatch):
+    """A flip may only pass where it changes no value: white space for white space."""
+    path = stage(tmp_path).path / "manifest.json"
+    whole = path.read_bytes()
+    manifest, _ = runs._read_manifest(path.parent)
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        found, problem = runs._read_manifest(path.parent)
+        assert problem or found == manifest, f"byte {place}"
+
+
+def test_a_stage_under_another_stages_name_is_not_taken(tmp_path, monkeypatch):
+    one, two = stage(tmp_path, params={"seed": 1}), stage(tmp_path, params={"seed": 2})
+    one.path.rename(tmp_path / "aside")
+    two.path.rename(one.path)
+    assert not stage(tmp_path, params={"seed": 1}).reused
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no such table"), KeyboardInterrupt(), FileNotFoundError("dev.json")]
+)
+def test_a_failed_build_leaves_nothing_and_its_error_passes(tmp_path, error):
+    def broken(folder):
+        build(folder)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        stage(tmp_path, broken)
+    assert caught.value is error
+    assert tree(tmp_path) == {}
+    assert not stage(tmp_path).reused
+
+
+def test_a_build_must_write(tmp_path):
+    with pytest.raises(RunError, match="base: the build must write a file"):
+        stage(tmp_path, lambda folder: None)
+    with pytest.raises(RunError, match="manifest.json"):
+        stage(tmp_path, lambda folder: write_json(folder / "manifest.json", {}))
+
+
+# --- Death in the middle --------------------------------------------------------------------
+
+
+def test_sigkill_in_the_middle_of_a_build(tmp_path):
+    clean, killed = tmp_path / "clean", tmp_path / "killed"
+    stage(clean)
+    body = """
+        def slow(folder):
+            (folder / "log.jsonl").write_bytes(b'{"st')
+            print("half", flush=True)
+            time.sleep(60)
+        stage(slow)
+    """
+    process = script(body, killed)
+    assert process.stdout.readline() == "half\n"
+    process.kill()
+    process.communicate()
+    assert any(".building-" in name for name in tree(killed)), (
+        "the test must have left something half-written"
+    )
+    open_run(killed, "smoke")
+    assert tree(killed) == {}, "opening a run sweeps what dead builders left"
+    stage(killed)
+    assert tree(killed) == tree(clean)
+
+
+def test_sigkill_at_every_sync_and_rename(tmp_path):
+    """The process kills itself before its n-th fsync, rename or replace, for n = 1 until it comes through."""
+    stage(tmp_path / "clean")
+    body = """
+        left = [int(sys.argv[2])]
+        def dying(call):
+            def wrapped(*arguments, **options):
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return call(*arguments, **options)
+            return wrapped
+        for name in ("fsync", "rename", "replace"):
+            setattr(os, name, dying(getattr(os, name)))
+        stage()
+    """
+    statuses = []
+    for point in range(1, 20):
+        root = tmp_path / str(point)
+        process = script(body, root, point)
+        process.communicate()
+        statuses.append(process.returncode)
+        again = stage(root)
+        assert tree(root) == tree(tmp_path / "clean"), f"killed at point {point}"
+        if process.returncode == 0:
+            assert again.reused
+            break
+    assert statuses[-1] == 0 and len(statuses) > 4 and set(statuses[:-1]) == {-signal.SIGKILL}
+
+
+def test_checkpoints_survive_until_the_stage_is_finished(tmp_path):
+    seen = []
+
+    def resumable(folder):
+        checkpoint = runs.work_folder(folder) / "step"
+        seen.append(checkpoint.read_text() if checkpoint.exists() else "0")
+        write_text(checkpoint, "7")
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        build(folder)
+
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, resumable)
+    finished = stage(tmp_path, resumable)
+    assert seen == ["0", "7"]
+    assert sorted(path.name for path in finished.path.rglob("*")) == [
+        "log.jsonl",
+        "manifest.json",
+        "model",
+        "weights.bin",
+    ]
+    assert not list((tmp_path / "stages").glob(".work-*")) and not list(
+        (tmp_path / "stages").glob(".building-*")
+    )
+
+
+def test_two_processes_at_once_build_once(tmp_path):
+    body = """
+        def slow(folder):
+            with open(root.parent / "builds", "a") as log:
+                log.write(f"{os.getpid()}\\n")
+            time.sleep(1)
+            build(folder)
+        print(stage(slow).reused)
+    """
+    processes = [script(body, tmp_path / "run") for _ in range(2)]
+    told = [process.communicate() for process in processes]
+    assert sorted(out for out, _ in told) == ["False\n", "True\n"], told
+    assert len((tmp_path / "builds").read_text().splitlines()) == 1
+    waiting = next(err for out, err in told if out == "True\n")
+    assert "another process is building this stage; waiting" in waiting
+    stage(tmp_path / "clean")
+    assert tree(tmp_path / "run") == tree(tmp_path / "clean")
+
+
+def test_opening_a_run_leaves_a_living_builder_alone(tmp_path):
+    def nested(folder):
+        build(folder)
+        open_run(tmp_path, "smoke")
+
+    assert (stage(tmp_path, nested).path / "log.jsonl").exists()
+
+
+# --- Disk and permissions -------------------------------------------------------------------
+
+
+def test_a_full_disk_names_the_file_and_keeps_what_is_finished(tmp_path):
+    """A limit on file sizes stands in for the full disk: the kernel refuses the write in the middle."""
+    body = """
+        stage()
+        def large(folder):
+            with open(folder / "large.bin", "wb") as file:
+                file.write(bytes(2_000_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+        write_text(root / "table.csv", "old")
+        text = "x" * 2_000_000
+        for attempt in (lambda: stage(large, "large"), lambda: write_text(root / "table.csv", text)):
+            try:
+                attempt()
+            except RunError as error:
+                print(error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        print(stage().reused, stage(large, "large").reused, (root / "table.csv").read_text())
+    """
+    out, err = script(body, tmp_path).communicate()
+    first, second, last = out.splitlines()
+    assert "large" in first and "free space" in first and "run again" in first, err
+    assert "table.csv" in second and "free space" in second
+    assert last == "True False old"
+    assert not list(tmp_path.rglob(".tmp-*")) and not list(tmp_path.rglob(".building-*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "way_out"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "free space"),
+        (RuntimeError("SafetensorError: I/O error: No space left on device (os error 28)"), "free space"),
+        (PermissionError(errno.EACCES, "Permission denied"), "choose another folder"),
+        (OSError(errno.EROFS, "Read-only file system"), "choose another folder"),
+    ],
+)
+def test_errors_of_the_disk_name_the_way_out(tmp_path, monkeypatch, error, way_out):
+    write_text(tmp_path / "claims.json", "old")
+
+    def refuse(path):
+        raise error
+
+    monkeypatch.setattr(files, "fsync", refuse)
+    with pytest.raises(RunError, match=f"claims.json: .*{way_out}.*run again"):
+        write_json(tmp_path / "claims.json", {"new": 1})
+    assert tree(tmp_path) == {"claims.json": b"old"}
+
+
+def test_space_is_asked_for_in_advance(tmp_path):
+    runs.require_space(tmp_path / "not" / "yet" / "there", 0.0)
+    with pytest.raises(RunError, match="1000000.0 needed; free space"):
+        runs.require_space(tmp_path / "not" / "yet" / "there", 1e6)
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_sweeps_the_dead(tmp_path):
+    write_text(tmp_path / "figure.png", "old")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / f".tmp-{dead.pid}-00000000-figure.png").write_text("half")
+    living = tmp_path / f".tmp-{os.getpid()}-00000000-figure.png"
+    living.write_text("half")
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "figure.png") as temporary:
+        assert temporary.suffix == ".png" and temporary.parent == tmp_path
+        temporary.write_text("new, half")
+        raise KeyboardInterrupt
+    assert tree(tmp_path) == {"figure.png": b"old", living.name: b"half"}
+
+
+# --- JSON and JSON Lines --------------------------------------------------------------------
+
+
+def test_json_takes_numpy_and_dataclasses_and_nan(tmp_path):
+    path = tmp_path / "new" / "claims.json"
+    write_json(
+        path, {"a": numpy.float32(0.5), "b": (numpy.int64(3), float("nan")), "c": tmp_path / "ü", "d": True}
+    )
+    read = json.loads(path.read_text(encoding="utf-8"))
+    assert read == {"a": 0.5, "b": [3, None], "c": (tmp_path / "ü").as_posix(), "d": True}
+    with pytest.raises(ValueError):
+        write_json(path, {"a": float("inf")})
+    assert json.loads(path.read_text(encoding="utf-8")) == read
+
+
+def test_a_torn_last_line_is_cut_off_wherever_it_was_torn(tmp_path):
+    rows = [{"step": 1, "text": "a\u2028b\x85c\r"}, {"step": 2, "text": "ü" * 3}]
+    path = tmp_path / "log" / "train.jsonl"
+    for row in rows:
+        append_jsonl(path, row)
+    whole = path.read_bytes()
+    assert read_jsonl(path) == rows
+    first = whole.index(b"\n") + 1
+    for cut in range(first, len(whole)):
+        path.write_bytes(whole[:cut])
+        assert read_jsonl(path) == rows[:1], f"cut at byte {cut}"
+        append_jsonl(path, rows[1])
+        assert path.read_bytes() == whole, f"cut at byte {cut}"
+    path.write_bytes(b'{"step": 1, "text": "' + b"x" * 200_000)
+    append_jsonl(path, rows[0])
+    assert path.read_bytes() == whole[:first]
+
+
+def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(RunError, match="train.jsonl, line 2: not JSON"):
+        read_jsonl(path)
+
+
+# --- Code version ---------------------------------------------------------------------------
+
+
+IMPORTS = [
+    "import pack.losses",
+    "import pack.losses as losses",
+    "from pack import losses",
+    "from pack.losses import loss",
+    "from . import losses",
+    "from .losses import loss",
+    "def late():\n    from pack.losses import loss",
+]
+
+
+@pytest.mark.parametrize("statement", IMPORTS)
+def test_code_version_follows_imports_and_nothing_else(tmp_path, statement):
+    package = tmp_path / "pack"
+    package.mkdir()
+    sources = {"trainer": statement, "losses": "from pack import divergences", "divergences": "", "plots": ""}
+    for name, text in sources.items():
+        (package / f"{name}.py").write_text(text)
+    before = code_version(["trainer"], package)
+    assert before == code_version(["pack.trainer", "losses"], package)
+    (package / "plots.py").write_text("COLOUR = 1")
+    assert code_version(["trainer"], package) == before
+    for name in ("divergences", "losses", "trainer"):
+        (package / f"{name}.py").write_text(sources[name] + "\nX = 1")
+        after = code_version(["trainer"], package)
+        assert after != before
+        before = after
+
+
+def test_code_version_of_this_package(tmp_path):
+    assert code_version(["types"]) != code_version(["types", "runs"])
+    with pytest.raises(ValueError, match="no module 'trainr' in dphlib; there are: .*types"):
+        code_version(["trainr"])
+
+
+# --- Seeds and machine ----------------------------------------------------------------------
+
+
+def test_derived_seeds_are_the_same_everywhere_and_apart():
+    assert derive_seed("eval", 0, "in_domain") == 2796082568880812985
+    seeds = {derive_seed(label, number) for label in "abcdefgh" for number in range(500)}
+    assert len(seeds) == 4000 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_seeding_repeats_every_generator():
+    torch = pytest.importorskip("torch")
+
+    def draw():
+        return random.random(), numpy.random.rand(), torch.rand(1).item()
+
+    runs.seed_everything(derive_seed("a"))
+    first = draw()
+    assert draw() != first
+    runs.seed_everything(derive_seed("a"))
+    assert draw() == first
+
+
+def test_deterministic_sets_threads_and_kernels():
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    try:
+        runs.deterministic(1)
+        assert torch.get_num_threads() == 1 and torch.are_deterministic_algorithms_enabled()
+        with pytest.raises(ValueError, match="threads = 0"):
+            runs.deterministic(0)
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+def test_no_torch_is_imported():
+    process = script("import dphlib.jobs; machine(), versions(); print('torch' in sys.modules)", "unused")
+    assert process.communicate()[0] == "False\n"
+
+
+# --- Results folder -------------------------------------------------------------------------
+
+
+def test_run_manifest_notices_every_change(tmp_path):
+    stage(tmp_path)
+    write_text(tmp_path / "tables" / "passk.csv", "k,pass\n1,0.5\n")
+    write_text(tmp_path / "claims.json", "{}")
+    runs.write_run_manifest(tmp_path, {"seeds": [0, 1], "seconds": {"train": 12.5}})
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert list(manifest["files"]) == ["claims.json", "tables/passk.csv"]
+    assert manifest["seeds"] == [0, 1] and manifest["seconds"] == {"train": 12.5} and manifest["peak_gib"] > 0
+    assert runs.verify_run_manifest(tmp_path) == []
+    flip(tmp_path / "tables" / "passk.csv")
+    (tmp_path / "claims.json").unlink()
+    write_text(tmp_path / "figures" / "new.svg", "")
+    problems = runs.verify_run_manifest(tmp_path)
+    assert [problem.split()[0] for problem in problems] == [
+        "claims.json",
+        "tables/passk.csv",
+        "figures/new.svg",
+    ]
+    (tmp_path / "manifest.json").unlink()
+    assert runs.verify_run_manifest(tmp_path) == ["manifest.json is missing"]
+    with pytest.raises(ValueError, match="versions"):
+        runs.write_run_manifest(tmp_path, {"versions": {}})
