@@ -142,8 +142,8 @@ def _expm1_minus(x: Tensor) -> Tensor:
     return torch.where(x.abs() < 0.125, series * small * small, torch.expm1(x) - x)
 
 
-def _log_2sigmoid(d: Tensor) -> Tensor:
-    """log(2u / (1 + u)) = log 2 - softplus(-d): log of pi_theta over the mean of pi_theta and pi_ref."""
+def log_over_mean(d: Tensor) -> Tensor:
+    """log(pi_theta / M) = log(2u / (1 + u)) = log 2 - softplus(-d), M the mean of pi_theta and pi_ref."""
     near = d.clamp(-1, 1)
     return torch.where(d.abs() < 1, -torch.log1p(torch.expm1(-near) / 2), _LOG2 + F.logsigmoid(d))
 
@@ -152,7 +152,7 @@ def _js(d: Tensor) -> Tensor:
     near = d.clamp(-1, 1)
     log_cosh = torch.log1p(torch.sinh(near / 2).square()) / 2  # log cosh(d/2), even in d: no cancellation
     near_zero = (near * torch.expm1(near) / 2 - log_cosh * (near.exp() + 1)) / 2
-    return torch.where(d.abs() < 1, near_zero, (d.exp() * _log_2sigmoid(d) + _log_2sigmoid(-d)) / 2)
+    return torch.where(d.abs() < 1, near_zero, (d.exp() * log_over_mean(d) + log_over_mean(-d)) / 2)
 
 
 def _reverse_kl(d: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ DIVERGENCES: dict[str, Divergence] = {
             second_derivative_at_1=1.0,
             at_zero=math.inf,
             slope_at_infinity=1.0,
-            limits="u -> 0: grows like -d, gradient -1; u -> inf: grows like u, continued beyond BOUND",
+            limits="u -> 0: grows as -d, gradient -1; u -> inf: grows as u, continued beyond BOUND",
             value=_expm1_minus,
             slope=torch.expm1,
         ),
@@ -204,7 +204,7 @@ DIVERGENCES: dict[str, Divergence] = {
             second_derivative_at_1=1.0,
             at_zero=1.0,
             slope_at_infinity=math.inf,
-            limits="u -> 0: value 1, gradient to 0; u -> inf: grows like u log u, continued beyond BOUND",
+            limits="u -> 0: value 1, gradient to 0; u -> inf: grows as u log u, continued beyond BOUND",
             value=_reverse_kl,
             slope=lambda d: d * d.exp(),
         ),
@@ -217,10 +217,10 @@ DIVERGENCES: dict[str, Divergence] = {
             second_derivative_at_1=0.25,
             at_zero=_LOG2 / 2,
             slope_at_infinity=_LOG2 / 2,
-            limits="u -> 0: value log(2)/2, gradient u log(2u/(u+1))/2 to 0, so a token that collapsed is hardly"
-            " pulled back; u -> inf: grows like u log(2)/2, continued beyond BOUND",
+            limits="u -> 0: value log(2)/2, gradient u log(2u/(u+1))/2 to 0, so a collapsed token is hardly"
+            " pulled back; u -> inf: grows as u log(2)/2, continued beyond BOUND",
             value=_js,
-            slope=lambda d: d.exp() * _log_2sigmoid(d) / 2,
+            slope=lambda d: d.exp() * log_over_mean(d) / 2,
         ),
         Divergence(
             "alpha",
@@ -231,7 +231,7 @@ DIVERGENCES: dict[str, Divergence] = {
             second_derivative_at_1=1.0,
             at_zero=math.nan,  # both set with alpha, in `divergence`
             slope_at_infinity=math.nan,
-            limits="u -> 0: value 1/(1-alpha), gradient to 0 like -u^(1-alpha)/alpha; u -> inf: grows like"
+            limits="u -> 0: value 1/(1-alpha), gradient to 0 as -u^(1-alpha)/alpha; u -> inf: grows as"
             " u/alpha, continued beyond BOUND",
             value=_expm1_minus,
             slope=torch.expm1,
@@ -245,7 +245,7 @@ DIVERGENCES: dict[str, Divergence] = {
             second_derivative_at_1=0.5,
             at_zero=1.0,
             slope_at_infinity=1.0,
-            limits="u -> 0: value 1, gradient to 0 like -sqrt(u); u -> inf: grows like u, continued beyond BOUND",
+            limits="u -> 0: value 1, gradient to 0 as -sqrt(u); u -> inf: grows as u, continued beyond BOUND",
             value=lambda d: torch.expm1(d / 2).square(),
             slope=lambda d: (d / 2).exp() * torch.expm1(d / 2),
         ),
@@ -258,7 +258,7 @@ DIVERGENCES: dict[str, Divergence] = {
             second_derivative_at_1=2.0,
             at_zero=1.0,
             slope_at_infinity=math.inf,
-            limits="u -> 0: value 1, gradient to 0 like -2u; u -> inf: grows like u^2, continued beyond BOUND",
+            limits="u -> 0: value 1, gradient to 0 as -2u; u -> inf: grows as u^2, continued beyond BOUND",
             value=lambda d: torch.expm1(d).square(),
             slope=lambda d: 2 * d.exp() * torch.expm1(d),
         ),
@@ -271,7 +271,7 @@ DIVERGENCES: dict[str, Divergence] = {
             second_derivative_at_1=2.0,
             at_zero=math.inf,
             slope_at_infinity=1.0,
-            limits="u -> 0: grows like 1/u; u -> inf: grows like u; continued beyond BOUND and -BOUND",
+            limits="u -> 0: grows as 1/u; u -> inf: grows as u; continued beyond BOUND and -BOUND",
             value=lambda d: 4 * torch.sinh(d / 2).square(),
             slope=lambda d: 2 * torch.sinh(d),
             overflows_left=True,
@@ -285,8 +285,8 @@ DIVERGENCES: dict[str, Divergence] = {
             second_derivative_at_1=None,
             at_zero=0.5,
             slope_at_infinity=0.5,
-            limits="u -> 0: value 1/2, gradient to 0 like -u/2; u = 1: kink, gradient 0 is used;"
-            " u -> inf: grows like u/2, continued beyond BOUND",
+            limits="u -> 0: value 1/2, gradient to 0 as -u/2; u = 1: kink, gradient 0 is used;"
+            " u -> inf: grows as u/2, continued beyond BOUND",
             value=lambda d: torch.expm1(d).abs() / 2,
             slope=lambda d: torch.sign(d) * d.exp() / 2,
         ),
@@ -299,7 +299,7 @@ DIVERGENCES: dict[str, Divergence] = {
             second_derivative_at_1=2.0,
             at_zero=math.inf,
             slope_at_infinity=math.inf,
-            limits="u -> 0: grows like -d, gradient -1; u -> inf: grows like u log u, continued beyond BOUND",
+            limits="u -> 0: grows as -d, gradient -1; u -> inf: grows as u log u, continued beyond BOUND",
             value=lambda d: d * torch.expm1(d),
             slope=lambda d: torch.expm1(d) + d * d.exp(),
         ),
@@ -383,8 +383,8 @@ def exact(name: str, p_ref_V: Tensor, p_theta_V: Tensor, **params: float) -> Ten
         total = p.detach().sum(-1)
         if not bool((p.detach() >= 0).all()) or not bool(((total - 1).abs() < 1e-4).all()):
             raise ValueError(
-                f"{label} is not a distribution along its last dimension (sums {total.tolist()}); entries must be"
-                " >= 0 and sum to 1: apply softmax first"
+                f"{label} is not a distribution along its last dimension (sums {total.tolist()});"
+                " entries must be >= 0 and sum to 1: apply softmax first"
             )
     both = (p_ref > 0) & (p_theta > 0)
     d = torch.where(both, p_theta, 1.0).log() - torch.where(both, p_ref, 1.0).log()

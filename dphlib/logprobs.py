@@ -157,8 +157,8 @@ def logprobs_from_hidden(
         or shapes[2] != shapes[0][:1]
     ):
         raise ValueError(
-            "hidden_N_D, lm_head_weight_V_D, tokens_N have shapes {}, {}, {}; they must be (N, D), (V, D), (N,):"
-            " select the scored positions first, such as hidden_B_T_D[mask_B_T]".format(*shapes)
+            "hidden_N_D, lm_head_weight_V_D, tokens_N have shapes {}, {}, {}; they must be (N, D), (V, D),"
+            " (N,): select the scored positions first, such as hidden_B_T_D[mask_B_T]".format(*shapes)
         )
     if not temperature > 0:
         raise ValueError(

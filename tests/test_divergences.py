@@ -149,7 +149,10 @@ def test_strengths_named_in_the_paper():
 
 def textbook(name: str, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """The divergence of reference p and policy q as a sum over categories, no generator in it."""
-    kl = lambda a, b: (a * (a / b).log()).sum()
+
+    def kl(a, b):
+        return (a * (a / b).log()).sum()
+
     m = (p + q) / 2
     return {
         "forward_kl": lambda: kl(p, q),
