@@ -205,16 +205,17 @@ def test_sigkill_in_the_middle_of_a_build(tmp_path):
             time.sleep(60)
         stage(slow)
     """
-    process = script(body, killed)
-    assert process.stdout.readline() == "half\n"
-    process.kill()
-    process.communicate()
-    assert any(".building-" in name for name in tree(killed)), (
-        "the test must have left something half-written"
-    )
-    open_run(killed, "smoke")
-    assert tree(killed) == {}, "opening a run sweeps what dead builders left"
-    stage(killed)
+    run = open_run(killed, "smoke")
+    for opened_again in (True, False):
+        process = script(body, killed)
+        assert process.stdout.readline() == "half\n"
+        process.kill()
+        process.communicate()
+        assert any(".building-" in name for name in tree(killed)), "something half-written is there"
+        if opened_again:
+            run = open_run(killed, "smoke")
+            assert tree(killed) == {}, "opening a run sweeps what dead builders left"
+    run.stage("base", params={}, code=["types"], build=build)
     assert tree(killed) == tree(clean)
 
 
