@@ -2,7 +2,8 @@
 
 With a vocabulary of 128k the logits of a micro-batch of 8k tokens are 4 GiB in fp32, and the plain way holds
 several such tensors for the backward pass. Here the logits of a chunk of tokens are made, used and dropped,
-and made again in the backward pass. Values and gradients are those of the plain way
+and made again in the backward pass; only what fits one chunk is kept. Values and gradients are those of the
+plain way
 
     log_softmax(hidden @ weight.T / temperature).gather(tokens)
 
@@ -50,35 +51,38 @@ class _ChosenLogprobs(torch.autograd.Function):
         logprobs_N, lse_N, entropy_N = (
             torch.empty(len(hidden), dtype=working, device=hidden.device) for _ in range(3)
         )
+        log_p = None
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
-            logits = _matmul(hidden[rows], weight.T) / temperature
-            lse = logits.logsumexp(-1)
-            logprobs_N[rows] = logits.gather(-1, tokens[rows, None]).squeeze(-1) - lse
-            lse_N[rows] = lse
+            logits = _matmul(hidden[rows], weight.T).div_(temperature)
+            lse_N[rows] = lse = logits.logsumexp(-1)
+            log_p = logits.sub_(lse[:, None])
+            logprobs_N[rows] = log_p.gather(-1, tokens[rows, None]).squeeze(-1)
             if entropy:
-                p = (logits - lse[:, None]).exp()
-                entropy_N[rows] = lse - (p * logits).sum(-1)
-        ctx.save_for_backward(hidden, weight, tokens, lse_N, entropy_N)
+                entropy_N[rows] = -(log_p.exp() * log_p).sum(-1)
+        # what fits one chunk is kept, which saves a small vocabulary the second product
+        kept = log_p if len(hidden) <= chunk else None
+        ctx.save_for_backward(hidden, weight, tokens, lse_N, entropy_N, kept)
         ctx.temperature, ctx.chunk, ctx.entropy = temperature, chunk, entropy
         return logprobs_N, entropy_N
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_logprobs_N: Tensor, grad_entropy_N: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, tokens, lse_N, entropy_N = ctx.saved_tensors
+        hidden, weight, tokens, lse_N, entropy_N, kept = ctx.saved_tensors
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=lse_N.dtype) if need_weight else None
         for start in range(0, len(hidden), ctx.chunk):
             rows = slice(start, start + ctx.chunk)
-            log_p = _matmul(hidden[rows], weight.T) / ctx.temperature - lse_N[rows, None]
-            p = log_p.exp()
+            log_p = kept
+            if log_p is None:
+                log_p = _matmul(hidden[rows], weight.T).div_(ctx.temperature).sub_(lse_N[rows, None])
             # d logprob / d logits = onehot - p;  d entropy / d logits = -p (log p + entropy)
             scale = grad_logprobs_N[rows, None]
             if ctx.entropy:
                 scale = scale + grad_entropy_N[rows, None] * (log_p + entropy_N[rows, None])
-            grad_logits = -p * scale
+            grad_logits = log_p.exp().mul_(-scale)
             grad_logits.scatter_add_(-1, tokens[rows, None], grad_logprobs_N[rows, None])
             grad_logits /= ctx.temperature
             if need_hidden:
