@@ -16,7 +16,7 @@ How this departs from the authors' code:
    eta an eta / 8 of the formula; ours is the formula's.
 2. The denominators can be given (`count_denominators` over the whole batch), so the loss does not depend on
    how micro-batches were cut; losses and gradients of the micro-batches then simply add up.
-3. The importance ratio is bounded before exp and not after, with a gradient that survives.
+3. Beyond exp(20) the importance ratio grows linearly in its logarithm: finite, with a gradient that survives.
 4. The RKL baseline is theirs: k3 of x = log pi_ref - log pi_theta on the EXPLORE tokens. Its *value*
    estimates KL(pi_theta || pi_ref). Its *gradient* on on-policy tokens is, in expectation, that of
    KL(pi_ref || pi_theta): E_theta[(1 - pi_ref/pi_theta) grad log pi_theta] = -E_ref[grad log pi_theta].
