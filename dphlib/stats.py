@@ -6,7 +6,7 @@ training.
 
 1. An answer with outcome `infra_error` was not judged. It is left out of n, never counted as wrong.
 2. The paper's k for keep and explore is not available: k is an argument here, 8 unless given.
-3. The interval widens the plain hierarchical bootstrap for the small number of seeds (see `intervals`).
+3. The interval widens the hierarchical bootstrap for the small number of seeds (see `intervals`).
 
 It reads and writes no file, draws nothing and decides no claim.
 """

@@ -335,7 +335,7 @@ def test_pairing_is_by_problem_id_and_not_by_position():
 def test_seeds_that_disagree_widen_the_interval_beyond_their_range():
     problems = np.zeros((1, 64))
     got = stats.hierarchical_bootstrap(problems + np.array([[0.0], [0.1], [0.2]]), problems)
-    assert got.low < 0.0 and got.high > 0.2  # a plain percentile interval would end at the outer seeds
+    assert got.low < 0.0 and got.high > 0.2  # the outer seeds do not bound the truth
     same = stats.hierarchical_bootstrap(problems + 0.1, problems)
     assert same.low == pytest.approx(0.1) and same.high == pytest.approx(0.1)
 
@@ -356,10 +356,10 @@ def test_arms_must_be_finite_and_whole():
 def test_interval_covers_the_truth_as_often_as_it_says(seed_spread):
     """150 simulated comparisons with the base, 3 seeds x 64 problems x 16 answers, true difference 0.
 
-    Nominal coverage 95 %, binomial standard error of 150 trials 1.8 points. At least 90 % is asked for (a
-    plain percentile interval falls short of it at the largest spread over seeds). With no spread over seeds
-    the mean width stays below twice that of the normal interval over problems, so that no endless interval
-    passes.
+    Nominal coverage 95 %, binomial standard error of 150 trials 1.8 points; the degrees of freedom,
+    estimated from three seeds, cost up to four points. At least 88 % is asked for (a plain percentile
+    interval has about 83 % at the largest spread over seeds). With no spread over seeds the mean width
+    stays below 1.3 times that of the normal interval over problems, so that no endless interval passes.
     """
     rng = np.random.default_rng(11)
     covered, widths, plain = 0, [], []
@@ -371,9 +371,9 @@ def test_interval_covers_the_truth_as_often_as_it_says(seed_spread):
         covered += got.low <= 0 <= got.high
         widths.append(got.high - got.low)
         plain.append(2 * 1.96 * np.std((tuned - base).mean(axis=0)) / 8)
-    assert covered >= 135
+    assert covered >= 0.88 * 150
     if seed_spread == 0.0:
-        assert np.mean(widths) < 2 * np.mean(plain)
+        assert np.mean(widths) < 1.3 * np.mean(plain)
 
 
 def test_intervals_lists_each_metric_of_each_arm():
