@@ -43,7 +43,7 @@ class WorldConfig:
         }  # fmt: skip
     )
     corpus_weights: Mapping[str, float] = field(
-        default_factory=lambda: {"people": 0.45, "places": 0.2, "sums": 0.35}
+        default_factory=lambda: {"people": 0.38, "places": 0.17, "sums": 0.45}
     )
     slip_rate_sql: float = 0.15
     slip_rate_sums: float = 0.1
@@ -55,8 +55,8 @@ class ModelConfig:
     """Shape of the small Llama, trained from random weights."""
 
     hidden_size: int = 128
-    intermediate_size: int = 320
-    layers: int = 4
+    intermediate_size: int = 256
+    layers: int = 3
     heads: int = 4
     kv_heads: int = 4
 
@@ -66,8 +66,8 @@ class SftConfig:
     """Supervised fine-tuning of the CPU world's base: Muon on the matrices, AdamW on the rest."""
 
     seed: int = 0
-    steps: int = 600
-    batch: int = 64
+    steps: int = 800
+    batch: int = 80
     lr_matrices: float = 0.02
     lr_rest: float = 3e-3
     threads: int = 2

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib.logprobs import answer_logprobs
+from dphlib.scoring import answer_logprobs
 from dphlib.prompts import style_of
 from dphlib.sampler import SamplingConfig, TransformersSampler
 from dphlib.types import EvalRecord, Group, Problem

@@ -59,9 +59,11 @@ def train(
     model.train()
     losses = []
     for step in range(config.steps):
-        pool = sorted(islice(pairs, config.batch), key=lambda pair: len(pair[0]) + len(pair[1]))
+        batch = list(islice(pairs, config.batch))
+        longest = max(len(prompt) + len(answer) for prompt, answer in batch)
+        short = [pair for pair in batch if len(pair[0]) + len(pair[1]) <= longest / 2]
         # Sums are a third as long as SQL: two micro-batches save the padding.
-        parts = [encode(tokenizer, part) for part in (pool[: config.batch // 3], pool[config.batch // 3 :])]
+        parts = [encode(tokenizer, part) for part in (short, [pair for pair in batch if pair not in short]) if part]
         scored_tokens = sum(int((labels[:, 1:] != IGNORED).sum()) for _, labels in parts)
         losses.append(0.0)
         for tokens_B_T, labels_B_T in parts:

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.config import MethodConfig, TrainConfig
 from dphlib.divergences import generator
-from dphlib.logprobs import TokenRow, answer_logprobs, batch_logprobs, micro_batches
+from dphlib.scoring import TokenRow, answer_logprobs, batch_logprobs, micro_batches
 from dphlib.losses import (
     EXPLORE,
     IGNORE,
