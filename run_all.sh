@@ -1,0 +1,218 @@
+#!/usr/bin/env bash
+# Sets up and runs everything. Safe to run twice, to interrupt and to run again, from any folder; bash 3.2 and later.
+set -uo pipefail
+
+profiles="smoke cpu gpu24 gpu80 paper"
+usage() {
+    cat <<TEXT
+usage: ./run_all.sh [PROFILE] [OPTION ...]   set up, then run all notebooks and reports (default profile: cpu)
+       ./run_all.sh smoke                    the same in its smallest form: does everything work here?
+       ./run_all.sh test [PYTEST OPTION ...] set up, then run the tests
+       ./run_all.sh replot                   set up, then draw figures and tables again from the recorded results
+       ./run_all.sh --help
+
+profiles: $profiles
+
+Set-up makes a virtual environment once (.venv, versions of constraints.txt); later runs find it ready.
+Results go to artifacts/PROFILE/. Options after the profile go to: python -m dphlib.cli run
+
+environment: DPH_PYTHON       Python 3.11 or later to use (default: python3.13, 3.12, 3.11, then python3)
+             DPH_VENV         the virtual environment (default: .venv beside this script)
+             DPH_TORCH_INDEX  where the CPU build of PyTorch is (default: https://download.pytorch.org/whl/cpu)
+             DPH_MIN_FREE_GIB free disk space that set-up asks for (default: 6; with an NVIDIA GPU 20)
+TEXT
+}
+
+fail() { # one line, then out: fail STATUS MESSAGE
+    printf 'run_all.sh: %s\n' "$2" >&2
+    exit "$1"
+}
+
+child=""
+stopped() { # the running step ends with everything it started; without the stamp the next run does it again
+    trap '' HUP INT TERM
+    if [ -n "$child" ]; then
+        kill -TERM -- "-$child" 2>/dev/null
+        wait "$child" 2>/dev/null
+    fi
+    printf 'run_all.sh: interrupted during set-up; run again, it goes on from there\n' >&2
+    exit "$1"
+}
+
+step() { # runs a command in a process group of its own, its output in the log, so that it can be stopped whole
+    set -m
+    "$@" >>"$log" 2>&1 </dev/null &
+    child=$!
+    set +m
+    wait "$child"
+    local status=$?
+    child=""
+    return $status
+}
+
+# --- What is wanted -----------------------------------------------------------------------------------------
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 1
+command=${1:-cpu}
+if [ $# -gt 0 ]; then shift; fi
+case "$command" in
+    -h | --help | help) usage && exit 0 ;;
+    test | replot) ;;
+    *)
+        case " $profiles " in
+            *" $command "*) ;;
+            *) fail 2 "unknown profile '$command'; allowed: $profiles, or test, replot, --help" ;;
+        esac
+        ;;
+esac
+case "${DPH_VENV:-}" in
+    "") venv=$root/.venv ;;
+    /*) venv=$DPH_VENV ;;
+    *) venv=$PWD/$DPH_VENV ;;
+esac
+cd "$root" || exit 1
+python=$venv/bin/python
+stamp=$venv/.dph-setup
+log=$venv/set-up.log
+lock=$venv/.lock
+
+gpu=no
+if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then gpu=yes; fi
+extras=notebooks,dev
+case "$command" in gpu24 | gpu80 | paper) if [ $gpu = yes ]; then extras=notebooks,dev,gpu; fi ;; esac
+
+# --- Set-up -------------------------------------------------------------------------------------------------
+
+# Prints what the environment has to agree with: hash of the two files, Python's version, the folder.
+identity='
+import hashlib, sys
+files = b"\0".join(open(name, "rb").read() for name in ("pyproject.toml", "constraints.txt"))
+print(hashlib.sha256(files).hexdigest(), "%d.%d" % sys.version_info[:2], sys.argv[1])'
+
+recent() { # is this command a Python 3.11 or later that starts?
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+find_python() {
+    local candidate
+    if [ -n "${DPH_PYTHON:-}" ]; then
+        recent "$DPH_PYTHON" || fail 1 "DPH_PYTHON=$DPH_PYTHON is not a working Python 3.11 or later; unset it or name one"
+        base=$DPH_PYTHON
+        return
+    fi
+    for candidate in python3.13 python3.12 python3.11 python3; do
+        if recent "$candidate"; then
+            base=$candidate
+            return
+        fi
+    done
+    fail 1 "no Python 3.11 or later found; install one (https://www.python.org/downloads/) or name it by DPH_PYTHON"
+}
+
+check_space() {
+    # A finished CPU environment takes 2.0 GiB; pip's cache and unpacking come on top. CUDA's libraries: a precaution.
+    local needed=6 folder free
+    if [ $gpu = yes ]; then needed=20; fi
+    needed=${DPH_MIN_FREE_GIB:-$needed}
+    folder=$(dirname "$venv")
+    mkdir -p "$folder" || fail 1 "cannot make the folder $folder; set DPH_VENV to a folder that you can write"
+    free=$(df -Pk "$folder" | awk 'NR == 2 { print int($4 / 1048576) }')
+    if [ "$free" -lt "$needed" ]; then
+        fail 1 "$free GiB free in $folder, set-up needs $needed; free space, or set DPH_VENV to a folder on a larger disk"
+    fi
+}
+
+take_lock() {
+    local owner
+    mkdir -p "$venv" || fail 1 "cannot make the folder $venv; set DPH_VENV to a folder that you can write"
+    if mkdir "$lock" 2>/dev/null; then
+        echo $$ >"$lock/pid"
+        return
+    fi
+    owner=$(cat "$lock/pid" 2>/dev/null)
+    if [ -n "$owner" ] && kill -0 "$owner" 2>/dev/null; then
+        fail 1 "another set-up (process $owner) is working on $venv; wait for it, or remove $lock if it is none"
+    fi
+    echo $$ >"$lock/pid" || fail 1 "cannot write in $venv; set DPH_VENV to a folder that you can write"
+}
+
+installed() { # installed WHAT pip-arguments ...: installs or explains
+    local what=$1 reason
+    shift
+    if step "$python" -m pip --disable-pip-version-check --no-input install --quiet "$@"; then return; fi
+    if grep -qi 'no space left' "$log"; then
+        reason="the disk is full; free space and run again"
+    elif grep -qiE 'connection|name resolution|timed out|could not find a version' "$log"; then
+        reason="is the network, or a proxy, in the way? Check it and run again"
+    else
+        reason="read the log's last lines, then run again"
+    fi
+    fail 1 "installing $what failed: $reason (log: $log)"
+}
+
+index_answers() {
+    "$python" -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1].rstrip("/") + "/torch/", timeout=5)' "$1" 2>>"$log"
+}
+
+set_up() {
+    local base torch index want
+    if [ -z "${DPH_PYTHON:-}" ] && recent "$python"; then base=$python; else find_python; fi
+    want=$("$base" -c "$identity" "$root") || fail 1 "cannot read pyproject.toml, constraints.txt in $root; clone again"
+    want="$want $extras"
+    if [ -f "$stamp" ] && recent "$python" && [ "$(cat "$stamp")" = "$want" ]; then return; fi
+    # an environment with more extras than this command needs is ready too
+    if [ -f "$stamp" ] && recent "$python" && [ "$(cat "$stamp")" = "$want,gpu" ]; then return; fi
+
+    if [ -d "$venv" ] && [ ! -f "$venv/pyvenv.cfg" ] && [ ! -f "$log" ] &&
+        find "$venv" -mindepth 1 -maxdepth 1 ! -name .lock | grep -q .; then
+        fail 1 "$venv exists and is not a virtual environment; move it away or set DPH_VENV to another folder"
+    fi
+    check_space
+    take_lock
+    trap 'rm -rf "$lock"' EXIT
+    trap 'stopped 129' HUP
+    trap 'stopped 130' INT
+    trap 'stopped 143' TERM
+    rm -f "$stamp"
+    : >"$log" || fail 1 "cannot write $log; set DPH_VENV to a folder that you can write"
+
+    echo "set-up: 1 of 3, virtual environment in $venv ($("$base" -V 2>&1))"
+    if ! recent "$python" || ! "$python" -m pip --version >>"$log" 2>&1 ||
+        [ "$("$base" -V 2>&1)" != "$("$python" -V 2>&1)" ]; then
+        if [ "$base" = "$python" ]; then find_python; fi
+        if ! "$base" -c 'import ensurepip, venv' 2>>"$log"; then
+            fail 1 "$base has no venv module; install it (Debian, Ubuntu: apt install python3-venv) or set DPH_PYTHON"
+        fi
+        find "$venv" -mindepth 1 -maxdepth 1 ! -name .lock ! -name set-up.log -exec rm -rf {} +
+        step "$base" -m venv "$venv" || fail 1 "making the virtual environment failed (log: $log)"
+    fi
+
+    torch=$(grep '^torch==' constraints.txt)
+    index=${DPH_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
+    if [ "$(uname -s)" = Linux ] && [ $gpu = no ] && index_answers "$index"; then
+        echo "set-up: 2 of 3, $torch, CPU build from $index"
+        installed "$torch" --index-url "$index" "$torch"
+    else
+        echo "set-up: 2 of 3, $torch"
+        installed "$torch" "$torch"
+    fi
+    echo "set-up: 3 of 3, this package and its needs, versions of constraints.txt"
+    installed "the packages of constraints.txt" -c constraints.txt -e ".[$extras]"
+    printf '%s\n' "$want" >"$stamp"
+    rm -rf "$lock"
+    trap - EXIT HUP INT TERM
+    echo "set-up: done"
+}
+
+set_up
+
+# --- Work ---------------------------------------------------------------------------------------------------
+
+case "$command" in
+    test)
+        cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+        exec "$python" -m pytest -n "$cores" "$@"
+        ;;
+    replot) exec "$python" -m dphlib.cli replot "$@" ;;
+    *) exec "$python" -m dphlib.cli run --profile "$command" "$@" ;;
+esac

@@ -1,0 +1,313 @@
+"""`run_all.sh` with a stand-in for Python that records its calls, and the one list of versions."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+import dphlib
+
+ROOT = Path(__file__).resolve().parents[1]
+STAND_IN = """#!/usr/bin/env bash
+printf '%s\\n' "$*" | head -n 1 >>"$CALLS"
+case "$1 $2" in
+    "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && touch "$3/pyvenv.cfg" ;;
+    "-m pip")
+        case "$*" in *install*) ;; *) exit 0 ;; esac
+        case "${PIP:-ok}" in
+            fails) echo "ERROR: Could not find a version that satisfies the requirement" >&2; exit 1 ;;
+            full) echo "OSError: [Errno 28] No space left on device" >&2; exit 1 ;;
+            hangs) sleep 600 & echo $! >"$CALLS.sleeper"; wait ;;
+        esac
+        ;;
+    "-m pytest" | "-m dphlib.cli") exit "${STATUS:-0}" ;;
+    "-c "*ensurepip*) exit "${NO_VENV:-0}" ;;
+    "-c "*urllib*) exit "${INDEX:-1}" ;;
+    *) exec "$REAL" "$@" ;;
+esac
+"""
+
+
+class Clone:
+    """A copy of the files that set-up needs, in a folder whose name has a space."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.calls_file = folder / "a clone", folder / "calls"
+        (self.root / ".ci").mkdir(parents=True)
+        for name in ("run_all.sh", "pyproject.toml", "constraints.txt", ".ci/run"):
+            shutil.copy(ROOT / name, self.root / name)
+        self.tools = folder / "tools"
+        self.tools.mkdir()
+        python = self.tools / "stand-in"
+        python.write_text(STAND_IN)
+        python.chmod(0o755)
+        self.environment = {
+            "CALLS": str(self.calls_file),
+            "REAL": sys.executable,
+            "DPH_PYTHON": str(python),
+            "DPH_MIN_FREE_GIB": "0",
+            "PATH": f"{self.tools}:/usr/bin:/bin:/usr/sbin:/sbin",
+            "HOME": str(folder),
+        }
+
+    def tool(self, name: str, text: str) -> None:
+        (self.tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (self.tools / name).chmod(0o755)
+
+    def start(
+        self, *arguments: str, program: str = "run_all.sh", **environment: str
+    ) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(self.root / program), *arguments],
+            cwd="/",
+            env=self.environment | environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, program: str = "run_all.sh", **environment: str) -> tuple[int, str, str]:
+        process = self.start(*arguments, program=program, **environment)
+        out, errors = process.communicate(timeout=30)
+        return process.returncode, out, errors
+
+    def calls(self) -> list[str]:
+        """What was asked of Python since the last look."""
+        lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
+        self.calls_file.unlink(missing_ok=True)
+        return lines
+
+    @property
+    def installs(self) -> list[str]:
+        return [re.sub(r".* --quiet ", "", line) for line in self.calls() if " install " in line]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Iterator[Clone]:
+    yield Clone(tmp_path)
+
+
+def one_line(errors: str) -> str:
+    assert errors.startswith("run_all.sh: ") and errors.count("\n") == 1, errors
+    return errors
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        ((), "-m dphlib.cli run --profile cpu"),
+        (("smoke",), "-m dphlib.cli run --profile smoke"),
+        (("smoke", "--seeds", "2"), "-m dphlib.cli run --profile smoke --seeds 2"),
+        (("replot",), "-m dphlib.cli replot"),
+        (("test", "-k", "pass at"), f"-m pytest -n {os.cpu_count()} -k pass at"),
+    ],
+)
+def test_each_command_sets_up_then_hands_over_and_passes_the_status_on(clone, arguments, call):
+    status, out, errors = clone.run(*arguments, STATUS="7")
+    assert (status, errors) == (7, "")
+    assert [line.split(",")[0] for line in out.splitlines()] == [
+        "set-up: 1 of 3",
+        "set-up: 2 of 3",
+        "set-up: 3 of 3",
+        "set-up: done",
+    ]
+    assert clone.calls()[-1] == call
+
+
+def test_ci_runs_the_test_command(clone):
+    assert clone.run(program=".ci/run", STATUS="5")[0] == 5
+    assert clone.calls()[-1].startswith("-m pytest -n ")
+
+
+def test_help_and_unknown_profile_touch_nothing(clone):
+    status, out, _ = clone.run("--help")
+    assert status == 0 and "usage: ./run_all.sh [PROFILE]" in out
+    status, _, errors = clone.run("gpu8")
+    assert status == 2 and "'gpu8'; allowed: smoke cpu gpu24 gpu80 paper" in one_line(errors)
+    assert clone.calls() == [] and not (clone.root / ".venv").exists()
+
+
+# --- Set-up is done once --------------------------------------------------------------------------
+
+
+def test_second_run_installs_nothing_and_is_quick(clone):
+    assert clone.run("smoke")[0] == 0
+    assert clone.installs == ["torch==" + pins()["torch"], "-c constraints.txt -e .[notebooks,dev]"]
+    started = time.monotonic()
+    status, out, _ = clone.run("smoke")
+    assert (status, out) == (0, "") and time.monotonic() - started < 2
+    assert clone.installs == []
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "pyproject.toml"])
+def test_changed_versions_are_installed_again(clone, name):
+    clone.run("smoke")
+    clone.calls()
+    with open(clone.root / name, "a") as file:
+        file.write("# changed\n")
+    assert clone.run("smoke")[0] == 0
+    assert len(clone.installs) == 2
+
+
+def test_failed_install_is_explained_and_done_again_next_time(clone):
+    status, _, errors = clone.run("smoke", PIP="fails")
+    assert status == 1 and "network" in one_line(errors) and f"(log: {clone.root}/.venv/set-up.log)" in errors
+    assert "Could not find a version" in (clone.root / ".venv/set-up.log").read_text()
+    assert not any("dphlib.cli" in call for call in clone.calls())
+    status, _, errors = clone.run("smoke", PIP="full")
+    assert status == 1 and "the disk is full" in one_line(errors)
+    assert clone.run("smoke")[0] == 0
+    assert len(clone.installs) >= 2
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_install_leaves_no_process_and_is_done_again(clone, number, status):
+    process = clone.start("smoke", PIP="hangs")
+    sleeper = Path(f"{clone.calls_file}.sleeper")
+    deadline = time.monotonic() + 20
+    while not (sleeper.exists() and sleeper.read_text().strip()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == status and "interrupted" in one_line(errors)
+    pid = int(sleeper.read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    clone.calls()
+    assert clone.run("smoke")[0] == 0
+    assert len(clone.installs) == 2
+
+
+def test_two_set_ups_at_once_do_not_mix(clone):
+    lock = clone.root / ".venv/.lock"
+    lock.mkdir(parents=True)
+    (lock / "pid").write_text(str(os.getpid()))
+    status, _, errors = clone.run("smoke")
+    assert status == 1 and f"another set-up (process {os.getpid()})" in one_line(errors)
+    assert clone.installs == []
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (lock / "pid").write_text(str(ended.pid))  # its owner was killed
+    assert clone.run("smoke")[0] == 0
+    assert not lock.exists()
+
+
+# --- What can be in the way -----------------------------------------------------------------------
+
+
+def test_no_recent_python(clone):
+    for name in ("python3.13", "python3.12", "python3.11", "python3"):
+        clone.tool(name, "exit 1")
+    status, _, errors = clone.run("smoke", DPH_PYTHON="")
+    assert status == 1 and "no Python 3.11 or later found" in one_line(errors)
+    status, _, errors = clone.run("smoke", DPH_PYTHON="no-such-python")
+    assert status == 1 and "DPH_PYTHON=no-such-python is not a working Python 3.11" in one_line(errors)
+
+
+def test_too_little_space(clone):
+    status, _, errors = clone.run("smoke", DPH_MIN_FREE_GIB="9999999")
+    assert status == 1 and "set-up needs 9999999; free space, or set DPH_VENV" in one_line(errors)
+
+
+def test_no_venv_module(clone):
+    status, _, errors = clone.run("smoke", NO_VENV="1")
+    assert status == 1 and "has no venv module; install it" in one_line(errors)
+
+
+def test_folder_that_is_no_environment_is_left_alone(clone):
+    other = clone.root / "my data"
+    other.mkdir()
+    (other / "thesis.txt").write_text("precious")
+    status, _, errors = clone.run("smoke", DPH_VENV=str(other))
+    assert status == 1 and "exists and is not a virtual environment" in one_line(errors)
+    assert [path.name for path in other.iterdir()] == ["thesis.txt"]
+
+
+def test_cpu_build_of_torch_comes_from_its_index_only_when_that_answers(clone):
+    clone.tool("uname", "echo Linux")
+    clone.run("smoke", INDEX="0", DPH_TORCH_INDEX="https://index.example/cpu")
+    torch = "torch==" + pins()["torch"]
+    assert clone.installs == [
+        f"--index-url https://index.example/cpu {torch}",
+        "-c constraints.txt -e .[notebooks,dev]",
+    ]
+
+
+def test_gpu_machine_gets_the_plain_build_and_vllm_for_a_gpu_profile_only(clone):
+    clone.tool("nvidia-smi", "echo 'GPU 0: a stand-in'")
+    clone.run("smoke", INDEX="0")
+    torch = "torch==" + pins()["torch"]
+    assert clone.installs == [torch, "-c constraints.txt -e .[notebooks,dev]"]
+    clone.run("gpu24", INDEX="0")
+    assert clone.installs == [torch, "-c constraints.txt -e .[notebooks,dev,gpu]"]
+    clone.run("smoke", INDEX="0")
+    assert clone.installs == []
+
+
+# --- One list of versions -------------------------------------------------------------------------
+
+
+def pins() -> dict[str, str]:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    return dict(line.split("==") for line in lines)
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_constraints_pin_every_need_exactly():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needs = [*project["dependencies"], *extras["run"], *extras["notebooks"], *extras["dev"]]
+    names = {canonical(re.match(r"[\w.-]+", need)[0]) for need in needs} - {"dphlib"}
+    pinned = {canonical(name): version for name, version in pins().items()}
+    assert names <= set(pinned)
+    assert all(re.fullmatch(r"\d[\w.]*", version) for version in pinned.values()), (
+        "no local version such as +cpu"
+    )
+    for need in needs:
+        if match := re.match(r"([\w-]+)>=([\d.]+),<([\d.]+)$", need):
+            low, high, exact = (tuple(map(int, v.split("."))) for v in (match[2], match[3], pinned[match[1]]))
+            assert low <= exact < high, need
+
+
+def test_environment_yml_repeats_no_version():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert conda == ["python=3.11", "pip"]
+    assert pip == {"pip": ["-c constraints.txt", "-e .[notebooks,dev]"]}
+
+
+def test_workflow_runs_what_ci_runs():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    steps = workflow["jobs"]["test"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+    assert "schedule" in workflow[True]  # YAML 1.1 reads the key `on` as true
+
+
+def test_version_and_licence_are_said_alike_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == dphlib.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["license"] == project["license"] == "Apache-2.0"
+    licence = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in licence and "END OF TERMS AND CONDITIONS" in licence
