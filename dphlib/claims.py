@@ -315,12 +315,10 @@ def _result(claim: Claim, evidence: Evidence, profile: str) -> ClaimResult:
     )  # fmt: skip
 
 
-def _effect(part: PartResult | ClaimResult) -> str:
-    """The numbers as a reader wants them: shares in points, else as they are."""
-    if part.estimate is None or part.low is None or part.high is None:
-        return "-"
+def _effect(part: PartResult) -> str:
+    """The numbers as a reader wants them, of a part that was run: shares in points, else as they are."""
     scale, digits, unit = (100, 1, " points") if part.unit == "share" else (1, 2, f" {part.unit}")
-    values = (f"{scale * x + 0.0:.{digits}f}" for x in (part.estimate, part.low, part.high))
+    values = (f"{round(scale * x, digits) + 0.0:.{digits}f}" for x in (part.estimate, part.low, part.high))
     return "{} [{}, {}]".format(*values) + unit
 
 
