@@ -151,7 +151,9 @@ installed() { # installed WHAT pip-arguments ...: installs or explains
 }
 
 index_answers() {
-    "$python" -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1].rstrip("/") + "/torch/", timeout=5)' "$1" 2>>"$log"
+    "$python" -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1].rstrip("/") + "/torch/", timeout=5)' "$1" 2>/dev/null && return
+    echo "no answer from $1 within 5 s; torch comes from the usual index" >>"$log"
+    return 1
 }
 
 set_up() {

@@ -1,0 +1,258 @@
+"""The repository's public address, told once in pyproject.toml, and every place that repeats it.
+
+`[tool.dph] repository` is empty until the repository has an address; then one command brings it everywhere:
+
+    python -m dphlib.site --write    # two cells of each notebook, README, CITATION.cff, pyproject.toml
+    python -m dphlib.site --check    # exit status 1 and a line for each place that is stale
+
+While it is empty the same places say how to go on without it, and no link is broken. The notebooks take
+theirs from `badge_source` and `bootstrap_source`, in cells tagged `badge` and `bootstrap`. THIRD_PARTY.md is
+made here too, from the installed packages' metadata; its names, not its licences, are checked for freshness.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+from dphlib import __version__
+from dphlib.files import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+_ADDRESS = re.compile(r"https://([\w.-]+)/([\w.-]+/[\w.-]*\w)")
+_COLAB = "https://colab.research.google.com"
+FIRST_NOTEBOOK = "00_kick_the_tires"
+
+
+def repository(root: Path = ROOT) -> str:
+    """The public address, "" while there is none. Raises ValueError for what is none."""
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    address = tomllib.loads(text)["tool"]["dph"]["repository"]
+    if address and (not _ADDRESS.fullmatch(address) or address.endswith(".git")):
+        raise ValueError(
+            f'pyproject.toml: [tool.dph] repository = "{address}" is not like '
+            '"https://github.com/owner/name"; '
+            "leave out a trailing slash and .git, or leave it empty"
+        )
+    return address
+
+
+def _colab_link(name: str, address: str) -> str:
+    """Colab's address of a notebook at the release's tag; "" where Colab cannot open it."""
+    match = _ADDRESS.fullmatch(address)
+    if not match or match[1] != "github.com":
+        return ""
+    return f"{_COLAB}/github/{match[2]}/blob/v{__version__}/notebooks/{name}.ipynb"
+
+
+def badge_source(name: str, address: str | None = None) -> str:
+    """Markdown of the cell tagged `badge` of a notebook, named without suffix, such as `04_train`."""
+    address = repository() if address is None else address
+    if link := _colab_link(name, address):
+        return f"[![Open in Colab]({_COLAB}/assets/colab-badge.svg)]({link})"
+    return (
+        f"*In Colab: download the repository, open `notebooks/{name}.ipynb` by File > Upload notebook, "
+        "then follow the line that the next cell prints.*"
+    )
+
+
+def bootstrap_source(address: str | None = None) -> str:
+    """Python of the cell tagged `bootstrap`; it acts on Colab only, and only where `dphlib` is missing."""
+    address = repository() if address is None else address
+    head = """\
+# On Colab only; elsewhere this cell does nothing.
+import importlib.util
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("dphlib") is None:
+"""
+    if not address:
+        return head + (
+            "    raise ImportError(\n"
+            '        "this copy has no public address: upload the repository\'s folder to /content/dph, "\n'
+            "        \"run %pip install '/content/dph[notebooks]', then run this cell again\"\n"
+            "    )"
+        )
+    return head + (
+        "    import importlib.metadata\n"
+        "    import pathlib\n"
+        "    import subprocess\n"
+        "\n"
+        "    # installs the tagged release and keeps Colab's own torch\n"
+        '    keep = pathlib.Path("colab-torch.txt")\n'
+        "    keep.write_text(f\"torch=={importlib.metadata.version('torch')}\\n\")\n"
+        f'    release = "dphlib[notebooks] @ git+{address}@v{__version__}"\n'
+        '    pip = [sys.executable, "-m", "pip", "install", "--quiet", "-c", str(keep), release]\n'
+        "    subprocess.run(pip, check=True)"
+    )
+
+
+# --- Generated places ---------------------------------------------------------------------------------
+
+
+def _between(text: str, begin: str, end: str, body: str, where: str) -> str:
+    """`text` with what stands between two marker lines replaced. Raises ValueError without them."""
+    pattern = re.compile(rf"^({re.escape(begin)}\n).*?^({re.escape(end)}$)", re.MULTILINE | re.DOTALL)
+    if len(pattern.findall(text)) != 1:
+        raise ValueError(f"{where}: the lines {begin} and {end} are needed once, in this order")
+    return pattern.sub(lambda match: match[1] + body + match[2], text)
+
+
+def _readme(text: str, address: str) -> str:
+    if not address:
+        body = ""
+    else:
+        body = (
+            f"[![tests]({address}/actions/workflows/ci.yml/badge.svg)]({address}/actions/workflows/ci.yml)\n"
+        )
+        if "github.com" not in address:
+            body = ""  # the badge is of GitHub's own runs
+        if _colab_link(FIRST_NOTEBOOK, address):
+            body += badge_source(FIRST_NOTEBOOK, address) + "\n"
+    return _between(text, "<!-- generated:badges -->", "<!-- generated:end -->", body, "README.md")
+
+
+def _citation(text: str, address: str) -> str:
+    body = f"version: {__version__}\n" + (f'repository-code: "{address}"\n' if address else "")
+    return _between(text, "# generated:release", "# generated:end", body, "CITATION.cff")
+
+
+def _pyproject(text: str, address: str) -> str:
+    body = (
+        f'[project.urls]\nRepository = "{address}"\nPaper = "https://arxiv.org/abs/2509.07430"\n'
+        if address
+        else ""
+    )
+    return _between(text, "# generated:urls", "# generated:end", body, "pyproject.toml")
+
+
+def _notebook(name: str) -> Callable[[str, str], str]:
+    def fresh(text: str, address: str) -> str:
+        import nbformat
+
+        notebook = nbformat.reads(text, as_version=4)
+        for tag, kind, source in (
+            ("badge", "markdown", badge_source(name, address)),
+            ("bootstrap", "code", bootstrap_source(address)),
+        ):
+            cells = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+            if len(cells) != 1 or cells[0].cell_type != kind:
+                raise ValueError(f"notebooks/{name}.ipynb: one {kind} cell tagged `{tag}` is needed")
+            if cells[0].source == source:
+                continue
+            cells[0].source = source
+            text = nbformat.writes(notebook) + "\n"
+        return text
+
+    return fresh
+
+
+def stale(root: Path = ROOT) -> dict[Path, str]:
+    """Generated places that are not fresh: file -> the text that it should have.
+
+    A file that does not exist has nothing to be kept fresh, save CITATION.cff and pyproject.toml.
+    Raises ValueError for a file without its markers, or a notebook without its tagged cells.
+    """
+    address = repository(root)
+    places: dict[Path, Callable[[str, str], str]] = {
+        root / "pyproject.toml": _pyproject,
+        root / "CITATION.cff": _citation,
+    }
+    if (root / "README.md").exists():
+        places[root / "README.md"] = _readme
+    places |= {path: _notebook(path.stem) for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+    found = {}
+    for path, fresh in places.items():
+        text = path.read_text(encoding="utf-8")
+        if (should := fresh(text, address)) != text:
+            found[path] = should
+    return found
+
+
+# --- Other people's work ------------------------------------------------------------------------------
+
+
+def licence_of(package: str) -> str:
+    """An installed package's licence: SPDX expression, else its text if short, else its classifiers."""
+    metadata = importlib.metadata.metadata(package)
+    short = (metadata.get("License") or "").strip()
+    if "\n" in short or len(short) > 60 or short.startswith("Copyright") or short == "UNKNOWN":
+        short = ""
+    classifiers = [
+        line.split(" :: ")[-1]
+        for line in metadata.get_all("Classifier") or []
+        if line.startswith("License ::")
+    ]
+    licence = metadata.get("License-Expression") or short or ", ".join(classifiers)
+    if not licence:
+        raise ValueError(f"{package}: its metadata names no licence; look it up")
+    return licence
+
+
+def third_party_names(root: Path = ROOT) -> list[str]:
+    """Packages of constraints.txt, in its order."""
+    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [line.split("==")[0] for line in lines if line and not line.startswith("#")]
+
+
+def third_party(root: Path = ROOT) -> str:
+    """The text of THIRD_PARTY.md. Raises PackageNotFoundError when a package is not installed."""
+    rows = "\n".join(f"| {name} | {licence_of(name)} |" for name in third_party_names(root))
+    return f"""\
+# Other people's work
+
+This repository is under the Apache License 2.0 (`LICENSE`).
+
+**The paper.** *The Choice of Divergence: A Neglected Key to Mitigating Diversity Collapse in Reinforcement
+Learning with Verifiable Reward*, arXiv 2509.07430. Its method, equations and numbers are its authors'.
+
+**The authors' code.** github.com/seamoke/DPH-RL, a fork of verl, under the Apache License 2.0. It was read
+for the settings and for where they differ from the paper; no code is taken from it.
+
+**Packages.** None is copied into this repository; pip installs them. The licence is what each package's own
+metadata says. Made by `python -m dphlib.site --write` from the packages of `constraints.txt`.
+
+| package | licence |
+|---|---|
+{rows}
+| vllm (extra `gpu` only) | Apache-2.0 |
+"""
+
+
+def third_party_listed(text: str) -> list[str]:
+    """Packages that a THIRD_PARTY.md lists, the extra `gpu` left out."""
+    return [row for row in re.findall(r"^\| ([\w.-]+) \|", text, re.MULTILINE) if row != "package"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m dphlib.site", description="Generated places of the repository."
+    )
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--write", action="store_true", help="bring the address everywhere")
+    action.add_argument("--check", action="store_true", help="exit status 1 when a place is stale")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the repository (default: this one)")
+    options = parser.parse_args(arguments)
+    try:
+        places = stale(options.root)
+        notes = options.root / "THIRD_PARTY.md"
+        listed = third_party_listed(notes.read_text(encoding="utf-8")) if notes.exists() else []
+        if listed != third_party_names(options.root):
+            places[notes] = third_party(options.root) if options.write else ""
+    except (ValueError, importlib.metadata.PackageNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    for path, text in places.items():
+        if options.write:
+            write_text(path, text)
+        print(f"{path.relative_to(options.root)}: {'written' if options.write else 'stale; run --write'}")
+    return int(options.check and bool(places))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
