@@ -2,7 +2,8 @@
 # Sets up and runs everything. Safe to run twice, to interrupt and to run again, from any folder; bash 3.2 and later.
 set -uo pipefail
 
-profiles="smoke cpu gpu24 gpu80 paper"
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 1
+profiles=$(sed -n 's/^ProfileName = Literal\[\(.*\)\]$/\1/p' "$root/dphlib/config.py" | tr -d '",')
 usage() {
     cat <<TEXT
 usage: ./run_all.sh [PROFILE] [OPTION ...]   set up, then run all notebooks and reports (default profile: cpu)
@@ -52,7 +53,6 @@ step() { # runs a command in a process group of its own, its output in the log, 
 
 # --- What is wanted -----------------------------------------------------------------------------------------
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 1
 command=${1:-cpu}
 if [ $# -gt 0 ]; then shift; fi
 case "$command" in
@@ -79,7 +79,7 @@ lock=$venv/.lock
 gpu=no
 if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then gpu=yes; fi
 extras=notebooks,dev
-case "$command" in gpu24 | gpu80 | paper) if [ $gpu = yes ]; then extras=notebooks,dev,gpu; fi ;; esac
+case "$command" in gpu* | paper) if [ $gpu = yes ]; then extras=notebooks,dev,gpu; fi ;; esac
 
 # --- Set-up -------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ ORDER = """
     worker_process workers sql_judge verify_sql verify_math verify
     model sft sampler partition
     divergences logprobs losses scoring trainer evaluate
-    intervals stats paper plots tables judge claims report
+    intervals stats labels paper plots tables judge claims report
     stages kernel notebooks site cli
 """.split()
 # These compute with tensors; every other module is imported without torch.

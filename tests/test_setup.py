@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 import dphlib
+from dphlib.config import PROFILES
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_IN = """#!/usr/bin/env bash
@@ -46,7 +47,8 @@ class Clone:
     def __init__(self, folder: Path) -> None:
         self.root, self.calls_file = folder / "a clone", folder / "calls"
         (self.root / ".ci").mkdir(parents=True)
-        for name in ("run_all.sh", "pyproject.toml", "constraints.txt", ".ci/run"):
+        (self.root / "dphlib").mkdir()
+        for name in ("run_all.sh", "pyproject.toml", "constraints.txt", ".ci/run", "dphlib/config.py"):
             shutil.copy(ROOT / name, self.root / name)
         self.tools = folder / "tools"
         self.tools.mkdir()
@@ -140,7 +142,7 @@ def test_help_and_unknown_profile_touch_nothing(clone):
     status, out, _ = clone.run("--help")
     assert status == 0 and "usage: ./run_all.sh [PROFILE]" in out
     status, _, errors = clone.run("gpu8")
-    assert status == 2 and "'gpu8'; allowed: smoke cpu gpu24 gpu80 paper" in one_line(errors)
+    assert status == 2 and f"'gpu8'; allowed: {' '.join(PROFILES)}, or test, replot" in one_line(errors)
     assert clone.calls() == [] and not (clone.root / ".venv").exists()
 
 
@@ -252,6 +254,7 @@ def test_cpu_build_of_torch_comes_from_its_index_only_when_that_answers(clone):
 
 def test_gpu_machine_gets_the_plain_build_and_vllm_for_a_gpu_profile_only(clone):
     clone.tool("nvidia-smi", "echo 'GPU 0: a stand-in'")
+    (clone.root / "dphlib/config.py").write_text('ProfileName = Literal["smoke", "gpu24"]\n')
     clone.run("smoke", INDEX="0")
     torch = "torch==" + pins()["torch"]
     assert clone.installs == [torch, "-c constraints.txt -e .[notebooks,dev]"]
