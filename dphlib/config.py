@@ -149,7 +149,7 @@ class TrainConfig:
         diagnose_every: iterations between measurements of the KL to the base, 0 for never.
     """
 
-    iterations: int = 45
+    iterations: int = 80
     prompts: int = 16
     rollouts: int = 8
     mini_batches: int = 2
@@ -171,7 +171,7 @@ class EvalConfig:
     samples: Mapping[str, int] = field(
         default_factory=lambda: {"in_domain": 64, "cross_domain": 32, "out_of_domain": 32}
     )
-    steps: tuple[int, ...] = (5, 15, 30)
+    steps: tuple[int, ...] = (10, 20, 40)
     step_samples: int = 16
     max_new_tokens: int = 48
     draw_seed: int = 7
@@ -266,8 +266,8 @@ def _smoke(cpu: Profile) -> Profile:
         cpu,
         name="smoke",
         world=replace(cpu.world, problems=few),
-        model=ModelConfig(hidden_size=64, intermediate_size=128, layers=2),
-        sft=replace(cpu.sft, steps=160),
+        model=ModelConfig(hidden_size=96, intermediate_size=192, layers=2),
+        sft=replace(cpu.sft, steps=300),
         presample=replace(cpu.presample, threshold=1),
         train=replace(cpu.train, iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, diagnose_every=1),
         evaluation=EvalConfig(

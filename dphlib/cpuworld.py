@@ -243,7 +243,9 @@ def _expected_styles(question: Question, owner: str, spelling: str) -> set[str]:
     return everyone & {spelling} if question.family == "highest_yes" else everyone
 
 
-def build_database(rng: random.Random, config: WorldConfig, domain: str, folder: Path, db_id: str, family: str):
+def build_database(
+    rng: random.Random, config: WorldConfig, domain: str, folder: Path, db_id: str, family: str
+) -> tuple[tuple[Table, Table], Question, str, tuple[str, ...]]:
     """One database and one question on it, redrawn until its content decides as its family says.
 
     Returns:

@@ -106,6 +106,10 @@ def code_version(modules: Sequence[str], package: Path = Path(__file__).parent) 
 # --- Stages --------------------------------------------------------------------------------------
 
 
+class NotBuilt(RunError):
+    """A stage that was only looked for is not there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A finished stage: folder, key, hash of its files, whether it was found, seconds that its build took."""
@@ -186,7 +190,7 @@ class Run:
         params: Mapping[str, Any],
         inputs: Sequence[Stage] = (),
         code: Sequence[str],
-        build: Callable[[Path], None],
+        build: Callable[[Path], None] | None,
         seconds_hint: float | None = None,
     ) -> Stage:
         """The finished stage, found whole or built now. One process builds it, another one waits.
@@ -196,10 +200,10 @@ class Run:
             params: all that the output depends on and that is neither input nor code; JSON or dataclasses.
             inputs: stages whose files the build reads; their content counts, not the way it came about.
             code: modules of `dphlib` that the build runs (see `code_version`).
-            build: writes the output into the empty folder it is given.
+            build: writes the output into the empty folder it is given. None only looks, see `NotBuilt`.
             seconds_hint: about how long it takes, told to the person who waits.
 
-        Raises `RunError` when the disk is full, a file may not be written, or the build wrote nothing. What
+        Raises `NotBuilt` when it is not there and `build` is None, `RunError` when the disk is full, a file may not be written, or the build wrote nothing. What
         the build itself raises passes unchanged, and its half-written output is removed.
         """
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*", name):
@@ -216,6 +220,8 @@ class Run:
         with clear_errors(folder), _lock(folder, wait=True):
             manifest = _whole(folder, key)
             reused = bool(manifest)
+            if not reused and build is None:
+                raise NotBuilt(f"stage {name} is not built yet")
             if not reused:
                 hint = f", about {max(1, round(seconds_hint / 60))} min" if seconds_hint else ""
                 say(f"{name}: building{hint}")

@@ -136,7 +136,8 @@ def train(
         # 5. Log.
         total = sum(stats[1:], start=stats[0])
         answers = [answer for group in groups for answer in group.answers]
-        diagnose = base is not None and config.diagnose_every and iteration % config.diagnose_every in (0, 1)
+        due = config.diagnose_every and (iteration == 1 or iteration % config.diagnose_every == 0)
+        diagnose = base is not None and due
         logs.append(
             {
                 "iteration": iteration,

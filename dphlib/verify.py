@@ -56,4 +56,4 @@ class Verifier:
 def answer_hash(problem: Problem, text: str) -> str:
     """First 8 hex digits of the sha256 of the extracted answer, "" when there is none."""
     extracted = extract_sql(text) if problem.kind == "sql" else extract_boxed(text)
-    return hashlib.sha256(extracted.encode()).hexdigest()[:8] if extracted else ""
+    return hashlib.sha256(extracted.encode("utf-8", "surrogatepass")).hexdigest()[:8] if extracted else ""
