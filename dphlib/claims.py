@@ -340,6 +340,18 @@ def _rounded(value: Any) -> Any:
     return round(value, 6) + 0.0 if isinstance(value, float) else value
 
 
+def from_json(text: str) -> list[ClaimResult]:
+    """What `to_json` wrote, as results again."""
+
+    def seeds(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "per_seed": tuple(map(tuple, row["per_seed"]))}
+
+    return [
+        ClaimResult(**{**seeds(row), "parts": tuple(PartResult(**seeds(part)) for part in row["parts"])})
+        for row in json.loads(text)
+    ]
+
+
 def to_frame(results: Sequence[ClaimResult]) -> pd.DataFrame:
     """One row a part: claim, claim_verdict, part, verdict, unit, estimate, low, high, tolerance, reason."""
     rows = [

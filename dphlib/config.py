@@ -149,7 +149,7 @@ class TrainConfig:
         diagnose_every: iterations between measurements of the KL to the base, 0 for never.
     """
 
-    iterations: int = 80
+    iterations: int = 60
     prompts: int = 16
     rollouts: int = 8
     mini_batches: int = 2
@@ -171,7 +171,7 @@ class EvalConfig:
     samples: Mapping[str, int] = field(
         default_factory=lambda: {"in_domain": 64, "cross_domain": 32, "out_of_domain": 32}
     )
-    steps: tuple[int, ...] = (10, 20, 40)
+    steps: tuple[int, ...] = (5, 10, 20, 40)
     step_samples: int = 16
     max_new_tokens: int = 48
     draw_seed: int = 7

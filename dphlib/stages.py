@@ -19,7 +19,17 @@ import pandas as pd
 from dphlib.config import METHOD_CONFIGS, Profile, RunConfig, profile
 from dphlib.jobs import Job, Progress, report, run_jobs
 from dphlib.partition import Partition, Reference, partition
-from dphlib.runs import NotBuilt, Run, Stage, append_jsonl, derive_seed, deterministic, open_run, read_jsonl, write_json
+from dphlib.runs import (
+    NotBuilt,
+    Run,
+    Stage,
+    append_jsonl,
+    derive_seed,
+    deterministic,
+    open_run,
+    read_jsonl,
+    write_json,
+)
 from dphlib.sampler import SamplingConfig, TransformersSampler
 from dphlib.types import Answer, Group, Problem, Verdict
 

@@ -1,0 +1,282 @@
+"""The command line: `dph run` is what `./run_all.sh` calls; the stages are there one by one, the same as in the notebooks.
+
+    dph run --profile cpu          all notebooks, then claims, report, manifest
+    dph presample | partition | train | evaluate | claims | report   one step, building what it needs
+    dph replot                     figures, tables and claims again from recorded results, compared byte by byte
+    dph reference                  keeps a run's results as the reference that README and notebooks read
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from filelock import FileLock, Timeout
+
+from dphlib.config import RunConfig, profile
+from dphlib.facts import read_json
+from dphlib.files import digest, say, write_json
+from dphlib.jobs import JobError, duration
+from dphlib.notebooks import (
+    NotebookError,
+    NotebookInterrupted,
+    check_executed,
+    find_notebooks,
+    normalise,
+    run_notebooks,
+)
+from dphlib.runs import (
+    RunError,
+    code_version,
+    require_space,
+    verify_run_manifest,
+    versions,
+    write_run_manifest,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+ARTIFACTS = ROOT / "artifacts"
+REFERENCE = ARTIFACTS / "reference"
+RESULTS = ("records.parquet", "claims.json", "presample.csv", "cost.csv", "manifest.json", "seconds.json")
+RESULT_FOLDERS = ("tables", "figures", "notebooks", "report", "train_log", "metrics")
+SPACE_GIB = 0.5
+"""A full CPU run wrote less than a third of this."""
+
+
+ProfileArgument = Annotated[str, tyro.conf.arg(name="profile")]
+
+
+def run(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, only: str = "") -> int:
+    """Runs all notebooks of a profile, then claims, report and manifest.
+
+    Args:
+        profile_name: `smoke` or `cpu`.
+        artifacts: results go to `<artifacts>/<profile_name>`.
+        only: run this notebook alone, by its number or name.
+    """
+    settings, started = profile(profile_name), time.monotonic()
+    out = artifacts.resolve() / settings.name
+    out.mkdir(parents=True, exist_ok=True)
+    require_space(out, SPACE_GIB)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another run is writing {out}; wait until it is done, or give another folder with --artifacts")
+        return 1
+    with lock:
+        names = [only] if only else None
+        parameters = {"profile_name": settings.name, "root": str(artifacts.resolve())}
+        done = _run_stale(out, parameters, names)
+        if only:
+            print(f"{only}: {out / 'notebooks'}")
+            return 0
+        if done or not (out / "report" / "index.html").is_file():
+            _finish(out, settings.name, settings.seeds)
+    _closing_words(out, done, time.monotonic() - started)
+    return 0
+
+
+def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | None) -> list[str]:
+    """Executes the notebooks whose source, parameters, code or versions changed, or whose results are damaged."""
+    executed, record = out / "notebooks", out / "notebooks" / "keys.json"
+    keys = read_json(record) if record.is_file() else {}
+    code = code_version([path.stem for path in sorted((ROOT / "dphlib").glob("*.py")) if path.stem != "__init__"])
+    problems = verify_run_manifest(out) if (out / "manifest.json").is_file() else []
+    for problem in problems:
+        say(f"{out}: {problem}; the notebooks run again")
+    done = []
+    for path in find_notebooks(ROOT / "notebooks", names):
+        key = digest([path.read_text(encoding="utf-8"), parameters, code, versions()])
+        if not problems and keys.get(path.name) == key and _is_whole(executed / path.name):
+            print(f"{path.stem}: reused")
+            continue
+        ran = run_notebooks(ROOT / "notebooks", out, parameters, [path.stem])[0]
+        keys[path.name] = key
+        write_json(record, keys)
+        seconds = read_json(out / "seconds.json") if (out / "seconds.json").is_file() else {}
+        write_json(out / "seconds.json", {**seconds, path.stem: round(ran.wall_s, 1)})
+        done.append(path.stem)
+    return done
+
+
+def _is_whole(executed: Path) -> bool:
+    try:
+        return executed.is_file() and check_executed(executed) > 0
+    except NotebookError:
+        return False
+
+
+def _finish(out: Path, profile_name: str, seeds: Sequence[int]) -> None:
+    """Manifest, report, and the manifest again, so that it lists the report."""
+    from dphlib.report import build_report
+
+    seconds = read_json(out / "seconds.json")
+    if setup := os.environ.get("DPH_SETUP_S"):
+        write_json(out / "seconds.json", seconds := {"set-up": float(setup), **seconds})
+    extra = {"profile": profile_name, "seeds": list(seeds), "seconds": seconds}
+    write_run_manifest(out, extra)
+    build_report(out)
+    write_run_manifest(out, extra)
+
+
+def _closing_words(out: Path, done: Sequence[str], seconds: float) -> None:
+    from dphlib import claims
+
+    print()
+    claims.print_table(claims.from_json((out / "claims.json").read_text(encoding="utf-8")))
+    manifest = read_json(out / "manifest.json")
+    peak = max(manifest["peak_gib"], manifest["peak_gib_largest_child"])
+    print(f"\nReport: {out / 'report' / 'index.html'}")
+    print(f"Results: {out}")
+    again = f"{len(done)} notebooks executed" if done else "nothing had changed, all notebooks reused"
+    print(f"This time: {duration(seconds)}, {again}. All notebooks together took {duration(sum(manifest['seconds'].values()))}; "
+          f"peak memory of a process {peak:.1f} GiB.")  # fmt: skip
+
+
+def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
+    """Draws figures and tables and judges the claims again from recorded results, without training.
+
+    Args:
+        source: a results folder.
+        out: where the products go; each is compared with the one in `source`.
+    """
+    from dphlib.results import Results, draw
+
+    if not (source / "manifest.json").is_file():
+        raise RunError(f"no recorded run in {source}: manifest.json is missing; give one with --source")
+    settings = profile(read_json(source / "manifest.json")["profile"])
+    draw(Results.load(source, settings), out)
+    made = sorted(path for path in out.rglob("*") if path.is_file())
+    differ = [p for p in made if not filecmp.cmp(p, source / p.relative_to(out), shallow=False)]
+    for path in differ:
+        print(f"differs from {source.name}: {path.relative_to(out)}")
+    print(f"{len(made)} files in {out}, {len(made) - len(differ)} of them equal to {source} byte by byte")
+    return 1 if differ else 0
+
+
+def reference(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS) -> int:
+    """Keeps a run's results as `artifacts/reference` and writes the generated parts of README from it.
+
+    Args:
+        profile_name: the run to keep.
+        artifacts: folder of the runs.
+    """
+    from dphlib.readme import write_readme_blocks
+    from dphlib.report import build_report
+
+    source = artifacts / profile(profile_name).name
+    if problems := verify_run_manifest(source):
+        raise RunError(f"{source}: {problems[0]}; run ./run_all.sh {profile_name} to the end first")
+    manifest = read_json(source / "manifest.json")
+    shutil.rmtree(REFERENCE, ignore_errors=True)
+    REFERENCE.mkdir(parents=True)
+    for name in RESULTS:
+        if (source / name).is_file():
+            shutil.copy2(source / name, REFERENCE / name)
+    for name in RESULT_FOLDERS:
+        shutil.copytree(source / name, REFERENCE / name, ignore=shutil.ignore_patterns("keys.json", "*.failed.ipynb"))
+    for notebook in sorted((REFERENCE / "notebooks").glob("*.ipynb")):
+        normalise(notebook)
+    build_report(REFERENCE)
+    write_run_manifest(REFERENCE, {key: manifest[key] for key in ("profile", "seeds", "seconds")})
+    write_readme_blocks(ROOT / "README.md", REFERENCE)
+    print(f"{REFERENCE}: {sum(p.stat().st_size for p in REFERENCE.rglob('*') if p.is_file()) / 2**20:.1f} MiB")
+    return 0
+
+
+# --- single steps ---
+
+
+def presample(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, suite: str = "train") -> int:
+    """Draws and verifies the pre-samples of a suite."""
+    pipeline = _pipeline(profile_name, artifacts)
+    print(pipeline.presample(suite).path)
+    return 0
+
+
+def partition(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, suite: str = "train", threshold: int = 0) -> int:
+    """Partitions a suite; threshold 0 is the profile's."""
+    pipeline = _pipeline(profile_name, artifacts)
+    parts = pipeline.parts(suite, threshold or None)
+    print(f"D_pef {len(parts.near_perfect)}, D_exp {len(parts.exploration)}, references {len(parts.references)}")
+    print(pipeline.partition(suite, threshold or None).path)
+    return 0
+
+
+def train(
+    method: str, seed: int = 0, variant: str = "main", profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS
+) -> int:
+    """Trains one run. Variants: main, eta=..., threshold=..., domain=sums."""
+    print(_pipeline(profile_name, artifacts).train([RunConfig(method, variant, seed)])[0].path)
+    return 0
+
+
+def evaluate(
+    method: str, seed: int = 0, variant: str = "main", profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS
+) -> int:
+    """Evaluates one run beside the base and prints Pass@k."""
+    from dphlib import stats
+
+    records = _pipeline(profile_name, artifacts).evaluate([RunConfig(method, variant, seed)])
+    final = stats.final(records)
+    least = int(final[final["sample"] >= 0].groupby("suite")["sample"].max().min()) + 1
+    print(stats.pass_curve(stats.sampled(final), [k for k in (1, 8, 16, 64) if k <= least]).to_string(index=False))
+    return 0
+
+
+def claims(source: Path = REFERENCE) -> int:
+    """Judges the claims from recorded results and prints the verdicts."""
+    from dphlib import claims as claim_module
+    from dphlib.results import Results
+
+    settings = profile(read_json(source / "manifest.json")["profile"])
+    results = Results.load(source, settings)
+    claim_module.print_table(claim_module.evaluate_claims(results.records, results.train_logs, settings.name))
+    return 0
+
+
+def report(source: Path = REFERENCE) -> int:
+    """Builds the HTML report of recorded results."""
+    from dphlib.report import build_report
+
+    print(build_report(source))
+    return 0
+
+
+def _pipeline(profile_name: str, artifacts: Path) -> Any:
+    from dphlib.stages import Pipeline
+
+    return Pipeline(artifacts / profile_name, profile(profile_name))
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "run": run, "presample": presample, "partition": partition, "train": train, "evaluate": evaluate,
+    "claims": claims, "report": report, "replot": replot, "reference": reference,
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `dph`. Errors that a user can mend are one line; others keep their traceback."""
+    try:
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="dph")
+    except NotebookInterrupted as stop:
+        say(str(stop))
+        return stop.code
+    except KeyboardInterrupt:
+        say("interrupted; what is finished is kept, run again to go on")
+        return 130
+    except (RunError, NotebookError, JobError, ValueError, FileNotFoundError) as error:
+        say(f"dph: {error}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
