@@ -1,9 +1,9 @@
-"""The command line: `dph run` is what `./run_all.sh` calls; the stages are there one by one, the same as in the notebooks.
+"""The command line: `dph run` is what `./run_all.sh` calls; the stages are there one by one, as in the notebooks.
 
-    dph run --profile cpu          all notebooks, then claims, report, manifest
-    dph presample | partition | train | evaluate | claims | report   one step, building what it needs
-    dph replot                     figures, tables and claims again from recorded results, compared byte by byte
-    dph reference                  keeps a run's results as the reference that README and notebooks read
+dph run --profile cpu          all notebooks, then claims, report, manifest
+dph presample | partition | train | evaluate | claims | report   one step, building what it needs
+dph replot                     figures, tables and claims again from recorded results, compared byte by byte
+dph reference                  keeps a run's results as the reference that README and notebooks read
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def _closing_words(out: Path, done: Sequence[str], seconds: float) -> None:
     print(f"\nReport: {out / 'report' / 'index.html'}")
     print(f"Results: {out}")
     again = f"{len(done)} notebooks executed" if done else "nothing had changed, all notebooks reused"
-    print(f"This time: {duration(seconds)}, {again}. All notebooks together took {duration(sum(manifest['seconds'].values()))}; "
-          f"peak memory of a process {peak:.1f} GiB.")  # fmt: skip
+    total = duration(sum(manifest["seconds"].values()))
+    print(f"This time: {duration(seconds)}, {again}. All notebooks together took {total}; peak memory {peak:.1f} GiB.")
 
 
 def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
@@ -202,7 +202,9 @@ def presample(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS
     return 0
 
 
-def partition(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, suite: str = "train", threshold: int = 0) -> int:
+def partition(
+    profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, suite: str = "train", threshold: int = 0
+) -> int:
     """Partitions a suite; threshold 0 is the profile's."""
     pipeline = _pipeline(profile_name, artifacts)
     parts = pipeline.parts(suite, threshold or None)
@@ -212,7 +214,11 @@ def partition(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS
 
 
 def train(
-    method: str, seed: int = 0, variant: str = "main", profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS
+    method: str,
+    seed: int = 0,
+    variant: str = "main",
+    profile_name: ProfileArgument = "cpu",
+    artifacts: Path = ARTIFACTS,
 ) -> int:
     """Trains one run. Variants: main, eta=..., threshold=..., domain=sums."""
     print(_pipeline(profile_name, artifacts).train([RunConfig(method, variant, seed)])[0].path)
@@ -220,7 +226,11 @@ def train(
 
 
 def evaluate(
-    method: str, seed: int = 0, variant: str = "main", profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS
+    method: str,
+    seed: int = 0,
+    variant: str = "main",
+    profile_name: ProfileArgument = "cpu",
+    artifacts: Path = ARTIFACTS,
 ) -> int:
     """Evaluates one run beside the base and prints Pass@k."""
     from dphlib import stats

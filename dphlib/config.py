@@ -30,7 +30,11 @@ class WorldConfig:
     seed: int = 20250907
     problems: Mapping[str, int] = field(
         default_factory=lambda: {
-            "train": 256, "in_domain": 128, "cross_domain": 96, "out_of_domain": 120, "sums_train": 256
+            "train": 256,
+            "in_domain": 128,
+            "cross_domain": 96,
+            "out_of_domain": 120,
+            "sums_train": 256,
         }  # fmt: skip
     )
     right_odds: Mapping[str, float] = field(
@@ -38,13 +42,20 @@ class WorldConfig:
     )
     family_weights: Mapping[str, float] = field(
         default_factory=lambda: {
-            "list_above": 16, "aggregate": 16, "highest": 18, "count_yes": 18, "count_known": 16, "highest_yes": 16,
-            "count_by_city": 20, "below_average": 20, "lowest": 20, "count_no": 20, "count_missing": 20,
-        }  # fmt: skip
+            "list_above": 16,
+            "aggregate": 16,
+            "highest": 18,
+            "count_yes": 18,
+            "count_known": 16,
+            "highest_yes": 16,
+            "count_by_city": 20,
+            "below_average": 20,
+            "lowest": 20,
+            "count_no": 20,
+            "count_missing": 20,
+        }
     )
-    corpus_weights: Mapping[str, float] = field(
-        default_factory=lambda: {"people": 0.38, "places": 0.17, "sums": 0.45}
-    )
+    corpus_weights: Mapping[str, float] = field(default_factory=lambda: {"people": 0.38, "places": 0.17, "sums": 0.45})
     slip_rate_sql: float = 0.15
     slip_rate_sums: float = 0.1
     borrow_rate: float = 0.1
@@ -166,7 +177,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig:
-    """Draws a problem for each suite; `steps` are the iterations after which in-domain Pass@k is measured on the way."""
+    """Draws a problem for each suite; after the iterations in `steps`, in-domain Pass@k is measured on the way."""
 
     samples: Mapping[str, int] = field(
         default_factory=lambda: {"in_domain": 64, "cross_domain": 32, "out_of_domain": 32}

@@ -1,10 +1,10 @@
 """The CPU world: questions over real SQLite databases, four ways to answer each, and sums.
 
-A controlled testbed for the paper's mechanism, small enough for a laptop. Four analysts wrote the corpus. Each has
-a way to write SQL (`prompts.STYLES`) and habits about what a column may hold: how a yes is spelt, how a missing
-value is marked, whether numbers tie, are stored as text, or have a marker for "unknown". The prompt shows the schema but not the
-rows, so on the *hidden* families it is the database's content, through execution, that decides whose habit is right,
-one analyst's more often than the others'. On the *clean* families every style is right.
+A controlled testbed for the paper's mechanism, small enough for a laptop. Four analysts wrote the corpus. Each has a
+way to write SQL (`prompts.STYLES`) and habits about what a column may hold: how a yes is spelt, how a missing
+value is marked, whether numbers tie, are stored as text, or have a marker for "unknown". The prompt shows the schema
+but not the rows, so on the *hidden* families it is the database's content, through execution, that decides whose habit
+is right, one analyst's more often than the others'. On the *clean* families every style is right.
 
 Suites: `train` and `in_domain` (people; disjoint databases), `cross_domain` (places: other tables and other question
 families), `out_of_domain` (sums). The corpus of supervised fine-tuning covers all of them, RL only `train`.
@@ -162,7 +162,10 @@ _PARTS: dict[str, Callable[[Question, str, str, str], tuple[str, str, str]]] = {
     "count_missing": _missing,
     "count_by_city": lambda q, s, yes, no: ("city , count(*)", "", "GROUP BY city"),
     "below_average": lambda q, s, yes, no: (
-        "name", f"{q.number} < ( SELECT avg( {q.number} ) FROM {q.table.name} )", ""),  # fmt: skip
+        "name",
+        f"{q.number} < ( SELECT avg( {q.number} ) FROM {q.table.name} )",
+        "",
+    ),
 }
 _AGGREGATES = {"average": "avg(", "total": "sum("}
 
@@ -170,16 +173,20 @@ _AGGREGATES = {"average": "avg(", "total": "sum("}
 def draw_tables(rng: random.Random, domain: str) -> tuple[Table, Table]:
     names = rng.sample(PEOPLE if domain == "people" else PLACES, 2)
     first, second = (
-        Table(name, tuple(rng.sample(NUMBERS[domain], 2)), rng.choice(FLAGS[domain]), rng.choice(OPTIONALS[domain]), domain)
+        Table(
+            name,
+            tuple(rng.sample(NUMBERS[domain], 2)),
+            rng.choice(FLAGS[domain]),
+            rng.choice(OPTIONALS[domain]),
+            domain,
+        )
         for name in names
     )
     return first, second
 
 
 def draw_question(rng: random.Random, family: str, table: Table) -> Question:
-    return Question(
-        family, table, rng.choice(table.numbers), 10 * rng.randint(2, 8), rng.choice(tuple(_AGGREGATES))
-    )
+    return Question(family, table, rng.choice(table.numbers), 10 * rng.randint(2, 8), rng.choice(tuple(_AGGREGATES)))
 
 
 def database_prompt(tables: tuple[Table, Table], question: Question) -> str:
@@ -283,7 +290,9 @@ def build_suite(rng: random.Random, config: WorldConfig, suite: str, count: int,
     """`count` problems with a database each, families in the proportions of `config.family_weights`."""
     domain = "places" if suite == "cross_domain" else "people"
     weights = [config.family_weights[family] for family in FAMILIES[domain]]
-    families = [f for f, w in zip(FAMILIES[domain], weights, strict=True) for _ in range(round(count * w / sum(weights)))]
+    families = [
+        f for f, w in zip(FAMILIES[domain], weights, strict=True) for _ in range(round(count * w / sum(weights)))
+    ]
     families = (families + list(FAMILIES[domain]) * count)[:count]
     rng.shuffle(families)
     problems = []
@@ -322,7 +331,7 @@ def _slip(rng: random.Random, question: Question, tables: tuple[Table, Table]) -
     wrong_aggregate = "total" if question.aggregate == "average" else "average"
     choices = [Question(question.family, Table(other.name, t.numbers, t.flag, t.optional, t.domain),
                         question.number, question.constant, question.aggregate)]  # fmt: skip
-    if "number" in _USES[question.family]:
+    if question.family in _USES_A_NUMBER:
         choices.append(Question(question.family, t, number, question.constant, question.aggregate))
     if question.family == "list_above":
         wrong = 10 * rng.randint(2, 8)
@@ -332,8 +341,7 @@ def _slip(rng: random.Random, question: Question, tables: tuple[Table, Table]) -
     return rng.choice(choices)
 
 
-_USES = {family: ("number",) if family in ("list_above", "aggregate", "highest", "highest_yes", "below_average", "lowest")
-         else () for domain in FAMILIES.values() for family in domain}  # fmt: skip
+_USES_A_NUMBER = frozenset({"list_above", "aggregate", "highest", "highest_yes", "below_average", "lowest"})
 
 
 def corpus(config: WorldConfig, rng: random.Random) -> Iterator[tuple[str, str]]:

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib.scoring import answer_logprobs
 from dphlib.prompts import style_of
 from dphlib.sampler import SamplingConfig, TransformersSampler
+from dphlib.scoring import answer_logprobs
 from dphlib.types import EvalRecord, Group, Problem
 from dphlib.verify import Verifier, answer_hash
 
@@ -68,7 +68,11 @@ def evaluate(
             settings.append(SamplingConfig(1, 0.0, 1.0, max_new_tokens))
         for setting in settings:
             groups = verifier.groups(problems, sampler.sample(problems, setting, draw_seed))
-            base_logprobs = _base_logprobs(base, tokenizer, groups, base_samples) if base is not None and setting.temperature else {}
+            base_logprobs = (
+                _base_logprobs(base, tokenizer, groups, base_samples)
+                if base is not None and setting.temperature
+                else {}
+            )
             rows += _records(groups, setting, identity, base_logprobs)
         done += len(problems)
         on_done(done)

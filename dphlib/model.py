@@ -1,4 +1,4 @@
-"""Tokenizer and policy: the CPU world's small Llama made from nothing, and any folder in the Hugging Face layout loaded.
+"""Tokenizer and policy: the CPU world's small Llama made anew, and any folder in the Hugging Face layout loaded.
 
 The tokenizer is word-level with single digits, so that a sum is worked digit by digit and an SQL answer is short.
 `trust_remote_code` is never true; weights are safetensors.
@@ -12,8 +12,15 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from dphlib.config import ModelConfig, WorldConfig
 from dphlib.cpuworld import corpus
@@ -48,7 +55,9 @@ def build_tokenizer(world: WorldConfig, corpus_pairs: int = 20_000) -> PreTraine
     vocabulary = {word: index for index, word in enumerate([PAD, BOS, EOS, UNK, *sorted(words)])}
     tokenizer.model = models.WordLevel(vocabulary, unk_token=UNK)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, vocabulary[BOS])])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, vocabulary[BOS])]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNK, padding_side="left"
     )

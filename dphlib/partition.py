@@ -1,8 +1,9 @@
 """Pre-samples to the paper's two sets: near-perfect prompts (D_pef) with reference answers, and the rest (D_exp).
 
 A prompt is near-perfect when at least `threshold` of its pre-sampled answers are correct (paper: k = 8; 6 of 8 for
-Llama, 7 of 8 for Qwen [2nd], an ablation of 6 against 8). The reference answer comes from one more draw and is kept if it is
-correct too [the authors' code]; a near-perfect prompt without one trains nothing and is counted.
+Llama, 7 of 8 for Qwen, an ablation of 6 against 8, all from others' notes on it). The reference answer comes from one
+more draw and is kept if it is correct too (the authors' code); a near-perfect prompt without one trains nothing and is
+counted.
 """
 
 from __future__ import annotations

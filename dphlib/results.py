@@ -57,7 +57,9 @@ class Results:
         with atomic_path(root / "records.parquet") as path:
             records.to_parquet(path, index=False, compression="zstd", compression_level=12)
         for (method, variant, seed), rows in self.train_logs.groupby(["method", "variant", "seed"], sort=True):
-            lines = [json.dumps(row, allow_nan=False) for row in _plain(rows.drop(columns=["method", "variant", "seed"]))]
+            lines = [
+                json.dumps(row, allow_nan=False) for row in _plain(rows.drop(columns=["method", "variant", "seed"]))
+            ]
             name = RunConfig(method, variant, int(seed)).name
             write_text(root / "train_log" / f"{name}.jsonl", "\n".join(lines) + "\n")
         for name, frame in (("presample", self.presample), ("cost", self.cost)):
@@ -72,7 +74,9 @@ class Results:
             RunError: no recorded run there.
         """
         if not (root / "records.parquet").is_file():
-            raise RunError(f"no recorded run in {root}: records.parquet is missing; run ./run_all.sh {settings.name} first")
+            raise RunError(
+                f"no recorded run in {root}: records.parquet is missing; run ./run_all.sh {settings.name} first"
+            )
         records = pd.read_parquet(root / "records.parquet")
         records = records.astype({c: str for c in records.columns if isinstance(records[c].dtype, pd.CategoricalDtype)})
         logs = []
@@ -93,7 +97,9 @@ def _plain(frame: pd.DataFrame) -> list[dict]:
 
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {
-    "fig1_method": lambda r: method_figure(r.records, k=r.settings.presample.k, threshold=r.settings.presample.threshold),
+    "fig1_method": lambda r: method_figure(
+        r.records, k=r.settings.presample.k, threshold=r.settings.presample.threshold
+    ),
     "fig2_pass_at_k": lambda r: plots.pass_curves(r.records),
     "fig2_pass_at_k_family": lambda r: plots.pass_curves(r.records, plots.FAMILY),
     "fig3_keep_explore": lambda r: plots.keep_explore(r.records),

@@ -143,7 +143,12 @@ class TransformersSampler:
         return [
             (tokens[:n], logprobs[:n], not finished, entropy)
             for tokens, logprobs, n, finished, entropy in zip(
-                tokens_B_N.tolist(), logprobs_B_N.tolist(), lengths.tolist(), ended.tolist(), sums_B.tolist(), strict=True
+                tokens_B_N.tolist(),
+                logprobs_B_N.tolist(),
+                lengths.tolist(),
+                ended.tolist(),
+                sums_B.tolist(),
+                strict=True,
             )
         ]
 

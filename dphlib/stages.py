@@ -31,7 +31,7 @@ from dphlib.runs import (
     write_json,
 )
 from dphlib.sampler import SamplingConfig, TransformersSampler
-from dphlib.types import Answer, Group, Problem, Verdict
+from dphlib.types import Group, Problem
 
 # What a stage runs is what its key must change with; `runs.code_version` adds what these import.
 _WORLD_CODE = ("cpuworld", "sums")
@@ -121,17 +121,21 @@ class Pipeline:
                     setting = SamplingConfig(count, config.temperature, config.top_p, limit)
                     answers = sampler.sample(problems, setting, derive_seed("presample", config.seed, draw))
                     for group in verifier.groups(problems, answers):
-                        append_jsonl(out / "groups.jsonl", {"draw": draw, **_group_to_json(group)})
+                        append_jsonl(out / "groups.jsonl", {"draw": draw, **group.to_json()})
                     progress.update(done)
 
-        params = {"presample": replace(config, threshold=1), "suite": suite, "limit": self.settings.train.max_new_tokens}
+        params = {
+            "presample": replace(config, threshold=1),
+            "suite": suite,
+            "limit": self.settings.train.max_new_tokens,
+        }
         return self.run.stage(f"presample-{suite}", params=params, inputs=(world, base), code=_SAMPLE_CODE, build=build)
 
     def groups(self, suite: str = "train", draw: str = "k") -> list[Group]:
         """The pre-sampled groups of a suite: the k draws, or the `extra` one."""
         problems = {problem.id: problem for problem in self.suite(suite)}
         rows = read_jsonl(self.presample(suite).path / "groups.jsonl")
-        return [_group_from_json(problems, row) for row in rows if row["draw"] == draw]
+        return [Group.from_json(problems, row) for row in rows if row["draw"] == draw]
 
     def partition(self, suite: str = "train", threshold: int | None = None) -> Stage:
         """`partition.json` (problem ids of both sets) and `references.jsonl` (stored answers with log-probs)."""
@@ -147,7 +151,11 @@ class Pipeline:
                 append_jsonl(out / "references.jsonl", reference.to_json())
 
         return self.run.stage(
-            f"partition-{suite}", params={"threshold": threshold}, inputs=(presampled,), code=("partition",), build=build
+            f"partition-{suite}",
+            params={"threshold": threshold},
+            inputs=(presampled,),
+            code=("partition",),
+            build=build,
         )
 
     def parts(self, suite: str = "train", threshold: int | None = None) -> Partition:
@@ -256,7 +264,13 @@ class Pipeline:
         return self._evaluate(base, base.path, "base", "main", -1, dict(self.settings.evaluation.samples))
 
     def _evaluate(
-        self, source: Stage, folder: Path, method: str, variant: str, seed: int, samples: dict[str, int],
+        self,
+        source: Stage,
+        folder: Path,
+        method: str,
+        variant: str,
+        seed: int,
+        samples: dict[str, int],
         look: bool = False,
     ) -> Stage:
         world, base, config = self.world(), self.base(), self.settings.evaluation
@@ -294,9 +308,7 @@ class Pipeline:
         Each in a process of its own, so that its peak memory is its own. The first iteration warms up and is left out.
         """
         world, base, source = self.world(), self.base(), self.partition()
-        config = replace(
-            self.settings.train, iterations=self.settings.cost_iterations + 1, diagnose_every=0
-        )
+        config = replace(self.settings.train, iterations=self.settings.cost_iterations + 1, diagnose_every=0)
 
         def build(out: Path) -> None:
             rows: list[dict[str, Any]] = []
@@ -306,10 +318,8 @@ class Pipeline:
                 rows += run_jobs([Job(method, "dphlib.stages:cost_job", arguments)], workers=1, label="cost")[0]
             write_json(out / "cost.json", rows)
 
-        stage = self.run.stage(
-            "cost", params={"train": config, "methods": COST_METHODS, "configs": {m: METHOD_CONFIGS[m] for m in COST_METHODS}},
-            inputs=(world, base, source), code=_TRAIN_CODE, build=build,
-        )  # fmt: skip
+        params = {"train": config, "methods": {method: METHOD_CONFIGS[method] for method in COST_METHODS}}
+        stage = self.run.stage("cost", params=params, inputs=(world, base, source), code=_TRAIN_CODE, build=build)
         return pd.DataFrame(json.loads((stage.path / "cost.json").read_text(encoding="utf-8")))
 
     # --- parallel ---
@@ -320,7 +330,9 @@ class Pipeline:
         if not runs:
             return
         # Slow ones first, so that no core waits for the last: the online reference and the full prompt set cost most.
-        order = sorted(runs, key=lambda run: (not run.method_config.needs_reference, run.method_config.divergence is None))
+        order = sorted(
+            runs, key=lambda run: (not run.method_config.needs_reference, run.method_config.divergence is None)
+        )
         jobs = [
             Job(
                 run.name,
@@ -362,17 +374,14 @@ def cost_job(root: str, profile_name: str, method: str, iterations: int) -> list
         logs = trainer.train(
             policy, tokenizer, parts.exploration, parts.references, verifier, config, train_config, 0, base=initial
         )
-    columns = ("sample_s", "verify_s", "reference_s", "update_s", "step_s", "peak_gib", "reference_tokens", "policy_tokens")
-    return [{"method": method, "step": log["iteration"], **{c: log[c] for c in columns}} for log in logs[1:]]
-
-
-def _group_to_json(group: Group) -> dict[str, Any]:
-    answers = [asdict(answer) for answer in group.answers]
-    return {"problem_id": group.problem.id, "answers": answers, "verdicts": [asdict(v) for v in group.verdicts]}
-
-
-def _group_from_json(problems: dict[str, Problem], row: dict[str, Any]) -> Group:
-    answers = tuple(
-        Answer(**{**a, "token_ids": tuple(a["token_ids"]), "logprobs": tuple(a["logprobs"])}) for a in row["answers"]
+    columns = (
+        "sample_s",
+        "verify_s",
+        "reference_s",
+        "update_s",
+        "step_s",
+        "peak_gib",
+        "reference_tokens",
+        "policy_tokens",
     )
-    return Group(problems[row["problem_id"]], answers, tuple(Verdict(**v) for v in row["verdicts"]))
+    return [{"method": method, "step": log["iteration"], **{c: log[c] for c in columns}} for log in logs[1:]]

@@ -17,7 +17,7 @@ SUBSETS = ("add1", "add2", "sub1", "add3terms", "mul1")
 
 
 def draw(rng: random.Random, subset: str) -> tuple[str, tuple[int, ...]]:
-    """An operator and its operands: two digits plus one or two, minus one, three single digits, a digit times a digit."""
+    """An operator and its operands: two digits plus or minus some, three single digits, a digit times a digit."""
     tens, digit = rng.randint(11, 79), rng.randint(2, 9)
     if subset == "add1":
         return "+", (tens, digit)

@@ -1,12 +1,12 @@
 """The training loop, visible from top to bottom: draw, roll out, verify, rehearse, update, log.
 
-L = L_exp + eta * L_pef. Rollouts on D_exp carry group advantages and PPO-clip and no KL; stored answers of D_pef carry the
-divergence through its generator. Both sets share micro-batches, told apart by a loss id for each token.
+L = L_exp + eta * L_pef. Rollouts on D_exp carry group advantages and PPO-clip and no KL; stored answers of D_pef carry
+the divergence through its generator. Both sets share micro-batches, told apart by a loss id for each token.
 
 1. Token mean over the mini-batch for each set, two separate means (the authors average all rows together).
 2. Rows whose advantage is exactly zero pass through no model, because their gradient is exactly zero; they stay in the
    denominators. With a reverse KL on every token (`rkl`) all rows pass.
-3. The sampler draws from the whole distribution (top_p = 1): the authors' rollouts cut it at 0.9 without correcting for it.
+3. The sampler draws from the whole distribution (top_p = 1): the authors cut it at 0.9 and do not correct for it.
 4. `dapo` has dynamic sampling and overlong shaping, which the authors' `dapo.sh` leaves out, and no KL, which it keeps.
 
 It does not checkpoint within a run: a run of the CPU profile is a minute, and a stage is built whole or not at all.
@@ -25,7 +25,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.config import MethodConfig, TrainConfig
 from dphlib.divergences import generator
-from dphlib.scoring import TokenRow, answer_logprobs, batch_logprobs, micro_batches
 from dphlib.losses import (
     EXPLORE,
     IGNORE,
@@ -39,6 +38,7 @@ from dphlib.losses import (
 from dphlib.machine import derive_seed, peak_gib
 from dphlib.partition import Reference
 from dphlib.sampler import SamplingConfig, TransformersSampler
+from dphlib.scoring import TokenRow, answer_logprobs, batch_logprobs, micro_batches
 from dphlib.types import Answer, Group, Problem
 from dphlib.verify import Verifier
 
@@ -92,7 +92,7 @@ def train(
         on_iteration: called with the iteration's log row after its update.
 
     Returns:
-        One log row an iteration; `metrics` in the documentation of the log says what each entry is.
+        One log row an iteration; notebook 04 explains every entry.
 
     Raises:
         ValueError: nothing to train on, or a method that needs the base model without it.

@@ -120,13 +120,25 @@ class Group:
 
     def __post_init__(self) -> None:
         if len(self.answers) != len(self.verdicts):
-            raise ValueError(
-                f"problem {self.problem.id}: {len(self.answers)} answers, {len(self.verdicts)} verdicts"
-            )
+            raise ValueError(f"problem {self.problem.id}: {len(self.answers)} answers, {len(self.verdicts)} verdicts")
 
     @property
     def correct(self) -> int:
         return sum(verdict.outcome == "correct" for verdict in self.verdicts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the problem's text: its id stands for it."""
+        answers, verdicts = ([asdict(one) for one in many] for many in (self.answers, self.verdicts))
+        return {"problem_id": self.problem.id, "answers": answers, "verdicts": verdicts}
+
+    @classmethod
+    def from_json(cls, problems: Mapping[str, Problem], row: Mapping[str, Any]) -> Group:
+        answers = (
+            Answer(**{**answer, "token_ids": tuple(answer["token_ids"]), "logprobs": tuple(answer["logprobs"])})
+            for answer in row["answers"]
+        )
+        verdicts = tuple(Verdict(**verdict) for verdict in row["verdicts"])
+        return cls(problems[row["problem_id"]], tuple(answers), verdicts)
 
 
 @dataclass(frozen=True, slots=True)
