@@ -24,6 +24,9 @@ from dphlib.method_plot import method_figure
 from dphlib.runs import RunError, atomic_path, read_jsonl
 from dphlib.stages import Pipeline
 
+REFERENCE = Path(__file__).resolve().parent.parent / "artifacts" / "reference"
+"""The committed results of a full CPU run."""
+
 _SORTED_BY = ["method", "variant", "seed", "step", "suite", "problem_id", "sample"]
 
 
@@ -178,3 +181,28 @@ def close_notebook(name: str, root: Path, metrics: Mapping[str, Any]) -> None:
     path = root / "metrics" / f"{name}.json"
     write_json(path, dict(metrics))
     print(f"{name}: {len(metrics)} numbers in {path}")
+
+
+def beside_reference(name: str, root: Path, metrics: Mapping[str, Any], reference: Path = REFERENCE) -> pd.DataFrame:
+    """A notebook's numbers beside those of the committed reference run: what a reader should see.
+
+    Args:
+        name: the notebook, such as `01_divergences`.
+        root: run folder; its name, the profile's, heads the column of the numbers made here.
+        metrics: what is handed to `close_notebook`.
+        reference: folder of the reference run.
+
+    Returns:
+        One row a number. Without a reference run, or for a number that it lacks, the second column says so.
+    """
+    path = reference / "metrics" / f"{name}.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    rows = [
+        {"number": key, f"here ({root.name})": _short(value), "reference run": _short(known.get(key, "not recorded"))}
+        for key, value in metrics.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
