@@ -1,0 +1,115 @@
+"""The base's regime: measured right from records, required on the profile `cpu` only."""
+
+from __future__ import annotations
+
+from math import log
+
+import pandas as pd
+import pytest
+from synthetic import make_records
+
+from dphlib.config import METHOD_CONFIGS, profile
+from dphlib.regime import RANGES, RegimeError, regime, require_regime
+
+CPU = profile("cpu")
+
+
+def rows(suite: str, correct: list[list[int]], greedy: list[int] | None = None) -> pd.DataFrame:
+    """Records of the base: a list of sampled answers (1 correct) and one greedy answer for each problem."""
+    styles = ("direct", "aliased", "nested", "stepwise")
+    out = []
+    for p, answers in enumerate(correct):
+        drawn = ([(-1, greedy[p])] if greedy else []) + list(enumerate(answers))
+        for sample, right in drawn:
+            out.append(
+                {
+                    "method": "base", "variant": "main", "seed": -1, "step": 0, "suite": suite, "subset": "x",
+                    "problem_id": f"{suite}{p}", "sample": sample, "correct": bool(right),
+                    "outcome": "correct" if right else "wrong", "style": styles[sample % 4],
+                    "temperature": float(sample >= 0), "top_p": 1.0, "max_new_tokens": 48,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(out)
+
+
+def a_base() -> pd.DataFrame:
+    """In the regime: of 20 problems, 18 solved by some answers; each style a quarter of the answers."""
+    in_domain = [[1] * 40 + [0] * 24] * 14 + [[1] + [0] * 63] * 4 + [[0] * 64] * 2
+    return pd.concat(
+        [
+            rows("in_domain", in_domain, [1] * 10 + [0] * 10),
+            rows("cross_domain", [[1] * 16 + [0] * 16] * 17 + [[0] * 32] * 3),
+            rows("out_of_domain", [[1] * 13 + [0] * 19] * 10),
+        ],
+        ignore_index=True,
+    )
+
+
+def presamples(sql: list[int], sums: list[int]) -> pd.DataFrame:
+    frames = [
+        pd.DataFrame({"suite": suite, "correct": counts}) for suite, counts in (("train", sql), ("sums_train", sums))
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+GOOD = presamples([8, 6, 5, 0, 3], [7, 0, 1, 2])
+
+
+def test_values_are_those_counted_by_hand():
+    frame = regime(a_base(), GOOD, CPU).set_index("quantity")
+    value = frame["value"]
+    assert value["in domain, greedy (%)"] == 50
+    assert value["in domain, Pass@1 (%)"] == pytest.approx(100 * (14 * 40 / 64 + 4 / 64) / 20)
+    assert value["in domain, Pass@64 (%)"] == 90  # each problem with one right answer among the 64
+    assert value["in domain, style entropy (nats)"] == pytest.approx(log(4))
+    assert value["out of domain, Pass@1 (%)"] == pytest.approx(100 * 13 / 32)
+    assert value["D_pef, share of SQL prompts (%)"] == 40  # 8 and 6 of 8 reach the threshold 6
+    assert value["D_pef, share of sums (%)"] == 25
+    assert frame["inside"].all()
+    require_regime(frame.reset_index())
+
+
+def test_other_methods_do_not_change_it():
+    records = make_records(ablations=False, steps=False)
+    base = records[records["method"] == "base"]
+    assert len(records) > len(base)
+    pd.testing.assert_frame_equal(regime(records, GOOD, CPU), regime(base, GOOD, CPU))
+
+
+@pytest.mark.parametrize(
+    ("records", "presample", "quantity"),
+    [
+        (a_base().assign(correct=True, outcome="correct"), GOOD, "in domain, Pass@64"),  # saturated
+        (a_base().assign(correct=False, outcome="wrong"), GOOD, "in domain, greedy"),
+        (a_base().assign(style="direct"), GOOD, "style entropy"),  # one style is left
+        (a_base(), presamples([8, 8, 8, 7], [7, 0]), "share of SQL prompts"),  # nothing to explore
+        (a_base(), presamples([8, 0, 0], [0, 0]), "share of sums"),
+    ],
+)
+def test_outside_is_refused_by_name_on_cpu_and_only_shown_on_smoke(records, presample, quantity):
+    frame = regime(records, presample, CPU)
+    with pytest.raises(RegimeError, match=quantity):
+        require_regime(frame)
+    require_regime(frame, "smoke")
+
+
+def test_too_few_answers_are_not_measured_and_not_inside():
+    records = a_base()
+    frame = regime(records[records["sample"] < 16], GOOD, CPU).set_index("quantity")
+    assert pd.isna(frame.loc["in domain, Pass@64 (%)", "value"]) and not frame.loc["in domain, Pass@64 (%)", "inside"]
+    assert frame.loc["in domain, Pass@8 (%)", "inside"]
+    with pytest.raises(RegimeError, match=r"Pass@64 .* is not measured, 85 to 99"):
+        require_regime(frame.reset_index())
+
+
+def test_no_base_is_an_error():
+    records = make_records(("grpo",), (0,), ablations=False, steps=False)
+    with pytest.raises(ValueError, match="evaluate it first"):
+        regime(records, GOOD, CPU)
+
+
+def test_ranges_are_proper_have_reasons_and_name_no_method():
+    assert len({each.quantity for each in RANGES}) == len(RANGES)
+    for each in RANGES:
+        assert each.low < each.high and each.reason
+        assert not any(method in each.reason.lower() for method in METHOD_CONFIGS)
