@@ -35,7 +35,7 @@ class WorldConfig:
             "cross_domain": 96,
             "out_of_domain": 120,
             "sums_train": 256,
-        }  # fmt: skip
+        }
     )
     right_odds: Mapping[str, float] = field(
         default_factory=lambda: {"direct": 0.1, "aliased": 0.25, "nested": 0.45, "stepwise": 0.2}
@@ -278,7 +278,7 @@ def _smoke(cpu: Profile) -> Profile:
         name="smoke",
         world=replace(cpu.world, problems=few),
         model=ModelConfig(hidden_size=96, intermediate_size=192, layers=2),
-        sft=replace(cpu.sft, steps=300),
+        sft=replace(cpu.sft, steps=300, threads=1),
         presample=replace(cpu.presample, threshold=1),
         train=replace(cpu.train, iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, diagnose_every=1),
         evaluation=EvalConfig(
