@@ -51,6 +51,10 @@ _NAME = re.compile(r"\d\d_\w+")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
+# Two threads that wait for each other by spinning took ten times as long as one on a machine busy with other work.
+_PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
 class NotebookError(RuntimeError):
     """A notebook cannot be run or did not complete; the message names it, the cell and the way out."""
 
@@ -223,9 +227,7 @@ def _run_one(path: Path, final: Path, parameters: Mapping[str, Any]) -> Notebook
         failed,
     ):  # a copy of an earlier run must not stand beside this run's results
         stale.unlink(missing_ok=True)
-    tagged = [
-        index for index, cell in enumerate(_read(path).cells) if "parameters" in cell.metadata.get("tags", [])
-    ]
+    tagged = [index for index, cell in enumerate(_read(path).cells) if "parameters" in cell.metadata.get("tags", [])]
 
     def source_index(index: int) -> int:  # papermill puts a cell with what it passes after the tagged one
         return index - (bool(parameters) and index > tagged[0])
@@ -236,7 +238,8 @@ def _run_one(path: Path, final: Path, parameters: Mapping[str, Any]) -> Notebook
     mark, started, at = secrets.token_hex(8), time.monotonic(), {"cell": 0}
     with tempfile.TemporaryDirectory(prefix="dph-kernel-", ignore_cleanup_errors=True) as scratch:
         progress = Path(scratch) / "progress.json"
-        with own_kernel(Path(scratch), {MARK: mark, PROGRESS_FILE: str(progress)}), stopping(path.stem, mark):
+        environment = {MARK: mark, PROGRESS_FILE: str(progress), **_PATIENT_THREADS}
+        with own_kernel(Path(scratch), environment), stopping(path.stem, mark):
             try:
                 with _Status(progress, at):
                     execute_notebook(
@@ -318,7 +321,4 @@ class _Status:
         if row["done"] >= row["total"]:  # of a loop that ended
             return text
         left = f" · about {duration(row['left_s'])} left" if row.get("left_s") else ""
-        return (
-            f"{text} · {row['label']}: {row['done']:.4g} of {row['total']} {row.get('unit', '')}".rstrip()
-            + left
-        )
+        return f"{text} · {row['label']}: {row['done']:.4g} of {row['total']} {row.get('unit', '')}".rstrip() + left
