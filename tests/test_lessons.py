@@ -1,0 +1,127 @@
+"""The lessons' experiments against closed forms, and their figures drawn."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+from dphlib import lesson_plots
+from dphlib.divergences import exact
+from dphlib.lessons import (
+    covering_fits,
+    curves,
+    estimates,
+    held_styles,
+    named,
+    parse,
+    rkl_gradients,
+    strengths,
+    two_modes,
+)
+
+torch.set_num_threads(1)
+NAMES = ("forward_kl", "alpha_0.5", "js", "reverse_kl")
+RIGHT = (0.1, 0.25, 0.45, 0.2)
+
+
+def logits(seed: int) -> torch.Tensor:
+    return torch.randn(6, generator=torch.Generator().manual_seed(seed))
+
+
+def test_names():
+    assert parse("alpha_0.5") == ("alpha", {"alpha": 0.5}) and named("js").second_derivative_at_1 == 0.25
+    with pytest.raises(ValueError, match="alpha is"):
+        named("alpha_1.5")
+    with pytest.raises(ValueError, match="unknown divergence"):
+        named("kl")
+
+
+def test_curves_are_the_generator_and_its_derivative():
+    frame = curves(("forward_kl",), 4.0)
+    assert frame["d"].min() == -4 and frame["d"].max() == 2
+    np.testing.assert_allclose(frame["value"], np.expm1(frame["d"]) - frame["d"], atol=1e-12)
+    np.testing.assert_allclose(frame["gradient"], np.expm1(frame["d"]), atol=1e-12)
+    with pytest.raises(ValueError, match="d_max is 0"):
+        curves(("js",), 0)
+
+
+def test_forward_kl_covers_both_modes_and_reverse_kl_one():
+    reference = two_modes(0.3, 6)
+    assert float(reference.sum()) == pytest.approx(1) and float(reference[20:].sum()) == pytest.approx(0.3, abs=0.01)
+    fits = covering_fits(("forward_kl", "reverse_kl"), reference)
+    forward, reverse = (fits[fits["name"] == name] for name in ("forward_kl", "reverse_kl"))
+    assert forward["minor"].iloc[0] > 0.25 and reverse["minor"].iloc[0] < 0.01
+    # forward KL within this family is maximum likelihood: mean and variance of the reference
+    x, p, q = forward["token"].to_numpy(), forward["reference"].to_numpy(), forward["fitted"].to_numpy()
+    assert (x * q).sum() == pytest.approx((x * p).sum(), abs=0.01)
+    assert (x**2 * q).sum() == pytest.approx((x**2 * p).sum(), rel=1e-3)
+    for name, rows in (("forward_kl", forward), ("reverse_kl", reverse)):
+        assert float(exact(name, reference, torch.tensor(rows["fitted"].to_numpy()))) == pytest.approx(
+            rows["divergence"].iloc[0], rel=1e-6
+        )
+    with pytest.raises(ValueError, match="it must lie in"):
+        two_modes(0.9, 6)
+
+
+def test_reverse_kl_holds_as_its_closed_form():
+    right, p_ref = torch.tensor(RIGHT).double(), torch.tensor([0.4, 0.3, 0.2, 0.1]).double()
+    etas = torch.tensor([0.02, 0.1, 1.0]).double()
+    expected = torch.softmax(p_ref.log() + right / etas[:, None], -1)
+    torch.testing.assert_close(held_styles("reverse_kl", right, p_ref, etas), expected)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "hellinger", "neyman_chi2"])
+def test_held_styles_are_the_optimum(name):
+    right, p_ref = torch.tensor(RIGHT).double(), torch.full((4,), 0.25).double()
+    etas = torch.tensor([0.05, 0.3]).double()
+    kind, params = parse(name)
+    best = held_styles(name, right, p_ref, etas)
+    torch.testing.assert_close(best.sum(-1), torch.ones(2).double())
+
+    def objective(p):
+        return (right * p).sum(-1) - etas * exact(kind, p_ref, p, **params)
+
+    noise = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        other = torch.softmax(best.log() + 0.1 * torch.randn(2, 4, generator=noise).double(), -1)
+        assert bool((objective(other) <= objective(best) + 1e-12).all())
+
+
+def test_strengths_agree_near_the_reference_and_not_far_from_it():
+    strong = strengths(NAMES, RIGHT, [20.0])
+    lost = (math.log(4) - strong["style_entropy"]) * strong["strength"] ** 2
+    assert lost.max() == pytest.approx(lost.min(), rel=0.05)
+    weak = strengths(("forward_kl", "reverse_kl"), RIGHT, [0.02]).set_index("name")["style_entropy"]
+    assert weak["forward_kl"] > 10 * weak["reverse_kl"]
+
+
+def test_estimates_agree_with_the_exact_value_and_gradient():
+    frame = estimates([*NAMES, "minus_log_u"], logits(0), logits(1), 20_000, 0).set_index("name")
+    assert frame["z"].abs().max() < 4 and frame["largest_gradient_z"].max() < 4
+    assert frame.loc["minus_log_u", "exact"] == frame.loc["forward_kl", "exact"]
+    p_ref, p = torch.softmax(logits(0).double(), -1), torch.softmax(logits(1).double(), -1)
+    assert frame.loc["forward_kl", "exact"] == pytest.approx(float((p_ref * (p_ref / p).log()).sum()))
+
+
+def test_the_rkl_baselines_value_is_reverse_kl_and_its_gradient_that_of_forward_kl():
+    k3, k2, reverse, forward = rkl_gradients(logits(0), logits(1)).to_numpy()
+    assert k3[0] == pytest.approx(reverse[0])
+    np.testing.assert_allclose(k3[1:], forward[1:], atol=1e-9)
+    np.testing.assert_allclose(k2[1:], reverse[1:], atol=1e-9)
+    assert np.abs(k3[1:] - reverse[1:]).max() > 0.01
+
+
+def test_figures_are_drawn():
+    fits = covering_fits(NAMES, two_modes(0.3, 6), starts=2, steps=2)
+    held = strengths(NAMES, RIGHT, [0.1, 1.0])
+    for figure, axes in (
+        (lesson_plots.one_mode_fits(fits), 4),
+        (lesson_plots.direction_and_strength(held), 3),
+        (lesson_plots.sft_curve([3.0, 2.0, 1.0]), 1),
+    ):
+        assert isinstance(figure, matplotlib.figure.Figure) and len(figure.axes) == axes
+        figure.canvas.draw()

@@ -1,0 +1,67 @@
+"""What readers are shown of the CPU world agrees with what the world was built from."""
+
+from __future__ import annotations
+
+import pytest
+
+from dphlib.config import WorldConfig
+from dphlib.cpuworld import build_world
+from dphlib.prompts import STYLES
+from dphlib.showcase import (
+    column_content,
+    decisive_columns,
+    four_answers,
+    question_of,
+    right_table,
+    suite_table,
+    table_rows,
+    tables_of,
+)
+from dphlib.verify import Verifier
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    config = WorldConfig(problems={"train": 14, "in_domain": 7, "cross_domain": 11, "out_of_domain": 5})
+    return folder / "database", build_world(config, folder)
+
+
+def test_questions_are_read_off_their_prompts(world):
+    root, suites = world
+    for problem in suites["train"] + suites["cross_domain"]:
+        question = question_of(problem)
+        assert problem.prompt.endswith(f"question : {question.text} answer :")
+        assert question.table in tables_of(problem) and len(tables_of(problem)) == 2
+        rows = table_rows(root, problem)
+        assert list(rows.columns) == list(question.table.columns) and len(rows) == 8
+        assert set(decisive_columns(problem)) <= set(rows.columns)
+        content = column_content(root, problem)
+        assert set(content["column"]) == set(decisive_columns(problem)) and (content["rows"] <= content["of"]).all()
+    with pytest.raises(ValueError, match="is a sum"):
+        question_of(suites["out_of_domain"][0])
+
+
+def test_verdicts_on_the_four_answers_are_the_problems_right_styles(world):
+    root, suites = world
+    with Verifier(root) as verifier:
+        for problem in suites["train"] + suites["cross_domain"]:
+            answers = four_answers(root, problem, verifier)
+            assert list(answers["style"]) == list(STYLES)
+            right = set(answers.loc[answers["verdict"] == "correct", "style"])
+            assert right == set(problem.meta["right_styles"].split())
+            assert set(answers["verdict"]) <= {"correct", "wrong"}
+
+
+def test_tables_of_suites_and_of_right_styles(world):
+    _, suites = world
+    table = suite_table(suites).set_index("suite")
+    assert dict(table["problems"]) == {"train": 14, "in_domain": 7, "cross_domain": 11, "out_of_domain": 5}
+    assert table.loc["train", "databases"] == 14 and table.loc["out_of_domain", "databases"] == 0
+    assert table.loc["cross_domain", "prompts also in train"] == 0
+    right = right_table(suites["train"])
+    assert right["problems"].iloc[:-1].sum() == right["problems"].iloc[-1] == 14
+    assert (right.loc[right["content"] == "clean", [*STYLES, "any", "all"]] == 100).all().all()
+    last = right.iloc[-1]
+    assert last["all"] <= min(last[s] for s in STYLES) and last["any"] >= max(last[s] for s in STYLES)
+    assert last["family"] == "every problem"
