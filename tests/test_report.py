@@ -1,0 +1,207 @@
+"""The report and the README's blocks: numbers from the folder's files, links that lead somewhere, equal bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from synthetic import make_run
+
+from dphlib import report
+from dphlib.facts import effect_text
+from dphlib.files import RunError
+from dphlib.report_page import effect_drawing
+
+MARKERS = "\n".join(f"<!-- generated:{name} -->\n<!-- /generated:{name} -->" for name in ("claims", "results", "times"))
+
+
+@pytest.fixture(scope="module")
+def run_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_run(tmp_path_factory.mktemp("report") / "run", methods=("base", "grpo", "rkl", "dph_f", "dph_js"))
+    report.build_report(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(run_root, tmp_path) -> Path:
+    return Path(shutil.copytree(run_root, tmp_path / "run"))
+
+
+class Page(HTMLParser):
+    """Links, pictures, ids and text of a page; checks that its elements close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links, self.ids, self.open, self.text = [], set(), [], ""
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.links += [values[key] for key in ("href", "src") if key in values]
+        self.ids |= {values["id"]} if "id" in values else set()
+        if tag not in ("meta", "img", "br", "path", "circle", "link", "hr", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.open and tag == self.open[-1]:
+            self.open.pop()
+        else:
+            assert tag in ("path", "circle"), f"</{tag}> closes {self.open[-1:]}"
+
+    def handle_data(self, data):
+        self.text += data if "style" not in self.open[-1:] else ""
+
+
+def page_of(run_root: Path) -> Page:
+    return Page((run_root / "report" / "index.html").read_text())
+
+
+def test_every_link_leads_to_a_file_or_a_place_on_the_page(run_root):
+    page = page_of(run_root)
+    assert len(page.links) > 15
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids, link
+        else:
+            assert not link.startswith(("http", "/")) and (run_root / "report" / link).resolve().is_file(), link
+
+
+def test_claims_stand_with_verdict_and_interval_as_in_the_file(run_root):
+    page = page_of(run_root)
+    claims = json.loads((run_root / "claims.json").read_text())
+    for claim in claims:
+        assert claim["text"] in page.text and claim["id"] in page.ids
+        assert effect_text(claim) in page.text
+    assert {"supported", "not run"} <= {claim["verdict"] for claim in claims}
+
+
+def test_tables_show_ours_the_paper_and_what_was_not_run(run_root):
+    text = re.sub(r"\s+", " ", page_of(run_root).text)
+    line = (run_root / "tables" / "table1.csv").read_text().splitlines()[1].split(",")
+    assert f"{float(line[4]):.1f}[{float(line[5]):.1f}, {float(line[6]):.1f}]paper {line[8]}" in text
+    assert "not runpaper 67.2" in text  # DAPO
+    assert "Comparable: direction and order" in text
+
+
+def test_a_figure_without_data_is_named_as_absent(copy):
+    assert "Figure 6, cost" not in page_of(copy).text.split("Not drawn")[1]
+    (copy / "figures" / "fig6_cost.svg").unlink()
+    assert "Figure 6, cost" in page_of(report.build_report(copy).parents[1]).text.split("Not drawn")[1]
+
+
+def test_the_run_is_described_by_its_manifest(run_root):
+    text = page_of(run_root).text
+    for fact in (
+        "a processor, 2 cores, 7.8 GiB memory, no GPU used, Linux",
+        "1.2 GiB",
+        "torch 2.13.0",
+        "0, 1, 2",
+        "31, all",
+    ):
+        assert fact in text
+
+
+def test_page_is_for_desktop_telephone_and_paper_and_asks_nothing_of_the_network(run_root):
+    text = (run_root / "report" / "index.html").read_text()
+    assert 'name="viewport"' in text and "@media print" in text and "@media (max-width" in text
+    assert '"Segoe UI"' in text and "http" not in re.sub(r"http://www.w3.org\S*", "", text) and "<script" not in text
+
+
+def test_notebooks_become_pages_with_code_and_output(run_root):
+    pages = report.notebooks_html(run_root)
+    assert [page.name for page in pages] == ["01_divergences.html"]
+    text = pages[0].read_text()
+    Page(text)
+    assert "DataFrame" in text and "<td>8</td>" in text and "u - 1 - \\log u" in text and "../index.html" in text
+    assert "01 Divergences" in page_of(run_root).text
+
+
+def test_the_same_folder_gives_the_same_bytes(copy):
+    before = {p: p.read_bytes() for p in (copy / "report").rglob("*.html")}
+    for path in before:
+        path.unlink()
+    report.build_report(copy)
+    assert {p: p.read_bytes() for p in (copy / "report").rglob("*.html")} == before
+
+
+def test_what_is_written_in_a_claim_cannot_become_html(copy):
+    claims = json.loads((copy / "claims.json").read_text())
+    claims[0]["text"] = "<script>alert(1)</script>"
+    (copy / "claims.json").write_text(json.dumps(claims))
+    assert "<script>" not in report.build_report(copy).read_text()
+
+
+@pytest.mark.parametrize("missing", ["claims.json", "manifest.json", "tables/table2.csv"])
+def test_a_missing_file_is_named_with_the_way_out(copy, missing):
+    (copy / missing).unlink()
+    with pytest.raises(RunError, match=rf"{missing} is not there.*run_all\.sh"):
+        report.build_report(copy)
+
+
+def test_effect_drawing_puts_positive_effects_right_of_the_line():
+    effect = {
+        "verdict": "supported",
+        "estimate": 0.1,
+        "low": 0.05,
+        "high": 0.15,
+        "per_seed": [[0, 0.1]],
+        "tolerance": 0.02,
+    }
+    drawing = effect_drawing(effect)
+    assert float(re.search(r'cx="([\d.]+)"', drawing)[1]) > 125 and "stroke-dasharray" in drawing
+    negative = effect_drawing({**effect, "estimate": -0.1, "low": -0.15, "high": -0.05})
+    assert float(re.search(r'cx="([\d.]+)"', negative)[1]) < 125
+    assert effect_drawing({**effect, "estimate": None}) == ""
+
+
+# ---------------------------------------------------------------------------------------------- README
+
+
+@pytest.fixture
+def readme(copy) -> Path:
+    path = copy.parent / "README.md"
+    path.write_text(f"# Title\n\n<!-- generated:badges -->\nkept\n<!-- generated:end -->\n{MARKERS}\n\ntext after\n")
+    return path
+
+
+def test_blocks_are_stale_once_then_fresh(readme, copy):
+    assert report.stale_blocks(readme, copy) == ["claims", "results", "times"]
+    assert report.write_readme_blocks(readme, copy) is True
+    assert report.stale_blocks(readme, copy) == [] and report.write_readme_blocks(readme, copy) is False
+    text = readme.read_text()
+    assert "kept" in text and text.startswith("# Title") and text.endswith("\n\ntext after\n")
+
+
+def test_blocks_hold_the_folders_numbers_and_its_command(readme, copy):
+    report.write_readme_blocks(readme, copy)
+    text = readme.read_text()
+    claim = next(c for c in json.loads((copy / "claims.json").read_text()) if c["verdict"] == "supported")
+    assert f"| {claim['text']} | {claim['paper_ref']} | **{claim['verdict']}** | {effect_text(claim)} | 3 |" in text
+    assert "`./run_all.sh cpu` (`run/tables/`)" in text and "| `04_train` | 30.1 |" in text and "| all | 30.6 |" in text
+    assert "| DAPO | 0 | not run / 60.0" in text and "AIME24" not in text
+
+
+@pytest.mark.parametrize(
+    "name, edit, block",
+    [
+        ("claims.json", lambda text: text.replace('"verdict": "supported"', '"verdict": "inconclusive"'), "claims"),
+        ("tables/table2.csv", lambda text: text.replace(",run\n", ",not run\n"), "results"),
+        ("manifest.json", lambda text: text.replace("1804.0", "1900.0"), "times"),
+    ],
+)
+def test_a_changed_number_makes_its_block_stale(readme, copy, name, edit, block):
+    report.write_readme_blocks(readme, copy)
+    (copy / name).write_text(edit((copy / name).read_text()))
+    assert report.stale_blocks(readme, copy) == [block]
+
+
+def test_a_readme_without_its_marker_lines_is_refused_unchanged(readme, copy):
+    readme.write_text(text := readme.read_text().replace("<!-- /generated:times -->", ""))
+    with pytest.raises(RunError, match="no block times"):
+        report.write_readme_blocks(readme, copy)
+    assert readme.read_text() == text

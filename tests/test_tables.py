@@ -1,0 +1,162 @@
+"""Tables: ours equal the statistics, the paper's are as in its table images, absent arms say so, files repeat."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import make_records, make_tables
+
+from dphlib import paper, stats, tables
+from dphlib.config import METHOD_CONFIGS, profile
+from dphlib.sums import SUBSETS
+
+
+@pytest.fixture(scope="module")
+def records() -> pd.DataFrame:
+    return make_records(steps=False)
+
+
+@pytest.fixture(scope="module")
+def every(records) -> dict[str, pd.DataFrame]:
+    return make_tables(records)
+
+
+def cell(table: pd.DataFrame, row: str, column: str) -> pd.Series:
+    found = table[(table["row"] == row) & (table["column"] == column)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+# ---------------------------------------------------------------------------------------------- the paper
+
+
+def test_the_papers_averages_follow_from_its_five_sets():
+    gap = {method: abs(np.mean(row[:5]) - row[5]) for method, row in paper.TABLE_2.rows.items()}
+    assert max(gap.values()) < 0.02, gap
+
+
+def test_the_papers_tables_are_whole_and_say_where_they_come_from():
+    for table in paper.ALL:
+        assert table.provenance in paper.PROVENANCE
+        assert all(len(row) == len(table.columns) for row in table.rows.values())
+        assert all(0 <= value <= 100 for row in table.rows.values() for value in row)
+    assert paper.TABLE_1.cell("dph_js", "BIRD Pass@8") - paper.TABLE_1.cell("grpo", "BIRD Pass@8") == pytest.approx(4.3)
+    assert paper.TABLE_2.text("grpo", "College Math P@8") == "38.40"
+    with pytest.raises(KeyError, match="no column 'BIRD'"):
+        paper.TABLE_1.cell("grpo", "BIRD")
+
+
+# ---------------------------------------------------------------------------------------------- ours
+
+
+def test_table_1_equals_the_statistics_and_stands_beside_the_paper(records, every):
+    rows = stats.final(records[(records["method"] == "grpo") & (records["suite"] == "cross_domain")])
+    got = cell(every["table1"], "GRPO", "cross domain Pass@16")
+    assert got["ours"] == pytest.approx(100 * stats.pass_curve(rows, (16,))["pass_at_k"].mean())
+    assert 0 <= got["low"] <= got["ours"] <= got["high"] <= 100 and got["seeds"] == 3
+    assert got["paper"] == "80.6"
+    greedy = cell(every["table1"], "GRPO", "cross domain greedy")
+    assert greedy["ours"] == pytest.approx(100 * stats.greedy_accuracy(rows)["greedy"].mean())
+
+
+def test_table_2_has_a_column_for_each_kind_of_sums_and_their_average(every):
+    table = every["table2"]
+    ours = [cell(table, "DPH-F", subset)["ours"] for subset in SUBSETS]
+    average = cell(table, "DPH-F", "average")
+    assert average["ours"] == pytest.approx(np.mean(ours)) and average["paper"] == "53.69"
+    assert cell(table, "DPH-F", "paper: AMC23 P@32")["paper"] == "90.00"
+    assert "the columns do not correspond" in " ".join(tables.NOTES["table2"].split())
+
+
+def test_table_3_is_of_models_trained_on_sums_and_keeps_the_uncertain_columns_as_they_are(records, every):
+    rows = records[(records["method"] == "grpo") & (records["variant"] == "domain=sums")]
+    got = cell(every["table3"], "GRPO, trained on sums", "sums Pass@8")
+    assert got["ours"] == pytest.approx(100 * stats.pass_curve(rows, (8,))["pass_at_k"].mean()) and got["seeds"] == 2
+    assert cell(every["table3"], "base", "paper: Llama")["paper"] == "40.0 | 23.3 | 95.0"
+    assert "not certain" in tables.NOTES["table3"]
+
+
+def test_table_4_compares_the_thresholds_and_has_no_number_of_the_paper(every):
+    table = every["table4"]
+    assert list(dict.fromkeys(table["row"])) == ["DPH-F, 6 of 8", "DPH-F, 8 of 8", "DPH-JS, 6 of 8", "DPH-JS, 8 of 8"]
+    assert set(table["variant"]) == {"main", "threshold=8"} and set(table["paper"]) == {""}
+    assert (table["status"] == "run").all()
+
+
+def test_table_5_pairs_each_weight_with_the_papers_of_the_same_rank(every):
+    table = every["table5"]
+    assert (table["status"] == "run").all() and len(table) == 24
+    assert cell(table, "definition, eta 0.125 / 0.05", "cross domain Pass@16")["paper"] == "84.7"
+    assert cell(table, "generator, eta 0.5 / 0.2", "in domain greedy")["paper"] == "62.8"
+    assert {"eta=0.025", "eta=0.125", "main"} == set(table["variant"])
+
+
+def test_the_ablations_of_the_profile_are_those_that_the_tables_look_for(every):
+    planned = {(run.method, run.variant) for run in profile("cpu").ablation_runs()}
+    looked_for = set()
+    for name in ("table3", "table4", "table5"):
+        looked_for |= set(zip(every[name]["method"], every[name]["variant"], strict=True))
+    assert planned <= looked_for
+
+
+def test_methods_table_has_a_row_each_and_no_weight_that_nobody_gave(every):
+    table = every["methods"].set_index("Method")
+    assert len(table) == len(METHOD_CONFIGS)
+    assert table.loc["DPH-JS", "authors' weight"] == "0.05-0.2" and table.loc["RKL", "online reference"] == "yes"
+    assert table.loc["DPH-JS by definition", "authors' weight"] == "not available"
+
+
+def test_an_absent_arm_keeps_its_row_as_not_run(records):
+    table = tables.table1(records[records["method"] != "dapo"])
+    rows = table[table["method"] == "dapo"]
+    assert len(rows) == 6 and set(rows["status"]) == {"not run"} and rows["ours"].isna().all()
+    shown = tables.wide(table).set_index("")
+    assert shown.loc["DAPO", "in domain greedy"] == "not run / 60.0" and shown.loc["DAPO", "seeds"] == "0"
+    assert "not run" in tables.to_html(table) and "| DAPO | 0 | not run / 60.0 |" in tables.to_markdown(table)
+
+
+def test_a_suite_that_was_not_evaluated_is_not_run_either(records):
+    table = tables.table2(records[records["suite"] != "out_of_domain"])
+    assert set(table["status"]) == {"not run", "paper only"} and set(SUBSETS) <= set(table["column"])
+
+
+def test_too_few_answers_are_refused_not_hidden(records):
+    with pytest.raises(ValueError, match="pass@16"):
+        tables.table1(records[records["sample"] < 10])
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def test_csv_comes_back_as_it_was(every, tmp_path):
+    for name, table in every.items():
+        back = tables.read_csv(tables.to_csv(table, tmp_path / f"{name}.csv"))
+        assert tables.to_markdown(back) == tables.to_markdown(table)
+        assert tables.to_html(back) == tables.to_html(table)
+
+
+def test_the_same_records_in_another_order_give_the_same_bytes(records, tmp_path):
+    few = records[records["method"].isin(["base", "dph_js"]) & (records["variant"] == "main")]
+    shuffled = few.sample(frac=1, random_state=3)
+    first, second = (
+        tables.to_csv(tables.table1(rows), tmp_path / f"{i}.csv").read_bytes() for i, rows in enumerate((few, shuffled))
+    )
+    assert first == second
+
+
+def test_markdown_rows_have_as_many_cells_as_the_head_even_with_bars_in_the_text(every):
+    for table in every.values():
+        lines = tables.to_markdown(table).splitlines()
+        assert len({line.count("|") for line in lines}) == 1 and len(lines) > 2
+
+
+def test_html_escapes_what_it_is_given():
+    assert "<script>" not in tables.to_html(pd.DataFrame({"a<b": ["<script>"]}))
+
+
+def test_every_table_has_a_title_and_says_what_is_comparable(every):
+    assert set(every) == set(tables.TITLES) == set(tables.NOTES)
+    for name in every:
+        if name != "methods":
+            assert "Comparable: direction and order" in tables.NOTES[name]
