@@ -166,7 +166,7 @@ def keep_explore(
     if not usable:
         raise ValueError(f"keep and explore at k = {list(ks)} need 2k answers a problem, there are {table['n'].min()}")
     fig, axes = panels(2, len(usable), 0.95 + 0.34 * len(trained), sharey=True, sharex="row")
-    y = np.arange(len(trained))[::-1]
+    y, unknown = np.arange(len(trained))[::-1], False
     for column, k in enumerate(usable):
         base = stats.arm(table, "base", suite, "pass", k)
         b_P = base.values_SP[0]
@@ -178,7 +178,10 @@ def keep_explore(
                 ax.axvline(100 * unchanged, color=COLOURS["base"], linestyle=(0, (4, 1.6)), linewidth=1)
                 for where, method in zip(y, trained, strict=True):
                     values_SP = stats.arm(table, method, suite, "pass", k).values_SP
-                    _interval_bar(ax, where, method, stats.hierarchical_bootstrap(values_SP, weights_P=weights_P))
+                    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may hold no such problem
+                        got = stats.hierarchical_bootstrap(values_SP, weights_P=weights_P)
+                    _interval_bar(ax, where, method, got)
+                    unknown |= not np.isfinite(got.low)
             ax.set_title(f"{name}, k = {k}")
             ax.set_yticks(y, [NAMES[m] for m in trained])
             ax.grid(axis="y", visible=False)
@@ -187,13 +190,14 @@ def keep_explore(
     shared_ticks(axes[:, 1:].ravel())
     note(fig, [f"Bars: {interval_note(_seeds(rows))}; faint points: seeds. Dashed: the base against fresh draws of "
                "itself.",
+               "No bar: too few problems for an interval." if unknown else "",
                absent_note(methods, rows["method"])])  # fmt: skip
     return fig
 
 
 def _interval_bar(ax: Axes, y: float, method: str, got: stats.Interval, scale: float = 100) -> None:
     """Point, interval and seeds of one method on a horizontal axis."""
-    low, high = (min(max(scale * x, 0), 100 if scale == 100 else np.inf) for x in (got.low, got.high))
+    low, high = np.clip([scale * got.low, scale * got.high], 0, 100 if scale == 100 else np.inf)
     colour = COLOURS[method]
     ax.plot([low, high], [y, y], color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="butt")
     if len(got.per_seed) > 1:

@@ -124,6 +124,14 @@ def test_keep_explore_refuses_a_k_without_enough_answers(records):
         plots.keep_explore(records, ks=(32,))
 
 
+def test_keep_explore_says_where_there_are_too_few_problems_for_an_interval(few):
+    first = few["problem_id"] == "in_domain-000"
+    nearly_all = few.assign(correct=~first, outcome=np.where(first, "wrong", "correct"))  # one problem left to explore
+    fig = plots.keep_explore(nearly_all, ks=(8,))
+    assert "No bar: too few problems for an interval." in text_of(fig)
+    assert "No bar" not in text_of(plots.keep_explore(few, ks=(8,)))
+
+
 def test_styles_fill_a_hundred_per_cent(records):
     left = plots.styles(records).axes[0]
     ends = {}
