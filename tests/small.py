@@ -1,0 +1,39 @@
+"""A small world, tokenizer and policy with random weights, for tests that need all three."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from dphlib import model
+from dphlib.config import ModelConfig, Profile, WorldConfig, profile
+from dphlib.types import Problem
+
+WORLD = WorldConfig(
+    problems={"train": 12, "in_domain": 6, "cross_domain": 5, "out_of_domain": 5, "sums_train": 10},
+)
+
+
+@functools.cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    return model.build_tokenizer(WORLD, corpus_pairs=3000)
+
+
+def policy(seed: int = 0) -> LlamaForCausalLM:
+    shape = ModelConfig(hidden_size=32, intermediate_size=64, layers=2, heads=2, kv_heads=2)
+    return model.new_model(shape, tokenizer(), seed).eval()
+
+
+def sum_problems(count: int) -> list[Problem]:
+    return [
+        Problem(f"p{i}", "out_of_domain", "math", f"question : {10 + i} + {i + 2} answer :", str(2 * i + 12), None, {})
+        for i in range(count)
+    ]
+
+
+def small_profile(**changes: object) -> Profile:
+    """The smoke profile on the small world, with a policy that is trained for a moment only."""
+    smoke = profile("smoke")
+    return replace(smoke, world=WORLD, sft=replace(smoke.sft, steps=3), **changes)

@@ -1,0 +1,119 @@
+"""The CPU world: content decides by execution, and nothing but the seed decides the world."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections import Counter
+from itertools import islice
+
+import pytest
+from small import WORLD, tokenizer
+
+from dphlib import cpuworld, sums
+from dphlib.prompts import STYLES, sql_answer, style_of
+from dphlib.verify import Verifier
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    return folder, cpuworld.build_world(WORLD, folder)
+
+
+def test_the_same_seed_makes_the_same_world(world, tmp_path):
+    folder, suites = world
+    again = cpuworld.build_world(WORLD, tmp_path)
+    assert again == suites
+    for problem in suites["train"]:
+        path = f"database/{problem.db_id}/{problem.db_id}.sqlite"
+        dumps = [list(sqlite3.connect(root / path).iterdump()) for root in (folder, tmp_path)]
+        assert dumps[0] == dumps[1]
+
+
+def test_suites_share_no_database_and_have_the_sizes_asked_for(world):
+    _, suites = world
+    assert {suite: len(problems) for suite, problems in suites.items()} == dict(WORLD.problems)
+    ids = [p.db_id for problems in suites.values() for p in problems if p.db_id]
+    assert len(ids) == len(set(ids))
+
+
+def test_execution_agrees_with_the_styles_that_a_problem_names_right(world):
+    """The verifier, not the generator, has the last word: each style's own SQL is right exactly where meta says so."""
+    folder, suites = world
+    problems = [p for suite in ("train", "in_domain", "cross_domain") for p in suites[suite]]
+    with Verifier(folder / "database") as verifier:
+        for problem in problems:
+            assert verifier.verify_many([(problem, sql_answer("direct", problem.gold))])[0].outcome == "correct"
+            if problem.meta["family"] == "highest_yes":  # its gold may need two analysts' habits at once
+                continue
+            own = {s: sql for s in STYLES if (sql := _in_style(problem, s))}
+            verdicts = verifier.verify_many([(problem, sql_answer(s, sql)) for s, sql in own.items()])
+            right = {s for s, verdict in zip(own, verdicts, strict=True) if verdict.outcome == "correct"}
+            assert right == set(problem.meta["right_styles"].split()), problem
+
+
+def _in_style(problem, style):
+    """The problem's question written by another analyst: tables and slots are read back from prompt and question."""
+    text = problem.prompt.removeprefix("tables : ").split(" question : ")[0]
+    domain = "places" if problem.suite == "cross_domain" else "people"
+    tables = []
+    for part in text.split(" ) ")[:2]:
+        name, columns = part.rstrip(" )").split(" ( ")
+        columns = [c for c in columns.split() if c not in ("name", "city")]
+        tables.append(cpuworld.Table(name, tuple(columns[:2]), columns[2], columns[3], domain))
+    for table in tables:
+        for number in table.numbers:
+            for aggregate in ("average", "total"):
+                for constant in range(20, 90, 10):
+                    question = cpuworld.Question(problem.meta["family"], table, number, constant, aggregate)
+                    if question.text == problem.meta["question"]:
+                        return cpuworld.write_sql(question, style)
+    raise AssertionError(f"no question reads {problem.meta['question']!r}")
+
+
+def test_hidden_families_depend_on_content_and_clean_ones_do_not(world):
+    _, suites = world
+    for problem in (p for s in ("train", "in_domain", "cross_domain") for p in suites[s]):
+        right = problem.meta["right_styles"].split()
+        if problem.meta["family"] in cpuworld.HIDDEN:
+            assert len(right) in (0, 1, len(STYLES))
+        else:
+            assert sorted(right) == sorted(STYLES)
+
+
+def test_every_word_of_prompts_and_golds_is_in_the_tokenizer(world):
+    _, suites = world
+    for problem in (p for problems in suites.values() for p in problems):
+        for text in (problem.prompt, problem.gold):
+            ids = tokenizer()(text, add_special_tokens=False)["input_ids"]
+            assert tokenizer().unk_token_id not in ids
+            assert tokenizer().decode(ids) == text
+
+
+def test_corpus_uses_every_style_equally_and_slips_as_often_as_said():
+    pairs = list(islice(cpuworld.corpus(WORLD, random.Random(0)), 4000))
+    styles = Counter(style_of(answer) for _, answer in pairs)
+    assert set(styles) == set(STYLES)
+    assert max(styles.values()) < 1.15 * min(styles.values())
+    told = [(prompt, answer) for prompt, answer in pairs if "\\boxed" in answer]
+    wrong = sum(_result(prompt) != int(answer.split("\\boxed{")[1].rstrip("}")) for prompt, answer in told)
+    assert wrong / len(told) == pytest.approx(WORLD.slip_rate_sums, abs=0.03)
+
+
+def _result(prompt: str) -> int:
+    return eval(prompt.removeprefix("question : ").removesuffix(" answer :"))
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("subset", sums.SUBSETS)
+def test_workings_of_sums_are_right_arithmetic(subset, style):
+    rng = random.Random(3)
+    for _ in range(50):
+        operator, operands = sums.draw(rng, subset)
+        result = sums.value(operator, operands)
+        for step in sums.working(style, operator, operands).split(","):
+            sides = [side for side in step.split("=") if side.strip()]
+            assert len({eval(side) for side in sides}) <= 1, step
+        assert result == eval(sums.expression(operator, operands))
+        assert 0 <= result < 200
