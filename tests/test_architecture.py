@@ -23,12 +23,15 @@ ORDER = """
     prompts sums cpuworld data
     worker_process workers sql_judge verify_sql verify_math verify
     model sft sampler partition
-    divergences logprobs losses scoring trainer evaluate
-    intervals stats labels paper plots tables judge claims report
-    stages kernel notebooks site cli
+    divergences logprobs losses scoring trainer evaluate lessons showcase
+    intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
+    judge claims facts readme report_page report
+    stages results kernel notebooks site cli
 """.split()
 # These compute with tensors; every other module is imported without torch.
-WITH_TORCH = "model sft sampler divergences logprobs losses scoring trainer evaluate stages cli".split()
+WITH_TORCH = (
+    "model sft sampler divergences logprobs losses scoring trainer evaluate lessons showcase stages results cli".split()
+)
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -67,9 +70,7 @@ def sources() -> list[Path]:
     """Files of this repository that somebody wrote or that a run left to be committed."""
     found = [path for path in ROOT.iterdir() if path.is_file() and not path.name.startswith(".")]
     for folder in ("dphlib", "tests", "notebooks", "artifacts/reference", ".ci", ".github"):
-        found += [
-            path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts
-        ]
+        found += [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     return found
 
 
@@ -102,9 +103,7 @@ def test_imports_run_one_way(module):
 
 
 def run_python(program: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -129,9 +128,7 @@ print("end")
 
 
 def test_generators_and_loss_bring_nothing_but_torch_and_numpy_along():
-    others = (
-        "transformers peft accelerate datasets pandas pyarrow scipy seaborn matplotlib papermill rich".split()
-    )
+    others = "transformers peft accelerate datasets pandas pyarrow scipy seaborn matplotlib papermill rich".split()
     program = "import sys, dphlib.divergences, dphlib.losses, dphlib.partition; print(*sys.modules)"
     loaded = {name.split(".")[0] for name in run_python(program).split()}
     assert "torch" in loaded and not loaded & set(others)
@@ -153,9 +150,7 @@ def test_module_is_short_typed_and_says_what_it_is(module):
     assert len(text.splitlines()) <= 400
     assert ast.get_docstring(tree)
     assert "from __future__ import annotations" in text
-    public = [
-        node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-    ]
+    public = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
     bare = [node.name for node in public if node.returns is None]
     assert not bare, f"no return type: {bare}"
 
@@ -182,9 +177,7 @@ def strip_docs(text: str) -> str:
 
 def test_no_place_of_a_machine_in_any_file():
     place = re.compile(r"(?<![\w.~>-])/(?:work|tmp|root)/\S*")
-    found = {
-        str(path.relative_to(ROOT)): match[0] for path in sources() if (match := place.search(text_of(path)))
-    }
+    found = {str(path.relative_to(ROOT)): match[0] for path in sources() if (match := place.search(text_of(path)))}
     assert not found
 
 
@@ -192,9 +185,7 @@ def test_nothing_is_left_for_later():
     later = re.compile(
         r"\b(?:" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X", "NotImplemented" + "Error")) + r")\b"
     )
-    found = {
-        str(path.relative_to(ROOT)): match[0] for path in sources() if (match := later.search(text_of(path)))
-    }
+    found = {str(path.relative_to(ROOT)): match[0] for path in sources() if (match := later.search(text_of(path)))}
     assert not found
 
 
@@ -225,7 +216,5 @@ def test_notebook_has_its_tagged_cells_and_short_ones(path):
     tagged = {tag: cell for cell in cells for tag in cell.metadata.get("tags", [])}
     assert cells[0].metadata.get("tags") == ["badge"] and "bootstrap" in tagged
     statements = ast.parse(tagged["parameters"].source).body
-    assert all(isinstance(node, ast.AnnAssign) for node in statements), (
-        "each parameter is annotated, nothing else"
-    )
+    assert all(isinstance(node, ast.AnnAssign) for node in statements), "each parameter is annotated, nothing else"
     assert max(len(cell.source.splitlines()) for cell in cells if cell.cell_type == "code") <= 15
