@@ -27,6 +27,7 @@ from dphlib.stages import Pipeline
 REFERENCE = Path(__file__).resolve().parent.parent / "artifacts" / "reference"
 """The committed results of a full CPU run."""
 
+_RUN = ["method", "variant", "seed"]
 _SORTED_BY = ["method", "variant", "seed", "step", "suite", "problem_id", "sample"]
 
 
@@ -53,45 +54,69 @@ class Results:
         return self.presample[self.presample["suite"] == "train"]
 
     def write(self, root: Path) -> None:
-        """`records.parquet`, `train_log/<run>.jsonl`, `presample.csv`, `cost.csv`."""
+        """`records.parquet`, `train_log/<run>.jsonl`, `presample.csv`, `cost.csv`; `load` gives equal frames.
+
+        Rows are sorted, so the order in which runs ended does not show. What an earlier, larger set left is removed.
+        """
+        root = Path(root)
         records = self.records.sort_values(_SORTED_BY, kind="stable", ignore_index=True)
         for column in ("method", "variant", "suite", "subset", "problem_id", "outcome", "style", "answer_hash"):
             records[column] = records[column].astype("category")
         with atomic_path(root / "records.parquet") as path:
             records.to_parquet(path, index=False, compression="zstd", compression_level=12)
-        for (method, variant, seed), rows in self.train_logs.groupby(["method", "variant", "seed"], sort=True):
-            lines = [
-                json.dumps(row, allow_nan=False) for row in _plain(rows.drop(columns=["method", "variant", "seed"]))
-            ]
-            name = RunConfig(method, variant, int(seed)).name
-            write_text(root / "train_log" / f"{name}.jsonl", "\n".join(lines) + "\n")
-        for name, frame in (("presample", self.presample), ("cost", self.cost)):
-            if frame is not None:
-                write_text(root / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+        written = set()
+        for (method, variant, seed), rows in self.train_logs.groupby(_RUN, sort=True):
+            lines = [json.dumps(row, allow_nan=False) for row in _plain(rows.drop(columns=_RUN))]
+            name = f"{RunConfig(method, variant, int(seed)).name}.jsonl"
+            write_text(root / "train_log" / name, "\n".join(lines) + "\n")
+            written.add(name)
+        for path in (root / "train_log").glob("*.jsonl"):
+            if path.name not in written:
+                path.unlink()
+        write_text(root / "presample.csv", self.presample.to_csv(index=False, lineterminator="\n", na_rep="NaN"))
+        if self.cost is not None:
+            write_text(root / "cost.csv", self.cost.to_csv(index=False, lineterminator="\n", na_rep="NaN"))
+        else:
+            (root / "cost.csv").unlink(missing_ok=True)
 
     @classmethod
     def load(cls, root: Path, settings: Profile) -> Results:
         """What `write` wrote.
 
         Raises:
-            RunError: no recorded run there.
+            RunError: no recorded run there, or a part of it is missing.
         """
-        if not (root / "records.parquet").is_file():
-            raise RunError(
-                f"no recorded run in {root}: records.parquet is missing; run ./run_all.sh {settings.name} first"
-            )
+        root = Path(root)
+        for part in ("records.parquet", "train_log", "presample.csv"):
+            if not (root / part).exists():
+                raise RunError(f"no recorded run in {root}: {part} is missing; run ./run_all.sh {settings.name} first")
         records = pd.read_parquet(root / "records.parquet")
-        records = records.astype({c: str for c in records.columns if isinstance(records[c].dtype, pd.CategoricalDtype)})
+        texts = {name: str for name in records.columns if isinstance(records[name].dtype, pd.CategoricalDtype)}
+        records = records.astype(texts)
         logs = []
-        for path in sorted((root / "train_log").glob("*.jsonl")):
-            method, variant, seed = path.stem.rsplit("-", 2)
-            identity = {"method": method, "variant": variant, "seed": int(seed.removeprefix("seed"))}
-            logs += [{**identity, **row} for row in read_jsonl(path)]
-        cost = root / "cost.csv"
-        return cls(
-            settings, records, pd.DataFrame(logs), pd.read_csv(root / "presample.csv"),
-            pd.read_csv(cost) if cost.is_file() else None,
-        )  # fmt: skip
+        for path in sorted((root / "train_log").glob("*.jsonl"), key=_run_of):
+            logs += [{**dict(zip(_RUN, _run_of(path), strict=True)), **row} for row in read_jsonl(path)]
+        if not logs:
+            raise RunError(f"no train log in {root / 'train_log'}; run ./run_all.sh {settings.name} first")
+        cost = _read_csv(root / "cost.csv") if (root / "cost.csv").is_file() else None
+        return cls(settings, records, pd.DataFrame(logs), _read_csv(root / "presample.csv"), cost)
+
+
+def _run_of(path: Path) -> tuple[str, str, int]:
+    """(method, variant, seed) of a train log, by the file's name.
+
+    Raises:
+        RunError: a file that no run wrote.
+    """
+    method, _, rest = path.stem.partition("-")
+    variant, _, seed = rest.rpartition("-seed")
+    if not (method and variant and seed.isdecimal()):
+        raise RunError(f"{path}: not a train log, its name is not <method>-<variant>-seed<number>.jsonl; remove it")
+    return method, variant, int(seed)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, keep_default_na=False, na_values=["NaN"])
 
 
 def _plain(frame: pd.DataFrame) -> list[dict]:
@@ -134,17 +159,31 @@ def _cost(results: Results) -> pd.DataFrame:
 
 
 def figure(name: str, results: Results, root: Path) -> Figure:
-    """Draws one figure of `FIGURES`, writes it to `figures/` as PNG and SVG, and returns it."""
-    drawn = FIGURES[name](results)
-    save_figure(drawn, root / "figures", name)
+    """Draws one figure of `FIGURES`, writes it to `figures/` as PNG and SVG, and returns it.
+
+    Raises:
+        ValueError: no such figure, or the results lack what it shows.
+    """
+    drawn = _product(FIGURES, name, "figure")(results)
+    save_figure(drawn, Path(root) / "figures", name)
     return drawn
 
 
 def table(name: str, results: Results, root: Path) -> pd.DataFrame:
-    """Makes one table of `TABLES`, writes it to `tables/` as CSV, and returns it."""
-    made = TABLES[name](results)
-    tables.to_csv(made, root / "tables" / f"{name}.csv")
+    """Makes one table of `TABLES`, writes it to `tables/` as CSV, and returns it.
+
+    Raises:
+        ValueError: no such table.
+    """
+    made = _product(TABLES, name, "table")(results)
+    tables.to_csv(made, Path(root) / "tables" / f"{name}.csv")
     return made
+
+
+def _product(products: Mapping[str, Callable[[Results], Any]], name: str, kind: str) -> Callable[[Results], Any]:
+    if name not in products:
+        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(products)}")
+    return products[name]
 
 
 def judge(results: Results, root: Path) -> list[claims.ClaimResult]:
@@ -155,7 +194,13 @@ def judge(results: Results, root: Path) -> list[claims.ClaimResult]:
 
 
 def draw(results: Results, root: Path, names: Sequence[str] = (*FIGURES, *TABLES)) -> list[claims.ClaimResult]:
-    """Every figure, table and claim into `root`."""
+    """Every figure, table and claim into `root`; `names` chooses among the figures and tables.
+
+    Raises:
+        ValueError: a name that is neither a figure's nor a table's, before anything is drawn.
+    """
+    for name in names:
+        _product({**FIGURES, **TABLES}, name, "figure or table")
     for name in names:
         if name in FIGURES:
             plt.close(figure(name, results, root))

@@ -123,7 +123,7 @@ def problem_table(rows: pd.DataFrame) -> pd.DataFrame:
     table["n"] = np.bincount(group[judged], minlength=size)
     table["c"] = np.bincount(group[judged & rows["correct"].to_numpy(bool)], minlength=size)
     styled = (rows["style"] != NO_STYLE).to_numpy()
-    codes, names = pd.factorize(rows["style"].astype(str))
+    codes, names = pd.factorize(rows["style"].astype(str), sort=True)
     counts = np.bincount(group[styled] * len(names) + codes[styled], minlength=size * len(names))
     table["styles_nats"] = _entropy(counts.reshape(size, len(names)))
     return table.reset_index()

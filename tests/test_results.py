@@ -1,0 +1,150 @@
+"""Recorded results: written and read again they are the same, and drawn twice they give the same bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+from synthetic import make_cost, make_presample, make_records, make_train_logs
+
+from dphlib import results as results_module
+from dphlib.config import profile
+from dphlib.results import FIGURES, TABLES, Results, beside_reference, close_notebook, draw, figure, judge, table
+from dphlib.runs import RunError
+
+METHODS = ("base", "grpo", "dph_js")
+SORTED_BY = ["method", "variant", "seed", "step", "suite", "problem_id", "sample"]
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    """Made-up results of a few methods; the rows stand in no order, the smallest numbers have many digits."""
+    seeds = (0, 1)
+    sums = make_presample(12).assign(suite="sums_train", family="")
+    presample = pd.concat([make_presample(40).assign(suite="train", family="highest"), sums], ignore_index=True)
+    records = make_records(METHODS, seeds).sample(frac=1, random_state=1, ignore_index=True)
+    cost = make_cost().assign(step_s=lambda frame: frame["step_s"] / 3)
+    columns = ["suite", "problem_id", "family", "correct"]
+    return Results(profile("cpu"), records, make_train_logs(METHODS, seeds), presample[columns], cost)
+
+
+def written(results: Results, root: Path) -> Results:
+    results.write(root)
+    return Results.load(root, results.settings)
+
+
+def sorted_logs(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.sort_values(["method", "variant", "seed", "iteration"], ignore_index=True)
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_what_is_written_is_read_again(results, tmp_path):
+    again = written(results, tmp_path)
+    assert_frame_equal(again.records, results.records.sort_values(SORTED_BY, ignore_index=True), check_exact=True)
+    assert_frame_equal(
+        sorted_logs(again.train_logs)[list(results.train_logs)], sorted_logs(results.train_logs), check_exact=True
+    )
+    assert_frame_equal(again.presample, results.presample, check_exact=True)
+    assert_frame_equal(again.cost, results.cost, check_exact=True)
+    assert len(again.sql_presample) == 40
+
+
+def test_written_again_gives_the_same_bytes(results, tmp_path):
+    again = written(results, tmp_path / "first")
+    again.write(tmp_path / "second")
+    assert files(tmp_path / "first") == files(tmp_path / "second")
+
+
+def test_a_smaller_run_leaves_nothing_of_the_larger_one(results, tmp_path):
+    results.write(tmp_path)
+    logs = results.train_logs[results.train_logs["method"] == "grpo"]
+    again = written(replace(results, train_logs=logs, cost=None), tmp_path)
+    assert again.cost is None and set(again.train_logs["method"]) == {"grpo"}
+    assert {path.name for path in (tmp_path / "train_log").iterdir()} == {
+        "grpo-main-seed0.jsonl", "grpo-main-seed1.jsonl"
+    }  # fmt: skip
+
+
+def test_a_variant_with_a_hyphen_and_a_number_that_was_not_measured_survive(results, tmp_path):
+    logs = results.train_logs[results.train_logs["method"] == "grpo"].assign(variant="eta=2.5e-05", loss=float("nan"))
+    again = written(replace(results, train_logs=logs), tmp_path)
+    assert set(again.train_logs["variant"]) == {"eta=2.5e-05"} and again.train_logs["loss"].isna().all()
+
+
+@pytest.mark.parametrize("part", ["records.parquet", "train_log", "presample.csv"])
+def test_a_run_that_is_not_there_is_named_with_the_way_out(results, part, tmp_path):
+    with pytest.raises(RunError, match=r"records\.parquet is missing; run \./run_all\.sh cpu first"):
+        Results.load(tmp_path / "nothing", results.settings)
+    results.write(tmp_path)
+    (tmp_path / part).rename(tmp_path / f"{part}.elsewhere")
+    with pytest.raises(RunError, match=f"{part} is missing"):
+        Results.load(tmp_path, results.settings)
+
+
+def test_a_train_log_of_no_run_is_named(results, tmp_path):
+    results.write(tmp_path)
+    (tmp_path / "train_log" / "notes.jsonl").write_text("{}\n")
+    with pytest.raises(RunError, match=r"notes\.jsonl: not a train log"):
+        Results.load(tmp_path, results.settings)
+
+
+def test_the_same_results_give_the_same_bytes(results, tmp_path):
+    """From memory and from the files, drawn twice: figures, tables and claims."""
+    names = ["fig4_styles", "fig6_cost", "table5", "methods"]
+    again = written(results, tmp_path / "run")
+    first = draw(results, tmp_path / "first", names)
+    assert draw(again, tmp_path / "second", names) == first
+    made = files(tmp_path / "first")
+    assert made == files(tmp_path / "second")
+    assert {name.partition(".")[0].rpartition("/")[2] for name in made} == {*names, "claims"}
+    assert [row["id"] for row in json.loads(made["claims.json"])] == [one.id for one in first]
+
+
+def test_every_figure_and_table_is_drawn_under_its_name(results, monkeypatch, tmp_path):
+    """`draw` without names writes each product; what is drawn here is that of one, the names are of all."""
+    drawn, made = FIGURES["fig6_cost"](results), TABLES["methods"](results)
+    for products, product in ((FIGURES, drawn), (TABLES, made)):
+        for name in products:
+            monkeypatch.setitem(products, name, lambda r, product=product: product)
+    draw(results, tmp_path)
+    expected = {f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")}
+    assert set(files(tmp_path)) == expected | {f"tables/{name}.csv" for name in TABLES} | {"claims.json"}
+
+
+def test_an_unknown_name_is_told_with_the_known_ones_before_anything_is_drawn(results, tmp_path):
+    with pytest.raises(ValueError, match="unknown figure 'fig2'; known: .*fig2_pass_at_k"):
+        figure("fig2", results, tmp_path)
+    with pytest.raises(ValueError, match="unknown table 'fig4_styles'; known: table1"):
+        table("fig4_styles", results, tmp_path)
+    with pytest.raises(ValueError, match="unknown figure or table 'table9'"):
+        draw(results, tmp_path, ["fig4_styles", "table9"])
+    assert not files(tmp_path)
+
+
+def test_a_cost_that_was_not_measured_is_told(results, tmp_path):
+    with pytest.raises(RunError, match="cost of an iteration was not measured"):
+        figure("fig6_cost", replace(results, cost=None), tmp_path)
+
+
+def test_claims_are_judged_by_the_profile_that_wrote_the_records(results, tmp_path):
+    smoke = replace(results, settings=profile("smoke"))
+    assert not any(one.verdict == "supported" for one in judge(smoke, tmp_path))
+    assert json.loads((tmp_path / "claims.json").read_text())
+
+
+def test_a_notebook_is_closed_with_its_numbers_and_they_stand_beside_the_references(tmp_path, capsys):
+    close_notebook("06_retention_and_ood", tmp_path / "reference", {"problems": 128, "loss": 0.51239})
+    assert "2 numbers" in capsys.readouterr().out
+    frame = beside_reference("06_retention_and_ood", tmp_path / "smoke", {"loss": 0.25, "new": 1}, tmp_path / "reference")
+    assert frame.to_numpy().tolist() == [["loss", "0.25", "0.5124"], ["new", "1", "not recorded"]]
+
+
+def test_the_reference_is_this_repositorys():
+    assert results_module.REFERENCE.parts[-2:] == ("artifacts", "reference")
