@@ -68,3 +68,9 @@ def test_code_runs_as_written(code):
     exec(compile(code, "README.md", "exec"), names)
     assert names["logprobs"].grad.isfinite().all()
     assert names["logprobs"].grad.any()
+
+
+def test_figures_tables_and_claims_are_drawn_again_byte_by_byte(tmp_path, capsys):
+    status = cli.replot(REFERENCE, tmp_path)
+    assert status == 0, capsys.readouterr().out
+    assert len(list(tmp_path.rglob("*.svg"))) == len(list((tmp_path / "figures").glob("*.png"))) >= 9

@@ -1,0 +1,70 @@
+"""The command line's errors: one line that names the value and the way out, and a status that is not zero."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from small import policy, tokenizer
+
+from dphlib import cli, model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--profile", "gpu9"], "unknown profile 'gpu9'; known: smoke, cpu"),
+        (["train", "--method", "ppo"], "unknown method 'ppo'; known: grpo"),
+        (["train", "--method", "grpo", "--variant", "x"], "unknown variant 'x'"),
+        (["claims", "--source", "nowhere"], "manifest.json is not there"),
+        (["report", "--source", "nowhere"], "claims.json is not there"),
+        (["replot", "--source", "nowhere"], "no recorded run in nowhere"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(arguments, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "train":
+        arguments = [*arguments, "--artifacts", str(tmp_path)]
+    assert cli.main(arguments) == 1
+    err = capsys.readouterr().err
+    assert says in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_full_disk_is_told_before_anything_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    assert cli.main(["run", "--profile", "smoke", "--artifacts", str(tmp_path)]) == 1
+    assert "GiB" in capsys.readouterr().err
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path, capsys):
+    from filelock import FileLock
+
+    (tmp_path / "smoke").mkdir()
+    with FileLock(tmp_path / "smoke" / ".lock"):
+        assert cli.main(["run", "--profile", "smoke", "--artifacts", str(tmp_path)]) == 1
+    assert "another run is writing" in capsys.readouterr().err
+
+
+def test_a_model_is_saved_and_loaded_as_any_hugging_face_folder(tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model.save(policy(), tokenizer(), tmp_path)
+    loaded, words = model.load(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = torch.tensor([words("question : 1 + 2 answer :")["input_ids"]])
+    torch.testing.assert_close(loaded(ids).logits, plain(ids).logits)
+    assert AutoTokenizer.from_pretrained(tmp_path)("a")["input_ids"][0] == words.bos_token_id
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_a_base_of_another_vocabulary_or_none_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no model in"):
+        model.load(tmp_path)
+    model.save(policy(), tokenizer(), tmp_path)
+    bigger = type(tokenizer())(tokenizer_object=tokenizer().backend_tokenizer)
+    bigger.add_tokens(["one more"])
+    bigger.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="another vocabulary"):
+        model.load(tmp_path)

@@ -1,0 +1,59 @@
+"""All notebooks on the smallest profile, from nothing, through the command that a reader uses; then once more."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from dphlib import cli
+from dphlib.notebooks import check_executed
+from dphlib.runs import verify_run_manifest
+
+NOTEBOOKS = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    artifacts = tmp_path_factory.mktemp("artifacts")
+    assert cli.main(["run", "--profile", "smoke", "--artifacts", str(artifacts)]) == 0
+    return artifacts
+
+
+def test_every_notebook_ran_to_its_end_and_left_its_numbers(smoke):
+    assert len(NOTEBOOKS) == 9
+    for name in NOTEBOOKS:
+        assert check_executed(smoke / "smoke" / "notebooks" / f"{name}.ipynb") > 3
+        assert json.loads((smoke / "smoke" / "metrics" / f"{name}.json").read_text())
+
+
+def test_results_are_whole(smoke):
+    assert verify_run_manifest(smoke / "smoke") == []
+    page = (smoke / "smoke" / "report" / "index.html").read_text()
+    assert all(f"notebooks/{name}.html" in page for name in NOTEBOOKS)
+
+
+def test_smoke_supports_no_claim(smoke):
+    claims = json.loads((smoke / "smoke" / "claims.json").read_text())
+    assert claims
+    assert "supported" not in {claim["verdict"] for claim in claims}
+
+
+def test_the_second_run_executes_nothing_and_says_so(smoke, capsys):
+    started = time.monotonic()
+    assert cli.main(["run", "--profile", "smoke", "--artifacts", str(smoke)]) == 0
+    out = capsys.readouterr().out
+    assert out.count(": reused") == len(NOTEBOOKS)
+    assert "all notebooks reused" in out
+    assert time.monotonic() - started < 60
+
+
+def test_a_damaged_result_is_noticed_and_made_again(smoke, capsys):
+    table = smoke / "smoke" / "tables" / "table1.csv"
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-20])
+    assert cli.main(["run", "--profile", "smoke", "--artifacts", str(smoke)]) == 0
+    assert "table1.csv" in capsys.readouterr().err
+    assert table.read_bytes() == whole
