@@ -92,9 +92,7 @@ RANGES: tuple[Range, ...] = (
     Range(
         "in domain, greedy (%)", 30, 70, "as the paper's base on BIRD: room to rise and to fall", _greedy("in_domain")
     ),
-    Range(
-        "in domain, Pass@1 (%)", 30, 55, "one drawn answer is right less often than it could be", _pass("in_domain", 1)
-    ),
+    Range("in domain, Pass@1 (%)", 30, 55, "a single draw often fails", _pass("in_domain", 1)),
     Range("in domain, Pass@8 (%)", 70, 90, "far above Pass@1: the right answers are there", _pass("in_domain", 8)),
     Range("in domain, Pass@64 (%)", 85, 99, "below saturation: a loss at large k can be seen", _pass("in_domain", 64)),
     Range(

@@ -25,6 +25,19 @@ COUNTERPARTS = {
 """Suite -> what it stands for in the paper."""
 
 
+def examples(problems: Sequence[Problem], family: str) -> list[Problem]:
+    """The problems of a family, those first on which the four styles are not all right.
+
+    Raises:
+        ValueError: none is of that family.
+    """
+    of_family = [problem for problem in problems if problem.meta["family"] == family]
+    if not of_family:
+        known = ", ".join(sorted({problem.meta["family"] for problem in problems}))
+        raise ValueError(f"no problem of family {family!r} among these {len(problems)}; there are: {known}")
+    return sorted(of_family, key=lambda problem: set(problem.meta["right_styles"].split()) == set(STYLES))
+
+
 def question_of(problem: Problem) -> Question:
     """The question of an SQL problem of the CPU world, read off its prompt and its labels.
 

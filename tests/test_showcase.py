@@ -10,6 +10,7 @@ from dphlib.prompts import STYLES
 from dphlib.showcase import (
     column_content,
     decisive_columns,
+    examples,
     four_answers,
     question_of,
     right_table,
@@ -40,6 +41,17 @@ def test_questions_are_read_off_their_prompts(world):
         assert set(content["column"]) == set(decisive_columns(problem)) and (content["rows"] <= content["of"]).all()
     with pytest.raises(ValueError, match="is a sum"):
         question_of(suites["out_of_domain"][0])
+
+
+def test_examples_on_which_styles_differ_come_first(world):
+    _, suites = world
+    for family in ("highest", "list_above"):
+        shown = examples(suites["train"], family)
+        assert {problem.meta["family"] for problem in shown} == {family}
+        everyone = [problem.meta["right_styles"].count(" ") == 3 for problem in shown]
+        assert everyone == sorted(everyone)
+    with pytest.raises(ValueError, match="no problem of family 'lowest'"):
+        examples(suites["train"], "lowest")
 
 
 def test_verdicts_on_the_four_answers_are_the_problems_right_styles(world):
