@@ -205,7 +205,8 @@ set_up() {
     printf '%s\n' "$want" >"$stamp"
     rm -rf "$lock"
     trap - EXIT HUP INT TERM
-    echo "set-up: done"
+    echo "set-up: done in $SECONDS s"
+    export DPH_SETUP_S=$SECONDS # the run records it beside the notebooks' seconds
 }
 
 set_up
