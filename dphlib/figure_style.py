@@ -143,6 +143,7 @@ def save(fig: Figure, folder: Path, name: str) -> list[Path]:
 
     No date, version or random id goes into them: the same figure gives the same bytes. Written whole or not at all.
     """
+    _settle(fig)
     written = []
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
         path = Path(folder) / f"{name}{suffix}"
@@ -150,3 +151,14 @@ def save(fig: Figure, folder: Path, name: str) -> list[Path]:
             fig.savefig(temporary, format=suffix[1:], metadata=metadata, facecolor="white", dpi=220)
         written.append(path)
     return written
+
+
+def _settle(fig: Figure) -> None:
+    """Lays the panels out for good, their places rounded.
+
+    The last digits of the layout's solver differ from call to call; nobody sees them, but ids in an SVG hash them.
+    """
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")
+    for ax in fig.axes:
+        ax.set_position(tuple(round(place, 6) for place in ax.get_position().bounds))

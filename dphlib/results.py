@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dphlib import claims, plots, run_plots, tables
+from dphlib.claims_view import claims_figure
 from dphlib.config import METHOD_CONFIGS, Profile, RunConfig
 from dphlib.figure_style import save as save_figure
 from dphlib.files import write_json, write_text
@@ -26,6 +27,9 @@ from dphlib.stages import Pipeline
 
 REFERENCE = Path(__file__).resolve().parent.parent / "artifacts" / "reference"
 """The committed results of a full CPU run."""
+
+CLAIMS_FIGURE = "fig10_claims"
+"""The figure that `judge` writes; the others are in `FIGURES`."""
 
 _RUN = ["method", "variant", "seed"]
 _SORTED_BY = ["method", "variant", "seed", "step", "suite", "problem_id", "sample"]
@@ -187,9 +191,10 @@ def _product(products: Mapping[str, Callable[[Results], Any]], name: str, kind: 
 
 
 def judge(results: Results, root: Path) -> list[claims.ClaimResult]:
-    """Judges every claim and writes `claims.json`."""
+    """Judges every claim; writes `claims.json` and the figure of all verdicts."""
     judged = claims.evaluate_claims(results.records, results.train_logs, results.settings.name)
-    write_text(root / "claims.json", claims.to_json(judged))
+    write_text(Path(root) / "claims.json", claims.to_json(judged))
+    save_figure(claims_figure(judged), Path(root) / "figures", CLAIMS_FIGURE)
     return judged
 
 

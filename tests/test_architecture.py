@@ -25,7 +25,7 @@ ORDER = """
     model sft sampler partition
     divergences logprobs losses scoring trainer evaluate lessons showcase
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
-    judge claims facts readme report_page report
+    retention ablations judge claims facts claims_view readme report_page report
     stages results kernel notebooks site cli
 """.split()
 # These compute with tensors; every other module is imported without torch.

@@ -1,0 +1,123 @@
+"""What RL kept: small hand-made records whose numbers can be counted, and the made-up run for the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import make_records
+
+from dphlib import retention, stats
+from dphlib.types import METHODS
+
+
+def rows(method: str, right: list[list[int]], seed: int = -1, suite: str = "in_domain") -> pd.DataFrame:
+    """Records of one run: `right[p][s]` says whether answer s to problem p is correct."""
+    cells = [(f"p{p}", s, bool(x)) for p, answers in enumerate(right) for s, x in enumerate(answers)]
+    frame = pd.DataFrame(cells, columns=["problem_id", "sample", "correct"])
+    return frame.assign(
+        method=method, variant="main", seed=seed, step=0 if seed < 0 else 9, suite=suite, subset="", style="direct",
+        outcome=np.where(frame["correct"], "correct", "wrong"), answer_hash="aa", tokens=10, truncated=False,
+        entropy=0.5, logprob=-2.0, base_logprob=-5.0, temperature=1.0, top_p=1.0, max_new_tokens=48,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def records() -> pd.DataFrame:
+    return make_records(("base", "grpo", "dph_js"), (0, 1), ablations=False)
+
+
+BASE = rows("base", [[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+TUNED = rows("grpo", [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]], seed=0)
+
+
+def test_keep_and_explore_are_counted():
+    got = retention.capability_split(pd.concat([BASE, TUNED]), k=4).iloc[0]
+    assert (got["method"], got["keep"], got["explore"]) == ("GRPO", 50.0, 50.0)
+    assert (got["preserved"], got["lost"], got["gained"], got["seeds"]) == (1.0, 1.0, 1.0, 1)
+
+
+def test_the_base_against_itself_loses_by_chance_alone():
+    """2k answers: two draws without replacement of one right answer of four; both halves hold it never."""
+    got = retention.capability_split(pd.concat([BASE, TUNED]), k=2)
+    assert got["method"].tolist() == ["base, drawn again", "GRPO"]
+    assert got.loc[0, ["preserved", "lost", "gained"]].tolist() == pytest.approx([1.0, 0.5, 0.5])
+    assert "base, drawn again" not in set(retention.capability_split(pd.concat([BASE, TUNED]), k=4)["method"])
+
+
+def test_it_agrees_with_the_numbers_of_stats(records):
+    split = retention.capability_split(records, k=8).set_index("method")
+    direct = stats.keep_explore(stats.final(records[records["suite"] == "in_domain"]), 8)
+    direct = direct.groupby("method")[["keep", "explore", "preserved", "lost", "gained"]].mean()
+    for method, name in (("grpo", "GRPO"), ("dph_js", "DPH-JS")):
+        expected = direct.loc[method] * [100, 100, 1, 1, 1]
+        assert split.loc[name, list(direct)].tolist() == pytest.approx(expected.tolist())
+    assert (split["keep_low"] <= split["keep"]).all() and split[["keep_low", "explore_high"]].to_numpy().min() >= 0
+
+
+def test_losses_are_shares_of_the_bases():
+    got = retention.losses(pd.concat([BASE, TUNED, rows("rkl", [[1] * 4, [0] * 4, [0] * 4, [0] * 4], seed=0)]), k=4)
+    assert got.set_index("method")["in domain"].to_dict() == {"GRPO": 0.0, "RKL": 50.0}
+
+
+def test_a_base_that_solves_nothing_has_no_share_to_lose():
+    nothing = rows("base", [[0] * 4] * 4)
+    got = retention.losses(pd.concat([nothing, TUNED]), k=4)
+    assert got["in domain"].isna().all() and retention.readable(got)["in domain"].tolist() == ["-"]
+    split = retention.capability_split(pd.concat([nothing, TUNED]), k=4)
+    assert split["keep"].isna().all() and split["explore"].tolist() == [50.0]
+
+
+def test_support_adds_up_to_the_problems(records):
+    got = retention.support(records)
+    assert set(got["suite"]) == {"in domain", "cross domain", "out of domain"}
+    parts = got[["preserved", "lost", "gained", "neither"]]
+    assert parts.sum(axis=1).tolist() == pytest.approx(got["problems"].tolist()) and parts.to_numpy().min() > -1e-9
+    again = got[got["method"] == "base, drawn again"]
+    assert again["lost"].tolist() == pytest.approx(again["gained"].tolist())
+
+
+def test_behaviour_is_the_mean_over_seeds(records):
+    got = retention.behaviour(records, "in_domain").set_index("method")
+    final = stats.final(records[records["suite"] == "in_domain"])
+    entropy = stats.answer_statistics(final[final["method"] == "grpo"])["entropy_nats"].mean()
+    assert got.loc["GRPO", "entropy_nats"] == pytest.approx(entropy)
+    assert got["seeds"].to_dict() == {"base": 1, "GRPO": 2, "DPH-JS": 2} and got.loc["base", "kl_to_base_nats"] == 0
+    with pytest.raises(ValueError, match="'elsewhere'; the records have cross_domain, in_domain"):
+        retention.behaviour(records, "elsewhere")
+
+
+def test_the_problem_that_changed_most_is_found():
+    both = pd.concat([BASE, TUNED])
+    assert retention.changed_problem(both, "grpo", "lost", k=4) == "p1"
+    assert retention.changed_problem(both, "grpo", "gained", k=4) == "p2"
+    assert retention.changed_problem(both, "grpo", "lost", k=4, rank=1) == "p0"  # no change, first by its id
+    with pytest.raises(ValueError, match="direction 'up': one of lost, gained"):
+        retention.changed_problem(both, "grpo", "up")
+    with pytest.raises(ValueError, match="rank 4: the suite in_domain has 4 problems"):
+        retention.changed_problem(both, "grpo", "lost", k=4, rank=4)
+
+
+@pytest.mark.parametrize("function", [retention.capability_split, retention.losses, retention.support])
+def test_without_the_base_nothing_is_compared(function, records):
+    with pytest.raises(ValueError, match="evaluate the base first"):
+        function(records[records["method"] != "base"])
+
+
+def test_answers_are_counted_by_style():
+    drawn = pd.DataFrame(
+        {
+            "model": ["base", "base", "GRPO"], "style": ["nested", "direct", "nested"], "times": [3, 1, 4],
+            "verdict": ["wrong", "correct", "correct"], "answer": ["a", "b", "c"],
+        }
+    )  # fmt: skip
+    got = retention.style_counts(drawn).set_index("model")
+    assert got.index.tolist() == ["base", "GRPO"]
+    assert got.loc["base", ["direct", "aliased", "nested", "correct", "different answers"]].tolist() == [1, 0, 3, 1, 2]
+    assert got.loc["GRPO", ["nested", "correct"]].tolist() == [4, 4]
+
+
+def test_every_method_of_the_records_has_a_row_in_the_papers_order():
+    made = make_records(seeds=(0,), ablations=False, steps=False)
+    got = retention.capability_split(made, k=4)
+    assert len(got) == len(METHODS) and (got["seeds"][1:] == 1).all()
