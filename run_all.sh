@@ -205,7 +205,7 @@ set_up() {
     printf '%s\n' "$want" >"$stamp"
     rm -rf "$lock"
     trap - EXIT HUP INT TERM
-    echo "set-up: done in $SECONDS s"
+    echo "set-up: done, $SECONDS s"
     export DPH_SETUP_S=$SECONDS # the run records it beside the notebooks' seconds
 }
 
