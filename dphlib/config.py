@@ -182,7 +182,7 @@ class EvalConfig:
     samples: Mapping[str, int] = field(
         default_factory=lambda: {"in_domain": 64, "cross_domain": 32, "out_of_domain": 32}
     )
-    steps: tuple[int, ...] = (5, 10, 20, 40)
+    steps: tuple[int, ...] = (5, 15, 30)
     step_samples: int = 16
     max_new_tokens: int = 48
     draw_seed: int = 7
