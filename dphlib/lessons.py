@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dphlib.divergences import Divergence, divergence, exact, generator
+from dphlib.divergences import DIVERGENCES, Divergence, divergence, exact, generator
 from dphlib.losses import EXPLORE, partitioned_loss
 
 
@@ -34,6 +34,27 @@ def named(name: str) -> Divergence:
     """The divergence of a name such as `alpha_0.5`. Raises ValueError for one that is not known."""
     kind, params = parse(name)
     return divergence(kind, **params)
+
+
+def generator_table() -> pd.DataFrame:
+    """Every divergence and its facts, formulas in LaTeX without the letter | (for a Markdown table).
+
+    Columns: name, f(u), the divergence, pulls, f(0), f''(1).
+    """
+
+    def number(value: float | None) -> str:
+        if value is None:
+            return "none: a kink"
+        if np.isnan(value):
+            return r"$1/(1-\alpha)$"  # only alpha leaves one open
+        return "infinite" if np.isinf(value) else f"{value:.3g}"
+
+    rows = []
+    for f in DIVERGENCES.values():
+        equation = f.equation.replace("|u - 1|", r"\lvert u - 1 \rvert")
+        row = {"name": f.name, "f(u)": f"${equation}$", "the divergence": f.measures, "pulls": f.direction}
+        rows.append(row | {"f(0)": number(f.at_zero), "f''(1)": number(f.second_derivative_at_1)})
+    return pd.DataFrame(rows)
 
 
 def curves(names: Sequence[str], d_max: float, points: int = 241) -> pd.DataFrame:

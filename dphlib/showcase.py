@@ -5,6 +5,7 @@ Reads problems and databases, writes nothing. Nothing here is used by training.
 
 from __future__ import annotations
 
+import html
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -176,3 +177,22 @@ def right_table(problems: Sequence[Problem]) -> pd.DataFrame:
     means.insert(0, "problems", frame.groupby(["content", "family"]).size())
     total = {"content": "", "family": "every problem", "problems": len(frame)} | frame[columns].mean().to_dict()
     return pd.concat([means.reset_index(), pd.DataFrame([total])], ignore_index=True)
+
+
+def as_html(frame: pd.DataFrame) -> str:
+    """A table for a notebook, without the index; text stands to the left, numbers to the right.
+
+    >>> as_html(pd.DataFrame({"n": [1], "sql": ["a < b"]})).splitlines()[1]
+    '<tr><td>1</td><td style="text-align: left">a &lt; b</td></tr>'
+    """
+
+    def row(values: Sequence[object], tag: str) -> str:
+        cells = [
+            f"<{tag}{style}>{html.escape(str(value))}</{tag}>" for value, style in zip(values, styles, strict=True)
+        ]
+        return f"<tr>{''.join(cells)}</tr>"
+
+    numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]
+    styles = ["" if is_number else ' style="text-align: left"' for is_number in numeric]
+    lines = [row(values, "td") for values in frame.itertuples(index=False, name=None)]
+    return "\n".join([f"<table><thead>{row(frame.columns, 'th')}</thead><tbody>", *lines, "</tbody></table>"])

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from dphlib import lesson_plots
-from dphlib.divergences import exact
+from dphlib.divergences import DIVERGENCES, exact
 from dphlib.lessons import (
     covering_fits,
     curves,
     estimates,
+    generator_table,
     held_styles,
     named,
     parse,
@@ -38,6 +39,14 @@ def test_names():
         named("alpha_1.5")
     with pytest.raises(ValueError, match="unknown divergence"):
         named("kl")
+
+
+def test_table_of_generators():
+    table = generator_table().set_index("name")
+    assert set(table.index) == set(DIVERGENCES) and not table["f(u)"].str.contains("|", regex=False).any()
+    assert table.loc["forward_kl", "f(0)"] == "infinite" and table.loc["reverse_kl", "f(0)"] == "1"
+    assert table.loc["js", "f''(1)"] == "0.25" and table.loc["total_variation", "f''(1)"] == "none: a kink"
+    assert table.loc["alpha", "f(0)"] == r"$1/(1-\alpha)$"
 
 
 def test_curves_are_the_generator_and_its_derivative():
