@@ -215,9 +215,9 @@ def base_regime(records: pd.DataFrame, presample: pd.DataFrame, *, k: int = 8, t
     counts.bar(np.arange(k + 1)[~near], heights[~near], color="#E3A869", width=0.82)
     counts.bar(np.arange(k + 1)[near], heights[near], color="#44679F", width=0.82)
     counts.axvline(threshold - 0.5, color="#222", linestyle=(0, (4, 1.6)), linewidth=1)
-    side = "right" if 2 * threshold > k else "left"  # of the line, where there is room
+    side, shift = ("right", -3) if 2 * threshold > k else ("left", 3)  # of the line, where there is room
     counts.annotate(f"threshold {threshold} of {k}", (threshold - 0.5, 1), xycoords=("data", "axes fraction"),
-                    ha=side, va="top", xytext=(-3 if side == "right" else 3, -1), textcoords="offset points", fontsize=6.6)  # fmt: skip
+                    ha=side, va="top", xytext=(shift, -1), textcoords="offset points", fontsize=6.6)  # fmt: skip
     counts.set(xlabel=f"correct of {k} pre-samples", ylabel="training prompts", title="pre-samples")
     counts.set_xticks(range(k + 1))
     counts.set_ylim(0, 1.14 * heights.max())
