@@ -53,6 +53,8 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 # Two threads that wait for each other by spinning took ten times as long as one on a machine busy with other work.
 _PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+# Bars that a model's loading draws, and tqdm's advice to install a widget, are nothing to read in a notebook.
+_QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
 
 
 class NotebookError(RuntimeError):
@@ -140,11 +142,13 @@ def run_notebooks(
     out = out_root.absolute() / "notebooks"
     out.mkdir(parents=True, exist_ok=True)
     runs = []
-    for position, path in enumerate(paths, start=1):
-        print(f"[{position}/{len(paths)}] {path.stem} ...", flush=True)
+    everything = find_notebooks(folder)
+    for path in paths:
+        place = f"[{everything.index(path) + 1}/{len(everything)}]"
+        print(f"{place} {path.stem} ...", flush=True)
         passed = {name: value for name, value in parameters.items() if name in declared[path]}
         runs.append(_run_one(path, out / path.name, passed))
-        print(f"[{position}/{len(paths)}] {path.stem} done in {runs[-1].wall_s:.1f} s", flush=True)
+        print(f"{place} {path.stem} done in {runs[-1].wall_s:.1f} s", flush=True)
     return runs
 
 
@@ -238,7 +242,7 @@ def _run_one(path: Path, final: Path, parameters: Mapping[str, Any]) -> Notebook
     mark, started, at = secrets.token_hex(8), time.monotonic(), {"cell": 0}
     with tempfile.TemporaryDirectory(prefix="dph-kernel-", ignore_cleanup_errors=True) as scratch:
         progress = Path(scratch) / "progress.json"
-        environment = {MARK: mark, PROGRESS_FILE: str(progress), **_PATIENT_THREADS}
+        environment = {MARK: mark, PROGRESS_FILE: str(progress), **_PATIENT_THREADS, **_QUIET}
         with own_kernel(Path(scratch), environment), stopping(path.stem, mark):
             try:
                 with _Status(progress, at):

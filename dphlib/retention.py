@@ -22,6 +22,7 @@ from dphlib.prompts import STYLES, style_of
 from dphlib.types import METHODS, Problem
 
 DIRECTIONS = ("lost", "gained")
+_UNITS = dict.fromkeys(("keep", "explore", "truncated", *SUITES.values()), " (%)")
 
 
 def _main(records: pd.DataFrame) -> pd.DataFrame:
@@ -175,7 +176,8 @@ def changed_problem(
 ) -> str:
     """The problem whose mean Pass@k a method lowered (`lost`) or raised (`gained`) most.
 
-    `rank` 1 is the next after it, and so on; ties go by the problem's id. It shows what a change looks like; it is chosen for it, so it shows no frequency.
+    `rank` 1 is the next after it, and so on; ties go by the problem's id. It is chosen to show what a change looks
+    like, so it shows no frequency.
 
     Raises:
         ValueError: an unknown direction, a method that is not in the records, a rank beyond the problems.
@@ -245,10 +247,10 @@ def style_counts(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
-    """A frame as it is read: `x`, `x_low`, `x_high` become one text, other numbers are rounded, absent ones a dash.
+    """A frame as it is read: `x`, `x_low`, `x_high` become one text, others are rounded, absent ones a dash.
 
     >>> readable(pd.DataFrame({"keep": [81.26], "keep_low": [79.0], "keep_high": [83.5], "seeds": [3]})).to_dict("list")
-    {'keep': ['81.3 [79.0, 83.5]'], 'seeds': ['3']}
+    {'keep (%)': ['81.3 [79.0, 83.5]'], 'seeds': ['3']}
     """
     out = {}
     for name in (n for n in frame.columns if not n.endswith(("_low", "_high"))):
@@ -259,7 +261,8 @@ def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
                 t if t == "-" else f"{t} [{_text(a, digits)}, {_text(b, digits)}]"
                 for t, (a, b) in zip(texts, ends, strict=True)
             ]
-        out[name.replace("_", " ")] = texts
+        title = name.removesuffix("_nats").replace("_", " ")
+        out[title + _UNITS.get(name, " (nats)" if name.endswith("_nats") else "")] = texts
     return pd.DataFrame(out)
 
 

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +68,26 @@ _verified: set[tuple[Path, str]] = set()  # stages whose bytes this process has 
 # --- Stage keys ----------------------------------------------------------------------------------
 
 
-def _imported(tree: ast.AST, package: Path) -> set[str]:
-    """Modules of the package that a source imports, wherever in it the import stands."""
+@cache
+def _named_imports(source: str, package: str) -> frozenset[str]:
+    """What a source imports from the package, modules or not, wherever in it the import stands; parsed once a text."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             dotted = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = f"{package.name}.{node.module or ''}".rstrip(".") if node.level else str(node.module)
+            base = f"{package}.{node.module or ''}".rstrip(".") if node.level else str(node.module)
             dotted = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         else:
             continue
-        for parts in (name.split(".") for name in dotted):
-            if parts[0] == package.name and len(parts) > 1 and (package / f"{parts[1]}.py").is_file():
-                names.add(parts[1])
-    return names
+        names |= {parts[1] for parts in (name.split(".") for name in dotted) if parts[0] == package and len(parts) > 1}
+    return frozenset(names)
+
+
+@cache
+def _once(lookup: Callable[[str], str | None], package: str) -> str | None:
+    """A package's version, looked up once: it does not change while a process runs."""
+    return lookup(package)
 
 
 def code_version(modules: Sequence[str], package: Path = Path(__file__).parent) -> str:
@@ -99,7 +105,8 @@ def code_version(modules: Sequence[str], package: Path = Path(__file__).parent) 
             known = ", ".join(sorted(path.stem for path in package.glob("*.py")))
             raise ValueError(f"no module {name!r} in {package.name}; there are: {known}")
         sources[name] = (package / f"{name}.py").read_text(encoding="utf-8")
-        waiting.extend(_imported(ast.parse(sources[name]), package))
+        named = _named_imports(sources[name], package.name)
+        waiting.extend(sorted(other for other in named if (package / f"{other}.py").is_file()))
     return digest(sources)
 
 
@@ -213,7 +220,7 @@ class Run:
             "params": dict(params),
             "inputs": [[stage.name, stage.content_hash] for stage in inputs],
             "code": code_version(code),
-            "versions": {package: package_version(package) for package in KEY_PACKAGES},
+            "versions": {package: _once(package_version, package) for package in KEY_PACKAGES},
         }
         label = f"{name}-{(key := digest(recipe))[:16]}"
         folder, building = (self.root / "stages" / part for part in (label, f".building-{label}"))

@@ -63,7 +63,7 @@ def test_losses_are_shares_of_the_bases():
 def test_a_base_that_solves_nothing_has_no_share_to_lose():
     nothing = rows("base", [[0] * 4] * 4)
     got = retention.losses(pd.concat([nothing, TUNED]), k=4)
-    assert got["in domain"].isna().all() and retention.readable(got)["in domain"].tolist() == ["-"]
+    assert got["in domain"].isna().all() and retention.readable(got)["in domain (%)"].tolist() == ["-"]
     split = retention.capability_split(pd.concat([nothing, TUNED]), k=4)
     assert split["keep"].isna().all() and split["explore"].tolist() == [50.0]
 
