@@ -22,6 +22,7 @@ from dphlib.prompts import STYLES, style_of
 from dphlib.types import METHODS, Problem
 
 DIRECTIONS = ("lost", "gained")
+_SUFFIXES = {"nats": " (nats)", "s": " (s)", "gib": " (GiB)"}
 _UNITS = dict.fromkeys(("keep", "explore", "truncated", *SUITES.values()), " (%)")
 
 
@@ -261,8 +262,10 @@ def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
                 t if t == "-" else f"{t} [{_text(a, digits)}, {_text(b, digits)}]"
                 for t, (a, b) in zip(texts, ends, strict=True)
             ]
-        title = name.removesuffix("_nats").replace("_", " ")
-        out[title + _UNITS.get(name, " (nats)" if name.endswith("_nats") else "")] = texts
+        head, _, tail = name.rpartition("_")
+        out[(head if tail in _SUFFIXES else name).replace("_", " ") + (_UNITS.get(name) or _SUFFIXES.get(tail, ""))] = (
+            texts
+        )
     return pd.DataFrame(out)
 
 
