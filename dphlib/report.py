@@ -16,7 +16,7 @@ from typing import Any
 import nbformat
 from jinja2 import Environment
 
-from dphlib import paper, plots, tables
+from dphlib import claims_view, paper, plots, tables
 from dphlib.facts import effect_text, machine_text, minutes, peak_text, read_json
 from dphlib.files import RunError, write_text
 from dphlib.readme import stale_blocks, verdict_counts, write_readme_blocks
@@ -37,7 +37,9 @@ _FIGURES = {
     "fig5_training": "Figure 5, training curves", "fig6_cost": "Figure 6, cost",
     "fig7_divergences": "Figure 7, generators",
     "fig8_pass_over_steps": "Figure 8, Pass@k over training", "fig9_base": "Figure 9, the base model and the partition",
+    "fig10_claims": "Figure 10, every claim with its interval",
 }  # fmt: skip
+_CAPTIONS = {**plots.CAPTIONS, "fig10_claims": claims_view.CAPTION}
 
 
 def build_report(run_root: Path) -> Path:
@@ -60,7 +62,7 @@ def build_report(run_root: Path) -> Path:
         marks=MARKS,
         claims=[_claim(claim) for claim in claims],
         tables=[_table(run_root, name) for name in tables.TITLES],
-        figures=[{"name": n, "title": _FIGURES[n], "caption": plots.CAPTIONS[n]} for n in drawn],
+        figures=[{"name": n, "title": _FIGURES[n], "caption": _CAPTIONS[n]} for n in drawn],
         absent=[title for name, title in _FIGURES.items() if name not in drawn],
         notebooks=[_notebook(path, taken) for path in notebooks_html(run_root)],
         facts=_facts(manifest, taken),
