@@ -28,7 +28,7 @@ _TEMPLATES = Environment(autoescape=True, trim_blocks=False, keep_trailing_newli
 _WHAT = (
     "What may be compared with the paper is direction and order, with the intervals given. The absolute numbers "
     "may not: a "
-    "model of about one million parameters on a controlled world stands here beside an 8B model on the real sets."
+    "model of about half a million parameters on a controlled world stands here beside an 8B model on the real sets."
 )
 _FIGURES = {
     "fig1_method": "Figure 1, the method", "fig2_pass_at_k": "Figure 2, Pass@k against k",

@@ -25,9 +25,8 @@ COLUMNS = ["row", "column", "method", "variant", "ours", "low", "high", "seeds",
 NOT_RUN = "not run"
 
 _WHAT = (
-    "Comparable: direction and order. Not comparable: the absolute numbers, for ours are of a model of about one "
-    "million "
-    "parameters on a controlled world, the paper's of an 8B model on the real sets."
+    "Comparable: direction and order. Not comparable: the absolute numbers, for ours are of a model of about "
+    "half a million parameters on a controlled world, the paper's of an 8B model on the real sets."
 )
 _INTERVAL = "In brackets: 95 % interval over seeds and problems (hierarchical bootstrap with Student's quantile)."
 TITLES = {
