@@ -181,6 +181,7 @@ set_up() {
     : >"$log" || fail 1 "cannot write $log; set DPH_VENV to a folder that you can write"
 
     echo "set-up: 1 of 3, virtual environment in $venv ($("$base" -V 2>&1))"
+    new=no
     if ! recent "$python" || ! "$python" -m pip --version >>"$log" 2>&1 ||
         [ "$("$base" -V 2>&1)" != "$("$python" -V 2>&1)" ]; then
         if [ "$base" = "$python" ]; then find_python; fi
@@ -188,6 +189,7 @@ set_up() {
             fail 1 "$base has no venv module; install it (Debian, Ubuntu: apt install python3-venv) or set DPH_PYTHON"
         fi
         find "$venv" -mindepth 1 -maxdepth 1 ! -name .lock ! -name set-up.log -exec rm -rf {} +
+        new=yes
         step "$base" -m venv "$venv" || fail 1 "making the virtual environment failed (log: $log)"
     fi
 
@@ -206,7 +208,7 @@ set_up() {
     rm -rf "$lock"
     trap - EXIT HUP INT TERM
     echo "set-up: done, $SECONDS s"
-    export DPH_SETUP_S=$SECONDS # the run records it beside the notebooks' seconds
+    if [ "$new" = yes ]; then export DPH_SETUP_S=$SECONDS; fi # the run records it beside the notebooks' seconds
 }
 
 set_up
