@@ -188,8 +188,10 @@ def reference(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS
         shutil.copytree(source / name, REFERENCE / name, ignore=shutil.ignore_patterns("keys.json", "*.failed.ipynb"))
     for notebook in sorted((REFERENCE / "notebooks").glob("*.ipynb")):
         normalise(notebook)
+    extra = {key: manifest[key] for key in ("profile", "seeds", "seconds")}
+    write_run_manifest(REFERENCE, extra, manifest)
     build_report(REFERENCE)
-    write_run_manifest(REFERENCE, {key: manifest[key] for key in ("profile", "seeds", "seconds")})
+    write_run_manifest(REFERENCE, extra, manifest)
     write_readme_blocks(ROOT / "README.md", REFERENCE)
     print(f"{REFERENCE}: {sum(p.stat().st_size for p in REFERENCE.rglob('*') if p.is_file()) / 2**20:.1f} MiB")
     return 0

@@ -210,8 +210,9 @@ class Run:
             build: writes the output into the empty folder it is given. None only looks, see `NotBuilt`.
             seconds_hint: about how long it takes, told to the person who waits.
 
-        Raises `NotBuilt` when it is not there and `build` is None, `RunError` when the disk is full, a file may not be written, or the build wrote nothing. What
-        the build itself raises passes unchanged, and its half-written output is removed.
+        Raises `NotBuilt` when it is not there and `build` is None, `RunError` when the disk is full, a file may
+        not be written, or the build wrote nothing. What the build itself raises passes unchanged, and its
+        half-written output is removed.
         """
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*", name):
             raise ValueError(f"stage name {name!r}: letters, digits and _ . = - are allowed")
@@ -328,11 +329,12 @@ def _results(root: Path) -> list[Path]:
     return [path for path in _files(root) if path.relative_to(root).parts[0] not in skipped]
 
 
-def write_run_manifest(root: Path, extra: Mapping[str, Any]) -> Path:
+def write_run_manifest(root: Path, extra: Mapping[str, Any], of_run: Mapping[str, Any] | None = None) -> Path:
     """Writes `manifest.json` of a results folder: each file's size and sha256, and what made them.
 
     The stages are left out: they have manifests of their own. To be called last. `extra`
-    adds what only the caller knows: `seeds`, `seconds`, profile, stages reused.
+    adds what only the caller knows: `seeds`, `seconds`, profile, stages reused. `of_run` is the manifest of the run
+    that these results were copied from: versions, machine and memory are then that run's, not this process's.
     Raises ValueError when it names an entry that is measured here.
     """
     measured = {
@@ -340,8 +342,10 @@ def write_run_manifest(root: Path, extra: Mapping[str, Any]) -> Path:
         "machine": machine(),
         "peak_gib": round(peak_gib(), 3),
         "peak_gib_largest_child": round(peak_gib(children=True), 3),
-        "files": _inventory(root, _results(root)),
     }
+    if of_run is not None:
+        measured = {name: of_run[name] for name in measured}
+    measured["files"] = _inventory(root, _results(root))
     if taken := sorted({*measured, "sha256"} & set(extra)):
         raise ValueError(f"extra may not name {', '.join(taken)}: measured here")
     manifest = plain({**extra, **measured})

@@ -51,9 +51,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def stage(root: Path, build=build, *, name="base", params=None, inputs=()):
-    return open_run(root, "smoke").stage(
-        name, params=params or {}, inputs=inputs, code=["types"], build=build
-    )
+    return open_run(root, "smoke").stage(name, params=params or {}, inputs=inputs, code=["types"], build=build)
 
 
 def script(body: str, *arguments: object, **options) -> subprocess.Popen:
@@ -170,9 +168,7 @@ def test_a_stage_under_another_stages_name_is_not_taken(tmp_path, monkeypatch):
     assert not stage(tmp_path, params={"seed": 1}).reused
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("no such table"), KeyboardInterrupt(), FileNotFoundError("dev.json")]
-)
+@pytest.mark.parametrize("error", [ValueError("no such table"), KeyboardInterrupt(), FileNotFoundError("dev.json")])
 def test_a_failed_build_leaves_nothing_and_its_error_passes(tmp_path, error):
     def broken(folder):
         build(folder)
@@ -270,9 +266,7 @@ def test_checkpoints_survive_until_the_stage_is_finished(tmp_path):
         "model",
         "weights.bin",
     ]
-    assert not list((tmp_path / "stages").glob(".work-*")) and not list(
-        (tmp_path / "stages").glob(".building-*")
-    )
+    assert not list((tmp_path / "stages").glob(".work-*")) and not list((tmp_path / "stages").glob(".building-*"))
 
 
 def test_two_processes_at_once_build_once(tmp_path):
@@ -377,9 +371,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_sweeps_the_dead(tmp_path):
 
 def test_json_takes_numpy_and_dataclasses_and_nan(tmp_path):
     path = tmp_path / "new" / "claims.json"
-    write_json(
-        path, {"a": numpy.float32(0.5), "b": (numpy.int64(3), float("nan")), "c": tmp_path / "ü", "d": True}
-    )
+    write_json(path, {"a": numpy.float32(0.5), "b": (numpy.int64(3), float("nan")), "c": tmp_path / "ü", "d": True})
     read = json.loads(path.read_text(encoding="utf-8"))
     assert read == {"a": 0.5, "b": [3, None], "c": (tmp_path / "ü").as_posix(), "d": True}
     with pytest.raises(ValueError):
@@ -515,3 +507,12 @@ def test_run_manifest_notices_every_change(tmp_path):
     assert runs.verify_run_manifest(tmp_path) == ["manifest.json is missing"]
     with pytest.raises(ValueError, match="versions"):
         runs.write_run_manifest(tmp_path, {"versions": {}})
+
+
+def test_a_copied_run_keeps_the_machine_and_memory_of_the_run(tmp_path):
+    (tmp_path / "table.csv").write_text("a\n1\n")
+    of_run = {"versions": {"torch": "0"}, "machine": {"cpu": "another"}, "peak_gib": 7.5, "peak_gib_largest_child": 9.0}
+    runs.write_run_manifest(tmp_path, {"profile": "cpu"}, of_run)
+    written = json.loads((tmp_path / "manifest.json").read_text())
+    assert {name: written[name] for name in of_run} == of_run
+    assert runs.verify_run_manifest(tmp_path) == []
