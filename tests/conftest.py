@@ -15,10 +15,15 @@ os.environ.update(
 )
 
 import importlib.util
+import signal
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# A runner in the background hands an ignored Ctrl-C on to all that it starts; the tests of interrupts need it back.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("dph", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("dph")

@@ -185,7 +185,9 @@ def test_nothing_is_left_for_later():
     later = re.compile(
         r"\b(?:" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X", "NotImplemented" + "Error")) + r")\b"
     )
-    found = {str(path.relative_to(ROOT)): match[0] for path in sources() if (match := later.search(text_of(path)))}
+    # What a run wrote holds pictures as text, in which any three letters may stand.
+    written = [path for path in sources() if ROOT / "artifacts" not in path.parents]
+    found = {str(path.relative_to(ROOT)): match[0] for path in written if (match := later.search(text_of(path)))}
     assert not found
 
 
