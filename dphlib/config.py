@@ -265,7 +265,7 @@ def profile(name: str) -> Profile:
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
     cpu = Profile(
         "cpu", WorldConfig(), ModelConfig(), SftConfig(), PresampleConfig(), TrainConfig(), EvalConfig(),
-        seeds=(0, 1, 2), ablation_seeds=(0, 1), cost_iterations=8,
+        seeds=(0, 1, 2), ablation_seeds=(0, 1, 2), cost_iterations=8,
     )  # fmt: skip
     return cpu if name == "cpu" else _smoke(cpu)
 

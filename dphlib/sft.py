@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.config import SftConfig, WorldConfig
 from dphlib.cpuworld import corpus
+from dphlib.muon import Muon
 
 IGNORED = -100
 
@@ -48,7 +49,7 @@ def train(
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = [
-        torch.optim.Muon(matrices, lr=config.lr_matrices, weight_decay=0.01),
+        Muon(matrices, lr=config.lr_matrices),
         torch.optim.AdamW(rest, lr=config.lr_rest, weight_decay=0.0, betas=(0.9, 0.95)),
     ]
 

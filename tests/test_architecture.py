@@ -22,7 +22,7 @@ ORDER = """
     types config files machine runs jobs
     prompts sums cpuworld data
     worker_process workers sql_judge verify_sql verify_math verify
-    model sft sampler partition
+    model muon sft sampler partition
     divergences logprobs losses scoring trainer evaluate lessons showcase
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
     retention ablations judge claims facts claims_view readme report_page report
@@ -30,7 +30,7 @@ ORDER = """
 """.split()
 # These compute with tensors; every other module is imported without torch.
 WITH_TORCH = (
-    "model sft sampler divergences logprobs losses scoring trainer evaluate lessons showcase stages results cli".split()
+    "model muon sft sampler divergences logprobs losses scoring trainer evaluate lessons showcase stages results cli".split()
 )
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
