@@ -40,13 +40,31 @@ stopped() { # the running step ends with everything it started; without the stam
     exit "$1"
 }
 
+progress() { # how far the environment has grown, and at that pace how long it takes
+    local size left=""
+    size=$(du -sm "$venv" | awk '{ print $1 }')
+    if [ "$size" -gt 0 ] && [ "$size" -lt $full_mib ]; then
+        left=", about $((SECONDS * (full_mib - size) / size)) s left"
+    fi
+    if [ $full_mib -gt 0 ]; then size="$size of about $full_mib"; fi
+    echo "set-up:         $SECONDS s, $size MiB$left"
+}
+
 step() { # runs a command in a process group of its own, its output in the log, so that it can be stopped whole
     set -m
     "$@" >>"$log" 2>&1 </dev/null &
     child=$!
     set +m
+    local told=$SECONDS status
+    while kill -0 "$child" 2>/dev/null; do
+        sleep 0.3
+        if [ $((SECONDS - told)) -ge 10 ]; then
+            told=$SECONDS
+            progress
+        fi
+    done
     wait "$child"
-    local status=$?
+    status=$?
     child=""
     return $status
 }
@@ -80,6 +98,8 @@ gpu=no
 if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then gpu=yes; fi
 extras=notebooks,dev
 case "$command" in gpu* | paper) if [ $gpu = yes ]; then extras=notebooks,dev,gpu; fi ;; esac
+full_mib=2050 # measured on Linux without a GPU; with one it was not measured, so no time left is told there
+if [ $gpu = yes ]; then full_mib=0; fi
 
 # --- Set-up -------------------------------------------------------------------------------------------------
 
@@ -110,8 +130,8 @@ find_python() {
 }
 
 check_space() {
-    # Measured on Linux without a GPU: 2.0 GiB when done, 2.3 at the peak with the wheels at hand. Downloads, pip's cache
-    # and the run's results come on top. The figure for a GPU, whose build brings CUDA's libraries, is a precaution.
+    # Measured on Linux without a GPU: 2.0 GiB when done, 2.3 at the peak. Downloads, pip's cache and the run's results
+    # come on top. The figure for a GPU, whose build brings CUDA's libraries, is a precaution.
     local needed=6 folder free
     if [ $gpu = yes ]; then needed=20; fi
     needed=${DPH_MIN_FREE_GIB:-$needed}
@@ -138,9 +158,14 @@ take_lock() {
 }
 
 installed() { # installed WHAT pip-arguments ...: installs or explains
-    local what=$1 reason
+    local what=$1 reason downloads=$venv/.downloads # within the environment, so that progress counts them
     shift
-    if step "$python" -m pip --disable-pip-version-check --no-input install --quiet "$@"; then return; fi
+    rm -rf "$downloads"
+    mkdir -p "$downloads" || fail 1 "cannot write in $venv; set DPH_VENV to a folder that you can write"
+    if TMPDIR=$downloads step "$python" -m pip --disable-pip-version-check --no-input install --quiet "$@"; then
+        rm -rf "$downloads"
+        return
+    fi
     if grep -qi 'no space left' "$log"; then
         reason="the disk is full; free space and run again"
     elif grep -qiE 'connection|name resolution|timed out|could not find a version' "$log"; then

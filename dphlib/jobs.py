@@ -99,7 +99,7 @@ class Progress:
         self._file = os.environ.get(PROGRESS_FILE)
         self._every_s = _FILE_EVERY_S if self._file else _LINE_EVERY_S
         self._started = self._told = time.monotonic()
-        self._printed = False
+        self._printed = self._ended = False
 
     def __enter__(self) -> Progress:
         self._started = self._told = time.monotonic()
@@ -113,8 +113,9 @@ class Progress:
             report(done, self.total)
             return
         now = time.monotonic()
-        last = done >= self.total and (self._file or self._printed)
-        if last or now - self._told >= self._every_s:
+        last = done >= self.total and not self._ended and (self._file or self._printed)
+        self._ended = self._ended or done >= self.total
+        if last or (not self._ended and now - self._told >= self._every_s):
             self._tell(done, now)
 
     def _tell(self, done: float, now: float) -> None:

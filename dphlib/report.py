@@ -10,6 +10,8 @@ folder gives the same bytes. Order at the end of a run: `results.draw`, `claims.
 
 from __future__ import annotations
 
+import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +124,7 @@ def _title(notebook: nbformat.NotebookNode, stem: str) -> str:
 def notebooks_html(run_root: Path) -> list[Path]:
     """Writes each executed notebook of `notebooks/` as a page into `report/notebooks/`; returns the pages in order.
 
-    Code, outputs and pictures are in the page; only formulas use the network.
+    Code, outputs, pictures and formulas (as MathML) are in the page; it needs no script and no network.
     """
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
@@ -143,10 +145,27 @@ def notebooks_html(run_root: Path) -> list[Path]:
             title=_title(notebook, source.stem),
             stem=source.stem,
             css=css,
-            body=body,
+            body=_with_formulas(body),
             before=names[position - 1] if position else "",
             after=names[position + 1] if position + 1 < len(names) else "",
         )
         write_text(page, text)
         pages.append(page)
     return pages
+
+
+_VERBATIM = re.compile(r"(<pre.*?</pre>|<code.*?</code>|<style.*?</style>)", re.DOTALL)
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
+
+
+def _with_formulas(page: str) -> str:
+    """The page with its TeX as MathML, which browsers draw by themselves; code and printed text stay as they are."""
+    from latex2mathml.converter import convert
+
+    def drawn(match: re.Match[str]) -> str:
+        block, inline = match.groups()
+        return convert(unescape(block or inline), display="block" if block else "inline")
+
+    return "".join(
+        part if place % 2 else _FORMULA.sub(drawn, part) for place, part in enumerate(_VERBATIM.split(page))
+    )

@@ -1,7 +1,6 @@
 """The look of the HTML report: style sheet, page templates, and the small drawing of an effect. See `report`.
 
-No script and no file from elsewhere: a page opens from a disk, on a telephone and on paper. The one exception are the
-notebooks' formulas, which MathJax draws when the network is there and which stand as TeX when it is not.
+No script and no file from elsewhere: a page opens from a disk, on a telephone and on paper.
 """
 
 from __future__ import annotations
@@ -85,16 +84,15 @@ footer { margin-top: 52px; padding-bottom: 44px; border-top: 1px solid var(--lin
 """
 
 NOTEBOOK_CSS = """
-.cell { margin: 14px 0; } .prompt { display: none; } .text_cell img { max-width: 100%; }
-.input_area, .output_area pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding:
-  10px 14px;
-  overflow-x: auto; font-size: 0.85rem; line-height: 1.45; }
-.highlight pre, .output_area pre { margin: 0; font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans
-  Mono", monospace; }
-.output_area { margin: 8px 0; overflow-x: auto; } .output_area img, .output_area svg { max-width: 100%; height: auto;
-  background: #fff;
-  border-radius: 6px; padding: 6px; } .output_stderr pre { color: var(--soft); } .anchor-link { display: none; }
-.rendered_html table, .text_cell table { width: auto; margin: 8px 0; }
+.cell { margin: 14px 0; } .prompt, .anchor-link { display: none; } .text_cell img { max-width: 100%; }
+.input_area, .output_area pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  padding: 10px 14px; overflow-x: auto; font-size: 0.85rem; line-height: 1.45; }
+.highlight pre, .output_area pre { margin: 0;
+  font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+.output_area { margin: 8px 0; overflow-x: auto; } .output_stderr pre { color: var(--soft); }
+.output_area img, .output_area svg { max-width: 100%; height: auto; background: #fff; border-radius: 6px; padding: 6px; }
+.rendered_html { overflow-x: auto; } .rendered_html table { width: auto; margin: 8px 0; }
+.rendered_html td, .rendered_html th { white-space: normal; text-align: left; max-width: 30em; }
 """
 
 PAGE = """<!doctype html>
@@ -186,8 +184,6 @@ NOTEBOOK_PAGE = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>{{ title }}</title>
 <style>{{ css | safe }}</style>
-<script>window.MathJax = {tex: {inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]]}};</script>
-<script async src="https://cdn.jsdelivr.net/npm/mathjax@3.2.2/es5/tex-svg.js"></script>
 </head>
 <body>
 <nav style="margin-top:0"><div><a href="../index.html">Report</a>
@@ -195,8 +191,6 @@ NOTEBOOK_PAGE = """<!doctype html>
 {% if after %}<a href="{{ after }}.html">{{ after }} &rarr;</a>{% endif %}
 <a href="../../notebooks/{{ stem }}.ipynb">ipynb</a></div></nav>
 <main>{{ body | safe }}</main>
-<footer class="soft"><p>Formulas are drawn by MathJax where the network is there, and stand as TeX where it is
-  not.</p></footer>
 </body>
 </html>
 """

@@ -90,10 +90,21 @@ def _once(lookup: Callable[[str], str | None], package: str) -> str | None:
     return lookup(package)
 
 
-def code_version(modules: Sequence[str], package: Path = Path(__file__).parent) -> str:
-    """sha256 over the sources of the named modules and of those that they import, transitively.
+@cache
+def _behaviour(source: str) -> str:
+    """A source as its syntax tree without docstrings: what changes in it may change a result."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            if ast.get_docstring(node, clean=False) is not None:
+                del node.body[0]
+    return ast.dump(tree)
 
-    So an edit of `plots` never invalidates training. Imports by a string, such as a job's, are not seen: name
+
+def code_version(modules: Sequence[str], package: Path = Path(__file__).parent) -> str:
+    """sha256 over the code of the named modules and of those that they import, transitively.
+
+    So an edit of `plots`, of a comment or of a docstring never invalidates training. Imports by a string, such as a job's, are not seen: name
     those modules too. `trainer` and `dphlib.trainer` mean the same. ValueError for an unknown module.
     """
     waiting, sources = [name.removeprefix(f"{package.name}.") for name in modules], {}
@@ -104,8 +115,9 @@ def code_version(modules: Sequence[str], package: Path = Path(__file__).parent) 
         if not (package / f"{name}.py").is_file():
             known = ", ".join(sorted(path.stem for path in package.glob("*.py")))
             raise ValueError(f"no module {name!r} in {package.name}; there are: {known}")
-        sources[name] = (package / f"{name}.py").read_text(encoding="utf-8")
-        named = _named_imports(sources[name], package.name)
+        source = (package / f"{name}.py").read_text(encoding="utf-8")
+        sources[name] = _behaviour(source)
+        named = _named_imports(source, package.name)
         waiting.extend(sorted(other for other in named if (package / f"{other}.py").is_file()))
     return digest(sources)
 

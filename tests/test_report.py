@@ -117,7 +117,7 @@ def test_notebooks_become_pages_with_code_and_output(run_root):
     assert [page.name for page in pages] == ["01_divergences.html"]
     text = pages[0].read_text()
     Page(text)
-    assert "DataFrame" in text and "<td>8</td>" in text and "u - 1 - \\log u" in text and "../index.html" in text
+    assert "DataFrame" in text and "<td>8</td>" in text and "<math" in text and "<script" not in text and "../index.html" in text
     assert "01 Divergences" in page_of(run_root).text
 
 
@@ -205,3 +205,10 @@ def test_a_readme_without_its_marker_lines_is_refused_unchanged(readme, copy):
     with pytest.raises(RunError, match="no block times"):
         report.write_readme_blocks(readme, copy)
     assert readme.read_text() == text
+
+
+def test_formulas_are_drawn_without_a_script_and_code_keeps_its_dollars():
+    page = "<p>since $u &lt; 1$ and</p>$$f(u) = \\log u$$<pre>cost $5 and $6</pre><code>$x$</code>"
+    drawn = report._with_formulas(page)
+    assert drawn.count("<math") == 2 and 'display="block"' in drawn and "<mo>&#x0003C;</mo>" in drawn
+    assert "<pre>cost $5 and $6</pre><code>$x$</code>" in drawn

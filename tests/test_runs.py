@@ -436,6 +436,17 @@ def test_code_version_follows_imports_and_nothing_else(tmp_path, statement):
         before = after
 
 
+def test_comments_and_docstrings_change_no_code_version(tmp_path):
+    package = tmp_path / "pack"
+    package.mkdir()
+    module, versions = package / "trainer.py", []
+    for text in ('"""Old."""\ndef f():\n    """Old."""\n    return 1\n', "# new\ndef f():\n    return 1\n"):
+        module.write_text(text)
+        versions.append(code_version(["trainer"], package))
+    module.write_text("def f():\n    return 2\n")
+    assert versions[0] == versions[1] != code_version(["trainer"], package)
+
+
 def test_code_version_of_this_package(tmp_path):
     assert code_version(["types"]) != code_version(["types", "runs"])
     with pytest.raises(ValueError, match="no module 'trainr' in dphlib; there are: .*types"):

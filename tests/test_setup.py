@@ -30,6 +30,7 @@ case "$1 $2" in
         case "${PIP:-ok}" in
             fails) echo "ERROR: Could not find a version that satisfies the requirement" >&2; exit 1 ;;
             full) echo "OSError: [Errno 28] No space left on device" >&2; exit 1 ;;
+            slow) sleep 11; exit 0 ;;
             hangs) sleep 600 & echo $! >"$CALLS.sleeper"; wait ;;
         esac
         ;;
@@ -82,9 +83,9 @@ class Clone:
             start_new_session=True,
         )
 
-    def run(self, *arguments: str, program: str = "run_all.sh", **environment: str) -> tuple[int, str, str]:
+    def run(self, *arguments: str, program: str = "run_all.sh", timeout: float = 30, **environment: str) -> tuple[int, str, str]:
         process = self.start(*arguments, program=program, **environment)
-        out, errors = process.communicate(timeout=30)
+        out, errors = process.communicate(timeout=timeout)
         return process.returncode, out, errors
 
     def calls(self) -> list[str]:
@@ -177,6 +178,13 @@ def test_failed_install_is_explained_and_done_again_next_time(clone):
     assert status == 1 and "the disk is full" in one_line(errors)
     assert clone.run("smoke")[0] == 0
     assert len(clone.installs) >= 2
+
+
+def test_a_long_install_tells_what_is_there_and_the_time_left(clone):
+    status, out, errors = clone.run("smoke", PIP="slow", timeout=60)
+    assert status == 0, errors
+    lines = [line for line in out.splitlines() if " MiB" in line]
+    assert lines and all(re.search(r"\d+ s, \d+ of about \d+ MiB, about \d+ s left", line) for line in lines)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
