@@ -1,28 +1,208 @@
-"""What one setting changes: each ablation against its main arm, and what an iteration of each method costs.
+"""What one setting changes: each ablation and study in a tidy table and in sentences, and what an iteration costs.
 
-`effects` compares, paired by problem, on the records; `token_budget` and `cost_table` count and time. Tables 3, 4 and 5
-themselves are in `tables`.
+`study_table` has a row a comparison, suite and measure: both arms' means and their paired difference, with intervals.
+`sentences` says each comparison in words. `effects` sets every variant of the records beside its own main arm.
+`token_budget` and `cost_table` count and time. Tables 3, 4 and 5 themselves are in `tables`.
 
 1. Rows whose advantage is exactly zero pass through no model (see `trainer`): a method's policy tokens fall as its
    groups agree. `token_budget` shows how many groups did not, beside the tokens.
-2. An ablation's arm has fewer seeds than its main arm; both are named beside the effect.
+2. Arms may have different numbers of seeds; both are named beside the effect. Arms that differ in the number of
+   answers, in temperature, token limit or problems are refused (`stats.check_comparable`).
+3. Intervals are not corrected for the number of comparisons; all of them are shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from dphlib import stats
+from dphlib.config import Profile, RunConfig
 from dphlib.labels import NAMES, SUITES, label
-from dphlib.types import METHODS
+from dphlib.studies import Arm, Comparison, comparisons
+from dphlib.types import CONTROLS, METHODS
+from dphlib.variants import MAIN, parse
 
 _MEASURES = (("greedy", "pass", 1), ("Pass@8", "pass", 8), ("Pass@16", "pass", 16), ("styles_nats", "styles_nats", 0))
+_ORDER = (*METHODS, *CONTROLS)
+COLUMNS = [
+    "study", "change", "arm", "against", "suite", "measure", "unit", "mean", "mean_low", "mean_high", "against_mean",
+    "difference", "low", "high", "seeds", "against_seeds", "status",
+]  # fmt: skip
+_NUMBERS = ("mean", "mean_low", "mean_high", "against_mean", "difference", "low", "high")
+SPOKEN = (("in domain", "Pass@8"), ("out of domain", "Pass@8"))
+"""What a sentence tells: suite and measure."""
+
+
+class _Measured:
+    """The measures of the arms of some records, each arm made once."""
+
+    def __init__(self, records: pd.DataFrame) -> None:
+        rows = stats.final(records)
+        kinds = {"greedy": stats.greedy(rows), "sampled": stats.sampled(rows)}
+        self._tables = {name: stats.problem_table(part) if len(part) else None for name, part in kinds.items()}
+        self._arms: dict[tuple[Arm, str, str], stats.Arm | None] = {}
+
+    def arm(self, arm: Arm, suite: str, measure: str) -> stats.Arm | None:
+        """One measure of an arm in points or nats; None where it is absent or has too few answers."""
+        key = (arm, suite, measure)
+        if key not in self._arms:
+            self._arms[key] = self._make(*key)
+        return self._arms[key]
+
+    def _make(self, arm: Arm, suite: str, measure: str) -> stats.Arm | None:
+        metric, k = next((metric, k) for name, metric, k in _MEASURES if name == measure)
+        table = self._tables["greedy" if measure == "greedy" else "sampled"]
+        if table is None:
+            return None
+        keep = (table["method"] == arm.method) & (table["variant"] == arm.variant) & (table["suite"] == suite)
+        if not keep.any() or table.loc[keep, "n"].min() < k:
+            return None
+        return stats.arm(table[keep], arm.method, suite, metric, k, arm.variant)
+
+
+def _scale(measure: str) -> int:
+    return 1 if measure == "styles_nats" else 100
+
+
+def _in_unit(measure: str, got: stats.Interval) -> tuple[float, ...]:
+    """Estimate, low and high in points (style entropy: nats)."""
+    return tuple(_scale(measure) * value for value in (got.estimate, got.low, got.high))
+
+
+def study_table(
+    records: pd.DataFrame, settings: Profile, names: Sequence[str], suites: Sequence[str] = tuple(SUITES)
+) -> pd.DataFrame:
+    """Studies as a tidy table, a row a comparison, suite and measure; columns are `COLUMNS`.
+
+    `mean` with its interval is the arm's, in per cent (style entropy: nats); `difference` is arm minus `against` on the
+    same problems. A comparison one of whose arms is not in the records keeps its rows, as `not run`.
+
+    Args:
+        records: frame of EvalRecord rows; each run's last step is compared.
+        settings: the profile, which knows the studies' arms.
+        names: of `studies.STUDIES`.
+        suites: which to compare on.
+
+    Raises:
+        ValueError: arms that must not be compared.
+    """
+    every = [(name, one) for name in names for one in comparisons(settings, name)]
+    arms = {tuple(arm) for _, one in every for arm in (one.arm, one.against)}
+    chosen = [pair in arms for pair in zip(records["method"], records["variant"], strict=True)]
+    measured, rows = _Measured(records[chosen]), []
+    for name, one in every:
+        said = {"study": name, "change": change_of(one, settings), "arm": label(*one.arm)}
+        said["against"] = label(*one.against)
+        for suite in suites:
+            for measure, _, _ in _MEASURES:
+                means = _means(measured, one, suite, measure)
+                rows.append({**said, "suite": SUITES[suite], **_compared(measured, one, suite, measure), **means})
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
+
+
+def _compared(measured: _Measured, one: Comparison, suite: str, measure: str) -> dict[str, object]:
+    row = {"measure": measure, "unit": "nats" if measure == "styles_nats" else "points"}
+    found = [measured.arm(arm, suite, measure) for arm in (one.arm, one.against)]
+    seeds = [0 if arm is None else len(arm.seeds) for arm in found]
+    row |= {"seeds": seeds[0], "against_seeds": seeds[1], "status": "run" if all(seeds) else "not run"}
+    if not all(seeds):
+        return row
+    got = stats.bootstrap(found, lambda arm, other: arm - other)
+    return row | dict(zip(("difference", "low", "high"), _in_unit(measure, got), strict=True))
+
+
+def _means(measured: _Measured, one: Comparison, suite: str, measure: str) -> dict[str, float]:
+    """The arm's mean with its interval and the other arm's mean, of those that were run."""
+    arm, against = (measured.arm(name, suite, measure) for name in (one.arm, one.against))
+    out = {} if against is None else {"against_mean": _scale(measure) * float(against.values_SP.mean())}
+    if arm is not None:
+        numbers = _in_unit(measure, stats.bootstrap([arm], lambda mean: mean))
+        bounded = np.clip(numbers, 0.0, 100.0 if measure != "styles_nats" else np.inf)
+        out |= dict(zip(("mean", "mean_low", "mean_high"), map(float, bounded), strict=True))
+    return out
+
+
+def readable_study(table: pd.DataFrame, measures: Sequence[str] = ("greedy", "Pass@8", "styles_nats")) -> pd.DataFrame:
+    """A study's table as it is read: a row a comparison and suite, its differences, seeds of both."""
+    rows = []
+    for (arm, against, suite), part in table.groupby(["arm", "against", "suite"], sort=False):
+        row: dict[str, object] = {"arm": arm, "against": against, "suite": suite}
+        for measure in measures:
+            one = part[part["measure"] == measure].iloc[0]
+            row |= {measure: one["difference"], f"{measure}_low": one["low"], f"{measure}_high": one["high"]}
+        seeds = part[["seeds", "against_seeds"]].max()
+        row["seeds"] = f"{seeds['seeds']} against {seeds['against_seeds']}"
+        rows.append(row | {"status": "run" if (part["status"] == "run").any() else "not run"})
+    return pd.DataFrame(rows)
+
+
+# --- In words -------------------------------------------------------------------------------------
+
+_NOUNS: dict[str, tuple[str, Callable[[RunConfig, Profile], float]]] = {
+    "eta": ("the weight eta of {name}", lambda run, settings: run.method_config.weight),
+    "strength": ("the weight eta of {name} to equal strength,", lambda run, settings: run.method_config.weight),
+    "authors_eta": ("the weight of {name} to the authors' eta / {value},", lambda run, s: run.method_config.weight),
+    "js_scale": ("the weight of {name} by the authors' {value} x JS,", lambda run, s: run.method_config.weight),
+    "clip_high": ("the upper clip of {name}", lambda run, settings: run.method_config.clip_high),
+    "entropy": ("the entropy bonus of {name}", lambda run, settings: run.method_config.entropy_coef),
+    "threshold": ("the threshold of {name}", lambda run, s: run.presample_config(s.presample).threshold),
+    "k": ("the pre-samples k of {name}", lambda run, s: run.presample_config(s.presample).k),
+    "answers": ("the stored answers a prompt of {name}", lambda run, s: run.presample_config(s.presample).answers),
+    "iterations": ("the iterations of {name}", lambda run, s: run.train_config(s.train).iterations),
+    "top_p": ("the rollouts' top_p of {name}", lambda run, s: run.train_config(s.train).top_p),
+}
+
+
+def change_of(one: Comparison, settings: Profile) -> str:
+    """What a comparison changes, as the beginning of a sentence.
+
+    >>> from dphlib.config import profile
+    >>> change_of(Comparison(Arm("dph_f", "eta=0.05"), Arm("dph_f")), profile("cpu"))
+    'Lowering the weight eta of DPH-F from 0.2 to 0.05'
+    """
+    if one.change:
+        return one.change
+    name, (key, value) = NAMES[one.arm.method], parse(one.arm.variant)
+    if key not in _NOUNS or one.against != Arm(one.arm.method):
+        return f"{label(*one.arm)}, instead of {label(*one.against)}"
+    noun, of = _NOUNS[key]
+    to, before = of(RunConfig(*one.arm, 0), settings), of(RunConfig(*one.against, 0), settings)
+    shown = noun.format(name=name, value=f"{value:g}" if isinstance(value, float) else value)
+    return f"{'Raising' if to > before else 'Lowering'} {shown} from {before:g} to {to:g}"
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """A sentence a comparison of `study_table`: what it changes, by how much on each of `SPOKEN`, of how many seeds."""
+    said = []
+    for change, part in table.groupby("change", sort=False):
+        effects = [_spoken(part, suite, measure) for suite, measure in SPOKEN]
+        effects = [text for text in effects if text]
+        seeds = part.loc[part["status"] == "run", ["seeds", "against_seeds"]]
+        counted = f" ({seeds['seeds'].max()} seeds against {seeds['against_seeds'].max()})" if len(seeds) else ""
+        said.append(f"{change} {'; it '.join(effects)}{counted}." if effects else f"{change}: not run.")
+    return said
+
+
+def _spoken(part: pd.DataFrame, suite: str, measure: str) -> str:
+    found = part[(part["suite"] == suite) & (part["measure"] == measure) & (part["status"] == "run")]
+    if found.empty:
+        return ""
+    one = found.iloc[0]
+    effect = f"{one['difference']:+.1f} {one['unit']} [{one['low']:+.1f}, {one['high']:+.1f}]"
+    what = f"{suite.replace(' ', '-')} {measure}"
+    if one["low"] > 0:
+        return f"raises {what} by {effect}"
+    return f"lowers {what} by {effect}" if one["high"] < 0 else f"changes {what} by {effect}, not told from zero"
+
+
+# --- Every variant against its main arm -----------------------------------------------------------
 
 
 def effects(records: pd.DataFrame, suites: Sequence[str] = tuple(SUITES)) -> pd.DataFrame:
-    """Each ablation minus the main arm of its method, in points (style entropy: nats), with intervals.
+    """Each variant of the records minus the main arm of its method, in points (style entropy: nats), with intervals.
 
     Columns: ablation, suite, then for each of `_MEASURES` the difference with `_low` and `_high`, then seeds
     (ablation's and main arm's). NaN where an arm has fewer answers than the measure needs. A suite that either was
@@ -31,47 +211,24 @@ def effects(records: pd.DataFrame, suites: Sequence[str] = tuple(SUITES)) -> pd.
     Raises:
         ValueError: no ablation in the records.
     """
-    rows = stats.final(records)
-    arms = rows.loc[rows["variant"] != "main", ["method", "variant"]].drop_duplicates()
-    if arms.empty:
+    measured, variants = _Measured(records), records["variant"] != MAIN
+    arms = [Arm(*row) for row in records.loc[variants, ["method", "variant"]].drop_duplicates().to_numpy().tolist()]
+    if not arms:
         raise ValueError("no ablation in the records: evaluate settings.ablation_runs() first")
-    tables = {"greedy": stats.problem_table(stats.greedy(rows)), "sampled": stats.problem_table(stats.sampled(rows))}
-    order = sorted(arms.itertuples(index=False), key=lambda a: (a.variant, METHODS.index(a.method)))
     out = []
-    for method, variant in order:
+    for arm in sorted(arms, key=lambda arm: (arm.variant, _ORDER.index(arm.method))):
         for suite in suites:
-            row: dict[str, object] = {"ablation": label(method, variant), "suite": SUITES[suite]}
-            for name, metric, k in _MEASURES:
-                table = tables["greedy" if name == "greedy" else "sampled"]
-                got = _difference(table, method, variant, suite, metric, k)
-                if got is None:
+            row: dict[str, object] = {"ablation": label(*arm), "suite": SUITES[suite]}
+            for measure, _, _ in _MEASURES:
+                got = _compared(measured, Comparison(arm, Arm(arm.method)), suite, measure)
+                if got["status"] != "run":
                     continue
-                seeds, effect = got
-                scale = 1 if metric == "styles_nats" else 100
-                row |= {
-                    name: scale * effect.estimate,
-                    f"{name}_low": scale * effect.low,
-                    f"{name}_high": scale * effect.high,
-                }
-                row["seeds"] = seeds
+                row |= {measure: got["difference"], f"{measure}_low": got["low"], f"{measure}_high": got["high"]}
+                row["seeds"] = f"{got['seeds']} against {got['against_seeds']}"
             if "seeds" in row:
                 out.append(row)
     frame = pd.DataFrame(out)
     return frame[[name for name in frame.columns if name != "seeds"] + ["seeds"]]
-
-
-def _difference(
-    table: pd.DataFrame, method: str, variant: str, suite: str, metric: str, k: int
-) -> tuple[str, stats.Interval] | None:
-    """(seeds of both, the interval of ablation minus main); None where an arm is absent or too small."""
-    found = []
-    for name in (variant, "main"):
-        keep = (table["method"] == method) & (table["variant"] == name) & (table["suite"] == suite)
-        if not keep.any() or table.loc[keep, "n"].min() < k:
-            return None
-        found.append(stats.arm(table, method, suite, metric, k, name))
-    got = stats.bootstrap(found, lambda ablation, main: ablation - main)
-    return f"{len(found[0].seeds)} against {len(found[1].seeds)}", got
 
 
 def token_budget(train_logs: pd.DataFrame, prompts: int) -> pd.DataFrame:
@@ -90,7 +247,7 @@ def token_budget(train_logs: pd.DataFrame, prompts: int) -> pd.DataFrame:
     out = groups[list(names)].mean().rename(columns=names)
     out.insert(1, "informative groups (%)", 100 * groups["informative_groups"].mean() / prompts)
     out = out.assign(iterations=groups["iteration"].max(), seeds=groups["seed"].nunique())
-    order = sorted(out.index, key=lambda key: (key[1] != "main", key[1], METHODS.index(key[0])))
+    order = sorted(out.index, key=lambda key: (key[1] != "main", key[1], _ORDER.index(key[0])))
     out = out.loc[order]
     out.insert(0, "method", [label(*key) for key in out.index])
     return out.reset_index(drop=True)
@@ -118,6 +275,6 @@ def cost_table(cost: pd.DataFrame) -> pd.DataFrame:
             "peak_gib": groups["peak_gib"].max(),
         }
     )
-    out = out.loc[[m for m in METHODS if m in out.index]]
+    out = out.loc[[m for m in _ORDER if m in out.index]]
     out.insert(0, "method", [NAMES[m] for m in out.index])
     return out.reset_index(drop=True)

@@ -29,7 +29,6 @@ from rich.table import Table
 from dphlib import stats
 from dphlib.judge import (
     LARGE,
-    NAMES,
     Evidence,
     Judgement,
     Part,
@@ -41,6 +40,7 @@ from dphlib.judge import (
     judge,
     with_enough_seeds,
 )
+from dphlib.labels import NAMES
 
 PROFILES = ("smoke", "cpu", "gpu24", "gpu80", "paper")  # by size
 IN, CROSS, OUT = "in_domain", "cross_domain", "out_of_domain"

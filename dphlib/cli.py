@@ -1,9 +1,12 @@
 """The command line: `dph run` is what `./run_all.sh` calls; the stages are there one by one, as in the notebooks.
 
 dph run --profile cpu          all notebooks, then claims, report, manifest
+dph run --profile cpu --seeds 5 --studies all    the same with five seeds and every study of `dphlib.studies`
+dph ablate --study eta         one study alone: its arms, their table, a sentence for each comparison
 dph presample | partition | train | evaluate | claims | report   one step, building what it needs
 dph replot                     figures, tables and claims again from recorded results, compared byte by byte
 dph reference                  keeps a run's results as the reference that README and notebooks read
+dph data list | check          the data sets: files, licences, sources; runs every gold of those in a folder
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from typing import Annotated, Any
 import tyro
 from filelock import FileLock, Timeout
 
-from dphlib.config import RunConfig, profile
+from dphlib.config import Profile, RunConfig, profile
+from dphlib.data_commands import data
 from dphlib.facts import read_json
 from dphlib.files import digest, say, write_json
 from dphlib.jobs import JobError, duration
@@ -28,6 +32,7 @@ from dphlib.notebooks import (
     NotebookError,
     NotebookInterrupted,
     check_executed,
+    declared_parameters,
     find_notebooks,
     normalise,
     run_notebooks,
@@ -40,6 +45,7 @@ from dphlib.runs import (
     versions,
     write_run_manifest,
 )
+from dphlib.studies import STUDIES, chosen, study_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = ROOT / "artifacts"
@@ -53,15 +59,26 @@ SPACE_GIB = 0.5
 ProfileArgument = Annotated[str, tyro.conf.arg(name="profile")]
 
 
-def run(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, only: str = "") -> int:
+def run(
+    profile_name: ProfileArgument = "cpu",
+    artifacts: Path = ARTIFACTS,
+    only: str = "",
+    seeds: str = "",
+    studies: str = "",
+    study_seeds: str = "",
+) -> int:
     """Runs all notebooks of a profile, then claims, report and manifest.
 
     Args:
         profile_name: `smoke` or `cpu`.
         artifacts: results go to `<artifacts>/<profile_name>`.
         only: run this notebook alone, by its number or name.
+        seeds: of main runs and controls, their number (5) or a list (0,1,2); "" for the profile's.
+        studies: also run these: `all`, or names such as `controls,eta`; `smoke` runs all of them anyway.
+        study_seeds: of ablations and studies, as `seeds`.
     """
-    settings, started = profile(profile_name), time.monotonic()
+    settings, started = profile(profile_name, seeds, study_seeds), time.monotonic()
+    chosen(studies)
     out = artifacts.resolve() / settings.name
     out.mkdir(parents=True, exist_ok=True)
     require_space(out, SPACE_GIB)
@@ -74,6 +91,8 @@ def run(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, only
     with lock:
         names = [only] if only else None
         parameters = {"profile_name": settings.name, "root": str(artifacts.resolve())}
+        asked = {"seeds": seeds, "studies": studies, "study_seeds": study_seeds}
+        parameters |= {name: value for name, value in asked.items() if value}
         done = _run_stale(out, parameters, names)
         if only:
             print(f"{only}: {out / 'notebooks'}")
@@ -94,12 +113,14 @@ def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | Non
         say(f"{out}: {problem}; the notebooks run again")
     done = []
     for path in find_notebooks(ROOT / "notebooks", names):
-        key = digest([path.read_text(encoding="utf-8"), parameters, code, versions()])
+        declared = declared_parameters(path)
+        passed = {name: value for name, value in parameters.items() if name in declared}
+        key = digest([path.read_text(encoding="utf-8"), passed, code, versions()])
         if not problems and keys.get(path.name) == key and _is_whole(executed / path.name):
             print(f"{path.stem}: reused")
             continue
         before = set((out / "stages").glob("*-*"))
-        ran = run_notebooks(ROOT / "notebooks", out, parameters, [path.stem])[0]
+        ran = run_notebooks(ROOT / "notebooks", out, passed, [path.stem])[0]
         keys[path.name] = key
         write_json(record, keys)
         seconds = read_json(out / "seconds.json") if (out / "seconds.json").is_file() else {}
@@ -155,7 +176,7 @@ def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
 
     if not (source / "manifest.json").is_file():
         raise RunError(f"no recorded run in {source}: manifest.json is missing; give one with --source")
-    settings = profile(read_json(source / "manifest.json")["profile"])
+    settings = _recorded_profile(source)
     draw(Results.load(source, settings), out)
     made = sorted(path for path in out.rglob("*") if path.is_file())
     differ = [p for p in made if not filecmp.cmp(p, source / p.relative_to(out), shallow=False)]
@@ -163,6 +184,12 @@ def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
         print(f"differs from {source.name}: {path.relative_to(out)}")
     print(f"{len(made)} files in {out}, {len(made) - len(differ)} of them equal to {source} byte by byte")
     return 1 if differ else 0
+
+
+def _recorded_profile(source: Path) -> Profile:
+    """The profile of recorded results, with the seeds that they were run with."""
+    manifest = read_json(source / "manifest.json")
+    return profile(manifest["profile"], "".join(f"{seed}," for seed in manifest.get("seeds", ())))
 
 
 def reference(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS) -> int:
@@ -225,7 +252,16 @@ def train(
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
 ) -> int:
-    """Trains one run. Variants: main, eta=..., threshold=..., domain=sums."""
+    """Trains one run.
+
+    Args:
+        method: of the paper, or a control: grpo_dexp, sft_rehearsal, dph_f_all.
+        seed: of training.
+        variant: main, or one setting that differs: eta=..., strength=equal, authors_eta=8, js_scale=2, threshold=...,
+            k=..., answers=..., clip_high=..., top_p=..., entropy=..., iterations=..., domain=sums.
+        profile_name: `smoke` or `cpu`.
+        artifacts: folder of the runs.
+    """
     print(_pipeline(profile_name, artifacts).train([RunConfig(method, variant, seed)])[0].path)
     return 0
 
@@ -247,12 +283,49 @@ def evaluate(
     return 0
 
 
+def ablate(
+    study: str,
+    seeds: str = "",
+    profile_name: ProfileArgument = "cpu",
+    artifacts: Path = ARTIFACTS,
+    workers: int = 0,
+    table: Path | None = None,
+) -> int:
+    """Runs studies alone and says what each comparison shows, with its interval.
+
+    Args:
+        study: `all`, or names such as `eta,controls`.
+        seeds: of every arm, their number (3) or a list (0,1,2); "" for the profile's.
+        profile_name: `smoke` or `cpu`.
+        artifacts: stages are kept in, and found in, `<artifacts>/<profile_name>`.
+        workers: runs at a time, 0 for one each core.
+        table: also write the whole table, every suite and measure, to this CSV file.
+    """
+    from dphlib import ablations, tables
+    from dphlib.stages import Pipeline
+
+    settings, names = profile(profile_name, seeds, seeds), chosen(study)
+    if not names:
+        raise ValueError(f"no study given; known: all, {', '.join(STUDIES)}")
+    runs = study_runs(settings, names)
+    say(f"{len(runs)} runs of {len({(run.method, run.variant) for run in runs})} arms; what is there is reused")
+    records = Pipeline(artifacts / settings.name, settings, workers or None).evaluate(runs)
+    made = ablations.study_table(records, settings, names)
+    if table:
+        print(tables.to_csv(made, table))
+    for name in names:
+        print(f"\n{name}: {STUDIES[name].question}")
+        for sentence in ablations.sentences(made[made["study"] == name]):
+            print(f"- {sentence}")
+    return 0
+
+
 def claims(source: Path = REFERENCE) -> int:
     """Judges the claims from recorded results and prints the verdicts."""
     from dphlib import claims as claim_module
     from dphlib.results import Results
 
-    settings = profile(read_json(source / "manifest.json")["profile"])
+    settings = _recorded_profile(source)
     results = Results.load(source, settings)
     claim_module.print_table(claim_module.evaluate_claims(results.records, results.train_logs, settings.name))
     return 0
@@ -274,7 +347,9 @@ def _pipeline(profile_name: str, artifacts: Path) -> Any:
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run, "presample": presample, "partition": partition, "train": train, "evaluate": evaluate,
+    "ablate": ablate,
     "claims": claims, "report": report, "replot": replot, "reference": reference,
+    "data": data,
 }  # fmt: skip
 
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import ceil
 from typing import Any, Literal, get_args
+
+from dphlib.variants import MAIN, VARIANTS, parse, parse_seeds
 
 ProfileName = Literal["smoke", "cpu"]
 PROFILES: tuple[str, ...] = get_args(ProfileName)
@@ -86,13 +89,17 @@ class SftConfig:
 
 @dataclass(frozen=True, slots=True)
 class PresampleConfig:
-    """Pre-sampling of the initial policy: k = 8 at T = 1.0, top_p = 0.95 [code]; threshold 6 of 8 for Llama [2nd]."""
+    """Pre-sampling of the initial policy: k = 8 at T = 1.0, top_p = 0.95 [code]; threshold 6 of 8 for Llama [2nd].
+
+    `answers` are stored for each near-perfect prompt: 1 in the paper, from one more draw [code, 2nd].
+    """
 
     k: int = 8
     temperature: float = 1.0
     top_p: float = 0.95
     threshold: int = 6
     seed: int = 1
+    answers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +107,9 @@ class MethodConfig:
     """What sets one method apart from the others.
 
     Args:
-        trains_on: `all` prompts (the baselines) or D_exp only (`exploration`), with D_pef rehearsed.
-        divergence: generator on the stored answers of D_pef; None rehearses nothing.
+        trains_on: `all` prompts (the baselines) or D_exp only (`exploration`), with D_pef rehearsed. With `all` and a
+            divergence there is no partition: every prompt that has a stored answer is rehearsed too.
+        divergence: generator on the stored answers, or `likelihood` (plain -log pi_theta); None rehearses nothing.
         alpha: of the alpha-divergence.
         eta: weight of the D_pef loss, two separate means (the authors' scripts average all rows together,
             which makes their effective weight eta / 8).
@@ -109,6 +117,7 @@ class MethodConfig:
         clip_low, clip_high: PPO-clip; GRPO 0.2 / 0.2, the others 0.2 / 0.28 [code].
         dynamic_sampling: groups with equal rewards are replaced by further draws (DAPO).
         overlong_shaping: soft penalty before the token limit (DAPO).
+        entropy_coef: of an entropy bonus on the tokens that explore; 0 as in the authors' scripts [code].
     """
 
     trains_on: Literal["all", "exploration"]
@@ -120,11 +129,31 @@ class MethodConfig:
     clip_high: float = 0.28
     dynamic_sampling: bool = False
     overlong_shaping: bool = False
+    entropy_coef: float = 0.0
 
     @property
     def needs_reference(self) -> bool:
         """Whether an online reference model runs beside the policy."""
         return self.rkl_coef > 0 or self.divergence == "js_definition"
+
+    @property
+    def rehearses_all(self) -> bool:
+        """Whether the stored answers of all prompts are rehearsed, not those of D_pef."""
+        return self.trains_on == "all" and self.divergence is not None
+
+    @property
+    def weight(self) -> float:
+        """Weight of the divergence, 0 without one."""
+        return self.rkl_coef or self.eta
+
+    @property
+    def curvature(self) -> float:
+        """f''(1) of the divergence: 1/4 for JS; 1 for forward KL, alpha, reverse KL and -log u."""
+        return 0.25 if self.divergence in ("js", "js_definition") else 1.0
+
+    def weighing(self, weight: float) -> MethodConfig:
+        """The same method with another weight of its divergence."""
+        return replace(self, rkl_coef=weight) if self.rkl_coef else replace(self, eta=weight)
 
 
 # eta: forward KL 0.2, JS 0.5, RKL 0.04 were set in a feasibility trial on another world, before this one existed; alpha
@@ -140,6 +169,23 @@ METHOD_CONFIGS: dict[str, MethodConfig] = {
     "dph_js": MethodConfig("exploration", divergence="js", eta=0.5),
     "dph_js_definition": MethodConfig("exploration", divergence="js_definition", eta=0.5),
 }
+# What the controls leave out or replace, all else equal. `grpo_dexp` is GRPO without D_pef's prompts: data selection
+# alone; with clip_high=0.28 it is DPH with eta = 0. `sft_rehearsal` has the curvature and the weight of forward KL.
+# `dph_f_all` is DPH-F without the partition. DDRL, its model, takes forward KL to a data distribution on all of the
+# data; ours has no data but the initial policy's own correct answers, so it stays a rehearsal of that policy.
+CONTROL_CONFIGS: dict[str, MethodConfig] = {
+    "grpo_dexp": MethodConfig("exploration", clip_high=0.2),
+    "sft_rehearsal": MethodConfig("exploration", divergence="likelihood", eta=0.2),
+    "dph_f_all": MethodConfig("all", divergence="forward_kl", eta=0.2),
+}
+_CONFIGS = METHOD_CONFIGS | CONTROL_CONFIGS
+_APPLIES = {
+    "any": (lambda method: True, ""),
+    "weighted": (lambda method: method.weight > 0, "it has no divergence to weigh"),
+    "rehearsing": (lambda method: method.divergence is not None, "it rehearses no stored answer"),
+    "partitioned": (lambda method: method.trains_on == "exploration", "it trains on all prompts, without a partition"),
+    "js": (lambda method: (method.divergence or "").startswith("js"), "its divergence is not JS"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +200,7 @@ class TrainConfig:
         lr: constant, no warm-up [code]; 1e-6 at 8B.
         dual_clip: 3.0 [code].
         max_new_tokens: of a rollout.
+        top_p: nucleus that rollouts are drawn from (authors: 0.9, with log-probs without it, a hidden bias).
         overlong_buffer: tokens before the limit in which DAPO's penalty grows from 0 to 1.
         max_draws: rounds of rollouts that dynamic sampling may take for one batch.
         token_budget: padded tokens a micro-batch; changes memory, not the result.
@@ -169,6 +216,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     dual_clip: float = 3.0
     max_new_tokens: int = 48
+    top_p: float = 1.0
     overlong_buffer: int = 8
     max_draws: int = 3
     token_budget: int = 8192
@@ -202,30 +250,68 @@ class RunConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.method not in METHOD_CONFIGS:
-            raise ValueError(f"unknown method {self.method!r}; known: {', '.join(METHOD_CONFIGS)}")
-        key = self.variant.partition("=")[0]
-        if self.variant != "main" and key not in ("eta", "threshold", "domain"):
-            raise ValueError(f"unknown variant {self.variant!r}; known: main, eta=..., threshold=..., domain=sums")
+        if self.method not in _CONFIGS:
+            raise ValueError(f"unknown method {self.method!r}; known: {', '.join(_CONFIGS)}")
+        key, _ = parse(self.variant)
+        if key == MAIN:
+            return
+        applies, why_not = _APPLIES[VARIANTS[key].applies]
+        if not applies(_CONFIGS[self.method]):
+            raise ValueError(f"variant {self.variant!r} means nothing for {self.method}: {why_not}")
+        if key in (*_WEIGHTS, *_FIELDS) and self.method_config == _CONFIGS[self.method]:
+            raise ValueError(f"variant {self.variant!r} of {self.method} is its main run: choose another value")
 
     @property
     def name(self) -> str:
         return f"{self.method}-{self.variant}-seed{self.seed}"
 
-    def setting(self, key: str) -> str | None:
-        name, _, value = self.variant.partition("=")
+    def setting(self, key: str) -> Any:
+        """Value of a setting, None where this arm does not set it."""
+        name, value = parse(self.variant)
         return value if name == key else None
 
     @property
     def method_config(self) -> MethodConfig:
-        config = METHOD_CONFIGS[self.method]
-        eta = self.setting("eta")
-        return replace(config, eta=float(eta)) if eta else config
+        """What is trained: the method with this arm's setting."""
+        config, (key, value) = _CONFIGS[self.method], parse(self.variant)
+        if key in _WEIGHTS:
+            return config.weighing(_WEIGHTS[key](config, value))
+        return replace(config, **{_FIELDS[key]: value}) if key in _FIELDS else config
+
+    def train_config(self, train: TrainConfig) -> TrainConfig:
+        """A profile's training with this arm's setting."""
+        key, value = parse(self.variant)
+        return replace(train, **{key: value}) if key in ("iterations", "top_p") else train
+
+    def presample_config(self, presample: PresampleConfig) -> PresampleConfig:
+        """A profile's pre-sampling with this arm's setting; another k keeps the threshold's share, rounded up."""
+        key, value = parse(self.variant)
+        if key == "k":
+            return replace(presample, k=value, threshold=ceil(presample.threshold * value / presample.k))
+        return replace(presample, **{key: value}) if key in ("threshold", "answers") else presample
+
+
+# What a variant's value does to a method's weight, and which of the method's other settings it is.
+_WEIGHTS = {
+    "eta": lambda config, value: value,
+    "strength": lambda config, value: _CONFIGS["dph_f"].eta * _CONFIGS["dph_f"].curvature / config.curvature,
+    "authors_eta": lambda config, value: config.weight / value,
+    "js_scale": lambda config, value: config.weight * value,  # the loss is linear in f
+}
+_FIELDS = {"clip_high": "clip_high", "entropy": "entropy_coef"}
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Everything that a run of all notebooks needs to know."""
+    """Everything that a run of all notebooks needs to know.
+
+    Args:
+        seeds: of the main runs of the paper's methods and of the controls.
+        ablation_seeds: of ablations and studies, but for the controls' main runs.
+        studies: those that a run of all notebooks makes, as `studies.chosen` reads them.
+        study_comparisons: of each study at most so many, None for all.
+        cost_iterations: measured for the cost.
+    """
 
     name: ProfileName
     world: WorldConfig
@@ -237,6 +323,8 @@ class Profile:
     seeds: tuple[int, ...]
     ablation_seeds: tuple[int, ...]
     cost_iterations: int
+    studies: str = ""
+    study_comparisons: int | None = None
 
     def main_runs(self) -> list[RunConfig]:
         return [RunConfig(method, "main", seed) for method in METHOD_CONFIGS for seed in self.seeds]
@@ -252,14 +340,19 @@ class Profile:
         return asdict(self)
 
 
-def profile(name: str) -> Profile:
+def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
     """The settings of a profile.
 
-    Raises:
-        ValueError: no such profile.
+    Args:
+        name: of `PROFILES`.
+        seeds: other seeds for main runs and controls, see `variants.parse_seeds`; "" for the profile's.
+        study_seeds: the same for ablations and studies.
 
-    >>> profile("cpu").presample.k
-    8
+    Raises:
+        ValueError: no such profile, or seeds that are none.
+
+    >>> profile("cpu").presample.k, profile("cpu", seeds="5").seeds
+    (8, (0, 1, 2, 3, 4))
     """
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
@@ -267,7 +360,12 @@ def profile(name: str) -> Profile:
         "cpu", WorldConfig(), ModelConfig(), SftConfig(), PresampleConfig(), TrainConfig(), EvalConfig(),
         seeds=(0, 1, 2), ablation_seeds=(0, 1, 2), cost_iterations=8,
     )  # fmt: skip
-    return cpu if name == "cpu" else _smoke(cpu)
+    chosen = cpu if name == "cpu" else _smoke(cpu)
+    if seeds:
+        chosen = replace(chosen, seeds=parse_seeds(seeds))
+    if study_seeds:
+        chosen = replace(chosen, ablation_seeds=parse_seeds(study_seeds))
+    return chosen
 
 
 def _smoke(cpu: Profile) -> Profile:
@@ -287,4 +385,6 @@ def _smoke(cpu: Profile) -> Profile:
         seeds=(0,),
         ablation_seeds=(0,),
         cost_iterations=1,
+        studies="all",
+        study_comparisons=1,
     )

@@ -1,39 +1,38 @@
 r"""f-divergences between the policy and the reference, through their generators.
 
-Notation. u = pi_theta(token) / pi_ref(token), d = log u = log pi_theta - log pi_ref in nats, and
-D_f = E_{pi_ref}[f(u)] with f convex and f(1) = 0. On tokens drawn from pi_ref the mean of f(exp d) is an
-unbiased estimate of D_f, and so is its gradient, because the sampling does not depend on theta. So the
-stored answers and their log-probabilities are all that is needed; no reference model is.
+Notation. u = pi_theta(token) / pi_ref(token), d = log u = log pi_theta - log pi_ref in nats, D_f = E_{pi_ref}[f(u)]
+with f convex and f(1) = 0. On tokens drawn from pi_ref the mean of f(exp d) is an unbiased estimate of D_f, and so is
+its gradient, because the sampling does not depend on theta. So the stored answers and their log-probabilities are all
+that is needed; no reference model is.
 
 This module needs torch and nothing else of `dphlib`:
 
     f = generator("js")
     loss = f(logprobs - ref_logprobs).mean()
 
-Every generator here is the one with f'(1) = 0, hence f >= 0 token by token (adding c (u - 1) to f changes
-no divergence; it is a control variate with mean zero). Value and gradient are finite for every finite d in
-float64, float32, bfloat16 and float16, and keep their relative precision near d = 0.
+Every generator here is the one with f'(1) = 0, hence f >= 0 token by token (adding c (u - 1) changes no divergence; it
+is a control variate with mean zero). Value and gradient are finite for every finite d in float64, float32, bfloat16 and
+float16, and keep their relative precision near d = 0.
 
-Where the true f overflows it is continued beyond d = BOUND by f(b) + f'(b) log(1 + d - b), f' being the
-derivative with respect to d and b the bound. Value and gradient are continuous there, and the gradient
-never becomes zero. `BOUND` is 20, for float16 3.5. Below d = -BOUND only Neyman's chi-square overflows.
+Where the true f overflows it is continued beyond d = BOUND by f(b) + f'(b) log(1 + d - b), f' being the derivative with
+respect to d and b the bound. Value and gradient are continuous there, and the gradient never becomes zero. `BOUND` is
+20, for float16 3.5. Below d = -BOUND only Neyman's chi-square overflows.
 
 How this departs from the authors' code:
 
 1. Their `js_low_var` leaves out the factor 1/2 and is 2 x JS. Ours is JS, so an eta of theirs is 2 eta here.
-2. Their forward KL ("k3") clamps the value to [-10, 10], which makes the gradient exactly zero at d <= -11,
-   the collapsed tokens that rehearsal has to bring back, and at d >= 2.6. Ours has no clamp.
+2. Their forward KL ("k3") clamps the value to [-10, 10], which makes the gradient exactly zero at d <= -11, the
+   collapsed tokens that rehearsal has to bring back, and at d >= 2.6. Ours has no clamp.
 3. Their JS and alpha forms give NaN in fp32 for d <= -104 or d >= 89. Ours are finite.
-4. Their three forms lose their sign to cancellation near u = 1 (d = 3e-4 in fp32). Ours use a series,
-   `expm1`, `log1p` and softplus where each is accurate.
-5. `hellinger`, `pearson_chi2`, `neyman_chi2`, `total_variation`, `jeffreys`, and `reverse_kl` as a generator
-   on stored answers, are here for comparison. The RKL baseline is another thing: k3 on on-policy tokens,
-   in `dphlib.losses`.
+4. Their three forms lose their sign to cancellation near u = 1 (d = 3e-4 in fp32). Ours use a series, `expm1`,
+   `log1p` and softplus where each is accurate.
+5. `hellinger`, `pearson_chi2`, `neyman_chi2`, `total_variation`, `jeffreys`, and `reverse_kl` as a generator on stored
+   answers, are here for comparison. The RKL baseline is another thing: k3 on on-policy tokens, in `dphlib.losses`.
 
-f''(1) differs between divergences, so one eta is not one strength: to compare at equal strength near
-pi_theta = pi_ref, divide eta by `Divergence.second_derivative_at_1`.
+f''(1) differs between divergences, so one eta is not one strength: to compare at equal strength near pi_theta = pi_ref,
+divide eta by `Divergence.second_derivative_at_1`.
 
-Not here: sampling, masking and averaging over tokens (`dphlib.losses`).
+Not here: convex conjugates (`dphlib.conjugates`); sampling, masking and averaging over tokens (`dphlib.losses`).
 """
 
 from __future__ import annotations
@@ -82,17 +81,16 @@ class Divergence:
 
     Args:
         name: key in `DIVERGENCES`.
-        equation: f(u) in LaTeX.
-        measures: the divergence D_f = E_{pi_ref}[f(pi_theta / pi_ref)] is, arguments in order.
+        equation, measures: f(u) in LaTeX, and the divergence that E_{pi_ref}[f(u)] is, arguments in order.
         direction: which way it pulls the policy.
-        derivative_at_1: f'(1), the derivative with respect to u.
-        second_derivative_at_1: f''(1): D_f is about f''(1)/2 E_{pi_ref}[d^2] near pi_theta = pi_ref.
-            None where f has a kink at 1.
-        at_zero: f(0), the cost of a token that pi_theta has dropped (may be inf).
-        slope_at_infinity: the limit of f(u)/u, the cost per unit of pi_theta outside pi_ref's support.
+        family: its place in the alpha family f_a(u) = (u^(1-a) - (1-a) u - a) / (a (a-1)), a any real number, and in
+            Oesterreicher and Vajda's h_b(u) = ((1 + u^b)^(1/b) - 2^(1/b - 1) (1 + u)) / (1 - 1/b), b > 0.
+        second_derivative_at_1: f''(1): D_f is about f''(1)/2 E_{pi_ref}[d^2] near pi_ref; None where f has a kink.
         limits: what value and gradient do at both ends.
-        value: d -> f(exp d), unbounded.
-        slope: d -> its derivative with respect to d, unbounded; the weight of the token's gradient.
+        value, slope: d -> f(exp d) and its derivative with respect to d, the weight of the token's gradient; unbounded.
+        at_zero: f(0), the cost of a token that pi_theta has dropped (may be inf; NaN where alpha decides it).
+        slope_at_infinity: the limit of f(u)/u, the cost per unit of pi_theta outside pi_ref's support, likewise.
+        derivative_at_1: f'(1), the derivative with respect to u; the subgradient used where f has a kink.
         overflows_left: f also overflows for d towards minus infinity.
     """
 
@@ -100,13 +98,14 @@ class Divergence:
     equation: str
     measures: str
     direction: str
-    derivative_at_1: float
+    family: str
     second_derivative_at_1: float | None
-    at_zero: float
-    slope_at_infinity: float
     limits: str
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
+    at_zero: float = math.nan
+    slope_at_infinity: float = math.nan
+    derivative_at_1: float = 0.0
     overflows_left: bool = False
 
     def __call__(self, d: Tensor) -> Tensor:
@@ -162,6 +161,17 @@ def _reverse_kl(d: Tensor) -> Tensor:
 
 def _alpha_forms(alpha: float) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     beta = 1 - alpha
+    if alpha < 1e-30:  # fp32 does not hold it, and the limit is nearer than rounding
+        return DIVERGENCES["reverse_kl"].value, DIVERGENCES["reverse_kl"].slope
+
+    def near_a_limit(d: Tensor) -> Tensor:
+        # the form below cancels the more, the nearer alpha is to 0 or 1; this is the limit less a small correction
+        x = (min(alpha, beta) * d).clamp(-1, 1)
+        if alpha < beta:
+            close = (_reverse_kl(d) - d.exp() * _expm1_minus(-x) / alpha) / beta
+        else:
+            close = (_expm1_minus(d) - _expm1_minus(x) / beta) / alpha
+        return torch.where(x.abs() < 1, close, (alpha - (beta * d).exp() + beta * d.exp()) / (alpha * beta))
 
     def value(d: Tensor) -> Tensor:
         near = d.clamp(-1, 1)
@@ -172,7 +182,7 @@ def _alpha_forms(alpha: float) -> tuple[Callable[[Tensor], Tensor], Callable[[Te
     def slope(d: Tensor) -> Tensor:
         return (beta * d).exp() * torch.expm1(alpha * d) / alpha
 
-    return value, slope
+    return (near_a_limit if min(alpha, beta) < 0.01 else value), slope
 
 
 _COVERING = "mass-covering: a token that pi_ref gives and pi_theta drops costs most"
@@ -187,7 +197,7 @@ DIVERGENCES: dict[str, Divergence] = {
             r"u - 1 - \log u",
             "KL(pi_ref || pi_theta)",
             _COVERING,
-            derivative_at_1=0.0,
+            family="limit a -> 1 of f_a",
             second_derivative_at_1=1.0,
             at_zero=math.inf,
             slope_at_infinity=1.0,
@@ -200,7 +210,7 @@ DIVERGENCES: dict[str, Divergence] = {
             r"u \log u - u + 1",
             "KL(pi_theta || pi_ref)",
             _SEEKING,
-            derivative_at_1=0.0,
+            family="limit a -> 0 of f_a",
             second_derivative_at_1=1.0,
             at_zero=1.0,
             slope_at_infinity=math.inf,
@@ -213,12 +223,12 @@ DIVERGENCES: dict[str, Divergence] = {
             r"\frac{1}{2}\left(u \log u - (u + 1) \log\frac{u + 1}{2}\right)",
             "JS(pi_ref, pi_theta) = KL(pi_ref || M)/2 + KL(pi_theta || M)/2, M = (pi_ref + pi_theta)/2",
             _BOTH,
-            derivative_at_1=0.0,
+            family="half the limit b -> 1 of h_b; no member or limit of f_a",
             second_derivative_at_1=0.25,
             at_zero=_LOG2 / 2,
             slope_at_infinity=_LOG2 / 2,
-            limits="u -> 0: value log(2)/2, gradient u log(2u/(u+1))/2 to 0, so a collapsed token is hardly"
-            " pulled back; u -> inf: grows as u log(2)/2, continued beyond BOUND",
+            limits="u -> 0: value log(2)/2, gradient u log(2u/(u+1))/2 to 0, a collapsed token is hardly pulled back;"
+            " u -> inf: grows as u log(2)/2, continued beyond BOUND",
             value=_js,
             slope=lambda d: d.exp() * log_over_mean(d) / 2,
         ),
@@ -227,12 +237,10 @@ DIVERGENCES: dict[str, Divergence] = {
             r"\frac{u^{1-\alpha} - (1-\alpha) u - \alpha}{\alpha (\alpha - 1)}",
             "alpha-divergence; alpha -> 1 is KL(pi_ref || pi_theta), alpha -> 0 is KL(pi_theta || pi_ref)",
             "between mode-seeking (alpha -> 0) and mass-covering (alpha -> 1)",
-            derivative_at_1=0.0,
+            family="f_a itself, a = alpha in (0, 1)",
             second_derivative_at_1=1.0,
-            at_zero=math.nan,  # both set with alpha, in `divergence`
-            slope_at_infinity=math.nan,
-            limits="u -> 0: value 1/(1-alpha), gradient to 0 as -u^(1-alpha)/alpha; u -> inf: grows as"
-            " u/alpha, continued beyond BOUND",
+            limits="u -> 0: value 1/(1-alpha), gradient to 0 as -u^(1-alpha)/alpha;"
+            " u -> inf: grows as u/alpha, continued beyond BOUND",
             value=_expm1_minus,
             slope=torch.expm1,
         ),
@@ -241,7 +249,7 @@ DIVERGENCES: dict[str, Divergence] = {
             r"(\sqrt{u} - 1)^2",
             "squared Hellinger distance, sum (sqrt pi_theta - sqrt pi_ref)^2, without a factor 1/2",
             _BOTH,
-            derivative_at_1=0.0,
+            family="half of f_a at a = 1/2; h_b at b = 1/2",
             second_derivative_at_1=0.5,
             at_zero=1.0,
             slope_at_infinity=1.0,
@@ -254,7 +262,7 @@ DIVERGENCES: dict[str, Divergence] = {
             r"(u - 1)^2",
             "chi2(pi_theta || pi_ref) = sum (pi_theta - pi_ref)^2 / pi_ref",
             _SEEKING,
-            derivative_at_1=0.0,
+            family="twice f_a at a = -1",
             second_derivative_at_1=2.0,
             at_zero=1.0,
             slope_at_infinity=math.inf,
@@ -267,7 +275,7 @@ DIVERGENCES: dict[str, Divergence] = {
             r"\frac{(u - 1)^2}{u}",
             "chi2(pi_ref || pi_theta) = sum (pi_ref - pi_theta)^2 / pi_theta",
             _COVERING,
-            derivative_at_1=0.0,
+            family="twice f_a at a = 2",
             second_derivative_at_1=2.0,
             at_zero=math.inf,
             slope_at_infinity=1.0,
@@ -281,7 +289,7 @@ DIVERGENCES: dict[str, Divergence] = {
             r"\frac{1}{2} |u - 1|",
             "TV(pi_ref, pi_theta) = sum |pi_theta - pi_ref| / 2",
             _BOTH,
-            derivative_at_1=0.0,  # the subgradient that is used; f has a kink at 1
+            family="limit b -> infinity of h_b; no member or limit of f_a",
             second_derivative_at_1=None,
             at_zero=0.5,
             slope_at_infinity=0.5,
@@ -295,7 +303,7 @@ DIVERGENCES: dict[str, Divergence] = {
             r"(u - 1) \log u",
             "KL(pi_ref || pi_theta) + KL(pi_theta || pi_ref)",
             _BOTH,
-            derivative_at_1=0.0,
+            family="sum of f_a's limits a -> 0 and a -> 1",
             second_derivative_at_1=2.0,
             at_zero=math.inf,
             slope_at_infinity=math.inf,
@@ -332,26 +340,18 @@ def divergence(name: str, **params: float) -> Divergence:
         return DIVERGENCES[name]
     alpha = float(params["alpha"])
     if not 0 < alpha < 1:
-        raise ValueError(
-            f'alpha is {alpha}; it must lie in (0, 1): use "forward_kl" for the limit 1, "reverse_kl" for 0'
-        )
+        raise ValueError(f'alpha is {alpha}; it must lie in (0, 1): "forward_kl" is the limit 1, "reverse_kl" is 0')
     value, slope = _alpha_forms(alpha)
-    return replace(
-        DIVERGENCES["alpha"],
-        at_zero=1 / (1 - alpha),
-        slope_at_infinity=1 / alpha,
-        value=value,
-        slope=slope,
-    )
+    edges = {"at_zero": 1 / (1 - alpha), "slope_at_infinity": 1 / alpha}
+    return replace(DIVERGENCES["alpha"], value=value, slope=slope, **edges)
 
 
 def generator(name: str, **params: float) -> Callable[[Tensor], Tensor]:
     """The function d = log pi_theta - log pi_ref -> f(exp d), elementwise and differentiable.
 
-    `d` has any shape and any floating dtype, in nats; the result has both. Infinities count as the largest
-    finite number of the dtype, so value and gradient are finite there too; NaN stays NaN. Padding should
-    still be masked *before* the call (`torch.where(mask, d, 0)`, as `losses.partitioned_loss` does), because
-    a masked token must cost nothing.
+    `d` has any shape and any floating dtype, in nats; the result has both. Infinities count as the largest finite
+    number of the dtype, so value and gradient are finite there too; NaN stays NaN. Padding should still be masked
+    *before* the call (`torch.where(mask, d, 0)`, as `losses.partitioned_loss` does): it must cost nothing.
 
     Args and Raises: see `divergence`.
 
@@ -364,8 +364,8 @@ def generator(name: str, **params: float) -> Callable[[Tensor], Tensor]:
 def exact(name: str, p_ref_V: Tensor, p_theta_V: Tensor, **params: float) -> Tensor:
     """D_f of two categorical distributions: sum over the vocabulary of p_ref f(p_theta / p_ref), in float64.
 
-    Terms with p_theta = 0 are p_ref f(0), terms with p_ref = 0 are p_theta times the limit of f(u)/u, and
-    terms with both zero are 0, so the result may be inf. No bound is applied. Differentiable in both.
+    Terms with p_theta = 0 are p_ref f(0), terms with p_ref = 0 are p_theta times the limit of f(u)/u, and terms with
+    both zero are 0, so the result may be inf. No bound is applied. Differentiable in both.
 
     Args:
         name, params: see `divergence`.

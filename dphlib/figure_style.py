@@ -95,10 +95,12 @@ def line_style(method: str) -> dict[str, object]:
     }
 
 
-def legend(fig: Figure, methods: Sequence[str]) -> None:
-    """One legend of the methods above all panels."""
+def legend(fig: Figure, methods: Sequence[str], columns: int = 0) -> None:
+    """One legend of the methods above all panels, in one row or in so many columns."""
     handles = [mpl.lines.Line2D([], [], label=NAMES[m], **line_style(m)) for m in methods]
-    fig.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=2.3, columnspacing=1.3)
+    fig.legend(
+        handles=handles, loc="outside upper center", ncols=columns or len(handles), handlelength=2.3, columnspacing=1.3
+    )
 
 
 def note(fig: Figure, lines: Iterable[str]) -> None:

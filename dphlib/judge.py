@@ -20,16 +20,12 @@ import numpy as np
 import pandas as pd
 
 from dphlib import stats
+from dphlib.labels import NAMES
 
 Judgement = Literal["supported", "not supported", "inconclusive", "not run"]
 MIN_SEEDS = 3
 LARGE = 0  # as a k: the largest of LARGE_KS that the judged answers allow
 LARGE_KS = (64, 32, 16)
-NAMES = {
-    "base": "base", "grpo": "GRPO", "dapo": "DAPO", "rkl": "RKL", "alpha_0.2": "alpha 0.2",
-    "alpha_0.5": "alpha 0.5", "alpha_0.8": "alpha 0.8", "dph_f": "DPH-F", "dph_js": "DPH-JS",
-    "dph_js_definition": "DPH-JS by definition",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Figures of the lessons: one-mode fits, direction against strength, the curve of supervised fine-tuning.
+"""Figures of the lessons: one-mode fits, direction against strength, estimators, the curve of supervised fine-tuning.
 
 They are shown in their notebook and are not among the paper's figures. See `plots`.
 """
@@ -11,8 +11,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dphlib.figure_style import GREY, note, panels
+from dphlib.figure_style import GREY, log2_axis, note, panels
 from dphlib.run_plots import generator_style
+
+_ESTIMATORS = {
+    "one_sample": ("one sample", "#D55E00", "-", "v"),
+    "mean_of_answers": ("mean of several answers", "#E8A317", (0, (5, 1)), "<"),
+    "definition": ("definition, online reference", "#1A1A1A", "-", "s"),
+    "topk": ("top-K, rest lumped", "#0072B2", "-", "o"),
+    "topk_sampled_tail": ("top-K, rest sampled", "#1BA784", (0, (1.2, 1)), "D"),
+}
+"""Label, colour, line and marker of each of `estimator_study.ESTIMATORS`."""
 
 
 def _style(name: str) -> tuple[str, str, object]:
@@ -74,6 +83,65 @@ def direction_and_strength(held: pd.DataFrame, k: int = 8) -> Figure:
         fig,
         ["Four styles, exact optimum of reward minus eta times divergence. Dotted: ln 4, four styles in equal use."],
     )
+    return fig
+
+
+def estimators(collapsed: pd.DataFrame, missed: pd.DataFrame) -> Figure:
+    """The noise of each estimator and its pull as a token collapses, and what lumping the rest misses by K.
+
+    Args:
+        collapsed: what `lessons.collapse` gave for one divergence.
+        missed: what `lessons.lumping` gave.
+    """
+    fig, axes = panels(1, 3, 2.6)
+    noise, pull, bias = axes[0]
+    for name, (text, colour, dash, _) in _ESTIMATORS.items():
+        rows = collapsed[collapsed["estimator"] == name].sort_values("depth")
+        # three of them lie on one another: the one below is the widest
+        lines = {"color": colour, "linestyle": dash, "linewidth": {"definition": 3.2, "topk": 1.8}.get(name, 1.3)}
+        noise.plot(rows["depth"], rows["sd"], label=text, **lines)
+        pull.plot(rows["depth"], rows["pull"], **lines)
+        if name in ("one_sample", "mean_of_answers"):
+            low, high = rows["pull"] - rows["pull_sd"], rows["pull"] + rows["pull_sd"]
+            pull.fill_between(rows["depth"], low, high, color=colour, alpha=0.18, linewidth=0)
+    for name in dict.fromkeys(missed["name"]):
+        rows = missed[missed["name"] == name].sort_values("k")
+        text, colour, dash = _style(name)
+        bias.plot(rows["k"], 100 * rows["missed"], color=colour, linestyle=dash, label=text)
+    log2_axis(bias, list(dict.fromkeys(missed["k"])))
+    noise.set(title="noise", ylabel="standard deviation\nof an estimate (nats)")
+    pull.axhline(0, color=GREY, linewidth=0.7)
+    pull.set(title="pull on the dropped token", ylabel="minus gradient at its logit")
+    for ax in (noise, pull):
+        ax.set_xlabel("nats by which the token was dropped")
+    bias.set(title="what top-K misses", xlabel="K", ylabel="share of the divergence (%)", ylim=(0, None))
+    bias.legend()
+    fig.legend(*noise.get_legend_handles_labels(), loc="outside upper center", ncols=len(_ESTIMATORS), columnspacing=1)
+    text = (
+        "Left and middle: a policy that dropped the second likeliest token; at one position, exact. Bands: one standard"
+    )
+    note(fig, [f"{text} deviation over the answers drawn. Right: every logit has moved at random."])
+    return fig
+
+
+def estimator_costs(measured: pd.DataFrame) -> Figure:
+    """The variance of a mini-batch's gradient against the bytes stored a token, a point an estimator.
+
+    Args:
+        measured: what `estimator_study.measure` gave.
+    """
+    fig, axes = panels(1, 1, 2.7, width=4.4)
+    ax = axes[0, 0]
+    for row in measured.itertuples():
+        text, colour, _, marker = _ESTIMATORS[row.estimator]
+        ax.plot(row.bytes, 1 / row.variance_ratio, marker, color=colour, markersize=6, linestyle="", label=text)
+    ax.set(xscale="log", yscale="log", xlabel="bytes stored a token", ylabel="gradient variance\n(one sample: 1)")
+    ticks = sorted(set(measured["bytes"]))
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
+    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    facts = f"{measured.attrs['redraws']} redraws of the stored answers" if "redraws" in measured.attrs else ""
+    note(fig, [f"{facts}. Only the definition needs a reference model in training."])
     return fig
 
 

@@ -1,4 +1,4 @@
-"""Small exact experiments on categorical distributions, for the notebook about the divergences.
+"""Small exact experiments on categorical distributions and two tiny models, for the notebook about the divergences.
 
 A divergence goes here by one name: `forward_kl`, `js`, ... of `divergences.DIVERGENCES`, and `alpha_0.5` for the
 alpha-divergence with alpha = 0.5. Each function gives a tidy frame; the figures are in `lesson_plots`.
@@ -16,7 +16,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dphlib.conjugates import conjugate
 from dphlib.divergences import DIVERGENCES, Divergence, divergence, exact, generator
+from dphlib.estimator_study import exact_moments, moment_columns
+from dphlib.estimators import TopK
 from dphlib.losses import EXPLORE, partitioned_loss
 
 
@@ -54,6 +57,20 @@ def generator_table() -> pd.DataFrame:
         equation = f.equation.replace("|u - 1|", r"\lvert u - 1 \rvert")
         row = {"name": f.name, "f(u)": f"${equation}$", "the divergence": f.measures, "pulls": f.direction}
         rows.append(row | {"f(0)": number(f.at_zero), "f''(1)": number(f.second_derivative_at_1)})
+    return pd.DataFrame(rows)
+
+
+def conjugate_table() -> pd.DataFrame:
+    """Every divergence's strength near the reference, convex conjugate and place among its relatives.
+
+    Columns: name, f''(1), f*(t), finite for, in the families; formulas in LaTeX (for a Markdown table).
+    """
+    rows = []
+    for f in DIVERGENCES.values():
+        dual = conjugate(f.name, **({"alpha": 0.5} if f.name == "alpha" else {}))  # the formula holds for every alpha
+        curvature = "none: a kink" if f.second_derivative_at_1 is None else f"{f.second_derivative_at_1:g}"
+        formulas = {"f*(t)": f"${dual.equation}$", "finite for": f"${dual.domain}$"}
+        rows.append({"name": f.name, "f''(1)": curvature} | formulas | {"in the families": f.family})
     return pd.DataFrame(rows)
 
 
@@ -270,3 +287,89 @@ def rkl_gradients(ref_logits_V: Tensor, logits_V: Tensor) -> pd.DataFrame:
             "KL(pi_ref || pi_theta), forward": divergence_of("forward_kl"),
         }
     ).T
+
+
+# --- estimators ---------------------------------------------------------------------------------------------------
+
+
+def ranked(tokens: int, power: float = 1.5) -> Tensor:
+    """A next-token distribution as models have them: probability falls with the rank to that power, float64."""
+    weights_V = torch.arange(1, tokens + 1, dtype=torch.float64) ** -power
+    return weights_V / weights_V.sum()
+
+
+def collapse(name: str, depths: Sequence[float], *, k: int = 8, answers: int = 4, tokens: int = 64) -> pd.DataFrame:
+    """What each estimator says of a policy that has dropped the second likeliest token by so many nats, exactly.
+
+    The reference is `ranked`; the token's mass is shared out among the others in proportion.
+
+    Returns:
+        Columns name, depth and those of `estimator_study.moment_columns`; the pull is the one on the dropped token.
+    """
+    p_ref_V, dropped = ranked(tokens), 1
+    frames = []
+    for depth in depths:
+        scaled_V = p_ref_V.clone()
+        scaled_V[dropped] *= np.exp(-depth)
+        watched = (torch.tensor([0]), torch.tensor([dropped]))
+        frames.append(_moments(name, p_ref_V, scaled_V / scaled_V.sum(), k, answers, watched).assign(depth=depth))
+    return pd.concat(frames, ignore_index=True)
+
+
+def lumping(
+    names: Sequence[str], ks: Sequence[int], *, spread: float = 1.0, tokens: int = 64, seed: int = 0
+) -> pd.DataFrame:
+    """What top-K misses of each divergence, by K, of a policy whose every logit has moved at random.
+
+    Args:
+        spread: standard deviation of the logits' movement, nats; the same movement for all.
+
+    Returns:
+        Columns name, k, missed (share of the full divergence), rest (mass of the reference outside the K tokens).
+    """
+    p_ref_V = ranked(tokens)
+    moved_V = spread * torch.randn(tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    p_theta_V = torch.softmax(p_ref_V.log() + moved_V, -1)
+    watched = (torch.zeros(0, dtype=torch.long),) * 2
+    rows = []
+    for name in names:
+        for k in ks:
+            table = _moments(name, p_ref_V, p_theta_V, k, 1, watched).set_index("estimator")
+            missed = -table.loc["topk", "bias_share"]
+            rows.append({"name": name, "k": k, "missed": missed, "rest": float(p_ref_V[k:].sum())})
+    return pd.DataFrame(rows)
+
+
+def _moments(
+    name: str, p_ref_V: Tensor, p_theta_V: Tensor, k: int, answers: int, watched: tuple[Tensor, Tensor]
+) -> pd.DataFrame:
+    log_ref_1_V, ids_1_K = p_ref_V.log()[None], torch.arange(k)[None]
+    bins_1_K1 = torch.cat([log_ref_1_V[:, :k], log_ref_1_V[:, k:].logsumexp(-1, keepdim=True)], -1)
+    top = TopK(ids_1_K, bins_1_K1)
+    moments = exact_moments(p_theta_V.log()[None], log_ref_1_V, top, named(name), watched, answers=answers)
+    return moment_columns([moments]).assign(name=name)
+
+
+def tiny_pair(seed: int, *, vocabulary: int = 64, sharpness: float = 30.0, drift: float = 0.3) -> tuple[Any, Any]:
+    """Two small Llamas of random weights: a base, and a policy whose weights have moved a little from it.
+
+    Args:
+        vocabulary: number of tokens.
+        sharpness: factor on the output layer; random weights alone give nearly equal probabilities.
+        drift: standard deviation of the movement, in each matrix's own standard deviation.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64, tie_word_embeddings=False,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        base, policy = LlamaForCausalLM(shape).eval(), LlamaForCausalLM(shape).eval()
+        base.get_output_embeddings().weight *= sharpness
+        policy.load_state_dict(base.state_dict())
+        for weight in policy.parameters():
+            if weight.ndim == 2:
+                weight += drift * weight.std() * torch.randn_like(weight)
+    return base.requires_grad_(False), policy

@@ -33,10 +33,8 @@ JS by definition (`divergence="js_definition"`), with M = (pi_ref + pi_theta) / 
 each with a mean of its own, both multiplied by eta. Token level: the gradient of a token does not credit
 later tokens, as in the generator form.
 
-Controls need no code of their own: `divergence=lambda d: -d` is rehearsal by plain -log pi_theta (same
-gradient; the value is shifted by log pi_ref), and GRPO on all data is a batch without NEAR_PERFECT tokens.
-
-Not here: choosing ids, dynamic sampling, overlong shaping; they are the trainer's.
+Controls: `negative_log_likelihood` as the divergence is rehearsal by plain -log pi_theta; GRPO is a batch without
+NEAR_PERFECT tokens. Not here: choosing ids, dynamic sampling, overlong shaping; they are the trainer's.
 """
 
 from __future__ import annotations
@@ -64,9 +62,12 @@ MAX_LOG_RATIO = 20.0
 _k3 = generator("forward_kl")
 
 
-def group_advantages(
-    rewards_P_G: Tensor, *, scale: Literal["std", "none"] = "std", eps: float = 1e-6
-) -> Tensor:
+def negative_log_likelihood(log_ratio: Tensor) -> Tensor:
+    """-d, d = log pi_theta - log pi_ref: -log pi_theta but for a constant, whose gradient does not vanish at d = 0."""
+    return -log_ratio
+
+
+def group_advantages(rewards_P_G: Tensor, *, scale: Literal["std", "none"] = "std", eps: float = 1e-6) -> Tensor:
     """GRPO's advantages: (reward - mean of its group) / (standard deviation of its group + eps).
 
     The standard deviation is the sample's (divisor n - 1). A group of equal rewards, and a group of one,
@@ -135,7 +136,7 @@ class PartitionedLossStats:
 
     Args:
         loss: the returned loss.
-        explore: L_exp, the RKL term included.
+        explore: L_exp, the RKL term and the entropy bonus included.
         near_perfect: L_pef (its first half for "js_definition"), before eta.
         on_policy_divergence: the second half for "js_definition", before eta, else 0.
         explore_tokens, near_perfect_tokens, on_policy_divergence_tokens: tokens with that id.
@@ -208,6 +209,7 @@ def partitioned_loss(
     old_logprobs_B_T: Tensor | None = None,
     advantages_B_T: Tensor | None = None,
     ref_logprobs_B_T: Tensor | None = None,
+    entropy_B_T: Tensor | None = None,
     divergence: Callable[[Tensor], Tensor] | Literal["js_definition"],
     eta: float,
     clip_low: float = 0.2,
@@ -215,6 +217,7 @@ def partitioned_loss(
     dual_clip: float | None = 3.0,
     rkl_coef: float = 0.0,
     rkl_estimator: Literal["k3", "k2"] = "k3",
+    entropy_coef: float = 0.0,
     aggregation: Aggregation = "token_mean",
     max_new_tokens: int | None = None,
     denominators: Denominators | tuple[float, ...] | None = None,
@@ -231,14 +234,16 @@ def partitioned_loss(
         loss_id_B_T: integer id of each token, see the module's head.
         old_logprobs_B_T: log-probs under the policy that sampled; for EXPLORE tokens.
         advantages_B_T: advantages, (B, T) or (B, 1); for EXPLORE tokens.
-        ref_logprobs_B_T: log-probs under pi_ref; for NEAR_PERFECT (stored with the answer) and,
-            from an online reference, ON_POLICY_DIVERGENCE tokens, and EXPLORE tokens if rkl_coef > 0.
+        ref_logprobs_B_T: log-probs under pi_ref; for NEAR_PERFECT (stored with the answer) and, from an online
+            reference, ON_POLICY_DIVERGENCE tokens, and EXPLORE tokens if rkl_coef > 0.
+        entropy_B_T: entropy of pi_theta at each token, nats, with gradient; for EXPLORE tokens if entropy_coef > 0.
         divergence: a generator of `dphlib.divergences`, any function of d, or "js_definition".
         eta: weight of L_pef.
         clip_low, clip_high: PPO-clip below and above (DAPO: clip_high 0.28).
         dual_clip: cap on the loss for negative advantages, None for no cap.
         rkl_coef: weight of the RKL baseline's term on EXPLORE tokens.
         rkl_estimator: "k3" as the authors, or "k2"; see departure 4 at the module's head.
+        entropy_coef: of an entropy bonus, which is subtracted from L_exp.
         aggregation, max_new_tokens: see `count_denominators`; max_new_tokens is for "dr_grpo" only.
         denominators: those of the whole batch; counted from this call's ids when None.
 
@@ -246,8 +251,8 @@ def partitioned_loss(
         The scalar loss and its `PartitionedLossStats`.
 
     Raises:
-        ValueError: a tensor that the ids present need is None, shapes differ, an unknown id, a setting out
-            of range, or a denominator of 0 for a set that has tokens.
+        ValueError: a tensor that is needed is None, shapes differ, an unknown id, a setting out of range, or a
+            denominator of 0 for a set that has tokens.
     """
     definition = divergence == "js_definition"
     for name, value, allowed, fits in (
@@ -258,6 +263,7 @@ def partitioned_loss(
         ("dual_clip", dual_clip, "> 1, or None", dual_clip is None or dual_clip > 1),
         ("rkl_coef", rkl_coef, ">= 0", rkl_coef >= 0),
         ("rkl_estimator", rkl_estimator, '"k3" or "k2"', rkl_estimator in ("k3", "k2")),
+        ("entropy_coef", entropy_coef, ">= 0", entropy_coef >= 0),
     ):
         if not fits:
             raise ValueError(f"{name} is {value!r}; it must be {allowed}")
@@ -267,6 +273,7 @@ def partitioned_loss(
         ("loss_id_B_T", loss_id_B_T, (shape,)),
         ("old_logprobs_B_T", old_logprobs_B_T, (shape,)),
         ("ref_logprobs_B_T", ref_logprobs_B_T, (shape,)),
+        ("entropy_B_T", entropy_B_T, (shape,)),
         ("advantages_B_T", advantages_B_T, (shape, (*shape[:-1], 1))),
     ):
         if tensor is not None and tuple(tensor.shape) not in allowed:
@@ -275,9 +282,7 @@ def partitioned_loss(
     logprobs = logprobs_B_T.float() if logprobs_B_T.dtype in (torch.bfloat16, torch.float16) else logprobs_B_T
     if denominators is None:
         denominators = count_denominators(loss_id_B_T, aggregation, max_new_tokens)
-    divisor = dict(
-        zip((EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE), Denominators(*denominators), strict=True)
-    )
+    divisor = dict(zip((EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE), Denominators(*denominators), strict=True))
     present = _present_ids(loss_id_B_T)
     for loss_id in present:
         if not divisor[loss_id] > 0:
@@ -324,6 +329,8 @@ def partitioned_loss(
             k3 = _k3(x)
             loss_B_T = loss_B_T + rkl_coef * (k3 if rkl_estimator == "k3" else x.square() / 2)
             kl_sum = k3.detach().sum()
+        if entropy_coef > 0:
+            loss_B_T = loss_B_T - entropy_coef * masked(entropy_B_T, "entropy_B_T", EXPLORE)
         explore = mean(loss_B_T, EXPLORE)
         # masked positions have ratio 1 and k3 0
         ratio_sum = (ratio.detach() - 1).sum() + tokens[EXPLORE]
@@ -375,12 +382,10 @@ def _present_ids(loss_id_B_T: Tensor) -> set[int]:
     """The ids other than IGNORE that occur."""
     if loss_id_B_T.is_floating_point():
         raise ValueError(f"loss_id_B_T has dtype {loss_id_B_T.dtype}; it must be an integer dtype")
-    ids = set(loss_id_B_T.unique().tolist())
-    unknown = ids - {IGNORE, EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE}
+    unknown = (ids := set(loss_id_B_T.unique().tolist())) - {IGNORE, EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE}
     if unknown:
         raise ValueError(
-            f"unknown loss ids {sorted(unknown)}; use IGNORE 0, EXPLORE 1, NEAR_PERFECT 2,"
-            " ON_POLICY_DIVERGENCE 3"
+            f"unknown loss ids {sorted(unknown)}; use IGNORE 0, EXPLORE 1, NEAR_PERFECT 2, ON_POLICY_DIVERGENCE 3"
         )
     return ids - {IGNORE}
 

@@ -1,16 +1,19 @@
-"""Tokenizer and policy: the CPU world's small Llama made anew, and any folder in the Hugging Face layout loaded.
+"""Tokenizer and policy: the CPU world's small Llama made anew, and any model in the Hugging Face layout loaded.
 
 The tokenizer is word-level with single digits, so that a sum is worked digit by digit and an SQL answer is short.
-`trust_remote_code` is never true; weights are safetensors.
+A model of the hub is loaded at a pinned revision only. `trust_remote_code` is never true; weights are safetensors.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import errors, snapshot_download
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
@@ -24,11 +27,15 @@ from transformers import (
 
 from dphlib.config import ModelConfig, WorldConfig
 from dphlib.cpuworld import corpus
+from dphlib.files import RunError
+from dphlib.placement import Placement
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 # a word with the space before it; one digit; a closing brace
 _PIECES = r"▁?[0-9]|▁?\}|▁?[^▁0-9\}]+"
 _MAX_POSITIONS = 256
+_PLAIN = Placement("cpu", "float32", "sdpa")
+_NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # config, weights, tokenizer, chat template
 
 
 def build_tokenizer(world: WorldConfig, corpus_pairs: int = 20_000) -> PreTrainedTokenizerFast:
@@ -88,20 +95,85 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     tokenizer.save_pretrained(folder)
 
 
-def load(folder: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer from a folder in the Hugging Face layout.
+def load(
+    name: Path | str,
+    placement: Placement = _PLAIN,
+    *,
+    revision: str | None = None,
+    quantization: Any = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer from a folder in the Hugging Face layout, or from the hub.
+
+    Args:
+        name: the folder; with `revision` a name on the hub, such as `Qwen/Qwen2.5-Math-7B`.
+        placement: device, number format and attention kernel.
+        revision: commit on the hub; a hub model is never loaded without one.
+        quantization: a configuration of Transformers, see `tuning`.
 
     Raises:
         FileNotFoundError: no model there.
+        RunError: the hub does not hand it out.
         ValueError: the tokenizer has more tokens than the model has embeddings.
     """
-    if not (Path(folder) / "config.json").is_file():
+    folder = Path(name) if revision is None else fetch(str(name), revision)
+    if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"no model in {folder}: config.json is missing; run the stage that makes it first")
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=placement.torch_dtype,
+        attn_implementation=placement.attention,
+        quantization_config=quantization,
+        device_map={"": placement.device} if quantization is not None else None,
+    )
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ValueError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model embeds "
             f"{model.get_input_embeddings().num_embeddings}; this model is of another vocabulary"
         )
+    if quantization is None:
+        model = model.to(placement.device)
     return model.eval(), tokenizer
+
+
+def fetch(name: str, revision: str) -> Path:
+    """The folder of a hub model at a revision, downloaded when it is not in the cache.
+
+    Raises:
+        RunError: no access, no such model or revision, or no network; the message says what to do.
+        ValueError: `revision` is no commit.
+    """
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ValueError(f"{name}: revision {revision!r} can move; name the 40 hex digits of a commit")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_NEEDED))
+    except errors.GatedRepoError as error:
+        way_out = f"ask at https://huggingface.co/{name} and run `hf auth login`, or name a folder with the model"
+        raise RunError(f"{name}: its owner gives access on request and you have none; {way_out}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise RunError(f"{name}: no such model on the hub, or a private one; check it, `hf auth login`") from error
+    except errors.RevisionNotFoundError as error:
+        raise RunError(f"{name}: no revision {revision}; take a commit from the model's page") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        way_out = "connect, or copy the model here and name its folder"
+        raise RunError(f"{name}: not in the cache and the hub cannot be reached; {way_out}") from error
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, user: str, system: str | None = None) -> str:
+    """`user`'s message in the model's own chat format, up to where the answer begins.
+
+    Without the beginning-of-sequence token, which the tokenizer puts there again: each prompt has exactly one.
+
+    Raises:
+        ValueError: the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"the tokenizer of {Path(tokenizer.name_or_path).name or 'this model'} has no chat template; "
+            "take the instruct variant of the model, or a plain template of dphlib.prompts"
+        )
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": user})
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    begins_twice = tokenizer(text)["input_ids"][:2] == [tokenizer.bos_token_id] * 2
+    return text.removeprefix(tokenizer.bos_token) if begins_twice else text

@@ -4,6 +4,11 @@ A prompt is near-perfect when at least `threshold` of its pre-sampled answers ar
 Llama, 7 of 8 for Qwen, an ablation of 6 against 8, all from others' notes on it). The reference answer comes from one
 more draw and is kept if it is correct too (the authors' code); a near-perfect prompt without one trains nothing and is
 counted.
+
+For ablations there can be several stored answers a prompt, the one of the extra draw and then the correct ones among
+the k pre-samples, of the same prompts; and for a control (`everywhere`) stored answers of all prompts that have a
+correct one at all, D_exp's too. Stored answers are correct answers, so on a hard prompt they come from the initial
+policy given that it is right, and a divergence to it is one to that conditional distribution.
 """
 
 from __future__ import annotations
@@ -47,17 +52,26 @@ class Partition(NamedTuple):
     references: list[Reference]
 
 
-def partition(groups: Sequence[Group], threshold: int, extra: Sequence[Group] | None = None) -> Partition:
+def partition(
+    groups: Sequence[Group],
+    threshold: int,
+    extra: Sequence[Group] | None = None,
+    answers: int = 1,
+    everywhere: bool = False,
+) -> Partition:
     """D_pef, D_exp and the stored reference answers.
 
     Args:
         groups: the pre-samples, one group a problem, all of the same size k.
         threshold: correct answers, of k, from which a prompt is near-perfect.
-        extra: one more draw for near-perfect problems (others in it are ignored); its correct answers become the
-            references. Without it each near-perfect problem's first correct pre-sample does.
+        extra: one more draw for near-perfect problems (others in it are ignored); its correct answer becomes the
+            reference. Without it each near-perfect problem's first correct pre-sample does.
+        answers: stored at most for each of these problems: after the extra one the first correct pre-samples.
+        everywhere: store answers of every problem that has a correct one, in the extra draw or the pre-samples.
 
     Raises:
-        ValueError: no group, groups of several sizes, a threshold outside 1..k, an answer without judgement.
+        ValueError: no group, groups of several sizes, a threshold outside 1..k, fewer than one stored answer, an answer
+            without judgement.
 
     >>> partition([], 6)
     Traceback (most recent call last):
@@ -71,6 +85,8 @@ def partition(groups: Sequence[Group], threshold: int, extra: Sequence[Group] | 
     k = sizes.pop()
     if not 1 <= threshold <= k:
         raise ValueError(f"threshold is {threshold}, it must lie in 1..{k}, the answers pre-sampled for each problem")
+    if answers < 1:
+        raise ValueError(f"answers is {answers}, at least 1 has to be stored for each near-perfect problem")
     for group in (*groups, *(extra or ())):
         for verdict in group.verdicts:
             if verdict.reward is None:
@@ -80,12 +96,13 @@ def partition(groups: Sequence[Group], threshold: int, extra: Sequence[Group] | 
                 )
     solved = [group for group in groups if group.correct >= threshold]
     near_perfect = {group.problem.id for group in solved}
-    sources = [group for group in extra if group.problem.id in near_perfect] if extra is not None else solved
-    references = [
-        Reference(group.problem, answer.token_ids, answer.logprobs)
-        for group in sources
-        for answer in _correct(group)[: None if extra is not None else 1]
-    ]
+    once_more = {group.problem.id: _correct(group) for group in extra or ()}
+    references = []
+    for group in groups:
+        first = once_more.get(group.problem.id, [])
+        if everywhere or (group.problem.id in near_perfect and (first or extra is None)):
+            stored = [*first, *_correct(group)][:answers]
+            references += [Reference(group.problem, answer.token_ids, answer.logprobs) for answer in stored]
     return Partition(
         [group.problem for group in solved],
         [group.problem for group in groups if group.problem.id not in near_perfect],

@@ -31,6 +31,15 @@ def sum_prompt(expression: str) -> str:
     return f"question : {expression} answer :"
 
 
+def math_prompt(question: str) -> str:
+    r"""A question of a mathematical data set, as the user's turn. Ours: the paper's own prompt is not published.
+
+    >>> math_prompt("What is $1+1$?")
+    'What is $1+1$?\n\nPlease reason step by step, and put your final answer within \\boxed{}.'
+    """
+    return f"{question.strip()}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+
+
 def sql_answer(style: str, sql: str) -> str:
     """
     >>> sql_answer("direct", "SELECT 1")

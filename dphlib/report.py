@@ -18,7 +18,7 @@ from typing import Any
 import nbformat
 from jinja2 import Environment
 
-from dphlib import claims_view, paper, plots, tables
+from dphlib import claims_view, paper, plots, study_plots, tables
 from dphlib.facts import effect_text, machine_text, minutes, peak_text, read_json
 from dphlib.files import RunError, write_text
 from dphlib.readme import stale_blocks, verdict_counts, write_readme_blocks
@@ -40,8 +40,10 @@ _FIGURES = {
     "fig7_divergences": "Figure 7, generators",
     "fig8_pass_over_steps": "Figure 8, Pass@k over training", "fig9_base": "Figure 9, the base model and the partition",
     "fig10_claims": "Figure 10, every claim with its interval",
+    "fig11_controls": "Figure 11, controls and equal strength", "fig12_eta": "Figure 12, weights of the divergences",
+    "fig13_ablations": "Figure 13, settings one at a time",
 }  # fmt: skip
-_CAPTIONS = {**plots.CAPTIONS, "fig10_claims": claims_view.CAPTION}
+_CAPTIONS = {**plots.CAPTIONS, **study_plots.CAPTIONS, "fig10_claims": claims_view.CAPTION}
 
 
 def build_report(run_root: Path) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dphlib import claims, plots, run_plots, tables
+from dphlib import ablations, claims, plots, run_plots, studies, study_plots, tables
 from dphlib.claims_view import claims_figure
 from dphlib.config import METHOD_CONFIGS, Profile, RunConfig
+from dphlib.cost import measure_cost
 from dphlib.figure_style import save as save_figure
 from dphlib.files import write_json, write_text
 from dphlib.method_plot import method_figure
@@ -45,6 +46,7 @@ class Results:
         train_logs: iterations of all runs, with method, variant and seed.
         presample: a row a training prompt: suite, problem_id, family, correct of k.
         cost: iterations of the cost measurement; None before it was made.
+        made: tables of studies that were asked for, by name.
     """
 
     settings: Profile
@@ -52,6 +54,14 @@ class Results:
     train_logs: pd.DataFrame
     presample: pd.DataFrame
     cost: pd.DataFrame | None = None
+    made: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+
+    def study(self, names: Sequence[str]) -> pd.DataFrame:
+        """The table of some studies (`ablations.study_table`), each computed once."""
+        for name in names:
+            if name not in self.made:
+                self.made[name] = ablations.study_table(self.records, self.settings, [name])
+        return pd.concat([self.made[name] for name in names], ignore_index=True)
 
     @property
     def sql_presample(self) -> pd.DataFrame:
@@ -156,6 +166,27 @@ TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
 }
 
 
+CONTROL_STUDIES = ("controls", "strength")
+ABLATION_STUDIES = tuple(name for name in studies.STUDIES if name not in CONTROL_STUDIES)
+
+STUDY_FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Results, pd.DataFrame], Figure]]] = {
+    "fig11_controls": (CONTROL_STUDIES, lambda r, table: study_plots.comparison_figure(table)),
+    "fig12_eta": (("eta",), lambda r, table: study_plots.weight_figure(table, r.settings)),
+    "fig13_ablations": (
+        tuple(name for name in ABLATION_STUDIES if name != "eta"),
+        lambda r, table: study_plots.comparison_figure(table),
+    ),
+}
+"""Figures of studies, and which; `draw` makes one where an arm that only these studies train is in the records."""
+STUDY_TABLES = {"table_controls": CONTROL_STUDIES, "table_ablations": ABLATION_STUDIES}
+
+
+def recorded_studies(results: Results, names: Sequence[str] = tuple(studies.STUDIES)) -> list[str]:
+    """The studies of which the records hold an arm that no other run has."""
+    there = set(map(tuple, results.records[["method", "variant"]].drop_duplicates().to_numpy().tolist()))
+    return [name for name in names if there & set(studies.arms_beyond(results.settings, [name]))]
+
+
 def _cost(results: Results) -> pd.DataFrame:
     if results.cost is None:
         raise RunError("the cost of an iteration was not measured yet: run notebook 07 first")
@@ -163,23 +194,30 @@ def _cost(results: Results) -> pd.DataFrame:
 
 
 def figure(name: str, results: Results, root: Path) -> Figure:
-    """Draws one figure of `FIGURES`, writes it to `figures/` as PNG and SVG, and returns it.
+    """Draws one figure of `FIGURES` or `STUDY_FIGURES`, writes it to `figures/` as PNG and SVG, and returns it.
 
     Raises:
         ValueError: no such figure, or the results lack what it shows.
     """
-    drawn = _product(FIGURES, name, "figure")(results)
+    if name in STUDY_FIGURES:
+        names, draw_study = STUDY_FIGURES[name]
+        drawn = draw_study(results, results.study(names))
+    else:
+        drawn = _product(FIGURES, name, "figure")(results)
     save_figure(drawn, Path(root) / "figures", name)
     return drawn
 
 
 def table(name: str, results: Results, root: Path) -> pd.DataFrame:
-    """Makes one table of `TABLES`, writes it to `tables/` as CSV, and returns it.
+    """Makes one table of `TABLES` or `STUDY_TABLES`, writes it to `tables/` as CSV, and returns it.
 
     Raises:
         ValueError: no such table.
     """
-    made = _product(TABLES, name, "table")(results)
+    if name in STUDY_TABLES:
+        made = results.study(STUDY_TABLES[name])
+    else:
+        made = _product(TABLES, name, "table")(results)
     tables.to_csv(made, Path(root) / "tables" / f"{name}.csv")
     return made
 
@@ -198,16 +236,24 @@ def judge(results: Results, root: Path) -> list[claims.ClaimResult]:
     return judged
 
 
-def draw(results: Results, root: Path, names: Sequence[str] = (*FIGURES, *TABLES)) -> list[claims.ClaimResult]:
+def draw(results: Results, root: Path, names: Sequence[str] | None = None) -> list[claims.ClaimResult]:
     """Every figure, table and claim into `root`; `names` chooses among the figures and tables.
+
+    Without `names`, those of studies that were not run are left out, and named.
 
     Raises:
         ValueError: a name that is neither a figure's nor a table's, before anything is drawn.
     """
+    if names is None:
+        of_studies = {**{name: wanted for name, (wanted, _) in STUDY_FIGURES.items()}, **STUDY_TABLES}
+        absent = [name for name, wanted in of_studies.items() if not recorded_studies(results, wanted)]
+        if absent:
+            print(f"not run, so not drawn: {', '.join(absent)}")
+        names = [name for name in (*FIGURES, *TABLES, *of_studies) if name not in absent]
     for name in names:
-        _product({**FIGURES, **TABLES}, name, "figure or table")
+        _product({**FIGURES, **STUDY_FIGURES, **TABLES, **STUDY_TABLES}, name, "figure or table")
     for name in names:
-        if name in FIGURES:
+        if name in FIGURES or name in STUDY_FIGURES:
             plt.close(figure(name, results, root))
         else:
             table(name, results, root)
@@ -222,7 +268,7 @@ def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = Fal
         for suite in ("train", "sums_train")
         for g in pipeline.groups(suite)
     ]
-    cost = pipeline.cost() if with_cost else None
+    cost = measure_cost(pipeline) if with_cost else None
     return Results(pipeline.settings, records, pipeline.train_logs(runs), pd.DataFrame(rows), cost)
 
 

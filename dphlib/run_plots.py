@@ -80,7 +80,7 @@ def training_curves(train_logs: pd.DataFrame, methods: Sequence[str] = HEADLINE)
         ax.set_xlabel("iteration")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if column in ("entropy", "kl_to_base", "loss_near_perfect"):
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(bottom=min(0, ax.dataLim.y0))  # an estimate of a KL from few samples can be negative
     for ax in axes[0]:
         ax.set_xlabel("")
     spare = axes[1, 2]

@@ -1,19 +1,20 @@
 """Prompts to answers: token ids and the log-probabilities that the sampling policy gave them.
 
-`Sampler` is the protocol that every backend keeps; `TransformersSampler` is the one that runs anywhere. The prompt
-of a group is read once and its cache shared by the group's rows; rows that ended leave the batch. Token ids are
-carried from here to the trainer and never tokenised again.
+`Sampler` is the protocol that every backend keeps; `TransformersSampler` is the one that runs anywhere, the other is
+in `vllm_sampler`. The prompt of a group is read once and its cache shared by the group's rows; rows that ended leave
+the batch. Token ids are carried from here to the trainer and never tokenised again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dphlib.kv_cache import roomy_cache
 from dphlib.types import GREEDY_SAMPLE, Answer, Problem
 
 
@@ -45,6 +46,14 @@ class SamplingConfig:
 class Sampler(Protocol):
     def sample(self, problems: Sequence[Problem], config: SamplingConfig, seed: int) -> list[list[Answer]]:
         """`config.samples` answers for each problem, in the order of `problems`."""
+        ...
+
+    def sync(self, policy: Any) -> None:
+        """Makes the next answers those of `policy` as it is now; called after each update, before sampling."""
+        ...
+
+    def record(self) -> dict[str, str | None]:
+        """Which program and which adapter the next answers come from, for the rollouts' log row."""
         ...
 
 
@@ -86,6 +95,14 @@ class TransformersSampler:
             on_done(start + len(indices))
         return answers
 
+    def sync(self, policy: Any) -> None:
+        """Nothing is to be done: the policy's own weights are used."""
+        if policy is not self.model:
+            raise ValueError("this sampler draws from the model it was made with; make one for the other policy")
+
+    def record(self) -> dict[str, str | None]:
+        return {"sampler": "transformers", "adapter_sha256": None}
+
     @torch.inference_mode()
     def _decode(
         self, prompts: list[list[int]], config: SamplingConfig, generator: torch.Generator
@@ -97,7 +114,7 @@ class TransformersSampler:
         tokens_P_T = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
         mask_P_T = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         positions_P_T = (mask_P_T.cumsum(-1) - 1).clamp(min=0)
-        cache = DynamicCache(config=model.config)
+        cache = roomy_cache(model.config, config.max_new_tokens)
         output = model(
             input_ids=tokens_P_T, attention_mask=mask_P_T, position_ids=positions_P_T, past_key_values=cache,
             use_cache=True, logits_to_keep=1,

@@ -7,10 +7,12 @@ Rows are padded on the right, cut into micro-batches by a token budget and score
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dphlib.estimators import TopK, topk_reference
 from dphlib.logprobs import logprobs_from_hidden
 
 TokenRow = tuple[Sequence[int], Sequence[int]]
@@ -37,13 +39,56 @@ def micro_batches(rows: Sequence[TokenRow], token_budget: int) -> list[list[int]
     return [batch[::-1] for batch in reversed(batches)]
 
 
+class ScoredRows(NamedTuple):
+    """What a policy gives the answer tokens of rows, T the longest answer; answers start at column 0.
+
+    Padding is 0.0 in `logprobs_B_T` and `entropy_B_T` (nats) and False in `mask_B_T`.
+    """
+
+    logprobs_B_T: torch.Tensor
+    mask_B_T: torch.Tensor
+    entropy_B_T: torch.Tensor | None
+
+
 def batch_logprobs(
     policy: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow]
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """(logprobs_B_T, mask_B_T) of the rows' answer tokens, with gradient; see `ScoredRows`."""
+    scored = score_rows(policy, pad_token_id, rows)
+    return scored.logprobs_B_T, scored.mask_B_T
+
+
+def score_rows(
+    policy: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow], with_entropy: bool = False
+) -> ScoredRows:
     """Log-probabilities of the rows' answer tokens, with gradient.
 
+    Args:
+        with_entropy: also give the entropy of the distribution that each token was drawn from, with gradient;
+            without it nothing of it is computed.
+    """
+    hidden_N_D, chosen_N, mask_B_T = answer_hidden(policy, pad_token_id, rows)
+    weight_V_D = policy.get_output_embeddings().weight
+    entropy_N = None
+    if with_entropy:
+        scored_N, entropy_N = logprobs_from_hidden(hidden_N_D, weight_V_D, chosen_N, with_entropy=True)
+    else:
+        scored_N = logprobs_from_hidden(hidden_N_D, weight_V_D, chosen_N)
+
+    def placed(values_N: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(mask_B_T.shape, device=mask_B_T.device).masked_scatter(mask_B_T, values_N)
+
+    return ScoredRows(placed(scored_N), mask_B_T, None if entropy_N is None else placed(entropy_N))
+
+
+def answer_hidden(
+    policy: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Last hidden states of the positions that predict the rows' answer tokens, with gradient.
+
     Returns:
-        (logprobs_B_T, mask_B_T), T the longest answer; answers start at column 0, padding is 0.0 and False.
+        (hidden_N_D, tokens_N, mask_B_T): the answers' N tokens, row by row, so that `masked_scatter` with the mask puts
+        N values in their places; T the longest answer, answers start at column 0.
     """
     width = max(len(prompt) + len(answer) for prompt, answer in rows)
     longest = max(len(answer) for _, answer in rows)
@@ -62,12 +107,7 @@ def batch_logprobs(
         input_ids=tokens_B_W.to(device), attention_mask=attention_B_W.to(device), use_cache=False
     ).last_hidden_state
     chosen_N = tokens_B_W[:, 1:][scored_B_W[:, :-1]].to(device)
-    hidden_N_D = hidden_B_W_D[scored_B_W.to(device)]
-    scored_N = logprobs_from_hidden(hidden_N_D, policy.get_output_embeddings().weight, chosen_N)
-    mask_B_T = mask_B_T.to(device)
-    # Both masks are read row by row, so the scored tokens fall into place in order.
-    logprobs_B_T = torch.zeros(mask_B_T.shape, device=device).masked_scatter(mask_B_T, scored_N)
-    return logprobs_B_T, mask_B_T
+    return hidden_B_W_D[scored_B_W.to(device)], chosen_N, mask_B_T.to(device)
 
 
 def answer_logprobs(
@@ -88,3 +128,25 @@ def answer_logprobs(
             for index, row in zip(batch, scored_B_T.tolist(), strict=True):
                 logprobs[index] = row[: len(rows[index][1])]
     return logprobs
+
+
+@torch.no_grad()
+def answer_topk(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    answers: Sequence[tuple[str, Sequence[int]]],
+    k: int,
+    token_budget: int = 16_384,
+) -> list[TopK]:
+    """The K likeliest tokens of `model`, and the rest, at each token of (prompt text, answer token ids), in order."""
+    prompts = tokenizer([prompt for prompt, _ in answers])["input_ids"] if answers else []
+    rows = [(prompt, ids) for prompt, (_, ids) in zip(prompts, answers, strict=True)]
+    stored: list[TopK | None] = [None] * len(rows)
+    for batch in micro_batches(rows, token_budget):
+        hidden_N_D, _, mask_B_T = answer_hidden(model, tokenizer.pad_token_id, [rows[i] for i in batch])
+        top = topk_reference(hidden_N_D, model.get_output_embeddings().weight, k)
+        lengths = mask_B_T.sum(-1).tolist()
+        parts = zip(batch, top.ids_N_K.split(lengths), top.logprobs_N_K1.split(lengths), strict=True)
+        for index, ids_N_K, logprobs_N_K1 in parts:
+            stored[index] = TopK(ids_N_K, logprobs_N_K1)
+    return stored

@@ -2,12 +2,13 @@
 
 `[tool.dph] repository` is empty until the repository has an address; then one command brings it everywhere:
 
-    python -m dphlib.site --write    # two cells of each notebook, README, CITATION.cff, pyproject.toml
+    python -m dphlib.site --write    # two cells of each notebook, README, CITATION.cff, pyproject.toml, docs
     python -m dphlib.site --check    # exit status 1 and a line for each place that is stale
 
 While it is empty the same places say how to go on without it, and no link is broken. The notebooks take
 theirs from `badge_source` and `bootstrap_source`, in cells tagged `badge` and `bootstrap`. THIRD_PARTY.md is
-made here too, from the installed packages' metadata; its names, not its licences, are checked for freshness.
+made here too, from the table of data sets and the installed packages' metadata; of the packages their names,
+not their licences, are checked for freshness. The tables of docs/verifier.md come from `verifier_page`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from dphlib import __version__
+from dphlib import __version__, verifier_page
+from dphlib.data_sets import DATA_SETS, licence_text
 from dphlib.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -152,6 +154,19 @@ def _notebook(name: str) -> Callable[[str, str], str]:
     return fresh
 
 
+def _verifier_page(root: Path) -> Callable[[str, str], str]:
+    def fresh(text: str, address: str) -> str:
+        blocks = verifier_page.page_blocks(root)
+        if unknown := set(re.findall(r"<!-- generated:([\w-]+) -->", text)) - set(blocks):
+            raise ValueError(f"{verifier_page.PAGE}: no such block: {', '.join(sorted(unknown))}")
+        for name, body in blocks.items():
+            begin, end = f"<!-- generated:{name} -->", f"<!-- /generated:{name} -->"
+            text = _between(text, begin, end, body, str(verifier_page.PAGE))
+        return text
+
+    return fresh
+
+
 def stale(root: Path = ROOT) -> dict[Path, str]:
     """Generated places that are not fresh: file -> the text that it should have.
 
@@ -165,6 +180,8 @@ def stale(root: Path = ROOT) -> dict[Path, str]:
     }
     if (root / "README.md").exists():
         places[root / "README.md"] = _readme
+    if (root / verifier_page.PAGE).exists():
+        places[root / verifier_page.PAGE] = _verifier_page(root)
     places |= {path: _notebook(path.stem) for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
     found = {}
     for path, fresh in places.items():
@@ -200,6 +217,23 @@ def third_party_names(root: Path = ROOT) -> list[str]:
     return [line.split("==")[0] for line in lines if line and not line.startswith("#")]
 
 
+def data_sets_part() -> str:
+    """The part of THIRD_PARTY.md on data sets: one row a set, from the table that loads them."""
+    rows = "\n".join(
+        f"| **{one.title}** (`{one.name}`) | {licence_text(one)} | {one.source} | {one.citation} |"
+        for one in DATA_SETS.values()
+    )
+    return f"""\
+**Data sets.** None is part of this repository: whoever runs on a set gets it from its source, under its licence. The
+licence is that of the data. Where no place is named in which we read it, check it upstream before you publish the
+data or what was trained on it.
+
+| data set | licence | source | to cite |
+|---|---|---|---|
+{rows}
+"""
+
+
 def third_party(root: Path = ROOT) -> str:
     """The text of THIRD_PARTY.md. Raises PackageNotFoundError when a package is not installed."""
     rows = "\n".join(f"| {name} | {licence_of(name)} |" for name in third_party_names(root))
@@ -212,8 +246,11 @@ This repository is under the Apache License 2.0 (`LICENSE`).
 Learning with Verifiable Reward*, arXiv 2509.07430. Its method, equations and numbers are its authors'.
 
 **The authors' code.** github.com/seamoke/DPH-RL, a fork of verl, under the Apache License 2.0. It was read
-for the settings and for where they differ from the paper; no code is taken from it.
+for the settings and for where they differ from the paper; no code is taken from it. The wording of the SQL
+prompt, and how it shows a schema, is that of their data (`data/sql/spider_dev.jsonl`), which follows OmniSQL
+(github.com/RUCKBReasoning/OmniSQL); what makes it here is our own.
 
+{data_sets_part()}
 **Packages.** None is copied into this repository; pip installs them. The licence is what each package's own
 metadata says. Made by `python -m dphlib.site --write` from the packages of `constraints.txt`.
 
@@ -241,8 +278,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         places = stale(options.root)
         notes = options.root / "THIRD_PARTY.md"
-        listed = third_party_listed(notes.read_text(encoding="utf-8")) if notes.exists() else []
-        if listed != third_party_names(options.root):
+        text = notes.read_text(encoding="utf-8") if notes.exists() else ""
+        if third_party_listed(text) != third_party_names(options.root) or data_sets_part() not in text:
             places[notes] = third_party(options.root) if options.write else ""
     except (ValueError, importlib.metadata.PackageNotFoundError) as error:
         print(error, file=sys.stderr)

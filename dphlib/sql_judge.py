@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from dphlib.worker_process import Job
@@ -24,8 +24,8 @@ MAX_SQL_CHARS = 50_000
 MAX_VALUE_BYTES = 2_000_000  # one cell
 MAX_RESULT_BYTES = 64_000_000  # text and blobs of one result
 HEAP_BYTES = 256 << 20  # SQLite's own memory
-OPEN_DATABASES = 16
-KEPT_GOLD_CELLS = 1_000_000
+OPEN_DATABASES = 4  # their caches share the heap with the query
+KEPT_GOLD_CELLS = 1_000_000  # 64 bytes of text or blob count as a cell more
 MATCHING_STEPS = 200
 
 _TOKEN = re.compile(  # what is not closed goes to the end: no character is read twice
@@ -34,9 +34,7 @@ _TOKEN = re.compile(  # what is not closed goes to the end: no character is read
 )
 _CURRENT_YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)\s*", re.IGNORECASE)
 
-_ALLOWED = frozenset(
-    {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
-)
+_ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
 _DENIED_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"})
 _READING = frozenset({"SELECT", "WITH", "VALUES", "EXPLAIN", ";"})
 _PRAGMAS = ("query_only=ON", "temp_store=MEMORY", "mmap_size=0", "cache_size=-8192", "trusted_schema=OFF")
@@ -58,7 +56,22 @@ def sql_tokens(sql: str) -> list[str]:
     >>> sql_tokens("SELECT 'a;b' -- c")
     ['SELECT', "'a;b'"]
     """
-    return [token for token in _TOKEN.findall(sql) if not token.startswith(("--", "/*"))]
+    return list(_tokens(sql))
+
+
+def has_statement(sql: str) -> bool:
+    """Whether there is anything but comments, white space and semicolons; reads no further than needed.
+
+    >>> has_statement("-- SELECT 1"), has_statement("; SELECT 1")
+    (False, True)
+    """
+    return any(token != ";" for token in _tokens(sql))
+
+
+def _tokens(sql: str) -> Iterator[str]:
+    for match in _TOKEN.finditer(sql):
+        if not (token := match[0]).startswith(("--", "/*")):
+            yield token
 
 
 def is_ordered(sql: str) -> bool:
@@ -120,9 +133,7 @@ class _Side:
         def name(kind: int, pairs: Iterable[tuple[int, int]]) -> int:
             return names.setdefault((kind, *sorted(pairs)), len(names))
 
-        rows = [
-            name(n, zip(columns, row, strict=True)) for n, row in zip(self.counts, self.rows, strict=True)
-        ]
+        rows = [name(n, zip(columns, row, strict=True)) for n, row in zip(self.counts, self.rows, strict=True)]
         by_column = zip(columns, zip(*self.rows, strict=True), strict=True)
         return rows, [name(-1 - colour, zip(rows, values, strict=True)) for colour, values in by_column]
 
@@ -176,13 +187,22 @@ class _Refused(Exception):
 class SqlJudge:
     """Runs in the worker: connections and gold results stay for the next job."""
 
-    def __init__(self, mode: Mode, sets: bool, max_ops: int, max_rows: int, max_cells: int) -> None:
+    def __init__(
+        self, mode: Mode, sets: bool, max_ops: int, max_rows: int, max_cells: int, cache_dir: str | None = None
+    ) -> None:
         self.mode, self.sets = mode, sets
         self.max_ops, self.max_rows, self.max_cells = max_ops, max_rows, max_cells
         self._tick = max(100, min(20_000, max_ops // 20))
         self._connections: OrderedDict[str, sqlite3.Connection] = OrderedDict()
         self._golds: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
         self._gold_cells = 0
+        self._ticks = 0  # of the query that ran last
+        self._cache = None
+        if cache_dir is not None:
+            from dphlib.gold_cache import GoldCache  # a worker that needs none starts more quickly
+
+            options = {"mode": mode, "sets": sets, "max_ops": max_ops, "max_rows": max_rows, "max_cells": max_cells}
+            self._cache = GoldCache(cache_dir, options)
 
     def __call__(self, job: Job, phase: Callable[[str], None]) -> tuple[str, str]:
         database, gold_sql, sql = job
@@ -215,13 +235,18 @@ class SqlJudge:
     def _run_gold(self, database: str, sql: str) -> None:
         gold: Any
         try:
-            rows = self._run(database, self._rewritten(sql, gold=True))
+            rows = self._cache.load(database, sql) if self._cache else None
+            if rows is None:
+                rows = self._run(database, self._rewritten(sql, gold=True))
+                if self._cache:
+                    distinct = list(set(rows)) if self.sets else rows
+                    self._cache.store(database, sql, distinct, self._ticks * self._tick)
             gold = frozenset(rows) if self.sets else (rows, self.mode == "spider" and is_ordered(sql))
-            cells = sum(map(len, rows))
+            cells = 100 + sum(len(row) + sum(len(v) for v in row if v.__class__ in (str, bytes)) // 64 for row in rows)
         except _Refused as refused:
-            gold, cells = f"gold is {refused.args[0]} ({refused.args[1]}): {sql[:300]}", 0
-        self._golds[database, sql] = gold, cells + 100
-        self._gold_cells += cells + 100
+            gold, cells = f"gold is {refused.args[0]} ({refused.args[1]}): {sql[:300]}", 100
+        self._golds[database, sql] = gold, cells
+        self._gold_cells += cells
         while self._gold_cells > KEPT_GOLD_CELLS and len(self._golds) > 1:
             self._gold_cells -= self._golds.popitem(last=False)[1][1]
 
@@ -250,12 +275,11 @@ class SqlJudge:
             connection.text_factory = str
 
     def _rows(self, connection: sqlite3.Connection, sql: str) -> list[Row]:
-        ticks = 0
+        self._ticks = 0
 
         def over_budget() -> bool:
-            nonlocal ticks
-            ticks += 1
-            return ticks * self._tick > self.max_ops
+            self._ticks += 1
+            return self._ticks * self._tick > self.max_ops
 
         connection.set_progress_handler(over_budget, self._tick)
         cursor = connection.cursor()
@@ -263,9 +287,7 @@ class SqlJudge:
         size = 0
         try:
             cursor.execute(sql)
-            if (
-                cursor.description is None
-            ):  # such as REINDEX where there is no index to ask the authorizer about
+            if cursor.description is None:  # such as REINDEX where there is no index to ask the authorizer about
                 raise _Refused("forbidden" if sql_tokens(sql) else "invalid", "not a query")
             while batch := cursor.fetchmany(16):
                 rows += batch
@@ -310,8 +332,6 @@ def _outcome(error: Exception, sql: str) -> tuple[str, str]:
         return "infra_error", text
     if "one statement at a time" in text:  # none ran; if one of them would do more than read, that decides
         tokens = sql_tokens(sql)
-        firsts = {
-            token.upper() for before, token in zip([";", *tokens[:-1]], tokens, strict=True) if before == ";"
-        }
+        firsts = {token.upper() for before, token in zip([";", *tokens[:-1]], tokens, strict=True) if before == ";"}
         return "invalid" if firsts <= _READING else "forbidden", text
     return "invalid", text

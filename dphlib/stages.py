@@ -1,9 +1,10 @@
 """What each stage of a run reads and writes; the notebooks and the command line both call these.
 
-    world -> base -> presample -> partition -> train -> evaluate, and cost beside them
+    world -> base -> presample -> partition -> train -> evaluate
 
 A stage's folder is named by a hash of its code, settings and inputs (`runs`), so a stage that is there is reused, and a
 change anywhere rebuilds just what depends on it. Training and evaluation run as parallel processes, a thread each.
+Which runs there are is said in `config` (main runs, ablations) and `studies`; what one of them changes, in `variants`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from dphlib.config import METHOD_CONFIGS, Profile, RunConfig, profile
+from dphlib.config import PresampleConfig, Profile, RunConfig, profile
 from dphlib.jobs import Job, Progress, report, run_jobs
 from dphlib.partition import Partition, Reference, partition
 from dphlib.runs import (
@@ -37,10 +38,8 @@ from dphlib.types import Group, Problem
 _WORLD_CODE = ("cpuworld", "sums")
 _BASE_CODE = ("sft", "model")
 _SAMPLE_CODE = ("sampler", "model", "verify")
-_TRAIN_CODE = ("trainer", "model")
+TRAIN_CODE = ("trainer", "model")
 _EVALUATE_CODE = ("evaluate", "model")
-
-COST_METHODS = ("grpo", "rkl", "dph_f", "dph_js")
 
 
 class Pipeline:
@@ -103,9 +102,12 @@ class Pipeline:
 
     # --- pre-sampling and partition ---
 
-    def presample(self, suite: str = "train") -> Stage:
-        """`groups.jsonl`: k verified answers a problem and one more draw, with the initial policy's log-probs."""
-        world, base, config = self.world(), self.base(), self.settings.presample
+    def presample(self, suite: str = "train", config: PresampleConfig | None = None) -> Stage:
+        """`groups.jsonl`: k verified answers a problem and one more draw, with the initial policy's log-probs.
+
+        `config` is the profile's unless given; its threshold and number of stored answers do not matter here.
+        """
+        world, base, config = self.world(), self.base(), config or self.settings.presample
         problems = self.suite(suite)
 
         def build(out: Path) -> None:
@@ -125,25 +127,40 @@ class Pipeline:
                     progress.update(done)
 
         params = {
-            "presample": replace(config, threshold=1),
+            "presample": replace(config, threshold=1, answers=1),
             "suite": suite,
             "limit": self.settings.train.max_new_tokens,
         }
         return self.run.stage(f"presample-{suite}", params=params, inputs=(world, base), code=_SAMPLE_CODE, build=build)
 
-    def groups(self, suite: str = "train", draw: str = "k") -> list[Group]:
+    def groups(self, suite: str = "train", draw: str = "k", config: PresampleConfig | None = None) -> list[Group]:
         """The pre-sampled groups of a suite: the k draws, or the `extra` one."""
         problems = {problem.id: problem for problem in self.suite(suite)}
-        rows = read_jsonl(self.presample(suite).path / "groups.jsonl")
+        rows = read_jsonl(self.presample(suite, config).path / "groups.jsonl")
         return [Group.from_json(problems, row) for row in rows if row["draw"] == draw]
 
-    def partition(self, suite: str = "train", threshold: int | None = None) -> Stage:
-        """`partition.json` (problem ids of both sets) and `references.jsonl` (stored answers with log-probs)."""
-        threshold = threshold or self.settings.presample.threshold
-        presampled = self.presample(suite)
+    def partition(
+        self,
+        suite: str = "train",
+        threshold: int | None = None,
+        config: PresampleConfig | None = None,
+        everywhere: bool = False,
+    ) -> Stage:
+        """`partition.json` (problem ids of both sets) and `references.jsonl` (stored answers with log-probs).
+
+        Args:
+            suite: what is partitioned.
+            threshold: another one than that of `config`.
+            config: pre-sampling, the profile's unless given.
+            everywhere: store answers of all prompts, not of D_pef alone.
+        """
+        config = config or self.settings.presample
+        threshold = threshold or config.threshold
+        presampled = self.presample(suite, config)
 
         def build(out: Path) -> None:
-            parts = partition(self.groups(suite), threshold, self.groups(suite, "extra"))
+            groups, extra = (self.groups(suite, draw, config) for draw in ("k", "extra"))
+            parts = partition(groups, threshold, extra, config.answers, everywhere)
             ids = {name: [p.id for p in getattr(parts, name)] for name in ("near_perfect", "exploration")}
             write_json(out / "partition.json", {"threshold": threshold, **ids})
             (out / "references.jsonl").touch()
@@ -152,7 +169,7 @@ class Pipeline:
 
         return self.run.stage(
             f"partition-{suite}",
-            params={"threshold": threshold},
+            params={"threshold": threshold, "answers": config.answers, "everywhere": everywhere},
             inputs=(presampled,),
             code=("partition",),
             build=build,
@@ -160,22 +177,32 @@ class Pipeline:
 
     def parts(self, suite: str = "train", threshold: int | None = None) -> Partition:
         """The partition as problems and references."""
-        stage, problems = self.partition(suite, threshold), {p.id: p for p in self.suite(suite)}
+        return self._read_parts(suite, self.partition(suite, threshold))
+
+    def parts_of(self, run: RunConfig) -> Partition:
+        """The partition that a run trains on."""
+        suite, source = self._source(run)
+        return self._read_parts(suite, source)
+
+    def _read_parts(self, suite: str, stage: Stage) -> Partition:
+        problems = {p.id: p for p in self.suite(suite)}
         ids = json.loads((stage.path / "partition.json").read_text(encoding="utf-8"))
         references = [Reference.from_json(row) for row in read_jsonl(stage.path / "references.jsonl")]
         near_perfect, exploration = ([problems[i] for i in ids[name]] for name in ("near_perfect", "exploration"))
         return Partition(near_perfect, exploration, references)
 
-    def _parts_of(self, run: RunConfig) -> tuple[str, int]:
+    def _source(self, run: RunConfig) -> tuple[str, Stage]:
+        """Training suite of a run and the partition of it."""
         suite = "sums_train" if run.setting("domain") == "sums" else "train"
-        return suite, int(run.setting("threshold") or self.settings.presample.threshold)
+        config = run.presample_config(self.settings.presample)
+        return suite, self.partition(suite, config=config, everywhere=run.method_config.rehearses_all)
 
     # --- training and evaluation ---
 
     def train(self, runs: Sequence[RunConfig]) -> list[Stage]:
         """Trains every run that is not there yet; see `train_one` for what a run's folder holds."""
-        for suite, threshold in sorted({self._parts_of(run) for run in runs}):
-            self.partition(suite, threshold)
+        for run in runs:
+            self._source(run)  # here, once, not in the runs' processes
         self._run_jobs("train", runs)
         return [self.train_one(run) for run in runs]
 
@@ -200,18 +227,21 @@ class Pipeline:
         return pd.DataFrame(rows)
 
     def train_one(self, run: RunConfig, look: bool = False) -> Stage:
-        """One run: `model/`, `train_log.jsonl`, and `waypoints.parquet` for a main run. `look`: do not build it."""
+        """One run: `model/`, `train_log.jsonl`, and `waypoints.parquet` where it has way-points.
+
+        Main runs have them, and runs of another length. `look`: do not build it.
+        """
         settings, world, base = self.settings, self.world(), self.base()
-        suite, threshold = self._parts_of(run)
-        source = self.partition(suite, threshold)
-        waypoints = settings.evaluation.steps if run.variant == "main" else ()
+        suite, source = self._source(run)
+        method, train = run.method_config, run.train_config(settings.train)
+        waypoints = self._waypoints(run)
 
         def build(out: Path) -> None:
             from dphlib import evaluate, model, trainer
             from dphlib.verify import Verifier
 
             deterministic(1)
-            parts, method = self.parts(suite, threshold), run.method_config
+            parts = self._read_parts(suite, source)
             prompts = self.suite(suite) if method.trains_on == "all" else parts.exploration
             initial, tokenizer = model.load(base.path)
             initial.requires_grad_(False)
@@ -222,7 +252,7 @@ class Pipeline:
 
                 def on_iteration(log: dict[str, Any]) -> None:
                     append_jsonl(out / "train_log.jsonl", log)
-                    report(log["iteration"], settings.train.iterations)
+                    report(log["iteration"], train.iterations)
                     if log["iteration"] in waypoints:
                         frames.append(
                             evaluate.evaluate(
@@ -234,19 +264,25 @@ class Pipeline:
                         )  # fmt: skip
 
                 trainer.train(
-                    policy, tokenizer, prompts, parts.references, verifier, method, settings.train, run.seed,
+                    policy, tokenizer, prompts, parts.references, verifier, method, train, run.seed,
                     base=initial, on_iteration=on_iteration,
                 )  # fmt: skip
             model.save(policy, tokenizer, out / "model")
             if frames:
                 pd.concat(frames, ignore_index=True).to_parquet(out / "waypoints.parquet", index=False)
 
-        params = {"run": run, "method": run.method_config, "train": settings.train, "waypoints": waypoints}
+        params = {"run": run, "method": method, "train": train, "waypoints": waypoints}
         params |= {"evaluation": asdict(settings.evaluation)} if waypoints else {}
         return self.run.stage(
-            f"train-{run.name}", params=params, inputs=(world, base, source), code=_TRAIN_CODE,
+            f"train-{run.name}", params=params, inputs=(world, base, source), code=TRAIN_CODE,
             build=None if look else build,
         )  # fmt: skip
+
+    def _waypoints(self, run: RunConfig) -> tuple[int, ...]:
+        steps = self.settings.evaluation.steps
+        if run.setting("iterations"):
+            steps = tuple(step for step in (*steps, self.settings.train.iterations) if step < run.setting("iterations"))
+        return steps if run.variant == "main" or run.setting("iterations") else ()
 
     def evaluate_one(self, run: RunConfig, look: bool = False) -> Stage:
         """`records.parquet` of one run's final policy. `look`: do not build it."""
@@ -254,28 +290,25 @@ class Pipeline:
         suites = dict(self.settings.evaluation.samples)
         if run.setting("domain") == "sums":
             suites = {"out_of_domain": suites["out_of_domain"]}
-        elif run.variant != "main":  # Tables 4 and 5 have no column out of domain
-            del suites["out_of_domain"]
-        return self._evaluate(trained, trained.path / "model", run.method, run.variant, run.seed, suites, look)
+        step = run.train_config(self.settings.train).iterations
+        identity = (run.method, run.variant, run.seed, step)
+        return self._evaluate(trained, trained.path / "model", run.name, identity, suites, look)
 
     def evaluate_base(self) -> Stage:
         """`records.parquet` of the initial policy."""
         base = self.base()
-        return self._evaluate(base, base.path, "base", "main", -1, dict(self.settings.evaluation.samples))
+        return self._evaluate(base, base.path, "base", ("base", "main", -1, 0), dict(self.settings.evaluation.samples))
 
     def _evaluate(
         self,
         source: Stage,
         folder: Path,
-        method: str,
-        variant: str,
-        seed: int,
+        name: str,
+        identity: tuple[str, str, int, int],
         samples: dict[str, int],
         look: bool = False,
     ) -> Stage:
         world, base, config = self.world(), self.base(), self.settings.evaluation
-        name = method if method == "base" else RunConfig(method, variant, seed).name
-        step = 0 if method == "base" else self.settings.train.iterations
 
         def build(out: Path) -> None:
             from dphlib import evaluate, model
@@ -288,39 +321,17 @@ class Pipeline:
             total = sum(map(len, problems.values()))
             with Verifier(world.path / "database") as verifier:
                 records = evaluate.evaluate(
-                    policy, tokenizer, problems, samples, verifier, evaluate.Identity(method, variant, seed, step),
+                    policy, tokenizer, problems, samples, verifier, evaluate.Identity(*identity),
                     draw_seed=derive_seed("evaluate", config.draw_seed, name), max_new_tokens=config.max_new_tokens,
                     base=initial, base_samples=config.base_samples, on_done=lambda done: report(done, total),
                 )  # fmt: skip
             records.to_parquet(out / "records.parquet", index=False)
 
-        params = {"evaluation": asdict(replace(config, steps=())), "samples": samples, "identity": [name, step]}
+        params = {"evaluation": asdict(replace(config, steps=())), "samples": samples, "identity": [name, identity[-1]]}
         return self.run.stage(
             f"evaluate-{name}", params=params, inputs=(world, base, source), code=_EVALUATE_CODE,
             build=None if look else build,
         )  # fmt: skip
-
-    # --- cost ---
-
-    def cost(self) -> pd.DataFrame:
-        """Time, memory and tokens of an iteration of each of `COST_METHODS` on the same prompts, one after another.
-
-        Each in a process of its own, so that its peak memory is its own. The first iteration warms up and is left out.
-        """
-        world, base, source = self.world(), self.base(), self.partition()
-        config = replace(self.settings.train, iterations=self.settings.cost_iterations + 1, diagnose_every=0)
-
-        def build(out: Path) -> None:
-            rows: list[dict[str, Any]] = []
-            for method in COST_METHODS:
-                arguments = {"root": str(self.run.root), "profile_name": self.settings.name, "method": method}
-                arguments["iterations"] = config.iterations
-                rows += run_jobs([Job(method, "dphlib.stages:cost_job", arguments)], workers=1, label="cost")[0]
-            write_json(out / "cost.json", rows)
-
-        params = {"train": config, "methods": {method: METHOD_CONFIGS[method] for method in COST_METHODS}}
-        stage = self.run.stage("cost", params=params, inputs=(world, base, source), code=_TRAIN_CODE, build=build)
-        return pd.DataFrame(json.loads((stage.path / "cost.json").read_text(encoding="utf-8")))
 
     # --- parallel ---
 
@@ -329,10 +340,8 @@ class Pipeline:
         runs = [run for run in runs if not _is_built(look, run)]
         if not runs:
             return
-        # Slow ones first, so that no core waits for the last: the online reference and the full prompt set cost most.
-        order = sorted(
-            runs, key=lambda run: (not run.method_config.needs_reference, run.method_config.divergence is None)
-        )
+        # Slow ones first, so that no core waits for the last: long runs, an online reference, the full prompt set.
+        order = sorted(runs, key=self._quickness)
         jobs = [
             Job(
                 run.name,
@@ -342,6 +351,11 @@ class Pipeline:
             for run in order
         ]
         run_jobs(jobs, workers=self.workers, label=kind)
+
+    def _quickness(self, run: RunConfig) -> tuple[int, bool, bool]:
+        method = run.method_config
+        length = run.train_config(self.settings.train).iterations
+        return -length, not (method.needs_reference or method.entropy_coef > 0), method.divergence is None
 
 
 def _is_built(look: Callable[..., Stage], run: RunConfig) -> bool:
@@ -357,31 +371,3 @@ def run_job(root: str, profile_name: str, kind: str, run: dict[str, Any]) -> boo
     pipeline = Pipeline(root, profile(profile_name))
     (pipeline.train_one if kind == "train" else pipeline.evaluate_one)(RunConfig(**run))
     return True
-
-
-def cost_job(root: str, profile_name: str, method: str, iterations: int) -> list[dict[str, Any]]:
-    """Cost rows of one method, in a process of its own."""
-    from dphlib import model, trainer
-    from dphlib.verify import Verifier
-
-    pipeline = Pipeline(root, profile(profile_name))
-    config, parts = METHOD_CONFIGS[method], pipeline.parts()
-    deterministic(1)
-    policy, tokenizer = model.load(pipeline.base().path)
-    initial = model.load(pipeline.base().path)[0].requires_grad_(False) if config.needs_reference else None
-    train_config = replace(pipeline.settings.train, iterations=iterations, diagnose_every=0)
-    with Verifier(pipeline.world().path / "database") as verifier:
-        logs = trainer.train(
-            policy, tokenizer, parts.exploration, parts.references, verifier, config, train_config, 0, base=initial
-        )
-    columns = (
-        "sample_s",
-        "verify_s",
-        "reference_s",
-        "update_s",
-        "step_s",
-        "peak_gib",
-        "reference_tokens",
-        "policy_tokens",
-    )
-    return [{"method": method, "step": log["iteration"], **{c: log[c] for c in columns}} for log in logs[1:]]

@@ -5,8 +5,9 @@ the divergence through its generator. Both sets share micro-batches, told apart 
 
 1. Token mean over the mini-batch for each set, two separate means (the authors average all rows together).
 2. Rows whose advantage is exactly zero pass through no model, because their gradient is exactly zero; they stay in the
-   denominators. With a reverse KL on every token (`rkl`) all rows pass.
-3. The sampler draws from the whole distribution (top_p = 1): the authors cut it at 0.9 and do not correct for it.
+   denominators. With a reverse KL (`rkl`) or an entropy bonus on every token all rows pass.
+3. The sampler draws from the whole distribution: the authors cut it at `top_p` = 0.9 and do not correct for it, which
+   that setting of `TrainConfig` does too.
 4. `dapo` has dynamic sampling and overlong shaping, which the authors' `dapo.sh` leaves out, and no KL, which it keeps.
 
 It does not checkpoint within a run: a run of the CPU profile is a minute, and a stage is built whole or not at all.
@@ -33,12 +34,13 @@ from dphlib.losses import (
     Denominators,
     PartitionedLossStats,
     group_advantages,
+    negative_log_likelihood,
     partitioned_loss,
 )
 from dphlib.machine import derive_seed, peak_gib
 from dphlib.partition import Reference
 from dphlib.sampler import SamplingConfig, TransformersSampler
-from dphlib.scoring import TokenRow, answer_logprobs, batch_logprobs, micro_batches
+from dphlib.scoring import TokenRow, answer_logprobs, batch_logprobs, micro_batches, score_rows
 from dphlib.types import Answer, Group, Problem
 from dphlib.verify import Verifier
 
@@ -86,7 +88,8 @@ def train(
 
     Args:
         prompts: what is explored: all prompts for a baseline, D_exp for DPH. Empty: only rehearsal.
-        references: stored answers of D_pef, empty for a baseline. Empty with a divergence: only exploration.
+        references: stored answers, of D_pef or of all prompts; a method without a divergence leaves them alone. Empty
+            with a divergence: only exploration.
         base: the initial policy, frozen: the online reference where the method needs one, else only for the
             logged `kl_to_base`.
         on_iteration: called with the iteration's log row after its update.
@@ -181,24 +184,29 @@ def update(
     """
     counts = {loss_id: sum(len(r.tokens[1]) for r in batch if r.loss_id == loss_id) for loss_id in range(1, 4)}
     denominators = Denominators(counts[EXPLORE], counts[NEAR_PERFECT], counts[ON_POLICY_DIVERGENCE])
-    learn = [row for row in batch if row.loss_id != EXPLORE or row.advantage != 0 or method.rkl_coef > 0]
+    every_row = method.rkl_coef > 0 or method.entropy_coef > 0  # these have a gradient without an advantage
+    learn = [row for row in batch if row.loss_id != EXPLORE or row.advantage != 0 or every_row]
     policy.train()
     total, tokens = None, 0
     for indices in micro_batches([row.tokens for row in learn], config.token_budget):
         rows = [learn[i] for i in indices]
-        logprobs_B_T, mask_B_T = batch_logprobs(policy, pad_token_id, [row.tokens for row in rows])
+        logprobs_B_T, mask_B_T, entropy_B_T = score_rows(
+            policy, pad_token_id, [row.tokens for row in rows], with_entropy=method.entropy_coef > 0
+        )
         loss, stats = partitioned_loss(
             logprobs_B_T,
             loss_id_B_T=torch.tensor([[row.loss_id] for row in rows]).where(mask_B_T, IGNORE),
             old_logprobs_B_T=_padded([row.old_logprobs for row in rows], mask_B_T),
             advantages_B_T=torch.tensor([[row.advantage] for row in rows]),
             ref_logprobs_B_T=_padded([row.ref_logprobs for row in rows], mask_B_T),
+            entropy_B_T=entropy_B_T,
             divergence=_divergence(method),
             eta=method.eta,
             clip_low=method.clip_low,
             clip_high=method.clip_high,
             dual_clip=config.dual_clip,
             rkl_coef=method.rkl_coef,
+            entropy_coef=method.entropy_coef,
             denominators=denominators,
         )
         loss.backward()
@@ -217,6 +225,8 @@ def update(
 def _divergence(method: MethodConfig) -> Any:
     if method.divergence == "js_definition":
         return "js_definition"
+    if method.divergence == "likelihood":
+        return negative_log_likelihood
     if method.divergence is None:
         return generator("forward_kl")  # a baseline has no token for it
     return generator(method.divergence, **({"alpha": method.alpha} if method.alpha is not None else {}))
@@ -232,7 +242,7 @@ def _roll_out(
     clock: _Clock,
 ) -> list[Group]:
     """A batch of verified groups; with dynamic sampling, groups with equal rewards are replaced by further draws."""
-    setting = SamplingConfig(config.rollouts, 1.0, 1.0, config.max_new_tokens)
+    setting = SamplingConfig(config.rollouts, 1.0, config.top_p, config.max_new_tokens)
     groups: list[Group] = []
     for attempt in range(config.max_draws if method.dynamic_sampling else 1):
         drawn = prompts.draw(config.prompts - len(groups))

@@ -34,8 +34,14 @@ Method = Literal[
     "dph_f",
     "dph_js",
     "dph_js_definition",
+    "grpo_dexp",
+    "sft_rehearsal",
+    "dph_f_all",
 ]
-METHODS: tuple[str, ...] = get_args(Method)
+CONTROLS: tuple[str, ...] = ("grpo_dexp", "sft_rehearsal", "dph_f_all")
+"""Not the paper's: they ask whether it is the divergence, or the data, or the partition."""
+METHODS: tuple[str, ...] = tuple(name for name in get_args(Method) if name not in CONTROLS)
+"""The base and the nine methods of the paper."""
 
 GREEDY_SAMPLE = -1
 """Sample index of the greedy answer; sampled answers count from 0."""
@@ -146,7 +152,7 @@ class EvalRecord:
     """One evaluated answer: a row of `records.parquet`.
 
     Args:
-        method: a name of `METHODS`; `base` is the model before any RL.
+        method: a name of `METHODS` or `CONTROLS`; `base` is the model before any RL.
         variant: `main`, or the one setting that differs from it, such as `eta=0.1`.
         seed: training seed; the base model, which no seed changes, has seed -1.
         step: optimizer iterations done when the answer was drawn; 0 for the base.

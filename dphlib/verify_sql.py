@@ -29,12 +29,15 @@ came out.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
 
-from dphlib.sql_judge import Mode, sql_tokens
+from dphlib.files import clear_errors, sha256_file
+from dphlib.gold_cache import FILE_MIB, keyed_uri
+from dphlib.sql_judge import Mode, has_statement
+from dphlib.sqlite_files import read_only_uri
 from dphlib.types import Verdict
 from dphlib.worker_process import Job
 from dphlib.workers import Pool, WorkerSpec
@@ -72,13 +75,21 @@ def _extract_as_paper(answer_text: str) -> str | None:
     return _statement(block)
 
 
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, uri: str) -> str:
+    """Hash of a database, read once as long as its URI (time, size and inode of the file) is the same."""
+    return sha256_file(path)
+
+
 def _statement(block: str) -> str | None:
     block = block.strip()
-    return block if any(token != ";" for token in sql_tokens(block)) else None
+    return block if has_statement(block) else None
 
 
 class SqlVerifier:
     """Judges SQL answers; a context manager, safe to use from several threads.
+
+    Forked or sent to another process, it starts afresh there, with workers of its own.
 
     Args:
         db_root: folder with `<db_id>/<db_id>.sqlite`, the layout of Spider and BIRD.
@@ -89,6 +100,8 @@ class SqlVerifier:
         max_rows, max_cells: a result beyond them is `too_large` and equals nothing.
         cmp_method: `paper` only, the field of that name in the authors' data ("bird" in BIRD's rows).
         kept: verdicts remembered.
+        cache_dir: folder in which the results of slow golds stay for the next worker, process or run (see
+            `gold_cache`; the databases are then hashed once each). None: in each worker's memory only.
     """
 
     def __init__(
@@ -98,11 +111,12 @@ class SqlVerifier:
         *,
         workers: int = 1,
         timeout_s: float = 15.0,
-        max_ops: int = 500_000_000,
+        max_ops: int = 200_000_000,
         max_rows: int = 100_000,
         max_cells: int = 1_000_000,
         cmp_method: Literal["spider", "bird"] = "spider",
         kept: int = 50_000,
+        cache_dir: str | Path | None = None,
     ) -> None:
         if mode not in ("bird", "spider", "paper"):
             raise ValueError(f"mode={mode!r}: must be 'bird', 'spider' or 'paper'")
@@ -111,11 +125,20 @@ class SqlVerifier:
         for name, value in (("max_ops", max_ops), ("max_rows", max_rows), ("max_cells", max_cells)):
             if value < 1:
                 raise ValueError(f"{name}={value!r}: must be at least 1")
-        self.db_root = Path(db_root).absolute()
+        self.db_root, self._hashed = Path(db_root).absolute(), cache_dir is not None
+        cache_dir = None if cache_dir is None else str(Path(cache_dir).absolute())
+        settings = dict(workers=workers, timeout_s=timeout_s, max_ops=max_ops, max_rows=max_rows, max_cells=max_cells)
+        settings |= dict(cmp_method=cmp_method, kept=kept, cache_dir=cache_dir)
+        self._again = partial(SqlVerifier, self.db_root, mode, **settings)
         self._extract = _extract_as_paper if mode == "paper" else extract_sql
         options = {"mode": mode, "sets": mode == "bird" or (mode == "paper" and cmp_method == "bird")}
         options |= {"max_ops": max_ops, "max_rows": max_rows, "max_cells": max_cells}
-        spec = WorkerSpec("dphlib.sql_judge:SqlJudge", options, timeout_s, MEMORY_MIB)
+        if cache_dir is not None:
+            options["cache_dir"] = cache_dir
+            with clear_errors(Path(cache_dir)):
+                Path(cache_dir).mkdir(parents=True, exist_ok=True)
+        file_mib = FILE_MIB if self._hashed else 0
+        spec = WorkerSpec("dphlib.sql_judge:SqlJudge", options, timeout_s, MEMORY_MIB, file_mib)
         self._pool = Pool(spec, workers=workers, kept=kept)
 
     def verify(self, db_id: str, gold_sql: str, answer_text: str) -> Verdict:
@@ -145,19 +168,8 @@ class SqlVerifier:
         if not db_id or "/" in db_id or "\\" in db_id or db_id in (".", ".."):
             raise ValueError(f"db_id={db_id!r}: must be a folder name below {self.db_root}")
         path = self.db_root / db_id / f"{db_id}.sqlite"
-        try:
-            with path.open("rb") as file:
-                header = file.read(20)
-            stat = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(
-                f"database {path} (db_id={db_id!r}) is not there: check db_root, or get the set's databases"
-            ) from None
-        if header and not header.startswith(b"SQLite format 3\0"):
-            raise ValueError(f"{path} is not an SQLite database")
-        if 2 in header[18:20]:  # read as immutable, it would lack what is still in its -wal file
-            raise ValueError(f"{path} is in WAL mode: run `PRAGMA journal_mode=DELETE` on it once")
-        return f"file:{quote(str(path))}?mode=ro&immutable=1#{stat.st_mtime_ns}.{stat.st_size}.{stat.st_ino}"
+        uri = read_only_uri(path)
+        return keyed_uri(uri, _sha256(path, uri)) if self._hashed else uri
 
     def pids(self) -> list[int]:
         """Process ids of the workers now alive."""
@@ -171,6 +183,9 @@ class SqlVerifier:
     def close(self) -> None:
         """Ends the workers."""
         self._pool.close()
+
+    def __reduce__(self) -> tuple[Callable[[], SqlVerifier], tuple[()]]:
+        return self._again, ()
 
     def __enter__(self) -> SqlVerifier:
         return self

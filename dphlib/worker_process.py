@@ -41,7 +41,7 @@ def serve(parent: int) -> None:
         return
     try:
         sys.path[:] = hello["path"]
-        _limit(hello["memory_mib"])
+        _limit(hello["memory_mib"], hello["file_mib"])
         module, _, name = hello["judge"].partition(":")
         judge: Judge = getattr(importlib.import_module(module), name)(**hello["options"])
     except BaseException as error:  # told to the parent, which raises it
@@ -78,11 +78,11 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _limit(memory_mib: int) -> None:
+def _limit(memory_mib: int, file_mib: int) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, file_mib << 20))
     if sys.platform != "darwin":
         resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
 

@@ -60,16 +60,20 @@ class WorkerSpec:
         options: keyword arguments of it, JSON.
         timeout_s: wall-clock seconds for the gold, and again for the answer.
         memory_mib: limit on the worker's address space (not enforced on macOS).
+        file_mib: size of a file up to which the judge may lift its limit, which is 0 otherwise.
     """
 
     judge: str
     options: dict[str, Any]
     timeout_s: float
     memory_mib: int
+    file_mib: int = 0
 
 
 class Pool:
     """Worker processes and the verdicts they gave; start is lazy, any thread may call it.
+
+    A forked copy starts afresh in its process, with workers of its own and nothing remembered.
 
     Args:
         spec: what to run.
@@ -82,20 +86,31 @@ class Pool:
             raise ValueError(f"workers={workers!r}: must be an integer of at least 1")
         if not spec.timeout_s > 0:
             raise ValueError(f"timeout_s={spec.timeout_s!r}: must be above 0 seconds")
+        self._spec, self._workers, self._kept = spec, workers, kept
+        self._start_over()
+        _POOLS.add(self)
+
+    def _start_over(self) -> None:
         self.executed = 0  # jobs sent to workers rather than answered from memory
-        self._kept, self._verdicts, self._lock = kept, OrderedDict[Job, Verdict](), threading.Lock()
-        self._owner, self._queue = os.getpid(), queue.SimpleQueue()
-        self._slots = [_Slot(spec, {}) for _ in range(workers)]
-        for slot in self._slots:
-            slot.stuck = self._slots[0].stuck  # golds that ran out of time, shared
+        self._verdicts, self._lock = OrderedDict[Job, Verdict](), threading.Lock()
+        self._queue, stuck = queue.SimpleQueue(), {}  # golds that ran out of time, shared
+        self._slots = [_Slot(self._spec, stuck) for _ in range(self._workers)]
         self._started = False
-        self._close = weakref.finalize(self, _close, self._owner, self._queue, self._slots)
+        self._close = weakref.finalize(self, _close, self._queue, self._slots)
+
+    def _after_fork(self) -> None:
+        for slot in self._slots:
+            if slot.process is not None:
+                slot.process.disown()
+        self._lock = threading.Lock()  # another thread may have held it
+        if self._close.detach():  # was not closed
+            self._start_over()
 
     def judge(self, entries: Sequence[Job | Verdict]) -> list[Verdict]:
         """The verdict of each job, in order; an entry that is a verdict already stays as it is.
 
-        A job judged before, or twice in `entries`, runs once. Raises RuntimeError when the pool was closed,
-        was made in another process (fork), or when workers cannot start.
+        A job judged before, or twice in `entries`, runs once. Raises RuntimeError when the pool was closed or
+        workers cannot start.
         """
         self._check_usable()
         verdicts: list[Verdict | None] = [None] * len(entries)
@@ -127,10 +142,6 @@ class Pool:
             self._close()
 
     def _check_usable(self) -> None:
-        if self._owner != os.getpid():
-            raise RuntimeError(
-                f"verifier of process {self._owner} used in process {os.getpid()}: make one in each process"
-            )
         if not self._close.alive:
             raise RuntimeError("verifier is closed: make a new one, or do the work inside its `with` block")
 
@@ -138,9 +149,7 @@ class Pool:
         with self._lock:
             self._check_usable()
             if not self._started:
-                for (
-                    slot
-                ) in self._slots:  # a worker lives as long as the thread that starts it (PR_SET_PDEATHSIG)
+                for slot in self._slots:  # a worker lives as long as the thread that starts it (PR_SET_PDEATHSIG)
                     slot.thread = threading.Thread(target=slot.serve, args=(self._queue,), daemon=True)
                     slot.thread.start()
                 self._started = True
@@ -170,9 +179,18 @@ class Pool:
         return verdicts
 
 
-def _close(owner: int, waiting: queue.SimpleQueue, slots: list[_Slot]) -> None:
-    if owner != os.getpid():
-        return  # a forked copy: the workers are the parent's
+_POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for pool in tuple(_POOLS):
+        pool._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _close(waiting: queue.SimpleQueue, slots: list[_Slot]) -> None:
     for _ in slots:
         waiting.put(None)
     for slot in slots:
@@ -277,6 +295,7 @@ class _Process:
                 start_new_session=True,
             )
         hello = {"judge": spec.judge, "options": spec.options, "memory_mib": spec.memory_mib}
+        hello["file_mib"] = spec.file_mib
         hello["path"] = [root, *(os.path.abspath(p) for p in sys.path if p)]
         hello["timer_s"] = spec.timeout_s + 5.0
         try:
@@ -339,6 +358,11 @@ class _Process:
         body = bytes(buffer[4 : 4 + size])
         del buffer[: 4 + size]
         return json.loads(body)
+
+    def disown(self) -> None:
+        """In a forked copy: lets go of the parent's worker."""
+        self._socket.close()
+        self.popen.returncode = 0  # not ours to wait for
 
     def kill(self) -> None:
         self.popen.kill()

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dphlib.config import Profile
+from dphlib.studies import study_runs
 from dphlib.sums import SUBSETS
-from dphlib.types import METHODS
+from dphlib.types import CONTROLS, METHODS
 
 STYLES = ("direct", "aliased", "nested", "stepwise")
 STEPS = 45
@@ -31,11 +33,12 @@ SHAPE = {
     "base": (0.0, 0.62, 1.00), "grpo": (4.0, 0.88, 0.35), "dapo": (3.6, 0.89, 0.40), "rkl": (3.0, 0.87, 0.15),
     "alpha_0.2": (2.2, 0.87, 0.70), "alpha_0.5": (1.9, 0.88, 0.80), "alpha_0.8": (1.6, 0.88, 0.85),
     "dph_f": (1.2, 0.87, 0.95), "dph_js": (1.4, 0.90, 0.92), "dph_js_definition": (1.3, 0.90, 0.93),
+    "grpo_dexp": (3.6, 0.88, 0.40), "sft_rehearsal": (1.3, 0.86, 0.93), "dph_f_all": (0.9, 0.85, 0.97),
 }  # fmt: skip
 
 
 def _run(method: str, variant: str, seed: int, step: int, samples: Mapping[str, int], greedy: bool) -> pd.DataFrame:
-    rng = np.random.default_rng([METHODS.index(method), sum(map(ord, variant)), seed + 1, step])
+    rng = np.random.default_rng([(*METHODS, *CONTROLS).index(method), sum(map(ord, variant)), seed + 1, step])
     sharp, accuracy, sums = SHAPE[method]
     progress = step / STEPS
     sharp, accuracy = sharp * progress + rng.normal(0, 0.2) * (seed >= 0), 0.62 + (accuracy - 0.62) * progress
@@ -108,6 +111,14 @@ def make_records(
             if method in methods
         ]
     return pd.concat(parts, ignore_index=True)
+
+
+def make_study_records(settings: Profile, names: Sequence[str]) -> pd.DataFrame:
+    """Final records of the base and of every run of some studies, on all suites."""
+    runs = [_run("base", "main", -1, 0, SAMPLES, greedy=True)]
+    for run in study_runs(settings, names):
+        runs.append(_run(run.method, run.variant, run.seed, STEPS, SAMPLES, greedy=True))
+    return pd.concat(runs, ignore_index=True)
 
 
 def make_train_logs(methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:

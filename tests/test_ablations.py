@@ -37,6 +37,16 @@ def test_a_measure_that_needs_more_answers_is_left_out(records):
     assert "Pass@8" in got and "Pass@16" not in got
 
 
+def test_any_number_of_seeds_will_do_and_different_numbers_of_answers_will_not(records):
+    more = make_records(("base", "grpo", "dph_f", "dph_js"), (0, 1, 2, 3, 4), steps=False)
+    assert set(ablations.effects(more)["seeds"]) == {"2 against 5"}
+    one = make_records(("base", "dph_f"), (0,), steps=False)
+    assert set(ablations.effects(one)["seeds"]) == {"1 against 1"}
+    fewer = records[(records["variant"] != "threshold=8") | (records["sample"] < 24)]
+    with pytest.raises(ValueError, match=r"cannot be compared, they differ in drawn 24\.0 and 32\.0"):
+        ablations.effects(fewer, ["in_domain"])
+
+
 def test_without_ablations_it_says_so(records):
     with pytest.raises(ValueError, match=r"settings\.ablation_runs\(\)"):
         ablations.effects(records[records["variant"] == "main"])

@@ -19,19 +19,23 @@ PACKAGE = ROOT / "dphlib"
 
 # A module imports from what stands before it, never from what comes after.
 ORDER = """
-    types config files machine runs jobs
-    prompts sums cpuworld data
-    worker_process workers sql_judge verify_sql verify_math verify
-    model muon sft sampler partition
-    divergences logprobs losses scoring trainer evaluate lessons showcase
+    types variants config studies files machine runs jobs
+    prompts sums cpuworld sqlite_files question_values schema_prompt
+    worker_process workers gold_cache sql_judge verify_sql math_text verify_math verify
+    data_golds data_sets data limit_ties data_check data_report data_commands
+    placement model muon tuning adapters sft kv_cache sampler vllm_sampler partition
+    divergences conjugates logprobs estimators losses importance scoring trainer evaluate
+    estimator_study lessons showcase
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
-    retention ablations judge claims facts claims_view readme report_page report
-    stages results kernel notebooks site cli
+    retention ablations study_plots judge claims facts claims_view readme report_page report
+    stages cost results kernel notebooks verifier_page site cli
 """.split()
 # These compute with tensors; every other module is imported without torch.
-WITH_TORCH = (
-    "model muon sft sampler divergences logprobs losses scoring trainer evaluate lessons showcase stages results cli".split()
-)
+WITH_TORCH = """
+    placement model muon tuning adapters sft kv_cache sampler vllm_sampler
+    divergences conjugates logprobs estimators losses importance scoring trainer evaluate
+    estimator_study lessons showcase stages cost results cli
+""".split()
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -69,7 +73,7 @@ def imports(module: str) -> set[str]:
 def sources() -> list[Path]:
     """Files of this repository that somebody wrote or that a run left to be committed."""
     found = [path for path in ROOT.iterdir() if path.is_file() and not path.name.startswith(".")]
-    for folder in ("dphlib", "tests", "notebooks", "artifacts/reference", ".ci", ".github"):
+    for folder in ("dphlib", "tests", "notebooks", "docs", "artifacts/reference", ".ci", ".github"):
         found += [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     return found
 

@@ -16,6 +16,11 @@ from dphlib import cli, model
         (["run", "--profile", "gpu9"], "unknown profile 'gpu9'; known: smoke, cpu"),
         (["train", "--method", "ppo"], "unknown method 'ppo'; known: grpo"),
         (["train", "--method", "grpo", "--variant", "x"], "unknown variant 'x'"),
+        (["train", "--method", "grpo", "--variant", "k=4"], "means nothing for grpo"),
+        (["ablate", "--study", "lr"], "unknown study 'lr'; known: all, controls, eta"),
+        (["ablate", "--study", "eta", "--seeds", "x"], "give their number, such as 5, or a list"),
+        (["run", "--profile", "smoke", "--studies", "lr"], "unknown study 'lr'"),
+        (["run", "--profile", "smoke", "--seeds", "1,1"], "give their number, such as 5, or a list"),
         (["claims", "--source", "nowhere"], "manifest.json is not there"),
         (["report", "--source", "nowhere"], "claims.json is not there"),
         (["replot", "--source", "nowhere"], "no recorded run in nowhere"),
@@ -23,7 +28,7 @@ from dphlib import cli, model
 )
 def test_what_a_user_can_mend_is_one_line(arguments, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    if arguments[0] == "train":
+    if arguments[0] in ("train", "ablate", "run"):
         arguments = [*arguments, "--artifacts", str(tmp_path)]
     assert cli.main(arguments) == 1
     err = capsys.readouterr().err

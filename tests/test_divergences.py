@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from decimal import Decimal, getcontext
+from decimal import Decimal, getcontext, localcontext
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from dphlib.divergences import BOUND, DIVERGENCES, divergence, exact, generator
 
@@ -16,9 +18,14 @@ getcontext().prec = 60
 torch.set_num_threads(1)
 
 ALPHAS = (0.05, 0.2, 0.5, 0.8, 0.95)
+EDGE_ALPHAS = (1e-40, 1e-9, 1e-3, 1 - 1e-3, 1 - 1e-9)
 CASES = [(name, {}) for name in DIVERGENCES if name != "alpha"] + [("alpha", {"alpha": a}) for a in ALPHAS]
 IDS = [name + "".join(f"_{v}" for v in params.values()) for name, params in CASES]
 EVERY = pytest.mark.parametrize(("name", "params"), CASES, ids=IDS)
+EDGES = [("alpha", {"alpha": a}) for a in EDGE_ALPHAS]
+EVERY_AND_EDGES = pytest.mark.parametrize(
+    ("name", "params"), CASES + EDGES, ids=[*IDS, *(f"alpha_{a:.9g}" for a in EDGE_ALPHAS)]
+)
 NEAR = [1e-9, 1e-6, 3e-4, 1e-2, 0.1249, 0.125, 0.126, 0.5, 0.999, 1.0, 1.001, 2.5]
 POINTS = [sign * d for d in [*NEAR, 7.0, 15.0, 20.0] for sign in (1, -1)]
 FAR = [sign * d for d in (0.0, 1e-6, 3e-4, 1.0, 20.0, 89.0, 104.0, 120.0, 1e4) for sign in (1, -1)]
@@ -27,11 +34,12 @@ FAR = [sign * d for d in (0.0, 1e-6, 3e-4, 1.0, 20.0, 89.0, 104.0, 120.0, 1e4) f
 def reference(name: str, d: float, alpha: float | None = None) -> tuple[Decimal, Decimal]:
     """f(exp d) as the textbook writes it, and u f'(u), both with 60 digits."""
     x = Decimal(d)
-    u = x.exp()
     if name == "alpha":
-        a = Decimal(alpha)
-        power = ((1 - a) * x).exp()
-        return (power - (1 - a) * u - a) / (a * (a - 1)), (u - power) / a
+        with localcontext(prec=160):  # its terms cancel the more, the nearer alpha is to 0 or 1
+            a, u = Decimal(alpha), x.exp()
+            power = ((1 - a) * x).exp()
+            return (power - (1 - a) * u - a) / (a * (a - 1)), (u - power) / a
+    u = x.exp()
     root, mean = (x / 2).exp(), (u + 1) / 2
     return {
         "forward_kl": (u - 1 - x, u - 1),
@@ -52,7 +60,7 @@ def value_and_gradient(f, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return value.detach(), gradient
 
 
-@EVERY
+@EVERY_AND_EDGES
 def test_agrees_with_a_60_digit_reference_in_float64(name, params):
     value, gradient = value_and_gradient(generator(name, **params), torch.tensor(POINTS, dtype=torch.float64))
     for i, d in enumerate(POINTS):
@@ -60,7 +68,21 @@ def test_agrees_with_a_60_digit_reference_in_float64(name, params):
             assert abs(Decimal(float(ours)) / true - 1) < Decimal("1e-12"), (d, float(ours), true)
 
 
-@EVERY
+RATIOS = st.builds(math.copysign, st.floats(1e-9, 20), st.sampled_from([-1.0, 1.0]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(d=RATIOS, alpha=st.floats(1e-12, 1 - 1e-12) | st.floats(1e-12, 1e-3))
+def test_agrees_with_the_reference_at_any_ratio_and_alpha(d, alpha):
+    for name in DIVERGENCES:
+        params = {"alpha": alpha} if name == "alpha" else {}
+        value, gradient = value_and_gradient(generator(name, **params), torch.tensor([d], dtype=torch.float64))
+        with localcontext(prec=100):
+            for ours, true in zip((value, gradient), reference(name, d, **params), strict=True):
+                assert abs(Decimal(float(ours)) / true - 1) < Decimal("1e-12"), (name, params)
+
+
+@EVERY_AND_EDGES
 def test_fp32_keeps_sign_and_precision_near_zero(name, params):
     d = torch.tensor([d for d in POINTS if abs(d) < 3], dtype=torch.float32)
     value, gradient = value_and_gradient(generator(name, **params), d)
@@ -70,7 +92,7 @@ def test_fp32_keeps_sign_and_precision_near_zero(name, params):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-@EVERY
+@EVERY_AND_EDGES
 def test_finite_non_negative_and_of_the_same_dtype_everywhere(name, params, dtype):
     largest = torch.finfo(dtype).max
     d = torch.tensor([[*FAR, largest, -largest, math.inf, -math.inf]], dtype=dtype)
@@ -79,6 +101,34 @@ def test_finite_non_negative_and_of_the_same_dtype_everywhere(name, params, dtyp
     assert value.isfinite().all() and gradient.isfinite().all()
     assert (value >= 0).all()
     assert (value[d == 0] == 0).all() and (gradient[d == 0] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@EVERY_AND_EDGES
+def test_finite_at_every_16_bit_number(name, params, dtype):
+    d = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    d = d[d.isfinite()]
+    value, gradient = value_and_gradient(generator(name, **params), d)
+    assert len(d) > 60_000 and value.isfinite().all() and gradient.isfinite().all()
+    assert (value >= 0).all() and (gradient * d.sign() >= 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(d=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=16, max_size=16))
+def test_finite_at_any_fp32_number(d):
+    for name, params in CASES + EDGES:
+        value, gradient = value_and_gradient(generator(name, **params), torch.tensor(d, dtype=torch.float32))
+        assert value.isfinite().all() and gradient.isfinite().all() and (value >= 0).all(), (name, params)
+
+
+@EVERY
+def test_closed_form_gradient_is_that_of_automatic_differentiation(name, params):
+    """The gradient is given by hand; `value` without that hand has it too, where it does not cancel."""
+    d = torch.tensor([x for x in POINTS if 0.4 < abs(x)], dtype=torch.float64, requires_grad=True)
+    f = divergence(name, **params)
+    (automatic,) = torch.autograd.grad(f.value(d).sum(), d)
+    _, by_hand = value_and_gradient(f, d.detach())
+    torch.testing.assert_close(automatic, by_hand, rtol=1e-9, atol=1e-15)
 
 
 @EVERY
@@ -145,6 +195,42 @@ def test_limits_and_derivatives_at_1_are_as_stated(name, params):
 def test_strengths_named_in_the_paper():
     strengths = {name: DIVERGENCES[name].second_derivative_at_1 for name in ("forward_kl", "alpha", "js")}
     assert strengths == {"forward_kl": 1.0, "alpha": 1.0, "js": 0.25}
+
+
+def alpha_family(a: Decimal, u: Decimal) -> Decimal:
+    return (u ** (1 - a) - (1 - a) * u - a) / (a * (a - 1))
+
+
+def vajda_family(b: Decimal, u: Decimal) -> Decimal:
+    """Oesterreicher and Vajda's, with the parameter's limits approached."""
+    return ((1 + u**b) ** (1 / b) - Decimal(2) ** (1 / b - 1) * (1 + u)) / (1 - 1 / b)
+
+
+STEP, FAR_OUT = Decimal("1e-20"), Decimal("1e4")
+RELATIVES = {
+    "forward_kl": [(alpha_family, 1 - STEP, 1)],
+    "reverse_kl": [(alpha_family, STEP, 1)],
+    "js": [(vajda_family, 1 + STEP, 2)],
+    "hellinger": [(alpha_family, Decimal("0.5"), 2), (vajda_family, Decimal("0.5"), 1)],
+    "pearson_chi2": [(alpha_family, Decimal(-1), Decimal("0.5"))],
+    "neyman_chi2": [(alpha_family, Decimal(2), Decimal("0.5"))],
+    "total_variation": [(vajda_family, FAR_OUT, 1)],
+}
+
+
+@pytest.mark.parametrize("d", [-3.0, -0.4, 0.7, 2.0])
+def test_families_are_as_stated(d):
+    u = Decimal(d).exp()
+    for name, members in RELATIVES.items():
+        value, _ = reference(name, d)
+        for family, parameter, factor in members:
+            rough = Decimal("1e-3") if parameter == FAR_OUT else Decimal("1e-15")
+            assert abs(family(parameter, u) / (factor * value) - 1) < rough, (name, family.__name__)
+            letter = "f_a" if family is alpha_family else "h_b"
+            assert letter in DIVERGENCES[name].family
+    both = alpha_family(STEP, u) + alpha_family(1 - STEP, u)
+    assert abs(both / reference("jeffreys", d)[0] - 1) < Decimal("1e-15")
+    assert all(f.family for f in DIVERGENCES.values())
 
 
 def textbook(name: str, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
@@ -240,3 +326,93 @@ def test_wrong_inputs_are_refused():
     for bad in ([0.5, 0.6], [1.5, -0.5], [math.nan, 1.0]):
         with pytest.raises(ValueError, match="p_theta_V is not a distribution"):
             exact("js", torch.tensor([0.5, 0.5]), torch.tensor(bad))
+
+
+# --- A whole model --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Every sequence of 3 tokens of a vocabulary of 7, its log-probs token by token under two Llamas; float64."""
+    shape = LlamaConfig(
+        vocab_size=7, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    base, policy = (LlamaForCausalLM(shape).double().eval() for _ in range(2))
+    with torch.no_grad():
+        for model in (base, policy):
+            model.get_output_embeddings().weight *= 20  # sharper, yet no answer's ratio beyond BOUND
+    sequences = torch.tensor([[0, *tokens] for tokens in itertools.product(range(7), repeat=3)])
+
+    def logprobs(model):
+        log_p = model(input_ids=sequences[:, :-1]).logits.log_softmax(-1)
+        return log_p, log_p.gather(-1, sequences[:, 1:, None])[..., 0]
+
+    with torch.no_grad():
+        ref_S_T_V, ref_S_T = logprobs(base)
+    log_p_S_T_V, log_p_S_T = logprobs(policy)
+    torch.testing.assert_close(ref_S_T.sum(-1).exp().sum(), torch.tensor(1.0, dtype=torch.float64))
+    return list(policy.parameters()), ref_S_T_V, ref_S_T, log_p_S_T_V, log_p_S_T
+
+
+def assert_same_gradient(one, other, weights):
+    """Down to the fp32 in which a Llama computes its norms, whatever its dtype."""
+    one, other = (
+        torch.cat([g.flatten() for g in torch.autograd.grad(value, weights, retain_graph=True)])
+        for value in (one, other)
+    )
+    assert float(other.norm()) > 0 and float((one - other).norm() / other.norm()) < 1e-5
+
+
+@EVERY
+def test_sequences_of_a_whole_model_as_categories(whole, name, params):
+    """Sequence level: the estimator over all answers, each with its probability, is the divergence of sequences."""
+    weights, _, ref_S_T, _, log_p_S_T = whole
+    p_ref_S, d_S = ref_S_T.sum(-1).exp(), (log_p_S_T - ref_S_T).sum(-1)
+    estimate = (p_ref_S * generator(name, **params)(d_S)).sum()
+    true = exact(name, p_ref_S, log_p_S_T.sum(-1).exp(), **params)
+    torch.testing.assert_close(estimate, true, rtol=1e-10, atol=0)
+    assert_same_gradient(estimate, true, weights)
+
+
+@EVERY
+def test_tokens_of_a_whole_model(whole, name, params):
+    """Token level, as training does it: over all stored answers, the tokens' mean is the expected divergence of the
+    next-token distributions, prefixes from the reference; value and gradient."""
+    weights, ref_S_T_V, ref_S_T, log_p_S_T_V, log_p_S_T = whole
+    p_ref_S_1 = ref_S_T.sum(-1, keepdim=True).exp()
+    estimate = (p_ref_S_1 * generator(name, **params)(log_p_S_T - ref_S_T)).sum()
+    true = (p_ref_S_1 * exact(name, ref_S_T_V.exp(), log_p_S_T_V.exp(), **params)).sum()
+    torch.testing.assert_close(estimate, true, rtol=1e-10, atol=0)
+    assert_same_gradient(estimate, true, weights)
+
+
+def test_chain_rule_of_forward_kl_on_a_whole_model(whole):
+    """The sequences' forward KL is the sum of the tokens'; of no other divergence here is that so."""
+    _, ref_S_T_V, ref_S_T, log_p_S_T_V, log_p_S_T = whole
+    p_ref_S = ref_S_T.sum(-1).exp()
+
+    def levels(name, **params):
+        by_token = (p_ref_S[:, None] * exact(name, ref_S_T_V.exp(), log_p_S_T_V.exp(), **params)).sum()
+        return by_token.item(), exact(name, p_ref_S, log_p_S_T.sum(-1).exp(), **params).item()
+
+    assert levels("forward_kl")[0] == pytest.approx(levels("forward_kl")[1], rel=1e-10)
+    for name, params in CASES:
+        if name not in ("forward_kl", "alpha"):
+            assert levels(name, **params)[0] != pytest.approx(levels(name, **params)[1], rel=1e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    logits=st.lists(st.tuples(st.floats(-8, 8), st.floats(-8, 8)), min_size=3, max_size=9),
+    cut=st.integers(1, 2),
+)
+def test_properties_of_the_divergence(logits, cut):
+    """Not negative; zero for equal arguments; no larger after outcomes were lumped together."""
+    p, q = torch.tensor(logits, dtype=torch.float64).softmax(0).T
+    lumped = [torch.cat([x[:cut], x[cut:].sum(0, keepdim=True)]) for x in (p, q)]
+    for name, params in CASES:
+        full, coarse = float(exact(name, p, q, **params)), float(exact(name, *lumped, **params))
+        assert full >= 0 and float(exact(name, p, p, **params)) == pytest.approx(0, abs=1e-15)
+        assert coarse <= full * (1 + 1e-9) + 1e-14, (name, params)

@@ -6,21 +6,28 @@ import math
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from dphlib import lesson_plots
 from dphlib.divergences import DIVERGENCES, exact
+from dphlib.estimator_study import ESTIMATORS
 from dphlib.lessons import (
+    collapse,
+    conjugate_table,
     covering_fits,
     curves,
     estimates,
     generator_table,
     held_styles,
+    lumping,
     named,
     parse,
+    ranked,
     rkl_gradients,
     strengths,
+    tiny_pair,
     two_modes,
 )
 
@@ -47,6 +54,15 @@ def test_table_of_generators():
     assert table.loc["forward_kl", "f(0)"] == "infinite" and table.loc["reverse_kl", "f(0)"] == "1"
     assert table.loc["js", "f''(1)"] == "0.25" and table.loc["total_variation", "f''(1)"] == "none: a kink"
     assert table.loc["alpha", "f(0)"] == r"$1/(1-\alpha)$"
+
+
+def test_table_of_conjugates():
+    table = conjugate_table().set_index("name")
+    assert set(table.index) == set(DIVERGENCES)
+    assert not table.map(lambda text: "|" in text).any(axis=None)
+    assert table.loc["js", "f''(1)"] == "0.25" and table.loc["total_variation", "f''(1)"] == "none: a kink"
+    assert table.loc["reverse_kl", "f*(t)"] == "$e^t - 1$" and table.loc["neyman_chi2", "finite for"] == r"$t \le 1$"
+    assert (table["in the families"] != "").all()
 
 
 def test_curves_are_the_generator_and_its_derivative():
@@ -124,13 +140,53 @@ def test_the_rkl_baselines_value_is_reverse_kl_and_its_gradient_that_of_forward_
     assert np.abs(k3[1:] - reverse[1:]).max() > 0.01
 
 
+def test_a_collapse_is_pulled_back_alike_by_all_and_seen_by_few_draws():
+    frame = collapse("forward_kl", [0.0, 3.0, 12.0], k=4)
+    assert len(frame) == 3 * len(ESTIMATORS)
+    rows = frame.set_index(["estimator", "depth"])
+    np.testing.assert_allclose(rows.xs(0.0, level="depth")[["value", "sd", "pull", "pull_sd"]], 0, atol=1e-12)
+    p_ref = ranked(64)
+    assert float(p_ref.sum()) == pytest.approx(1) and float(p_ref[0] / p_ref[3]) == pytest.approx(8)
+    for name in ESTIMATORS:
+        assert rows.loc[(name, 12.0), "pull"] == pytest.approx(float(p_ref[1]), rel=1e-3)  # p_ref - p_theta
+        assert rows.loc[(name, 3.0), "bias_share"] == pytest.approx(0, abs=1e-9)  # the rest keeps its proportions
+    assert rows.loc[("one_sample", 12.0), "pull_sd"] > 2 * rows.loc[("one_sample", 12.0), "pull"]
+    assert rows.loc[("topk", 12.0), "pull_sd"] == 0 == rows.loc[("topk", 12.0), "sd"]
+    js = collapse("js", [1.2, 12.0]).set_index(["estimator", "depth"])["pull"]
+    assert js[("topk", 12.0)] < 0.01 * js[("topk", 1.2)]
+
+
+def test_lumping_misses_less_with_more_tokens_and_nothing_with_all():
+    frame = lumping(NAMES, [1, 4, 16, 64])
+    for name in NAMES:
+        missed = frame[frame["name"] == name].sort_values("k")["missed"].to_numpy()
+        assert (np.diff(missed) < 0).all() and 0 < missed[0] < 1 and missed[-1] == pytest.approx(0, abs=1e-12)
+    assert frame.groupby("k")["rest"].first()[64] == 0
+
+
+def test_the_tiny_pair_is_two_models_that_differ_and_leaves_the_random_state_alone():
+    before = torch.get_rng_state()
+    base, policy = tiny_pair(0)
+    assert torch.equal(before, torch.get_rng_state())
+    again = tiny_pair(0)[1]
+    tokens = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        p, q, r = (model(input_ids=tokens).logits.softmax(-1) for model in (base, policy, again))
+    assert torch.equal(q, r) and not torch.allclose(p, q)
+    assert float(torch.special.entr(p).sum(-1).mean()) < 3  # far from equal: ln 64 is 4.2
+    assert all(w.requires_grad for w in policy.parameters()) and not any(w.requires_grad for w in base.parameters())
+
+
 def test_figures_are_drawn():
     fits = covering_fits(NAMES, two_modes(0.3, 6), starts=2, steps=2)
     held = strengths(NAMES, RIGHT, [0.1, 1.0])
+    costs = pd.DataFrame({"estimator": ESTIMATORS, "bytes": (8, 32, 4, 42, 42), "variance_ratio": (1, 4, 9, 9, 5)})
     for figure, axes in (
         (lesson_plots.one_mode_fits(fits), 4),
         (lesson_plots.direction_and_strength(held), 3),
         (lesson_plots.sft_curve([3.0, 2.0, 1.0]), 1),
+        (lesson_plots.estimators(collapse("js", [0.0, 1.0]), lumping(("js", "alpha_0.2"), [1, 8])), 3),
+        (lesson_plots.estimator_costs(costs), 1),
     ):
         assert isinstance(figure, matplotlib.figure.Figure) and len(figure.axes) == axes
         figure.canvas.draw()

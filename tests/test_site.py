@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from dphlib import __version__, site
+from dphlib.data_sets import DATA_SETS
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "https://github.com/somebody/some-name"
@@ -181,6 +182,22 @@ def test_third_party_lists_the_packages_of_the_one_list():
 def test_a_package_that_is_not_listed_makes_it_stale(root, capsys):
     with open(root / "constraints.txt", "a") as file:
         file.write("zzz==1.0\n")
+    assert site.main(["--check", "--root", str(root)]) == 1
+    assert "THIRD_PARTY.md: stale" in capsys.readouterr().out
+
+
+def test_data_sets_are_listed_with_licence_source_and_citation():
+    text = (ROOT / "THIRD_PARTY.md").read_text()
+    assert site.data_sets_part() in text
+    for one in DATA_SETS.values():
+        row = next(line for line in text.splitlines() if line.startswith(f"| **{one.title}** "))
+        assert one.licence in row and one.source in row and one.citation in row
+        assert ("not verified" in row) == (not one.licence_seen)
+
+
+def test_an_edited_row_of_a_data_set_makes_it_stale(root, capsys):
+    path = root / "THIRD_PARTY.md"
+    path.write_text(path.read_text().replace("| **Spider** (`spider`) | CC BY-SA 4.0", "| **Spider** | MIT"))
     assert site.main(["--check", "--root", str(root)]) == 1
     assert "THIRD_PARTY.md: stale" in capsys.readouterr().out
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 from small import small_profile
 
+from dphlib import trainer
 from dphlib.config import METHOD_CONFIGS, PROFILES, RunConfig, profile
 from dphlib.stages import Pipeline
-from dphlib.types import EvalRecord
+from dphlib.types import EvalRecord, Verdict
 
 RUN = RunConfig("dph_js_definition", "main", 0)
 
@@ -78,6 +80,102 @@ def test_partition_follows_the_threshold(built):
         assert [p.id for p in parts.near_perfect] == [g.problem.id for g in groups if g.correct >= threshold]
         stored = json.loads((pipeline.partition("train", threshold).path / "partition.json").read_text())
         assert stored["threshold"] == threshold
+
+
+@pytest.fixture
+def judged(built, tmp_path, monkeypatch):
+    """The built run with made-up verdicts, for its policy solves nothing.
+
+    Of three prompts one is never solved, one always, one once; the extra draw is right on every other prompt.
+    """
+    root, groups = tmp_path / "run", Pipeline.groups
+    shutil.copytree(built, root)
+    for stage in (root / "stages").glob("partition-*"):
+        shutil.rmtree(stage)
+
+    def with_verdicts(self, suite="train", draw="k", config=None):
+        found = groups(self, suite, draw, config)
+        for i, group in enumerate(found):
+            right = (i % 2 == 0) if draw == "extra" else (0, len(group.answers), 1)[i % 3]
+            verdicts = [Verdict("correct" if sample < right else "wrong") for sample in range(len(group.answers))]
+            found[i] = replace(group, verdicts=tuple(verdicts))
+        return found
+
+    monkeypatch.setattr(Pipeline, "groups", with_verdicts)
+    return root
+
+
+def given_to_the_trainer(root, monkeypatch, *runs) -> list[dict]:
+    """What each run hands to the trainer: prompts, stored answers, method, training; nothing is trained."""
+    seen = []
+
+    def look(policy, tokenizer, prompts, references, verifier, method, config, seed, **_):
+        ids = {"prompts": {p.id for p in prompts}, "stored": [r.problem.id for r in references]}
+        seen.append({**ids, "method": method, "config": config})
+        raise InterruptedError
+
+    monkeypatch.setattr(trainer, "train", look)
+    for run in runs:
+        with pytest.raises(InterruptedError):
+            Pipeline(root, small_profile()).train_one(run)
+    return seen
+
+
+def test_what_controls_explore_and_rehearse(judged, monkeypatch):
+    names = ("grpo", "grpo_dexp", "dph_f", "sft_rehearsal", "dph_f_all")
+    seen = dict(
+        zip(names, given_to_the_trainer(judged, monkeypatch, *(RunConfig(m, "main", 0) for m in names)), strict=True)
+    )
+    pipeline = Pipeline(judged, small_profile())
+    parts, every = pipeline.parts(), {p.id for p in pipeline.suite("train")}
+    near_perfect = {p.id for p in parts.near_perfect}
+    assert near_perfect and near_perfect < every
+    assert not seen["grpo_dexp"]["prompts"] & near_perfect and seen["grpo"]["prompts"] == every
+    assert seen["dph_f"]["prompts"] == seen["sft_rehearsal"]["prompts"] == seen["grpo_dexp"]["prompts"]
+    assert seen["sft_rehearsal"]["stored"] == seen["dph_f"]["stored"] and set(seen["dph_f"]["stored"]) <= near_perfect
+    correct = {g.problem.id for draw in ("k", "extra") for g in pipeline.groups(draw=draw) if g.correct}
+    assert seen["dph_f_all"]["prompts"] == every and set(seen["dph_f_all"]["stored"]) == correct
+
+
+def test_a_setting_of_pre_sampling_and_of_training_reaches_the_run(judged, monkeypatch):
+    variants = ("k=4", "answers=4", "top_p=0.9", "iterations=7", "entropy=0.01", "clip_high=0.2", "threshold=8")
+    got = dict(
+        zip(
+            variants,
+            given_to_the_trainer(judged, monkeypatch, *(RunConfig("dph_f", v, 0) for v in variants)),
+            strict=True,
+        )
+    )
+    main = given_to_the_trainer(judged, monkeypatch, RunConfig("dph_f", "main", 0))[0]
+    train = small_profile().train
+    assert got["top_p=0.9"]["config"] == replace(train, top_p=0.9) and main["config"] == train
+    assert got["iterations=7"]["config"] == replace(train, iterations=7)
+    assert got["entropy=0.01"]["method"].entropy_coef == 0.01 and got["clip_high=0.2"]["method"].clip_high == 0.2
+    assert set(got["answers=4"]["stored"]) == set(main["stored"]) and len(got["answers=4"]["stored"]) > len(
+        main["stored"]
+    )
+    pipeline, run = Pipeline(judged, small_profile()), RunConfig("dph_f", "k=4", 0)
+    groups = pipeline.groups(config=run.presample_config(pipeline.settings.presample))
+    assert {len(g.answers) for g in groups} == {4} and got["k=4"]["prompts"] == {
+        g.problem.id for g in groups if not g.correct
+    }
+
+
+def test_a_longer_run_is_the_main_run_and_then_more(tmp_path):
+    """Equal random streams: at the main run's length the longer one has its log, and way-points up to its own."""
+    settings = small_profile()
+    pipeline = Pipeline(tmp_path, settings)
+    runs = [RunConfig("grpo", v, 0) for v in ("main", "iterations=3")]
+    logs = [pipeline.train_one(run).path / "train_log.jsonl" for run in runs]
+    main, longer = ([json.loads(line) for line in path.read_text().splitlines()] for path in logs)
+    timeless = [
+        [{k: v for k, v in row.items() if not k.endswith(("_s", "_gib"))} for row in rows] for rows in (main, longer)
+    ]
+    assert len(longer) == 3 and timeless[1][: len(main)] == timeless[0]
+    waypoints = pd.read_parquet(pipeline.train_one(runs[1]).path / "waypoints.parquet")
+    assert sorted(waypoints["step"].unique()) == [1, 2] and set(waypoints["variant"]) == {"iterations=3"}
+    records = pd.read_parquet(pipeline.evaluate_one(runs[1]).path / "records.parquet")
+    assert set(records["step"]) == {3} and set(records["suite"]) == set(settings.evaluation.samples)
 
 
 def test_unknown_and_empty_suites_are_named(built, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from small import policy, sum_problems, tokenizer
 
 from dphlib import trainer
-from dphlib.config import METHOD_CONFIGS, TrainConfig
+from dphlib.config import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig, TrainConfig
 from dphlib.losses import EXPLORE, NEAR_PERFECT
 from dphlib.partition import Reference
 from dphlib.sampler import SamplingConfig, TransformersSampler
@@ -20,6 +20,7 @@ CONFIG = TrainConfig(
     iterations=10, prompts=4, rollouts=4, rehearsal_rows=4, lr=3e-3, max_new_tokens=6, overlong_buffer=2,
     diagnose_every=5,
 )  # fmt: skip
+EVERY = METHOD_CONFIGS | CONTROL_CONFIGS
 DIVERGENT = [name for name, method in METHOD_CONFIGS.items() if method.divergence]
 
 
@@ -38,9 +39,7 @@ class JudgesAlways(RewardsFirstToken):
         self.outcome = outcome
 
     def groups(self, problems, answers):
-        return [
-            Group(p, tuple(g), (Verdict(self.outcome),) * len(g)) for p, g in zip(problems, answers, strict=True)
-        ]
+        return [Group(p, tuple(g), (Verdict(self.outcome),) * len(g)) for p, g in zip(problems, answers, strict=True)]
 
 
 def references(count: int = 6) -> list[Reference]:
@@ -50,11 +49,12 @@ def references(count: int = 6) -> list[Reference]:
     return [Reference(p, a[0].token_ids, a[0].logprobs) for p, a in zip(problems, answers, strict=True)]
 
 
-def run(method: str, seed: int = 0, verifier=None, stored=None, prompts=None, **changes):
+def run(method: str | MethodConfig, seed: int = 0, verifier=None, stored=None, prompts=None, **changes):
     learner, base = policy(), policy().requires_grad_(False)
     logs = trainer.train(
         learner, tokenizer(), sum_problems(8) if prompts is None else prompts,
-        references() if stored is None else stored, verifier or RewardsFirstToken(), METHOD_CONFIGS[method],
+        references() if stored is None else stored, verifier or RewardsFirstToken(),
+        EVERY[method] if isinstance(method, str) else method,
         replace(CONFIG, **changes), seed, base=base,
     )  # fmt: skip
     return learner, logs
@@ -64,7 +64,7 @@ def weights(model) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("method", list(METHOD_CONFIGS))
+@pytest.mark.parametrize("method", list(EVERY))
 def test_ten_steps_repeat_bitwise_and_depend_on_the_seed(method):
     (first, logs), (again, logs_again), (other, _) = run(method), run(method), run(method, seed=1)
     assert torch.equal(weights(first), weights(again))
@@ -114,7 +114,7 @@ def step_gradient(batch, method="dph_f", token_budget=8192):
 
     config = replace(CONFIG, token_budget=token_budget, max_grad_norm=1e9)
     optimizer = Capture(learner.parameters(), lr=0.0)
-    stats, _, tokens = trainer.update(learner, tokenizer().pad_token_id, optimizer, batch, METHOD_CONFIGS[method], config)
+    stats, _, tokens = trainer.update(learner, tokenizer().pad_token_id, optimizer, batch, EVERY[method], config)
     return captured["gradient"], stats, tokens
 
 
@@ -165,6 +165,74 @@ def test_on_policy_at_the_first_update_and_the_sampler_follows_the_step():
     assert sum(now, []) != pytest.approx(sum(before, []), abs=1e-3)
 
 
+def test_top_p_draws_likely_tokens_only_and_keeps_the_whole_distributions_logprobs():
+    """The authors' hidden bias, reproduced: the log-probs handed to the update are those without the nucleus."""
+    from dphlib.trainer import Cycle, _Clock, _exploration_rows, _roll_out
+
+    groups = {}
+    for top_p in (1.0, 0.5):
+        sampler = TransformersSampler(policy(), tokenizer(), batch_rows=1024)
+        config = replace(CONFIG, top_p=top_p)
+        arguments = (METHOD_CONFIGS["grpo"], config, 3, _Clock())
+        groups[top_p] = _roll_out(sampler, RewardsFirstToken(), Cycle(sum_problems(4), 0), *arguments)
+    drawn = [(g.problem.prompt, a) for g in groups[0.5] for a in g.answers]
+    untruncated = answer_logprobs(policy(), tokenizer(), [(prompt, a.token_ids) for prompt, a in drawn])
+    for (_, answer), whole in zip(drawn, untruncated, strict=True):
+        assert list(answer.logprobs) == pytest.approx(whole, abs=1e-5)
+    rows, _ = _exploration_rows(groups[0.5], tokenizer(), METHOD_CONFIGS["grpo"], config)
+    assert [row.old_logprobs for row in rows] == [answer.logprobs for _, answer in drawn]
+    mean = {p: sum(sum(a.logprobs) for g in gs for a in g.answers) for p, gs in groups.items()}
+    count = {p: sum(len(a.token_ids) for g in gs for a in g.answers) for p, gs in groups.items()}
+    assert mean[0.5] / count[0.5] > mean[1.0] / count[1.0] + 0.05
+
+
+def test_an_entropy_bonus_raises_the_entropy_of_a_sharp_policy_and_nothing_else_does():
+    """Rewards that agree have no gradient, so what moves the policy is the bonus alone, on every row."""
+    entropy = {}
+    for coef in (0.0, 0.5):
+        learner = policy()
+        with torch.no_grad():
+            learner.get_output_embeddings().weight.mul_(12)
+        method = replace(METHOD_CONFIGS["grpo"], entropy_coef=coef)
+        arguments = (tokenizer(), sum_problems(8), [], JudgesAlways("wrong"), method, replace(CONFIG, iterations=12), 0)
+        logs = trainer.train(learner, *arguments)
+        entropy[coef] = (logs[0]["entropy"], sum(log["entropy"] for log in logs[-4:]) / 4)
+        assert all((log["policy_tokens"] > 0) == (coef > 0) for log in logs)
+    assert entropy[0.5][0] == entropy[0.0][0]
+    assert entropy[0.5][1] > entropy[0.0][1] + 0.3
+
+
+def test_sft_rehearsal_has_the_gradient_of_the_mean_negative_log_likelihood():
+    """eta times the mean of -log pi over the stored answers' tokens, by hand from the model's own logits."""
+    stored = [row for row in mixed_batch() if row.loss_id == NEAR_PERFECT]
+    got, _, _ = step_gradient(stored, "sft_rehearsal")
+    learner = policy()
+    total, tokens = torch.zeros(()), 0
+    for row in stored:
+        prompt, answer = row.tokens
+        logits_T_V = learner(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
+        total = total + torch.nn.functional.cross_entropy(logits_T_V, torch.tensor(answer), reduction="sum")
+        tokens += len(answer)
+    (CONTROL_CONFIGS["sft_rehearsal"].eta * total / tokens).backward()
+    expected = torch.cat([p.grad.flatten() for p in learner.parameters()])
+    torch.testing.assert_close(got, expected, atol=1e-7, rtol=1e-4)
+
+
+def test_grpo_on_d_exp_leaves_stored_answers_alone():
+    learner, logs = run("grpo_dexp", iterations=2)
+    nothing_stored, _ = run("grpo_dexp", stored=[], iterations=2)
+    assert torch.equal(weights(learner), weights(nothing_stored))
+    assert all(row["rehearsal_rows"] == 0 and row["loss_near_perfect"] == 0 for row in logs)
+
+
+def test_dph_f_without_weight_is_grpo_on_d_exp_at_its_clip():
+    """What the study `controls` rests on: eta = 0 leaves GRPO with clip_high 0.28, to the last bit of every step."""
+    no_weight = replace(METHOD_CONFIGS["dph_f"], divergence=None, eta=0.0)
+    high = replace(CONTROL_CONFIGS["grpo_dexp"], clip_high=0.28)
+    assert no_weight == high
+    assert torch.equal(weights(run(no_weight, iterations=2)[0]), weights(run(high, iterations=2)[0]))
+
+
 @pytest.mark.parametrize("outcome", ["correct", "wrong"])
 def test_agreeing_groups_leave_the_weights_alone_under_grpo(outcome):
     learner, logs = run("grpo", verifier=JudgesAlways(outcome), iterations=2)
@@ -196,6 +264,4 @@ def test_empty_sets():
 
 def test_a_method_that_needs_a_reference_says_so():
     with pytest.raises(ValueError, match="pass base"):
-        trainer.train(
-            policy(), tokenizer(), sum_problems(2), [], RewardsFirstToken(), METHOD_CONFIGS["rkl"], CONFIG, 0
-        )
+        trainer.train(policy(), tokenizer(), sum_problems(2), [], RewardsFirstToken(), METHOD_CONFIGS["rkl"], CONFIG, 0)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dphlib.types import Verdict
-from dphlib.workers import Pool, WorkerSpec
+from dphlib.workers import Pool, WorkerSpec, _cpu_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -79,6 +79,15 @@ def gone(pids, within_s: float) -> bool:
     return not any(map(alive, pids))
 
 
+def start_s() -> float:
+    """Seconds that a worker takes to start just now: little, unless the machine is busy."""
+    start = time.monotonic()
+    pool = make()
+    pool.judge([("", "g", "start")])
+    pool.close()
+    return time.monotonic() - start
+
+
 def test_order_duplicates_and_given_verdicts(pool):
     given = Verdict("no_answer")
     jobs = [("", "g", str(i % 7)) for i in range(500)]
@@ -95,7 +104,7 @@ def test_a_stalled_answer_times_out_and_the_others_are_untouched(pool):
     start = time.monotonic()
     verdicts = pool.judge([("", "g", answer) for answer in ("a", "spin", "b", "sleep 0.4", "c")])
     assert [verdict.outcome for verdict in verdicts] == ["wrong", "timeout", "wrong", "wrong", "wrong"]
-    assert time.monotonic() - start < 0.6 + 0.4 + 1
+    assert time.monotonic() - start < 0.6 + 0.4 + 1 + 2 * start_s()
 
 
 def test_waiting_in_the_queue_is_no_time_of_the_query(pool):
@@ -113,7 +122,7 @@ def test_a_stalled_gold_is_nobodys_zero_and_costs_its_time_once(pool):
     assert {verdict.outcome for verdict in verdicts} == {"infra_error"}
     assert "spin gold" in verdicts[0].detail and verdicts[0].reward is None
     assert pool.judge([("db", "spin gold", "later")])[0].outcome == "infra_error"
-    assert time.monotonic() - start < 0.6 + 1.5
+    assert time.monotonic() - start < 0.6 + 1 + 3 * start_s()
 
 
 def test_worker_killed_from_outside_is_tried_again(pool):
@@ -153,15 +162,10 @@ def test_limits_on_memory_and_files(pool, tmp_path):
     assert not (tmp_path / "x").exists() or (tmp_path / "x").stat().st_size == 0
 
 
-def test_workers_are_lean_and_start_quickly():
-    times = []
-    for _ in range(3):
-        pool = make()
-        start = time.perf_counter()
-        assert pool.judge([("", "g", "modules x")])[0].detail == "modules x"
-        times.append(time.perf_counter() - start)
-        pool.close()
-    assert min(times) < 0.5  # far below on an idle machine; the tests' own imports are in it
+def test_workers_are_lean_and_start_quickly(pool):
+    assert pool.judge([("", "g", "modules x")])[0].detail == "modules x"
+    used = _cpu_seconds(pool.pids()[0])  # of the processor, so that a busy machine does not count
+    assert used is None or used < 0.5  # far below; the tests' own imports are in it
 
 
 def test_several_workers_and_threads_give_the_same_verdicts():
@@ -214,9 +218,7 @@ def test_bad_settings_are_named(workers, timeout_s, name):
 
 
 def start_parent(body: str) -> subprocess.Popen:
-    code = (
-        "from tests.test_workers import make\nimport os, sys, time, threading\npool = make(timeout_s=60.0)\n"
-    )
+    code = "from tests.test_workers import make\nimport os, sys, time, threading\npool = make(timeout_s=60.0)\n"
     code += "pool.judge([('', 'g', 'a')])\nprint(*pool.pids(), flush=True)\n" + textwrap.dedent(body)
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -252,19 +254,20 @@ def test_interrupt_stops_the_call_and_the_work():
     assert time.monotonic() - start < 5 and gone(pids, 5)
 
 
-def test_a_forked_copy_is_refused_and_leaves_the_parents_workers_alone(pool):
+def test_a_forked_copy_has_workers_of_its_own_and_leaves_the_parents_alone(pool):
     pool.judge([("", "g", "a")])
+    pids = pool.pids()
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            pool.judge([("", "g", "b")])
-        except RuntimeError as error:
-            os.write(write, str(error).encode())
-        pool.close()
-        os._exit(0)
+            outcome = pool.judge([("", "g", "b")])[0].outcome
+            os.write(write, f"{outcome} {pool.executed} {len(pool.pids())} {pool.pids() == pids}".encode())
+            pool.close()
+        finally:
+            os._exit(0)
     os.close(write)
     os.waitpid(child, 0)
     with os.fdopen(read) as file:
-        assert "make one in each process" in file.read()
-    assert pool.judge([("", "g", "c")])[0].outcome == "wrong"
+        assert file.read() == "wrong 1 1 False"
+    assert pool.pids() == pids and pool.judge([("", "g", "c")])[0].outcome == "wrong"

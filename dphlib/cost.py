@@ -1,0 +1,60 @@
+"""What an iteration of each method costs: seconds by phase, tokens through each model, memory of the process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dphlib.config import METHOD_CONFIGS, profile
+from dphlib.jobs import Job, run_jobs
+from dphlib.runs import deterministic, write_json
+from dphlib.stages import TRAIN_CODE, Pipeline
+
+COST_METHODS = ("grpo", "rkl", "dph_f", "dph_js")
+_COLUMNS = (
+    "sample_s", "verify_s", "reference_s", "update_s", "step_s", "peak_gib", "reference_tokens", "policy_tokens",
+)  # fmt: skip
+
+
+def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
+    """Time, memory and tokens of an iteration of each of `COST_METHODS` on the same prompts, one after another.
+
+    Each in a process of its own, so that its peak memory is its own. The first iteration warms up and is left out.
+    A row an iteration: method, step and what the train log has of these.
+    """
+    world, base, source = pipeline.world(), pipeline.base(), pipeline.partition()
+    config = replace(pipeline.settings.train, iterations=pipeline.settings.cost_iterations + 1, diagnose_every=0)
+
+    def build(out: Path) -> None:
+        rows: list[dict[str, Any]] = []
+        for method in COST_METHODS:
+            arguments = {"root": str(pipeline.run.root), "profile_name": pipeline.settings.name, "method": method}
+            arguments["iterations"] = config.iterations
+            rows += run_jobs([Job(method, "dphlib.cost:cost_job", arguments)], workers=1, label="cost")[0]
+        write_json(out / "cost.json", rows)
+
+    params = {"train": config, "methods": {method: METHOD_CONFIGS[method] for method in COST_METHODS}}
+    stage = pipeline.run.stage("cost", params=params, inputs=(world, base, source), code=TRAIN_CODE, build=build)
+    return pd.DataFrame(json.loads((stage.path / "cost.json").read_text(encoding="utf-8")))
+
+
+def cost_job(root: str, profile_name: str, method: str, iterations: int) -> list[dict[str, Any]]:
+    """Cost rows of one method, in a process of its own."""
+    from dphlib import model, trainer
+    from dphlib.verify import Verifier
+
+    pipeline = Pipeline(root, profile(profile_name))
+    config, parts = METHOD_CONFIGS[method], pipeline.parts()
+    deterministic(1)
+    policy, tokenizer = model.load(pipeline.base().path)
+    initial = model.load(pipeline.base().path)[0].requires_grad_(False) if config.needs_reference else None
+    train_config = replace(pipeline.settings.train, iterations=iterations, diagnose_every=0)
+    with Verifier(pipeline.world().path / "database") as verifier:
+        logs = trainer.train(
+            policy, tokenizer, parts.exploration, parts.references, verifier, config, train_config, 0, base=initial
+        )
+    return [{"method": method, "step": log["iteration"], **{c: log[c] for c in _COLUMNS}} for log in logs[1:]]

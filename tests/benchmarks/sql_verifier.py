@@ -1,0 +1,259 @@
+"""Throughput of the SQL verifier, alone and beside a reference as evaluators are commonly written.
+
+    python tests/benchmarks/sql_verifier.py [--data ../shared/data] [--queries 20000] [--repeats 3] [--json out.json]
+
+The reference opens a connection for each pair, runs gold and answer in a thread (or a forked process) of its own
+and waits for it with a time limit, as BIRD's evaluator does with `func_timeout`. Every answer is different from
+every other, so that ours judges each one. All is measured in one run, in turns; of `--repeats` the best counts.
+Besides the wall clock, the seconds of processor (parent and workers) tell what a busy machine hides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from dphlib.files import write_json  # noqa: E402
+from dphlib.machine import machine  # noqa: E402
+from dphlib.verify_sql import SqlVerifier  # noqa: E402
+
+Item = tuple[str, str, str]
+TIMEOUT_S = 30.0
+SCRIPT = """
+CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, country TEXT, age INTEGER);
+WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r LIMIT 100)
+INSERT INTO singer SELECT i, 'name ' || i, 'country ' || (i % 7), 20 + i % 40 FROM r;
+CREATE TABLE concert (id INTEGER PRIMARY KEY, singer_id INTEGER REFERENCES singer (id), year INTEGER);
+INSERT INTO concert SELECT id, 1 + (id * 7) % 100, 2010 + id % 9 FROM singer;
+"""
+GOLDS = [
+    "SELECT count(*) FROM singer",
+    "SELECT name FROM singer WHERE age > 50",
+    "SELECT country, count(*) FROM singer GROUP BY country",
+    "SELECT s.name FROM singer s JOIN concert c ON c.singer_id = s.id WHERE c.year = 2014",
+]
+
+
+def fenced(sql: str) -> str:
+    return f"```sql\n{sql}\n```"
+
+
+def small_items(count: int, mark: int) -> list[Item]:
+    """Small queries, every answer's text different from every other's."""
+    return [("small", GOLDS[i % 4], f"{GOLDS[i % 4]} -- {mark} {i}") for i in range(count)]
+
+
+def group_items(count: int, mark: int) -> list[Item]:
+    """The same in a trainer's groups: 8 answers to a problem, 4.6 of them different on average.
+
+    That share is the base model's in `artifacts/reference/records.parquet` (in and cross domain, first 8 samples).
+    """
+    items = []
+    for i in range(count):
+        problem, sample = divmod(i, 8)
+        different = 5 if problem % 5 in (0, 2, 4) else 4
+        sql = GOLDS[problem % 4]
+        items.append(("small", sql, f"{sql} -- {mark} {problem} {sample % different}"))
+    return items
+
+
+def make_small(root: Path) -> None:
+    path = root / "small" / "small.sqlite"
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        connection.executescript(SCRIPT)
+    connection.close()
+
+
+def processor_s(pids: Sequence[int]) -> float:
+    """Seconds of processor of this process and of `pids`."""
+    total = time.process_time()
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def ours(root: Path, items: Sequence[Item], *, mode: str = "bird", workers: int = 1, **settings: Any) -> dict[str, Any]:
+    """Time of one batch; the workers have started, nothing is remembered."""
+    with SqlVerifier(root, mode, workers=workers, **settings) as verifier:
+        db_id = items[0][0]
+        verifier.verify_many([(db_id, "SELECT 1", fenced(f"SELECT 1 -- {i}")) for i in range(2 * workers)])
+        before, start = processor_s(verifier.pids()), time.perf_counter()
+        verdicts = verifier.verify_many([(db_id, gold, fenced(sql)) for db_id, gold, sql in items])
+        wall_s = time.perf_counter() - start
+        used_s = processor_s(verifier.pids()) - before
+    return {"wall_s": wall_s, "processor_s": used_s, "correct": [verdict.outcome == "correct" for verdict in verdicts]}
+
+
+def judge_plainly(path: str, gold: str, sql: str) -> bool:
+    connection = sqlite3.connect(path)
+    try:
+        cursor = connection.cursor()
+        cursor.execute(sql)
+        answer = cursor.fetchall()
+        cursor.execute(gold)
+        return set(answer) == set(cursor.fetchall())
+    except sqlite3.Error:
+        return False
+    finally:
+        connection.close()
+
+
+def in_thread(path: str, gold: str, sql: str) -> bool:
+    """A thread a query, as func_timeout makes one."""
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(judge_plainly(path, gold, sql)), daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_S)
+    return bool(found and found[0])
+
+
+def in_process(path: str, gold: str, sql: str) -> bool:
+    """A forked process a query, which can also be ended."""
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: theirs.send(judge_plainly(path, gold, sql)), daemon=True)
+    process.start()
+    theirs.close()
+    found = mine.poll(TIMEOUT_S) and mine.recv()
+    process.kill()
+    process.join()
+    return bool(found)
+
+
+def reference(root: Path, items: Sequence[Item], judge: Callable[[str, str, str], bool]) -> dict[str, Any]:
+    before, start = sum(os.times()[:4]), time.perf_counter()  # this process and the children it waited for
+    correct = [judge(f"{root}/{db_id}/{db_id}.sqlite", gold, sql) for db_id, gold, sql in items]
+    wall_s = time.perf_counter() - start
+    return {"wall_s": wall_s, "processor_s": sum(os.times()[:4]) - before, "correct": correct}
+
+
+def spider_items(data: Path, mark: int = 0) -> list[Item]:
+    """The dev golds that have a database, as answers to themselves, no two texts alike."""
+    rows = json.loads((data / "spider" / "dev.json").read_text())
+    root = data / "spider" / "database"
+    found = [(row["db_id"], row["query"]) for row in rows if (root / row["db_id"]).exists()]
+    random.Random(mark).shuffle(found)  # so that the first ones are like the rest
+    return [(db_id, gold, f"{gold} -- {mark} {i}") for i, (db_id, gold) in enumerate(found)]
+
+
+def side_by_side(root: Path, items_of: Callable[[int], list[Item]], repeats: int, few: int) -> dict[str, Any]:
+    """Queries a second of ours and of both references on the same pairs, in turns; the processes judge only `few`."""
+    best: dict[str, dict[str, float]] = {}
+    for turn in range(repeats):
+        items = items_of(turn)
+        runs = {
+            "ours, 1 worker": ours(root, items),
+            "ours, 2 workers": ours(root, items, workers=2),
+            "thread a query": reference(root, items[: 5 * few], in_thread),
+            "process a query": reference(root, items[:few], in_process),
+        }
+        for name, run in runs.items():
+            count = len(run["correct"])
+            if run["correct"] != runs["ours, 1 worker"]["correct"][:count]:
+                raise SystemExit(f"{name} judges otherwise than ours")
+            rates = best.setdefault(name, {"wall": 0.0, "processor": 0.0})
+            for clock in rates:
+                rates[clock] = max(rates[clock], count / run[f"{clock}_s"])
+    ratios = {
+        f"{mine} / {other}": {clock: best[mine][clock] / best[other][clock] for clock in ("wall", "processor")}
+        for mine in list(best)[:2]
+        for other in list(best)[2:]
+    }
+    return {"queries_a_second": best, "ratios": ratios}
+
+
+def cache_effect(root: Path, golds: list[Item], scratch: Path) -> dict[str, Any]:
+    """What `cache_dir` costs where all golds are quick, and saves where one is slow."""
+    slow = "SELECT count(*) FROM singer a, singer b, singer c WHERE a.age + b.age > c.age"
+    found: dict[str, Any] = {}
+    if golds:
+        spider, folder = root, scratch / "spider"
+        found["golds, no cache"] = ours(spider, golds)["wall_s"]
+        found["golds, empty cache"] = ours(spider, golds, cache_dir=folder)["wall_s"]
+        found["golds, filled cache"] = ours(spider, golds, cache_dir=folder)["wall_s"]
+        found["golds kept"] = len(list(folder.iterdir()))
+    item = [("small", slow, "SELECT 1")]
+    found["slow gold, empty cache"] = ours(scratch, item, cache_dir=scratch / "slow")["wall_s"]
+    found["slow gold, filled cache"] = ours(scratch, item, cache_dir=scratch / "slow")["wall_s"]
+    return found
+
+
+def main() -> None:
+    """Measures, prints, and writes JSON if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--queries", type=int, default=20_000, help="small queries a turn")
+    parser.add_argument("--few", type=int, default=200, help="of them, those that the processes judge; threads 5 x")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    found: dict[str, Any] = {"machine": machine(), "load_before": os.getloadavg()[0]}
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        make_small(scratch)
+        found["small"] = side_by_side(
+            scratch, lambda turn: small_items(arguments.queries, turn), arguments.repeats, arguments.few
+        )
+        show("small queries", found["small"])
+        found["groups"] = side_by_side(
+            scratch, lambda turn: group_items(arguments.queries, turn), arguments.repeats, arguments.few
+        )
+        show("small queries in groups of 8, 4.6 different", found["groups"])
+        golds = spider_items(arguments.data) if (arguments.data / "spider" / "database").exists() else []
+        root = arguments.data / "spider" / "database"
+        if golds:
+            modes = {}
+            for mode in ("bird", "spider", "paper"):
+                runs = [ours(root, golds, mode=mode, workers=2) for _ in range(arguments.repeats)]
+                if not all(all(run["correct"]) for run in runs):
+                    raise SystemExit(f"a Spider gold is not correct against itself in mode {mode}")
+                modes[mode] = min(run["wall_s"] for run in runs)
+            found["spider_golds"] = {"golds": len(golds), "seconds": modes, "all_modes_s": sum(modes.values())}
+            print(f"\n{len(golds)} Spider golds, 2 workers")
+            for mode, seconds in (*modes.items(), ("all modes", sum(modes.values()))):
+                print(f"  {mode:42} {seconds:10.2f} s")
+            found["spider"] = side_by_side(
+                root, lambda turn: spider_items(arguments.data, turn), arguments.repeats, arguments.few
+            )
+            show("Spider golds as answers", found["spider"])
+        else:
+            print(f"\nno Spider databases under {arguments.data}: those rows are left out")
+        found["cache"] = cache_effect(root, golds, scratch)
+        print("\ncache_dir")
+        for what, value in found["cache"].items():
+            print(f"  {what:42} {value:10.3f} s" if isinstance(value, float) else f"  {what:42} {value:10}")
+    found["load_after"] = os.getloadavg()[0]
+    if arguments.json:
+        write_json(arguments.json, found)
+
+
+def show(title: str, part: dict[str, Any]) -> None:
+    """Prints one comparison."""
+    print(f"\n{title:44} {'wall':>10} {'processor':>10}")
+    for name, rates in part["queries_a_second"].items():
+        print(f"  {name + ', a second':42} {rates['wall']:10.0f} {rates['processor']:10.0f}")
+    for name, ratio in part["ratios"].items():
+        print(f"  {name:42} {ratio['wall']:9.1f}x {ratio['processor']:9.1f}x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""A small database and the answers that the tests of the SQL verifier give it, honest and hostile.
+
+from databases import fenced, make_database
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+CLUB = """
+CREATE TABLE t (id INTEGER, name TEXT, age INTEGER, data);
+INSERT INTO t VALUES (1, 'ann', 30, NULL), (2, 'bob', 20, x'00ff'), (3, 'cy', 20, 1e999),
+                     (4, 'ann', 30, 9007199254740993), (5, 'dé', NULL, CAST(x'ff41' AS TEXT)),
+                     (6, 'dé', NULL, CAST(x'fe41' AS TEXT));
+CREATE TABLE empty (a);
+"""
+
+
+def fenced(sql: str) -> str:
+    """An answer as a model gives it."""
+    return f"Some thought.\n```sql\n{sql}\n```\n"
+
+
+def make_database(root: Path, db_id: str, script: str = CLUB) -> Path:
+    """A database in the layout of Spider and BIRD."""
+    path = root / db_id / f"{db_id}.sqlite"
+    path.parent.mkdir(parents=True)
+    connection = sqlite3.connect(path)
+    connection.executescript(script)
+    connection.close()
+    return path
+
+
+HOSTILE = [
+    "DELETE FROM t",
+    "UPDATE t SET age = 1 RETURNING *",
+    "INSERT INTO t SELECT * FROM t",
+    "REPLACE INTO t VALUES (1, 2, 3, 4)",
+    "WITH x AS (SELECT 1) DELETE FROM t",
+    "DROP TABLE t",
+    "ALTER TABLE t RENAME TO u",
+    "CREATE TABLE u (a)",
+    "CREATE TEMP TABLE t (name)",
+    "CREATE TEMP VIEW t AS SELECT 1",
+    "CREATE TEMP TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; END",
+    "CREATE VIRTUAL TABLE v USING fts5(a)",
+    "CREATE INDEX i ON t (id)",
+    "ATTACH 'other.sqlite' AS other",
+    "ATTACH ':memory:' AS other",
+    "DETACH main",
+    "PRAGMA table_info(t)",
+    "PRAGMA writable_schema = ON",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA hard_heap_limit = 0",
+    "SELECT * FROM pragma_table_info('t')",
+    "VACUUM",
+    "VACUUM INTO 'copy.sqlite'",
+    "ANALYZE",
+    "REINDEX",
+    "BEGIN",
+    "COMMIT",
+    "SAVEPOINT s",
+    "EXPLAIN DELETE FROM t",
+    "SELECT load_extension('x')",
+    "SELECT 1; DROP TABLE t",
+    "SELECT 1; -- x\nPRAGMA query_only = OFF; SELECT 2",
+]
+
+ENDLESS = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) "
+DOUBLING = "WITH RECURSIVE r(x) AS (SELECT 'aaaaaaaa' UNION ALL SELECT x || x FROM r) "
+NESTED = "WITH t0 AS (SELECT 1 AS a)" + "".join(
+    f", t{i} AS (SELECT x.a FROM t{i - 1} x, t{i - 1} y)" for i in range(1, 40)
+)
+BOMBS = {
+    "recursion": ENDLESS + "SELECT count(*) FROM r",
+    "rows": ENDLESS + "SELECT x FROM r",
+    "cells": ENDLESS + "SELECT x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x FROM r",
+    "blobs": ENDLESS + "SELECT zeroblob(1900000) FROM r",
+    "product": "SELECT count(*) FROM " + ", ".join(f"t t{i}" for i in range(20)),
+    "sorted product": "SELECT * FROM " + ", ".join(f"t t{i}" for i in range(12)) + " ORDER BY 1, 5, 9",
+    "randomblob": "SELECT randomblob(1000000000)",
+    "printf": "SELECT printf('%.*c', 1000000000, 'x')",
+    "doubling": DOUBLING + "SELECT x FROM r",
+    "group_concat": ENDLESS + "SELECT group_concat(x) FROM r",
+    "replace": "SELECT replace(hex(zeroblob(900000)), '0', '0123456789')",
+    "nested": NESTED + " SELECT count(*) FROM t39",
+    "instr": "SELECT sum(instr(zeroblob(1990000), zeroblob(900000) || x'01')) FROM t a, t b, t c",
+    "like": "SELECT count(*) FROM t a, t b, t c WHERE hex(zeroblob(900000)) LIKE '%0%0%0%0%0%0%0%0%0%1'",
+    "glob": "SELECT count(*) FROM t a, t b, t c WHERE hex(zeroblob(900000)) GLOB '*0*0*0*0*0*0*0*0*0*1'",
+    "sort": ENDLESS + "SELECT x, hex(randomblob(500)) FROM r ORDER BY 2",
+    "distinct": ENDLESS.replace("ALL ", "") + "SELECT count(DISTINCT x) FROM r",
+    "window": ENDLESS + "SELECT sum(x) OVER (ORDER BY x DESC) FROM r",
+    "json": ENDLESS + "SELECT json_group_array(x) FROM r",
+    "parentheses": "SELECT " + "(" * 5000 + "1" + ")" * 5000,
+    "or": "SELECT " + " OR ".join(["1"] * 5000),
+    "compound": " UNION ".join(["SELECT 1"] * 2000),
+    "columns": "SELECT " + ", ".join(["1"] * 20_000),
+}

@@ -1,0 +1,237 @@
+"""The mathematics verifier under abuse: bombs, killed workers, large batches, load, threads, kernels, alarms."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dphlib.verify_math import MathVerifier
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT_S = 2.0
+
+BOMBS = {
+    "tower": "9^{9^{9^{9^{9}}}}+x",
+    "tower of tens": "10^{10^{10}}",
+    "negative tower": "2^{-10^{9}}",
+    "factorial of a factorial": "((9!)!)!+x",
+    "large factorial": "(10^8)!",
+    "400 parentheses": "(" * 400 + "x" + ")" * 400,
+    "400 braces": "{" * 400 + "x" + "}" * 400,
+    "nested roots": "\\sqrt{" * 120 + "x" + "}" * 120,
+    "nested fractions": "\\frac{1}{" * 120 + "x" + "}" * 120,
+    "expansion": "(x+y+z)^{500}",
+    "large sum": r"\sum_{k=1}^{10^9} k^k",
+    "large product": r"\prod_{k=1}^{10^8} k",
+    "hard integral": r"\int_0^1 \frac{\sin(x^{x^x})}{\ln(1+e^{x^2})} dx",
+    "1,900 digits": "1" * 1_900 + "x",
+    "100,000 digits": "1" * 100_000,
+    "200 kB": "x" * 200_000,
+    "many commas": ",".join("x" * 900),
+    "many equations": "=".join("x" * 900),
+    "many spaces": "x" + " " * 1_900 + "y",
+    "many tildes": "5" + "~" * 1_900 + "!",
+    "many words": "5 " + "ab " * 600,
+    "many units": "5" + r"\text{a}" * 200 + "!",
+    "many signs": "-" * 1_900 + "x",
+    "matrix": r"\begin{pmatrix}" + r"&".join("x" * 300) + r"\end{pmatrix}^{99}",
+}
+ORDINARY = [("2x+4", "2(x+2)"), ("2x+4", "2x"), (r"\sqrt{2}", "1.414214"), ("(1,2)", "(1, 2)"), ("x", "y")]
+
+
+def boxed(content):
+    return f"\\boxed{{{content}}}"
+
+
+def mixed(number):
+    """So many answers, all different, cheap ones and such that need a worker, right and wrong."""
+    golds = ["7", "2x+4", r"\frac{1}{3}", r"\{1,2\}", r"\text{odd}"]
+    kinds = ["{}", "{}x", "x+{}", r"\frac{{{}}}{{3}}", "{}=x=7", r"\{{{},2\}}", "2(x+{})", "{}!", "{} apples", ""]
+    return [(golds[i % 5], boxed(kinds[i % 10].format(i // 50))) for i in range(number)]
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bomb_is_answered_by_its_deadline(verifier, name):
+    # A worker is there and knows the gold: what follows is the bomb's time alone.
+    assert verifier.verify("x", boxed(f"y_{list(BOMBS).index(name)}")).outcome == "wrong"
+    start = time.perf_counter()
+    verdict = verifier.verify("x", boxed(BOMBS[name]))
+    assert verdict.outcome in ("wrong", "invalid", "timeout", "too_large")
+    assert time.perf_counter() - start < LIMIT_S + 1
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    with MathVerifier(timeout_s=LIMIT_S) as verifier:
+        yield verifier
+
+
+def test_bombs_in_compat_mode_end_too():
+    with MathVerifier("compat", timeout_s=1.0) as verifier:
+        verifier.verify("$x$", "$x$")
+        start = time.perf_counter()
+        texts = [BOMBS[name] for name in ("tower", "400 parentheses", "200 kB")]
+        outcomes = [verdict.outcome for verdict in verifier.verify_many([("$x$", f"${text}$") for text in texts])]
+        assert set(outcomes) <= {"wrong", "invalid", "timeout", "no_answer"}
+        assert time.perf_counter() - start < 3 * (1.0 + 3)  # a killed worker's successor loads sympy again
+
+
+def test_a_gold_that_stalls_is_nobodys_zero():
+    with MathVerifier(timeout_s=1.0) as verifier:
+        texts = [boxed("x"), "no box", boxed("y")]
+        verdicts = verifier.verify_many([(BOMBS["nested fractions"], text) for text in texts])
+    assert {verdict.reward for verdict in verdicts} == {None}
+    assert "gold took over 1 s" in verdicts[0].detail
+
+
+@pytest.mark.parametrize("gold", [r"\frac{1}{", "", "  ", r"\boxed{1} or \boxed{2}", "}{", "$$"])
+def test_a_gold_that_cannot_be_read_is_nobodys_zero(verifier, gold):
+    texts = [boxed("5"), boxed(gold), "no box", "", boxed("x" * 3_000)]
+    assert {verifier.verify(gold, text).reward for text in texts} == {None}
+
+
+def test_killed_worker_is_replaced_and_the_answer_judged(verifier):
+    verifier.verify("x+y", boxed("y+x"))
+    for pid in verifier.pids():
+        os.kill(pid, signal.SIGKILL)
+    assert [verifier.verify(gold, boxed(f"{content}+0")).outcome for gold, content in ORDINARY[:2]] == [
+        "correct",
+        "wrong",
+    ]
+
+
+def test_workers_killed_in_the_middle_of_a_batch_change_no_verdict():
+    items = [item for item in mixed(200) if item[0] != "7"]
+    with MathVerifier() as calm:
+        expected = calm.verify_many(items)
+    with MathVerifier(workers=2) as verifier:
+        verifier.verify_many([("x", boxed(f"x+{i}")) for i in range(4)])
+        pids = verifier.pids()
+        timer = threading.Timer(0.2, lambda: [os.kill(pid, signal.SIGKILL) for pid in pids])
+        timer.start()
+        assert verifier.verify_many(items) == expected
+        timer.join()
+        assert not set(pids) & set(verifier.pids())
+
+
+def test_5000_mixed_answers_on_one_worker_and_some_of_them_on_three_under_load():
+    items, burners = mixed(5_000), []
+    with MathVerifier() as verifier:
+        alone = [verdict.outcome for verdict in verifier.verify_many(items)]
+        pids, memory = verifier.pids(), [resident_mib(pid) for pid in verifier.pids()]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    try:
+        burners += [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+        with MathVerifier(workers=3) as verifier:
+            loaded = [verdict.outcome for verdict in verifier.verify_many(items[::7])]
+            memory += [resident_mib(pid) for pid in verifier.pids()]
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    assert loaded == alone[::7]
+    assert set(alone) == {"correct", "wrong", "no_answer"}
+    assert max(memory) < 400
+
+
+def resident_mib(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+# --- The same verdicts from everywhere ----------------------------------------------------------------
+
+ASK = f"""
+from dphlib.verify_math import MathVerifier
+with MathVerifier() as verifier:
+    outcomes = [v.outcome for v in verifier.verify_many([(g, "\\\\boxed{{" + a + "}}") for g, a in {ORDINARY!r}])]
+"""
+EXPECTED = ["correct", "wrong", "correct", "correct", "wrong"]
+
+
+def test_from_the_main_thread_and_many_others():
+    results = {}
+    with MathVerifier(workers=2) as verifier:
+
+        def ask(name):
+            verdicts = verifier.verify_many([(gold, boxed(content)) for gold, content in ORDINARY])
+            results[name] = [verdict.outcome for verdict in verdicts]
+
+        ask("main")
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert results == dict.fromkeys(["main", *range(6)], EXPECTED)
+
+
+def _ask_in_process(_):
+    names = {}
+    exec(ASK, names)
+    return names["outcomes"]
+
+
+def test_from_worker_processes():
+    import multiprocessing
+
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.map_async(_ask_in_process, range(2)).get(120) == [EXPECTED] * 2
+
+
+def test_from_a_running_kernel():
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT))
+    try:
+        reply = client.execute_interactive(ASK, user_expressions={"outcomes": "outcomes"}, timeout=120)
+        assert reply["content"]["status"] == "ok", reply["content"]
+        shown = reply["content"]["user_expressions"]["outcomes"]["data"]["text/plain"]
+        assert json.loads(shown.replace("'", '"')) == EXPECTED
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers on this system")
+def test_math_verify_fails_in_a_thread_and_cancels_an_outer_alarm_but_we_do_not():
+    from math_verify import parse
+
+    rang, failed = [], []
+    before = signal.signal(signal.SIGALRM, lambda *_: rang.append(True))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 60)
+        with MathVerifier() as verifier:
+            assert verifier.verify("2x+4", boxed("2(x+2)")).outcome == "correct"
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0 and not rang
+        assert parse("$2x+4$")
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0  # math-verify's own limit has cancelled it
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    def use_plainly():
+        try:
+            parse("$2x+4$")
+        except ValueError as error:
+            failed.append(str(error))
+
+    thread = threading.Thread(target=use_plainly)
+    thread.start()
+    thread.join(30)
+    assert len(failed) == 1 and "threaded environment" in failed[0]
+
+
+@pytest.mark.parametrize("bad", ["\ud800", "\x00", "\\boxed{\ud83d}", "\x1b[31m5", "5\u2028", "\r\n" * 50])
+def test_odd_characters_are_judged(verifier, bad):
+    verdict = verifier.verify("x+5", boxed(bad))
+    assert verdict.outcome in ("wrong", "invalid", "no_answer")
+    assert json.loads(json.dumps(verdict.detail)) == verdict.detail

@@ -1,0 +1,221 @@
+"""The SQL verifier under answers that mean harm: statements that write, bombs, junk, workers killed meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from databases import BOMBS, HOSTILE, fenced, make_database
+
+from dphlib.types import OUTCOMES
+from dphlib.verify_sql import MEMORY_MIB, SqlVerifier
+
+PROC = Path("/proc")
+GOLD = "SELECT id, name FROM t"
+
+
+@pytest.fixture
+def root(tmp_path):
+    make_database(tmp_path, "club")
+    return tmp_path
+
+
+def state(root: Path) -> tuple:
+    """Every file below `root` with its hash, and the names in the working directory."""
+    files = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
+    return files, sorted(os.listdir("."))
+
+
+def test_hostile_statements_are_forbidden_and_leave_no_trace(root):
+    before = state(root)
+    with SqlVerifier(root) as verifier:
+        for sql in HOSTILE:
+            assert (verifier.verify("club", "SELECT * FROM t", fenced(sql)).outcome, sql) == ("forbidden", sql)
+            # The next gold sees the tables as they were.
+            gold, answer = f"SELECT count(*), 6 FROM t -- {sql[:9]}", fenced("SELECT 6, 6")
+            assert verifier.verify("club", gold, answer).outcome == "correct"
+    assert state(root) == before
+
+
+def test_a_gold_that_writes_is_nobodys_zero_and_writes_nothing(root):
+    before = state(root)
+    with SqlVerifier(root) as verifier:
+        for sql in HOSTILE:
+            assert verifier.verify("club", sql, fenced(sql)).outcome == "infra_error", sql
+    assert state(root) == before
+
+
+def test_bombs_end_by_the_deadline_and_leave_the_others_untouched(root):
+    with SqlVerifier(root, timeout_s=0.8, max_ops=10_000_000) as verifier:
+        verifier.verify("club", "SELECT 1", fenced("SELECT 1"))
+        for name, sql in BOMBS.items():
+            start = time.perf_counter()
+            outcome = verifier.verify("club", "SELECT 1", fenced(sql)).outcome
+            assert (name, outcome) in {(name, o) for o in ("timeout", "too_large", "invalid", "wrong")}
+            assert time.perf_counter() - start < 0.8 + 1, name
+            assert verifier.verify("club", "SELECT 1", fenced(f"SELECT 1 -- {name}")).outcome == "correct"
+            peaks = [(PROC / str(pid) / "status").read_text() for pid in verifier.pids() if PROC.exists()]
+            assert all(int(peak.split("VmHWM:")[1].split()[0]) < 800 << 10 for peak in peaks), name
+        executed = verifier.executed
+        assert verifier.verify("club", "SELECT 1", fenced(BOMBS["instr"])).reward == 0.0
+        assert verifier.executed == executed  # a bomb goes off once
+
+
+@pytest.mark.parametrize("name", ["recursion", "instr"])
+def test_a_gold_that_is_a_bomb_costs_its_time_once(root, name):
+    with SqlVerifier(root, timeout_s=0.8, max_ops=1_000_000) as verifier:
+        verifier.verify("club", "SELECT 1", fenced("SELECT 1"))
+        start = time.perf_counter()
+        verdicts = verifier.verify_many([("club", BOMBS[name], fenced(f"SELECT {i}")) for i in range(200)])
+        assert time.perf_counter() - start < 0.8 + 1
+        assert {verdict.outcome for verdict in verdicts} == {"infra_error"}
+        assert "gold" in verdicts[0].detail and BOMBS[name][:60] in verdicts[0].detail
+
+
+def junk(kind: int, i: int) -> tuple[str, set[str]]:
+    """An answer made of rubbish, unlike any other, and what it may come to."""
+    rng = random.Random(1000 * kind + i)
+    noise = "".join(chr(rng.choice([0, 39, 59, 96, 0xD800, 0xFFFF, rng.randrange(32, 0x2FFF)])) for _ in range(60))
+    return [
+        (noise + str(i), {"no_answer"}),
+        (f"```sql SELECT 1 -- {i}", {"no_answer"}),
+        (f"```sql\n-- {i}\n/* SELECT 1 */;\n```", {"no_answer"}),
+        (fenced(f"SELECT id FROM nothing_{i}"), {"invalid"}),
+        (fenced(f"SELECT '{noise.replace(chr(39), '')}{chr(0)}', {i}"), {"invalid", "no_answer"}),
+        (fenced(f"SELECT {i}, {'(' * 600}1{')' * 600}"), {"invalid"}),
+        (fenced(f"SELECT {i}, data, hex(data), typeof(data), upper(data) FROM t"), {"wrong"}),
+        (fenced(f"SELECT randomblob({i}), abs(random()) FROM t"), {"wrong"}),
+    ][kind]
+
+
+def mixed(count: int) -> list[tuple[str, set[str]]]:
+    """Answers to `GOLD`, all different, each with the outcomes that it may have."""
+    made: list[tuple[str, set[str]]] = []
+    for name, sql in BOMBS.items():
+        killers = 2 if name in ("instr", "like", "glob", "nested") else 6  # those cost the deadline each
+        made += [(fenced(f"{sql} -- {i}"), {"timeout", "too_large", "invalid", "wrong"}) for i in range(killers)]
+    made += [(fenced(f"SELECT id, name FROM t WHERE '{'x' * 200_000}' != '{i}'"), {"invalid"}) for i in range(20)]
+    made += [(f"{'y' * 200_000} {i} {fenced('SELECT id, name FROM t')}", {"correct"}) for i in range(20)]
+    for i in range(count - len(made)):
+        turn = i % 12
+        if turn < 2:
+            made.append((fenced(f"SELECT id, name FROM t WHERE id < {i} + 10"), {"correct"}))
+        elif turn < 4:
+            made.append((fenced(f"SELECT id, name FROM t WHERE id > {i % 3} - 1 -- {i}"), {"correct", "wrong"}))
+        elif turn < 8:
+            sql = HOSTILE[(i // 12 + turn) % len(HOSTILE)]
+            made.append((fenced(f"{sql} -- {i}"), {"forbidden"}))
+        else:
+            made.append(junk((i // 12 + turn) % 8, i))
+    random.Random(7).shuffle(made)
+    return made
+
+
+def resident_mib() -> float:
+    return int((PROC / "self" / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.skipif(not PROC.exists(), reason="needs /proc to count what is left over")
+def test_ten_thousand_mixed_hostile_answers_in_one_batch(root):
+    """No hang, no leak, no changed database; the same outcomes one way and the other."""
+    answers = mixed(10_000)
+    before, descriptors, threads, resident = state(root), os.listdir(PROC / "self/fd"), threading.active_count(), 0.0
+    results = []
+    for workers, some in ((3, answers), (1, answers[::-1])):
+        verifier = SqlVerifier(root, timeout_s=0.7, max_ops=200_000, workers=workers)
+        with verifier:
+            verifier.verify("club", GOLD, fenced("SELECT 1"))
+            resident = resident or resident_mib()
+            start = time.perf_counter()
+            verdicts = verifier.verify_many([("club", GOLD, text) for text, _ in some])
+            assert time.perf_counter() - start < 120
+            pids = verifier.pids()
+            assert verifier.verify("club", GOLD, fenced("SELECT id, name FROM t WHERE 1")).outcome == "correct"
+        assert not any((PROC / str(pid)).exists() for pid in pids)
+        odd = [(text[:80], v) for (text, may), v in zip(some, verdicts, strict=True) if v.outcome not in may]
+        assert odd == []
+        assert all(json.loads(json.dumps(asdict(v)))["outcome"] in OUTCOMES for v in verdicts)
+        results.append({text: verdict.outcome for (text, _), verdict in zip(some, verdicts, strict=True)})
+    changed = [text[:80] for text in results[0] if results[0][text] != results[1][text]]
+    assert changed == []
+    counts = Counter(results[0].values())
+    assert len(results[0]) == 10_000 and min(counts[o] for o in ("correct", "wrong", "forbidden", "invalid")) > 300
+    assert state(root) == before
+    assert len(os.listdir(PROC / "self/fd")) == len(descriptors) and threading.active_count() == threads
+    assert resident_mib() - resident < 200
+
+
+def test_workers_killed_from_outside_again_and_again(root):
+    """Each answer gets its own verdict or, killed twice, none: never a silent zero."""
+    items = [("club", GOLD, fenced(f"SELECT id, name FROM t WHERE id < 10 + {i}")) for i in range(8_000)]
+    stop = threading.Event()
+    killed = []
+    with SqlVerifier(root, workers=2) as verifier:
+        verifier.verify_many(items[:100])
+
+        def kill() -> None:
+            while not stop.wait(0.1):
+                for pid in verifier.pids()[:1]:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            outcomes = Counter(verdict.outcome for verdict in verifier.verify_many(items))
+        finally:
+            stop.set()
+            killer.join()
+        assert len(killed) >= 2
+        assert set(outcomes) <= {"correct", "infra_error"} and outcomes["infra_error"] <= len(killed) // 2
+        assert verifier.verify("club", GOLD, fenced("SELECT id, name FROM t WHERE 1")).outcome == "correct"
+
+
+def test_an_answer_of_200_kb_has_its_outcome_at_once(root):
+    long = "SELECT 1 -- " + "x" * 200_000
+    texts = [fenced(long), "x" * 200_000 + fenced("SELECT 1"), fenced("SELECT 1") * 5000, "```sql " * 30_000]
+    with SqlVerifier(root) as verifier:
+        verifier.verify("club", "SELECT 1", fenced("SELECT 1"))
+        start = time.perf_counter()
+        outcomes = [verdict.outcome for verdict in verifier.verify_many([("club", "SELECT 1", t) for t in texts])]
+        assert outcomes == ["invalid", "correct", "correct", "no_answer"]
+        assert time.perf_counter() - start < 2
+        assert verifier.verify("club", long, fenced("SELECT 1")).outcome == "infra_error"
+
+
+@pytest.mark.parametrize("mode", ["bird", "spider", "paper"])
+def test_every_kind_of_value_is_judged_and_its_verdict_can_be_written(root, mode):
+    values = ["NULL", "x''", "x'00ff'", "CAST(x'ff00fe' AS TEXT)", "9e999", "-9e999", "9007199254740993"]
+    values += ["-9223372036854775808", "0.1 + 0.2", "'\u2028'", "''", "'\U0001f600'", "char(0)", "char(55296)"]
+    items = [("club", f"SELECT {a}, 1", fenced(f"SELECT {b}, 1")) for a in values for b in values]
+    with SqlVerifier(root, mode) as verifier:
+        verdicts = iter(verifier.verify_many(items))
+    for a in values:
+        for b in values:
+            verdict = next(verdicts)
+            assert json.loads(json.dumps(asdict(verdict))) == asdict(verdict)
+            assert verdict.outcome in ("correct", "wrong"), (a, b, verdict)
+            if a == b:
+                assert verdict.outcome == "correct", a
+
+
+@pytest.mark.skipif(not PROC.exists(), reason="needs /proc to read a process's limits")
+def test_workers_have_their_limits(root):
+    with SqlVerifier(root) as verifier:
+        verifier.verify("club", "SELECT 1", fenced("SELECT 1"))
+        (pid,) = verifier.pids()
+        lines = (PROC / str(pid) / "limits").read_text().splitlines()
+    soft = {line[:25].strip(): line[25:].split()[0] for line in lines}
+    hard = {line[:25].strip(): line[25:].split()[1] for line in lines}
+    assert soft["Max core file size"] == hard["Max core file size"] == "0"
+    assert soft["Max file size"] == hard["Max file size"] == "0"
+    assert int(hard["Max address space"]) == MEMORY_MIB << 20

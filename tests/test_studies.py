@@ -1,0 +1,189 @@
+"""Studies: which runs they need, what their table says, and how that reads; with numbers checked by hand."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from synthetic import make_records, make_study_records
+
+from dphlib import ablations, stats, study_plots
+from dphlib.config import PROFILES, RunConfig, profile
+from dphlib.results import ABLATION_STUDIES, CONTROL_STUDIES, STUDY_FIGURES
+from dphlib.studies import STUDIES, Arm, Comparison, arms_beyond, chosen, comparisons, planned_runs, study_runs
+from dphlib.variants import VARIANTS
+
+CPU = profile("cpu")
+NAMES = ("controls", "threshold", "length")
+
+
+@pytest.fixture(scope="module")
+def records():
+    return make_study_records(replace(CPU, ablation_seeds=(0, 1)), NAMES)
+
+
+@pytest.fixture(scope="module")
+def table(records):
+    return ablations.study_table(records, CPU, NAMES, ["in_domain", "out_of_domain"])
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_study_can_run_alone_and_a_usual_run_has_none_of_its_arms(name):
+    settings = profile(name)
+    usual = {(run.method, run.variant) for run in planned_runs(settings)}
+    for study in STUDIES:
+        runs = study_runs(settings, [study])
+        assert len(set(runs)) == len(runs) and arms_beyond(settings, [study])
+        arms = {(run.method, run.variant) for run in runs}
+        compared = {tuple(arm) for one in comparisons(settings, study) for arm in (one.arm, one.against)}
+        assert arms == compared and not usual & set(arms_beyond(settings, [study]))
+
+
+def test_the_full_profile_trains_every_kind_of_setting_and_three_seeds():
+    runs = study_runs(CPU, tuple(STUDIES))
+    assert {run.variant.partition("=")[0] for run in runs} == (set(VARIANTS) - {"domain"}) | {"main"}
+    assert all(len({r.seed for r in runs if r.variant == run.variant and r.method == run.method}) >= 3 for run in runs)
+    assert {run.method for run in runs} == {run.method for run in CPU.main_runs()} - {"dapo"} | {
+        "grpo_dexp", "sft_rehearsal", "dph_f_all"
+    }  # fmt: skip
+    assert len([run for run in runs if (run.method, run.variant) in set(arms_beyond(CPU))]) <= 100  # within the hour
+
+
+def test_smoke_trains_one_comparison_of_each_study():
+    settings = profile("smoke")
+    assert chosen(settings.studies) == tuple(STUDIES)
+    assert all(len(comparisons(settings, name)) == 1 for name in STUDIES)
+    assert {run.train_config(settings.train).iterations for run in study_runs(settings, ["length"])} == {1, 2}
+
+
+def test_controls_have_the_seeds_of_the_papers_methods():
+    settings = profile("cpu", "5")
+    seeds = {}
+    for run in study_runs(settings, ["controls"]):
+        seeds.setdefault((run.method, run.variant), []).append(run.seed)
+    assert seeds["sft_rehearsal", "main"] == seeds["dph_f", "main"] == [0, 1, 2, 3, 4]
+    assert seeds["grpo_dexp", "clip_high=0.28"] == list(settings.ablation_seeds)
+
+
+def test_unknown_studies_are_named():
+    with pytest.raises(ValueError, match="unknown study 'lr'; known: all, controls, eta"):
+        chosen("eta,lr")
+
+
+def test_a_row_is_the_paired_difference_of_the_two_arms(records, table):
+    rows = stats.final(records)
+    curve = stats.pass_curve(rows[rows["suite"] == "in_domain"], [8]).groupby(["method", "variant"])["pass_at_k"].mean()
+    one = table[(table["study"] == "controls") & (table["arm"] == "SFT rehearsal")]
+    one = one[(one["suite"] == "in domain") & (one["measure"] == "Pass@8")].iloc[0]
+    mean, against = curve["sft_rehearsal", "main"], curve["dph_f", "main"]
+    assert one["mean"] == pytest.approx(100 * mean) and one["against_mean"] == pytest.approx(100 * against)
+    assert one["difference"] == pytest.approx(100 * (mean - against))
+    assert one["low"] < one["difference"] < one["high"] and one["mean_low"] <= one["mean"] <= one["mean_high"]
+    assert (one["seeds"], one["against_seeds"], one["unit"]) == (3, 3, "points")
+    assert list(table.columns) == ablations.COLUMNS and set(table["status"]) == {"run"}
+    assert set(table.loc[table["study"] == "length", "seeds"]) == {2}
+
+
+def test_the_difference_to_itself_is_zero_within_a_zero_interval(records):
+    """The pairing at work: the same arm under another name has no difference in any draw of problems."""
+    again = records[records["variant"] == "main"]
+    again = again[again["method"] == "dph_f"].assign(method="sft_rehearsal")
+    both = records[records["method"] != "sft_rehearsal"]
+    got = ablations.study_table(pd.concat([both, again], ignore_index=True), CPU, ["controls"], ["in_domain"])
+    one = got[got["arm"] == "SFT rehearsal"]
+    assert (one["difference"].abs() < 1e-9).all()
+
+
+def test_what_was_not_run_keeps_its_rows_and_says_so():
+    usual = make_records(("base", "grpo", "dph_f", "dph_js"), steps=False)
+    got = ablations.study_table(usual, CPU, ["controls", "threshold"], ["in_domain"])
+    at_8 = got["arm"].str.endswith("threshold 8")
+    assert set(got.loc[~at_8, "status"]) == {"not run"} and "run" in set(got.loc[at_8, "status"])
+    said = ablations.sentences(got)
+    assert "Rehearsing by plain -log pi instead of forward KL: not run." in said
+    with pytest.raises(ValueError, match="nothing of the studies controls was run"):
+        study_plots.comparison_figure(got[got["study"] == "controls"])
+
+
+def test_arms_of_different_numbers_of_answers_are_refused(records):
+    fewer = records[(records["method"] != "sft_rehearsal") | (records["sample"] < 20)]
+    with pytest.raises(ValueError, match=r"drawn 20\.0 and 32\.0"):
+        ablations.study_table(fewer, CPU, ["controls"], ["in_domain"])
+
+
+def test_a_sentence_has_the_change_the_numbers_and_the_seeds(table):
+    said = ablations.sentences(table)
+    assert len(said) == table["change"].nunique() == sum(len(comparisons(CPU, name)) for name in NAMES)
+    text = next(one for one in said if one.startswith("Raising the threshold of DPH-F from 6 to 8 "))
+    rows = table[(table["arm"] == "DPH-F, threshold 8") & (table["measure"] == "Pass@8")].set_index("suite")
+    for suite in ("in domain", "out of domain"):
+        one = rows.loc[suite]
+        assert f"{one['difference']:+.1f} points [{one['low']:+.1f}, {one['high']:+.1f}]" in text
+    assert text.endswith("(2 seeds against 3).")
+    for one in said:
+        word, _, numbers = re.search(
+            r" (raises|lowers|changes) (.*?Pass@8)[^+-]*(\S+ points \[\S+ \S+\])", one
+        ).groups()
+        low, high = map(float, re.search(r"\[(\S+), (\S+)\]", numbers).groups())
+        assert {"raises": low >= 0, "lowers": high <= 0, "changes": low <= 0 <= high}[word], one
+
+
+@pytest.mark.parametrize(
+    ("comparison", "says"),
+    [
+        (Comparison(Arm("dph_js", "eta=2"), Arm("dph_js")), "Raising the weight eta of DPH-JS from 0.5 to 2"),
+        (Comparison(Arm("rkl", "eta=0.01"), Arm("rkl")), "Lowering the weight eta of RKL from 0.04 to 0.01"),
+        (Comparison(Arm("dph_f", "k=4"), Arm("dph_f")), "Lowering the pre-samples k of DPH-F from 8 to 4"),
+        (
+            Comparison(Arm("dph_f", "authors_eta=8"), Arm("dph_f")),
+            "Lowering the weight of DPH-F to the authors' eta / 8, from 0.2 to 0.025",
+        ),
+        (
+            Comparison(Arm("dph_js", "strength=equal"), Arm("dph_js")),
+            "Raising the weight eta of DPH-JS to equal strength, from 0.5 to 0.8",
+        ),
+        (Comparison(Arm("grpo", "iterations=120"), Arm("grpo")), "Raising the iterations of GRPO from 60 to 120"),
+        (Comparison(Arm("grpo", "domain=sums"), Arm("grpo")), "GRPO, trained on sums, instead of GRPO"),
+    ],
+)
+def test_a_change_is_said_with_both_values(comparison, says):
+    assert ablations.change_of(comparison, CPU) == says
+
+
+def test_every_comparison_of_the_profile_is_said_differently():
+    said = [(name, ablations.change_of(one, CPU)) for name in STUDIES for one in comparisons(CPU, name)]
+    assert len(set(said)) == len(said)
+
+
+def test_figures_draw_every_comparison_and_name_what_is_absent(records, table):
+    fig = study_plots.comparison_figure(table[table["study"] == "controls"])
+    drawn = fig.axes[1].lines
+    expected = table[(table["study"] == "controls") & (table["suite"] == "in domain") & (table["measure"] == "Pass@8")]
+    points = {round(float(line.get_xdata()[0]), 6) for line in drawn if len(line.get_xdata()) == 1}
+    assert {round(x, 6) for x in expected["difference"]} <= points
+    half = records[~(records["method"] == "sft_rehearsal")]
+    part = ablations.study_table(half, CPU, ["controls"], ["in_domain", "out_of_domain"])
+    text = "\n".join(
+        t.get_text() for t in study_plots.comparison_figure(part).findobj(lambda a: hasattr(a, "get_text"))
+    )
+    assert "not run: SFT rehearsal minus DPH-F" in text
+
+
+def test_the_sweep_draws_the_means_at_their_weights():
+    records = make_study_records(replace(CPU, seeds=(0,), ablation_seeds=(0,)), ["eta"])
+    table = ablations.study_table(records, CPU, ["eta"], ["in_domain", "out_of_domain"])
+    fig = study_plots.weight_figure(table, CPU)
+    line = next(one for one in fig.axes[1].lines if len(one.get_xdata()) == 5)  # DPH-JS
+    assert list(line.get_xdata()) == [0.025, 0.125, 0.5, 0.8, 1.0]
+    of = table[(table["suite"] == "in domain") & (table["measure"] == "Pass@8")].set_index("arm")
+    assert line.get_ydata()[3] == pytest.approx(of.loc["DPH-JS, equal strength", "mean"])
+    assert line.get_ydata()[2] == pytest.approx(of.loc["DPH-JS, equal strength", "against_mean"])
+
+
+def test_every_study_has_its_place_in_a_figure_and_a_table():
+    assert {*CONTROL_STUDIES, *ABLATION_STUDIES} == set(STUDIES)
+    assert {name for names, _ in STUDY_FIGURES.values() for name in names} == set(STUDIES)
+    assert set(STUDY_FIGURES) == set(study_plots.CAPTIONS)
+    assert RunConfig("dph_js", "eta=0.125", 0).method_config.eta == RunConfig("dph_js", "main", 0).method_config.eta / 4

@@ -1,0 +1,420 @@
+"""Full, LoRA and QLoRA: what is trained, what stays, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from small import sum_problems, tokenizer
+
+from dphlib import adapters, model, trainer, tuning
+from dphlib.adapters import Card, describe_base, load_adapter, save_adapter
+from dphlib.config import METHOD_CONFIGS, ModelConfig, TrainConfig
+from dphlib.placement import Placement, choose_placement, placement_for
+from dphlib.sampler import SamplingConfig, TransformersSampler
+from dphlib.scoring import answer_logprobs
+from dphlib.tuning import TuningConfig
+from dphlib.types import Group, Verdict
+
+KINDS = ("full", "lora", "qlora")
+TRAIN = TrainConfig(
+    iterations=2, prompts=4, rollouts=4, mini_batches=1, rehearsal_rows=0, lr=1e-2, max_new_tokens=6, overlong_buffer=2
+)
+CARD = Card("dph_f, eta 0.2", "CPU world, 256 problems", (0, 1), "apache-2.0")
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory) -> Path:
+    """A model whose sizes are multiples of NF4's blocks."""
+    folder = tmp_path_factory.mktemp("base")
+    shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
+    model.save(model.new_model(shape, tokenizer(), 0), tokenizer(), folder)
+    return folder
+
+
+def policy_of(folder: Path, kind: str, *, dtype: str = "float32", **settings):
+    return tuning.load_policy(
+        str(folder), TuningConfig(kind, rank=4, alpha=8, **settings), placement=Placement("cpu", dtype, "sdpa")
+    )[0]
+
+
+def drawn(policy):
+    """Answers to some problems, as (prompt, ids)."""
+    problems = sum_problems(4)
+    answers = TransformersSampler(policy, tokenizer()).sample(problems, SamplingConfig(4, 1.0, 1.0, 6), 0)
+    return [(p.prompt, a.token_ids) for p, group in zip(problems, answers, strict=True) for a in group]
+
+
+def weights(policy) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
+
+
+class RewardsFirstToken:
+    """A stand-in for the verifier: an answer is correct when its first token is even."""
+
+    def groups(self, problems, answers):
+        return [
+            Group(p, tuple(group), tuple(Verdict("correct" if a.token_ids[0] % 2 == 0 else "wrong") for a in group))
+            for p, group in zip(problems, answers, strict=True)
+        ]
+
+
+def one_update(policy, optimizer) -> float:
+    """One step of the trainer on its own rollouts; returns the gradient's norm."""
+    old = [answer_logprobs(policy, tokenizer(), [pair])[0] for pair in drawn(policy)]
+    rows = [
+        trainer.Row((tokenizer()(prompt)["input_ids"], ids), trainer.EXPLORE, float((-1) ** i), logprobs)
+        for i, ((prompt, ids), logprobs) in enumerate(zip(drawn(policy), old, strict=True))
+    ]
+    return trainer.update(policy, tokenizer().pad_token_id, optimizer, rows, METHOD_CONFIGS["grpo"], TRAIN)[1]
+
+
+# --- What is trained -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_iterations_of_the_trainer_move_what_is_trained_and_nothing_else(base_folder, kind):
+    policy = policy_of(base_folder, kind)
+    before, base_logprobs = weights(policy), answer_logprobs(policy, tokenizer(), drawn(policy))
+    pairs = drawn(policy)
+    logs = trainer.train(
+        policy, tokenizer(), sum_problems(8), [], RewardsFirstToken(), METHOD_CONFIGS["grpo"], TRAIN, 0
+    )  # fmt: skip
+    moved = {name for name, now in weights(policy).items() if not torch.equal(now, before[name])}
+    expected = set(before) if kind == "full" else {name for name in before if "lora_" in name}
+    assert moved == expected
+    assert all(row["grad_norm"] > 0 for row in logs)
+    after = answer_logprobs(policy, tokenizer(), pairs)
+    assert max(abs(a - b) for x, y in zip(after, base_logprobs, strict=True) for a, b in zip(x, y, strict=True)) > 1e-3
+
+
+def test_a_fresh_adapter_changes_nothing_and_its_seed_decides_its_weights(base_folder):
+    pairs = drawn(policy_of(base_folder, "full"))
+    plain = answer_logprobs(policy_of(base_folder, "full"), tokenizer(), pairs)
+    assert answer_logprobs(policy_of(base_folder, "lora"), tokenizer(), pairs) == plain
+    settings = TuningConfig("lora", rank=4)
+    state = torch.get_rng_state()
+    first, again, other = (weights(tuning.prepare(model.load(base_folder)[0], settings, seed)) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers are left alone"
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_qlora_holds_the_layers_in_doubly_quantised_nf4_near_the_base(base_folder):
+    import bitsandbytes
+
+    policy = policy_of(base_folder, "qlora")
+    layers = {n: m for n, m in policy.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
+    assert len(layers) == 2 * len(tuning.LINEAR_LAYERS)
+    for layer in layers.values():
+        state = layer.weight.quant_state
+        assert (state.quant_type, state.nested, layer.weight.dtype) == ("nf4", True, torch.uint8)
+        assert not layer.support_avx512bf16_for_cpu, "its kernel has no backward pass"
+    pairs = drawn(policy_of(base_folder, "full"))
+    plain, quantised = (
+        torch.tensor([v for row in answer_logprobs(policy_of(base_folder, kind), tokenizer(), pairs) for v in row])
+        for kind in ("full", "qlora")
+    )
+    assert 0 < (plain - quantised).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
+def test_a_step_in_bfloat16(base_folder, kind):
+    policy = policy_of(base_folder, kind, dtype="bfloat16")
+    adapter = [p for p in policy.parameters() if p.requires_grad]
+    assert {p.dtype for p in adapter} == {torch.bfloat16}
+    optimizer = tuning.optimizer(policy, 1e-3)
+    assert one_update(policy, optimizer) > 0
+    assert all(p.dtype == torch.float32 for p in optimizer.state)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_checkpointing_changes_no_gradient(base_folder, kind):
+    class Capture(torch.optim.SGD):
+        def step(self, closure=None):
+            captured.append([p.grad.clone() for p in self.param_groups[0]["params"] if p.grad is not None])
+
+    captured: list[list[torch.Tensor]] = []
+    for checkpointing in (False, True):
+        policy = policy_of(base_folder, kind, gradient_checkpointing=checkpointing)
+        assert policy.is_gradient_checkpointing == checkpointing
+        one_update(policy, Capture([p for p in policy.parameters() if p.requires_grad], lr=0.0))
+    plain, checkpointed = captured
+    assert plain and all(torch.allclose(a, b, atol=1e-7) for a, b in zip(plain, checkpointed, strict=True))
+
+
+# --- The optimizer -------------------------------------------------------------------------------
+
+
+def test_the_optimizer_of_fp32_weights_is_plain_adamw(base_folder):
+    ours, plain = policy_of(base_folder, "full"), policy_of(base_folder, "full")
+    optimizers = tuning.optimizer(ours, 1e-3), torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.0)
+    for _ in range(2):
+        for policy, optimizer in zip((ours, plain), optimizers, strict=True):
+            one_update(policy, optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
+
+
+def test_sixteen_bit_weights_add_up_steps_that_are_smaller_than_their_rounding():
+    layer = torch.nn.Linear(8, 8, bias=False).to(torch.bfloat16)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)  # the next bfloat16 below is 0.996
+    plain = deepcopy(layer)
+    for policy, optimizer in (
+        (layer, tuning.optimizer(layer, 1e-4)),
+        (plain, torch.optim.AdamW(plain.parameters(), lr=1e-4)),
+    ):
+        for _ in range(100):  # 100 steps of 1e-4
+            policy(torch.ones(1, 8, dtype=torch.bfloat16)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            assert all(p.grad is None for p in policy.parameters())
+    assert (plain.weight == 1.0).all()
+    assert layer.weight.float().sub(0.99).abs().max() < 0.004
+
+
+def test_the_optimizers_state_carries_the_copies_over_a_restart():
+    def step(policy, optimizer):
+        policy(torch.ones(1, 8, dtype=torch.bfloat16)).sum().backward()
+        optimizer.step()
+
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(8, 8).to(torch.bfloat16)
+    optimizer = tuning.optimizer(layer, 1e-4)
+    for _ in range(3):
+        step(layer, optimizer)
+    resumed = torch.nn.Linear(8, 8).to(torch.bfloat16)
+    again = tuning.optimizer(resumed, 1e-4)
+    again.load_state_dict(deepcopy(optimizer.state_dict()))
+    assert torch.equal(resumed.weight, layer.weight)
+    for _ in range(40):
+        step(layer, optimizer)
+        step(resumed, again)
+    copies = [[p for group in o.param_groups for p in group["params"]] for o in (optimizer, again)]
+    assert all(torch.equal(a, b) for a, b in zip(*copies, strict=True))
+
+
+def test_an_optimizer_that_cannot_be_is_refused(base_folder):
+    policy = policy_of(base_folder, "full")
+    with pytest.raises(ValueError, match="needs a GPU"):
+        tuning.optimizer(policy, 1e-3, paged_8bit=True)
+    with pytest.raises(ValueError, match=r"tuning\.prepare first"):
+        tuning.optimizer(policy.requires_grad_(False), 1e-3)
+
+
+# --- Adapters on disk ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(base_folder):
+    policy = policy_of(base_folder, "lora")
+    one_update(policy, tuning.optimizer(policy, 1e-2))
+    return policy
+
+
+def test_a_saved_adapter_gives_the_same_logprobs_loaded_by_us_and_by_peft(base_folder, trained, tmp_path):
+    from peft import PeftModel
+
+    base = describe_base(base_folder, "apache-2.0")
+    sha256 = save_adapter(trained, tmp_path / "adapter", base, CARD)
+    assert sha256 == adapters.adapter_sha256(tmp_path / "adapter")
+    assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
+        "README.md", adapters.CONFIG, adapters.WEIGHTS, adapters.BASE
+    ]  # fmt: skip
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+    pairs = drawn(trained)
+    expected = answer_logprobs(trained, tokenizer(), pairs)
+    ours = load_adapter(model.load(base_folder)[0], tmp_path / "adapter", base, trainable=True)
+    assert answer_logprobs(ours, tokenizer(), pairs) == expected
+    assert one_update(ours, tuning.optimizer(ours, 1e-3)) > 0
+    by_peft = PeftModel.from_pretrained(model.load(base_folder)[0], tmp_path / "adapter").eval()
+    assert answer_logprobs(by_peft, tokenizer(), pairs) == expected
+
+
+def test_the_card_and_the_configuration_say_what_it_is_and_not_where_it_lay(base_folder, trained, tmp_path):
+    base = describe_base(base_folder, "apache-2.0", name="example/base", revision="0" * 40)
+    sha256 = save_adapter(trained, tmp_path / "adapter", base, CARD)
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    head = card.split("---")[1]
+    assert "base_model: example/base" in head and "license: apache-2.0" in head and "library_name: peft" in head
+    for word in ("dph_f, eta 0.2", "CPU world, 256 problems", "0, 1", "rank 4", sha256, base.sha256, "0" * 40):
+        assert word in card
+    settings = json.loads((tmp_path / "adapter" / adapters.CONFIG).read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("example/base", "0" * 40)
+    assert all(str(base_folder) not in p.read_text() for p in (tmp_path / "adapter").glob("*.[jm]*"))
+
+
+def test_a_copied_base_is_the_same_base_and_another_is_refused(base_folder, trained, tmp_path):
+    save_adapter(trained, tmp_path / "adapter", describe_base(base_folder, "apache-2.0"), CARD)
+    model.save(model.load(base_folder)[0], tokenizer(), tmp_path / "copy")
+    copy = describe_base(tmp_path / "copy", "apache-2.0")
+    assert load_adapter(model.load(tmp_path / "copy")[0], tmp_path / "adapter", copy)
+    shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
+    model.save(model.new_model(shape, tokenizer(), 1), tokenizer(), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"is an adapter of .* the model is other"):
+        load_adapter(
+            model.load(tmp_path / "other")[0], tmp_path / "adapter", describe_base(tmp_path / "other", "apache-2.0")
+        )
+
+
+def test_damaged_and_missing_files_are_named(base_folder, trained, tmp_path):
+    base = describe_base(base_folder, "apache-2.0")
+    save_adapter(trained, tmp_path / "adapter", base, CARD)
+    with pytest.raises(FileExistsError, match="not overwritten"):
+        save_adapter(trained, tmp_path / "adapter", base, CARD)
+    file = tmp_path / "adapter" / adapters.WEIGHTS
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match="is damaged"):
+        load_adapter(model.load(base_folder)[0], tmp_path / "adapter", base)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"adapter_model\.safetensors is missing"):
+        load_adapter(model.load(base_folder)[0], tmp_path / "adapter", base)
+    with pytest.raises(FileNotFoundError, match="must be saved as safetensors"):
+        describe_base(tmp_path, "apache-2.0")
+
+
+def test_an_adapter_is_never_wrapped_twice(base_folder, trained, tmp_path):
+    base = describe_base(base_folder, "apache-2.0")
+    save_adapter(trained, tmp_path / "adapter", base, CARD)
+    for again in (
+        lambda: tuning.prepare(trained, TuningConfig("lora")),
+        lambda: tuning.prepare(trained, TuningConfig("full")),
+        lambda: load_adapter(trained, tmp_path / "adapter", base),
+        lambda: load_adapter(trained.get_base_model(), tmp_path / "adapter", base),
+    ):
+        with pytest.raises(ValueError, match="carries an adapter already"):
+            again()
+
+
+def test_a_full_policy_has_no_adapter_to_save(base_folder, tmp_path):
+    with pytest.raises(ValueError, match="no adapter to save"):
+        save_adapter(policy_of(base_folder, "full"), tmp_path / "a", describe_base(base_folder, "mit"), CARD)
+    assert not list(tmp_path.iterdir())
+
+
+# --- What is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"kind": "dora"}, "known: full, lora, qlora"),
+        ({"rank": 0}, "1 to 512"),
+        ({"rank": 1024}, "the largest that vLLM serves"),
+        ({"dropout": 1.0}, "0 <= dropout < 1"),
+        ({"target_modules": ("q_proj", "embed_tokens")}, r"\['embed_tokens'\]"),
+        ({"target_modules": ()}, "empty"),
+    ],
+)
+def test_impossible_settings_are_refused(bad, said):
+    with pytest.raises(ValueError, match=said):
+        TuningConfig(**{"kind": "lora", **bad})
+
+
+def test_a_model_that_does_not_fit_the_setting_is_refused(base_folder, tmp_path):
+    plain = model.load(base_folder)[0]
+    with pytest.raises(ValueError, match="'qlora' and the model is not quantised"):
+        tuning.prepare(plain, TuningConfig("qlora"))
+    with pytest.raises(ValueError, match="use lora or qlora on this GPU"):
+        tuning.prepare(model.load(base_folder)[0].half(), TuningConfig("full"))
+    narrow = ModelConfig(hidden_size=32, intermediate_size=64, layers=1, heads=2, kv_heads=2)
+    model.save(model.new_model(narrow, tokenizer(), 0), tokenizer(), tmp_path)
+    with pytest.raises(ValueError, match="reads 32 values, which NF4 cannot cut into blocks of 64"):
+        policy_of(tmp_path, "qlora")
+
+
+# --- Placement, hub and chat template ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("capability", "flash", "expected"),
+    [
+        (None, False, ("cpu", "float32", "sdpa")),
+        ((7, 5), True, ("cuda", "float16", "sdpa")),
+        ((8, 0), True, ("cuda", "bfloat16", "flash_attention_2")),
+        ((9, 0), False, ("cuda", "bfloat16", "sdpa")),
+        ((6, 1), False, ("cuda", "float32", "sdpa")),
+    ],
+)
+def test_placement_follows_the_hardware(capability, flash, expected):
+    placement = placement_for(capability, flash)
+    assert (placement.device, placement.dtype, placement.attention) == expected
+    assert str(placement).startswith(", ".join(expected))
+    if capability == (7, 5):
+        assert "float16 can overflow" in str(placement)
+
+
+def test_a_machine_without_a_gpu_computes_in_fp32_on_its_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_placement() == Placement("cpu", "float32", "sdpa", ("no CUDA GPU",))
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Refuses each model in the hub's own way."""
+
+    def do_GET(self):
+        code = {"gated": "GatedRepo", "private": "RepoNotFound", "moved": "RevisionNotFound"}
+        name = next(name for name in code if name in self.path)
+        self.send_response(403 if name == "gated" else 404)
+        self.send_header("X-Error-Code", code[name])
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_hubs_refusals_become_one_line_with_the_way_out(tmp_path):
+    server = http.server.HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    program = """
+import sys
+from dphlib.files import RunError
+from dphlib.model import fetch
+for name in sys.argv[1:]:
+    try:
+        fetch(name, "0" * 40)
+    except RunError as error:
+        print(error)
+"""
+    environment = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path),
+        "NO_PROXY": "127.0.0.1",
+    }
+    arguments = [sys.executable, "-c", program, "a/gated", "a/private", "a/moved"]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(arguments, env=environment, cwd=root, text=True, capture_output=True, timeout=120)
+    server.shutdown()
+    gated, private, moved = done.stdout.splitlines()
+    assert "a/gated: its owner gives access on request" in gated and "hf auth login" in gated
+    assert "a/private: no such model on the hub" in private
+    assert f"a/moved: no revision {'0' * 40}" in moved
+
+
+def test_without_a_network_and_without_a_commit():
+    with pytest.raises(model.RunError, match="not in the cache and the hub cannot be reached; connect"):
+        model.fetch("a/model", "0" * 40)
+    with pytest.raises(ValueError, match="'main' can move"):
+        model.fetch("a/model", "main")
+
+
+def test_a_chat_prompt_begins_once():
+    chat = deepcopy(tokenizer())
+    with pytest.raises(ValueError, match="no chat template; take the instruct variant"):
+        model.chat_prompt(chat, "12 + 3")
+    chat.chat_template = "{{ bos_token }} {% for m in messages %}{{ m.content }} {% endfor %}answer :"
+    ids = chat(model.chat_prompt(chat, "question : 12 + 3"))["input_ids"]
+    assert ids.count(chat.bos_token_id) == 1
+    assert ids == chat("question : 12 + 3 answer :")["input_ids"]

@@ -1,0 +1,134 @@
+"""Variants: one setting, read in one place; what it does to the settings; what means nothing is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dphlib.config import CONTROL_CONFIGS, METHOD_CONFIGS, RunConfig, profile
+from dphlib.divergences import generator
+from dphlib.labels import label
+from dphlib.losses import negative_log_likelihood
+from dphlib.types import CONTROLS, METHODS
+from dphlib.variants import VARIANTS, parse, parse_seeds
+
+SETTINGS = profile("cpu")
+
+
+@pytest.mark.parametrize(
+    ("method", "variant", "says"),
+    [
+        ("ppo", "main", "unknown method 'ppo'; known: grpo.*dph_f_all"),
+        ("grpo", "lr=1", "unknown variant 'lr=1'; known: main, eta="),
+        ("grpo", "clip_high", "unknown variant 'clip_high'"),
+        ("dph_f", "eta=0", "eta must be > 0, '0' is not"),
+        ("dph_f", "eta=nan", "eta must be > 0, 'nan' is not"),
+        ("dph_f", "eta=much", "'much' is not"),
+        ("dph_f", "eta=0.10", "write eta=0.1, so that one arm has one name"),
+        ("dph_f", "eta=0.2", "is its main run"),
+        ("alpha_0.5", "strength=equal", "is its main run"),
+        ("dph_js", "strength=more", "strength must be equal"),
+        ("dph_f", "k=2.5", "k must be a whole number"),
+        ("dph_f", "answers=0", "answers must be a whole number from 1 on"),
+        ("grpo", "top_p=1", r"top_p must be in \(0, 1\)"),
+        ("grpo", "eta=0.1", "means nothing for grpo: it has no divergence"),
+        ("grpo_dexp", "answers=4", "means nothing for grpo_dexp: it rehearses no stored answer"),
+        ("rkl", "authors_eta=8", "means nothing for rkl: it rehearses no stored answer"),
+        ("grpo", "k=16", "means nothing for grpo: it trains on all prompts"),
+        ("dph_f_all", "threshold=8", "means nothing for dph_f_all: it trains on all prompts"),
+        ("dph_f", "js_scale=2", "means nothing for dph_f: its divergence is not JS"),
+        ("grpo", "domain=sql", "domain must be sums"),
+        ("grpo", "iterations=0", "iterations must be a whole number from 1 on"),
+    ],
+)
+def test_what_means_nothing_is_refused_with_the_way_out(method, variant, says):
+    with pytest.raises(ValueError, match=says):
+        RunConfig(method, variant, 0)
+
+
+def test_controls_stand_apart_from_the_papers_methods():
+    assert set(CONTROL_CONFIGS) == set(CONTROLS) and set(METHOD_CONFIGS) == set(METHODS) - {"base"}
+    assert not set(CONTROLS) & set(METHODS)
+    assert not {run.method for run in SETTINGS.main_runs() + SETTINGS.ablation_runs()} & set(CONTROLS)
+
+
+def test_every_key_has_a_reader_and_changes_exactly_what_it_names():
+    values = {"eta": "0.3", "strength": "equal", "authors_eta": "8", "js_scale": "2", "threshold": "7", "k": "16",
+              "answers": "4", "clip_high": "0.35", "top_p": "0.9", "entropy": "0.01", "iterations": "120",
+              "domain": "sums"}  # fmt: skip
+    assert set(values) == set(VARIANTS)
+    main = RunConfig("dph_js", "main", 0)
+    for key, value in values.items():
+        run = RunConfig("dph_js", f"{key}={value}", 0)
+        assert label("dph_js", run.variant).startswith("DPH-JS, ") and value in label("dph_js", run.variant)
+        of = [(r.method_config, r.train_config(SETTINGS.train), r.presample_config(SETTINGS.presample))
+              for r in (run, main)]  # fmt: skip
+        changed = sum(a != b for a, b in zip(*of, strict=True))
+        assert changed == (0 if key == "domain" else 1), key
+        assert run.setting(key) == parse(run.variant)[1] and run.setting("main") is None
+
+
+def test_another_k_keeps_the_share_of_the_threshold():
+    for k, threshold in ((4, 3), (8, 6), (16, 12), (5, 4)):
+        run = RunConfig("dph_f", f"k={k}", 0)
+        assert (run.presample_config(SETTINGS.presample).k, run.presample_config(SETTINGS.presample).threshold) == (
+            k,
+            threshold,
+        )
+
+
+def curvature(method: str) -> float:
+    """f''(1) by two automatic derivatives in float64 along u."""
+    config = (METHOD_CONFIGS | CONTROL_CONFIGS)[method]
+    if config.divergence == "likelihood":
+        f = negative_log_likelihood
+    else:
+        name = "js" if config.divergence == "js_definition" else config.divergence or "reverse_kl"
+        f = generator(name, **({"alpha": config.alpha} if config.alpha else {}))
+    step = 1e-4
+    at = [float(f(torch.log(torch.tensor(1 + x, dtype=torch.float64)))) for x in (-step, 0.0, step)]
+    return (at[0] - 2 * at[1] + at[2]) / step**2
+
+
+@pytest.mark.parametrize("method", [m for m, c in (METHOD_CONFIGS | CONTROL_CONFIGS).items() if c.weight])
+def test_equal_strength_is_the_curvature_of_forward_kl(method):
+    """eta f''(1), f''(1) by differences of the generator itself, equals DPH-F's."""
+    config = (METHOD_CONFIGS | CONTROL_CONFIGS)[method]
+    assert config.curvature == pytest.approx(curvature(method), rel=1e-5)
+    aim = METHOD_CONFIGS["dph_f"].weight * curvature("dph_f")
+    if config.weight * config.curvature == METHOD_CONFIGS["dph_f"].weight:
+        equal = config  # has it already, and the variant is refused
+    else:
+        equal = RunConfig(method, "strength=equal", 0).method_config
+    assert equal.weight * curvature(method) == pytest.approx(aim, rel=1e-5)
+
+
+def test_the_authors_average_over_all_rows_is_an_eighth_of_eta():
+    """2,048 RL rows and 256 D_pef rows of equal length averaged together, by hand, up to the common factor 8/9."""
+    eta = METHOD_CONFIGS["dph_f"].eta
+    explore = torch.linspace(-1, 1, 2048, dtype=torch.float64)
+    near_perfect = torch.linspace(0, 3, 256, dtype=torch.float64)
+    together = (explore.sum() + eta * near_perfect.sum()) / (2048 + 256)
+    ours = explore.mean() + RunConfig("dph_f", "authors_eta=8", 0).method_config.eta * near_perfect.mean()
+    assert float(together) == pytest.approx(8 / 9 * float(ours))
+    both = RunConfig("dph_js", "authors_eta=8", 0).method_config.eta * 2  # and 2 x JS on top
+    assert both == METHOD_CONFIGS["dph_js"].eta / 4
+    assert RunConfig("dph_js", "js_scale=2", 0).method_config.eta == 2 * METHOD_CONFIGS["dph_js"].eta
+
+
+def test_the_weight_of_rkl_is_its_coefficient():
+    config = RunConfig("rkl", "eta=0.01", 0).method_config
+    assert (config.rkl_coef, config.eta) == (0.01, 0.0)
+
+
+@pytest.mark.parametrize("text", ["", ",", "many", "1,1", "0,x", "-1", "0"])
+def test_seeds_that_are_none_are_refused(text):
+    with pytest.raises(ValueError, match="give their number, such as 5, or a list"):
+        parse_seeds(text)
+
+
+def test_seeds_of_a_profile_can_be_given():
+    settings = profile("cpu", "5", "0,3")
+    assert settings.seeds == (0, 1, 2, 3, 4) and settings.ablation_seeds == (0, 3)
+    assert {run.seed for run in settings.main_runs()} == {0, 1, 2, 3, 4}
+    assert profile("cpu").to_json() == profile("cpu", "", "").to_json()
