@@ -111,9 +111,7 @@ def _no_reference_model(evidence: Evidence) -> list[PartResult]:
     """Tokens through an online reference model per policy token: 0 for DPH in every seed, above 0 for RKL."""
     out, logs = [], evidence.train_logs
     for method in (*DPH, "rkl"):
-        label = (
-            f"{NAMES[method]}: tokens through an online reference model {'> 0' if method == 'rkl' else '= 0'}"
-        )
+        label = f"{NAMES[method]}: tokens through an online reference model {'> 0' if method == 'rkl' else '= 0'}"
         result = PartResult(label, "not run", "reference tokens a policy token")
         rows = None if logs is None else logs[(logs["method"] == method) & (logs["variant"] == "main")]
         if rows is None or rows.empty:
@@ -287,9 +285,7 @@ def evaluate_claims(
     if profile not in PROFILES:
         raise ValueError(f"profile {profile!r}: one of {', '.join(PROFILES)}")
     rows = stats.final(records)
-    tables = [
-        stats.problem_table(part) if len(part) else None for part in (stats.greedy(rows), stats.sampled(rows))
-    ]
+    tables = [stats.problem_table(part) if len(part) else None for part in (stats.greedy(rows), stats.sampled(rows))]
     logs = None if train_logs is None or train_logs.empty else train_logs
     evidence = Evidence(*tables, logs, rng_seed)
     return [_result(claim, evidence, profile) for claim in claims]
@@ -325,10 +321,7 @@ def _effect(part: PartResult) -> str:
 def to_json(results: Sequence[ClaimResult]) -> str:
     """Canonical JSON, sorted keys, six decimals: the same results give the same bytes."""
     return (
-        json.dumps(
-            [_rounded(asdict(result)) for result in results], sort_keys=True, indent=1, allow_nan=False
-        )
-        + "\n"
+        json.dumps([_rounded(asdict(result)) for result in results], sort_keys=True, indent=1, allow_nan=False) + "\n"
     )
 
 
@@ -372,17 +365,13 @@ COLOURS = {"supported": "green", "not supported": "red", "inconclusive": "yellow
 
 def print_table(results: Sequence[ClaimResult], file: IO[str] | None = None, width: int = 100) -> None:
     """The verdicts as a table for a terminal; the effect is that of the part that decided."""
-    table = Table(
-        title="Claims: 95 % interval over seeds and problems of the effect that decided", show_lines=True
-    )
+    table = Table(title="Claims: 95 % interval over seeds and problems of the effect that decided", show_lines=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("claim", ratio=3)
     table.add_column("decided by", ratio=3)
     for r in results:
         weakest = r.detail.split("decided by: ", 1)[1]
-        table.add_row(
-            f"[{COLOURS[r.verdict]}]{r.verdict}[/]", f"{r.text} [dim]({r.paper_ref})[/]", escape(weakest)
-        )
+        table.add_row(f"[{COLOURS[r.verdict]}]{r.verdict}[/]", f"{r.text} [dim]({r.paper_ref})[/]", escape(weakest))
     Console(file=file, width=width).print(table)
     counts = pd.Series([r.verdict for r in results]).value_counts()
     Console(file=file, width=width).print(", ".join(f"{counts.get(v, 0)} {v}" for v in COLOURS))

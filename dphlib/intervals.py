@@ -50,9 +50,7 @@ class Arm:
     def __post_init__(self) -> None:
         shape = (len(self.seeds), len(self.problems))
         if self.values_SP.shape != shape or 0 in shape:
-            raise ValueError(
-                f"{self}: values {self.values_SP.shape}, (seeds, problems) is {shape}; none may be 0"
-            )
+            raise ValueError(f"{self}: values {self.values_SP.shape}, (seeds, problems) is {shape}; none may be 0")
         if not np.all(np.isfinite(self.values_SP)):
             raise ValueError(f"{self}: values must be finite")
 
@@ -106,18 +104,14 @@ def bootstrap(
     Raises ValueError for arms that must not be compared.
     """
     if not arms or draws < 1 or not 0 < level < 1:
-        raise ValueError(
-            f"{len(arms)} arms, draws={draws}, level={level}: need an arm, a draw, 0 < level < 1"
-        )
+        raise ValueError(f"{len(arms)} arms, draws={draws}, level={level}: need an arm, a draw, 0 < level < 1")
     suites = {arm.suite: arm for arm in reversed(arms)}
     names = {arm.name: arm for arm in reversed(arms)}
     for arm in arms:
         check_comparable(suites[arm.suite], arm)
         other = names[arm.name]
         if arm.seeds != other.seeds:
-            raise ValueError(
-                f"{arm}: seeds {arm.seeds}, {other}: {other.seeds}; evaluate every seed on all suites"
-            )
+            raise ValueError(f"{arm}: seeds {arm.seeds}, {other}: {other.seeds}; evaluate every seed on all suites")
 
     rng = np.random.default_rng(rng_seed)
     problem_weights = {suite: _weights(rng, len(suites[suite].problems), draws) for suite in sorted(suites)}
@@ -141,9 +135,7 @@ def bootstrap(
             of_seed = []  # the effect with this name's arms at one seed, the others at their mean
             for i in range(len(one.seeds)):
                 pairs = zip(arms, full, strict=True)
-                of_seed.append(
-                    float(effect(*(a.values_SP[i].mean() if a.name == name else m for a, m in pairs)))
-                )
+                of_seed.append(float(effect(*(a.values_SP[i].mean() if a.name == name else m for a, m in pairs))))
             variances.append((float(np.var(of_seed, ddof=1)) / len(of_seed), len(of_seed) - 1))
     total = sum(v for v, _ in variances)
     spread = sum(v * v / freedom for v, freedom in variances if freedom > 0)
@@ -190,15 +182,11 @@ def hierarchical_bootstrap(
     given = [np.atleast_2d(np.asarray(x, dtype=float)) for x in (values_SP, reference_SP) if x is not None]
     problems = tuple(f"{i:09d}" for i in range(given[0].shape[1]))
     if any(x.ndim != 2 or x.shape[1] != len(problems) for x in given):
-        raise ValueError(
-            f"arms of shapes {[x.shape for x in given]}: (seeds, problems), the problems the same"
-        )
+        raise ValueError(f"arms of shapes {[x.shape for x in given]}: (seeds, problems), the problems the same")
     weights = np.ones(len(problems)) if weights_P is None else np.asarray(weights_P, dtype=float)
     weights = weights.reshape(1, -1)
     if weights.shape[1] != len(problems) or np.any(weights < 0) or not weights.sum() > 0:
-        raise ValueError(
-            f"{weights.size} weights for {len(problems)} problems; none may be negative, not all 0"
-        )
+        raise ValueError(f"{weights.size} weights for {len(problems)} problems; none may be negative, not all 0")
     arms = [Arm("weights", "suite", (-1,), problems, weights)]
     for name, x in zip(("values", "reference"), given, strict=False):
         seeds = tuple(range(len(x))) if len(x) > 1 else (-1,)

@@ -88,9 +88,7 @@ class Evidence:
         table = self.greedy if q.metric == "greedy" else self.sampled
         if table is None:
             return None
-        found = table[
-            (table["method"] == q.method) & (table["variant"] == q.variant) & (table["suite"] == q.suite)
-        ]
+        found = table[(table["method"] == q.method) & (table["variant"] == q.variant) & (table["suite"] == q.suite)]
         return None if found.empty else found
 
     def arm(self, q: Quantity, k: int) -> stats.Arm:
@@ -112,16 +110,12 @@ def judge(part: Part, evidence: Evidence) -> PartResult:
     large = next((k for k in LARGE_KS if k <= judged), LARGE_KS[-1])
     ks = {q: large if q.k == LARGE else q.k for q in part.quantities}
     if max(ks.values()) > judged:
-        return replace(
-            result, reason=f"needs {max(ks.values())} judged answers a problem, there are {judged}"
-        )
+        return replace(result, reason=f"needs {max(ks.values())} judged answers a problem, there are {judged}")
     arms = [evidence.arm(q, ks[q]) for q in part.quantities]
     with np.errstate(divide="ignore", invalid="ignore"):
         got = stats.bootstrap(arms, part.effect, rng_seed=evidence.rng_seed)
     if not all(map(isfinite, (got.estimate, got.low, got.high))):
-        return replace(
-            result, verdict="inconclusive", reason="the base solves too little to lose a share of it"
-        )
+        return replace(result, verdict="inconclusive", reason="the base solves too little to lose a share of it")
     label = part.label.replace("Pass at large k", f"Pass@{large}")
     numbers = dict(estimate=got.estimate, low=got.low, high=got.high, per_seed=got.per_seed)
     result = replace(result, label=label, verdict=rule(got.low, got.high, part.tolerance), **numbers)

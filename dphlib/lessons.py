@@ -22,6 +22,9 @@ from dphlib.estimator_study import exact_moments, moment_columns
 from dphlib.estimators import TopK
 from dphlib.losses import EXPLORE, partitioned_loss
 
+DRAWN = ("forward_kl", "alpha_0.5", "js", "reverse_kl")
+"""The generators of Figure 7."""
+
 
 def parse(name: str) -> tuple[str, dict[str, float]]:
     """Name and parameters as `divergences.divergence` takes them.
@@ -74,7 +77,7 @@ def conjugate_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def curves(names: Sequence[str], d_max: float, points: int = 241) -> pd.DataFrame:
+def curves(names: Sequence[str], d_max: float = 6.0, points: int = 241) -> pd.DataFrame:
     """f(exp d) and its derivative with respect to d on [-d_max, d_max / 2]: columns name, d, value, gradient (nats)."""
     if d_max <= 0:
         raise ValueError(f"d_max is {d_max}; it must be above 0: the curves run from -d_max to d_max / 2")

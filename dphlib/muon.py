@@ -1,8 +1,8 @@
 """Muon in fp32: momentum made orthogonal by Newton-Schulz iterations, matrices of one shape in one batch.
 
-The update is that of `torch.optim.Muon` (Jordan et al., github.com/KellerJordan/Muon) with its defaults. That one iterates
-in bfloat16, which a CPU without instructions for it computes thirty times slower than fp32, and with bits of its own:
-there 0.75 s of a step of 1.1 s. Here the numbers do not depend on whether the CPU has them.
+The update is that of `torch.optim.Muon` (Jordan et al., github.com/KellerJordan/Muon) with its defaults. That one
+iterates in bfloat16, which a CPU without instructions for it computes thirty times slower than fp32, and with bits of
+its own: there 0.75 s of a step of 1.1 s. Here the numbers do not depend on whether the CPU has them.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ class Muon(torch.optim.Optimizer):
         ValueError: a parameter that is not a matrix.
     """
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.01, momentum: float = 0.95
-    ) -> None:
+    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.01, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         for param in (param for group in self.param_groups for param in group["params"]):
             if param.ndim != 2:

@@ -51,8 +51,8 @@ _NAME = re.compile(r"\d\d_\w+")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-# Threads that wait for each other by long spinning take ten times as long as one thread on a machine that is busy; threads
-# that sleep at once take half as long again on one that is idle. A short spin costs little on either.
+# Threads that wait for each other by long spinning take ten times as long as one thread on a machine that is busy;
+# threads that sleep at once take half as long again on one that is idle. A short spin costs little on either.
 _PATIENT_THREADS = {"GOMP_SPINCOUNT": "10000"}
 # glibc gives large tensors back to the system at once and fetches them page by page again: a tenth of sampling's time.
 _KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}

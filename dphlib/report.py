@@ -168,6 +168,4 @@ def _with_formulas(page: str) -> str:
         block, inline = match.groups()
         return convert(unescape(block or inline), display="block" if block else "inline")
 
-    return "".join(
-        part if place % 2 else _FORMULA.sub(drawn, part) for place, part in enumerate(_VERBATIM.split(page))
-    )
+    return "".join(part if place % 2 else _FORMULA.sub(drawn, part) for place, part in enumerate(_VERBATIM.split(page)))

@@ -90,7 +90,8 @@ NOTEBOOK_CSS = """
 .highlight pre, .output_area pre { margin: 0;
   font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 .output_area { margin: 8px 0; overflow-x: auto; } .output_stderr pre { color: var(--soft); }
-.output_area img, .output_area svg { max-width: 100%; height: auto; background: #fff; border-radius: 6px; padding: 6px; }
+.output_area img, .output_area svg { max-width: 100%; height: auto; background: #fff; border-radius: 6px;
+  padding: 6px; }
 .rendered_html { overflow-x: auto; } .rendered_html table { width: auto; margin: 8px 0; }
 .rendered_html td, .rendered_html th { white-space: normal; text-align: left; max-width: 30em; }
 """

@@ -104,8 +104,9 @@ def _behaviour(source: str) -> str:
 def code_version(modules: Sequence[str], package: Path = Path(__file__).parent) -> str:
     """sha256 over the code of the named modules and of those that they import, transitively.
 
-    So an edit of `plots`, of a comment or of a docstring never invalidates training. Imports by a string, such as a job's, are not seen: name
-    those modules too. `trainer` and `dphlib.trainer` mean the same. ValueError for an unknown module.
+    So an edit of `plots`, of a comment or of a docstring never invalidates training. Imports by a string, such as a
+    job's, are not seen: name those modules too.
+    `trainer` and `dphlib.trainer` mean the same. ValueError for an unknown module.
     """
     waiting, sources = [name.removeprefix(f"{package.name}.") for name in modules], {}
     while waiting:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib.kv_cache import roomy_cache
+from dphlib.shared_prompt import decoding
 from dphlib.types import GREEDY_SAMPLE, Answer, Problem
 
 
@@ -66,7 +66,7 @@ class TransformersSampler:
         batch_rows: rows decoded at a time. It decides which random numbers a row gets: same value, same answers.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_rows: int = 512) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_rows: int = 1024) -> None:
         self.model, self.tokenizer, self.batch_rows = model, tokenizer, batch_rows
 
     def sample(
@@ -108,54 +108,33 @@ class TransformersSampler:
         self, prompts: list[list[int]], config: SamplingConfig, generator: torch.Generator
     ) -> list[tuple[list[int], list[float], bool, float]]:
         """(token ids, log-probs, truncated, mean entropy) of each row, a prompt's samples side by side."""
-        model, eos, pad = self.model, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-        device = model.device
-        width = max(map(len, prompts))
-        tokens_P_T = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
-        mask_P_T = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        positions_P_T = (mask_P_T.cumsum(-1) - 1).clamp(min=0)
-        cache = roomy_cache(model.config, config.max_new_tokens)
-        output = model(
-            input_ids=tokens_P_T, attention_mask=mask_P_T, position_ids=positions_P_T, past_key_values=cache,
-            use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
-        cache.batch_repeat_interleave(config.samples)
-        logits_B_V = output.logits[:, -1].repeat_interleave(config.samples, 0)
-        mask_B_T = mask_P_T.repeat_interleave(config.samples, 0)
-        position_B = positions_P_T[:, -1].repeat_interleave(config.samples, 0)
-        rows = logits_B_V.shape[0]
-        steps = config.max_new_tokens
+        eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        rows, steps = len(prompts) * config.samples, config.max_new_tokens
         tokens_B_N = torch.full((rows, steps), pad)
         logprobs_B_N = torch.zeros(rows, steps)
         entropy_B_N = torch.zeros(rows, steps)
         lengths = torch.full((rows,), steps)
         ended = torch.zeros(rows, dtype=torch.bool)
         alive = torch.arange(rows)  # which row of the answer each row of the batch is
-        for step in range(steps):
-            logprobs_B_V = torch.log_softmax(logits_B_V.float(), -1).cpu()
-            chosen_B = _choose(logprobs_B_V, config, generator)
-            live = ~ended[alive]
-            target = alive[live]
-            tokens_B_N[target, step] = chosen_B[live]
-            logprobs_B_N[target, step] = logprobs_B_V.gather(1, chosen_B[:, None])[live, 0]
-            entropy_B_N[target, step] = -(logprobs_B_V.exp() * logprobs_B_V).sum(-1)[live]
-            now = live & (chosen_B == eos)
-            ended[alive[now]] = True
-            lengths[alive[now]] = step + 1
-            keep = ~ended[alive]
-            if not keep.any() or step == steps - 1:
-                break
-            if keep.float().mean() < 0.75:  # dropping rows copies the cache, so not at every step
-                index = keep.nonzero()[:, 0].to(device)
-                cache.batch_select_indices(index)
-                alive, chosen_B = alive[keep], chosen_B[keep]
-                mask_B_T, position_B = mask_B_T[index], position_B[index]
-            mask_B_T = torch.cat([mask_B_T, mask_B_T.new_ones(len(alive), 1)], 1)
-            position_B = position_B + 1
-            logits_B_V = model(
-                input_ids=chosen_B[:, None].to(device), attention_mask=mask_B_T, position_ids=position_B[:, None],
-                past_key_values=cache, use_cache=True,
-            ).logits[:, -1]  # fmt: skip
+        with decoding(self.model, prompts, config.samples, steps, pad) as batch:
+            for step in range(steps):
+                logprobs_B_V = torch.log_softmax(batch.logits_B_V.float(), -1).cpu()
+                chosen_B = _choose(logprobs_B_V, config, generator)
+                live = ~ended[alive]
+                target = alive[live]
+                tokens_B_N[target, step] = chosen_B[live]
+                logprobs_B_N[target, step] = logprobs_B_V.gather(1, chosen_B[:, None])[live, 0]
+                entropy_B_N[target, step] = -(logprobs_B_V.exp() * logprobs_B_V).sum(-1)[live]
+                now = live & (chosen_B == eos)
+                ended[alive[now]] = True
+                lengths[alive[now]] = step + 1
+                keep = ~ended[alive]
+                if not keep.any() or step == steps - 1:
+                    break
+                if keep.float().mean() < 0.9:  # dropping rows copies what is cached of them, so not at every step
+                    batch.keep(keep.nonzero()[:, 0].to(self.model.device))
+                    alive, chosen_B = alive[keep], chosen_B[keep]
+                batch.step(chosen_B.to(self.model.device))
         sums_B = entropy_B_N.sum(-1) / lengths
         return [
             (tokens[:n], logprobs[:n], not finished, entropy)
@@ -180,4 +159,9 @@ def _choose(logprobs_B_V: torch.Tensor, config: SamplingConfig, generator: torch
         before_B_V = sorted_B_V.cumsum(-1) - sorted_B_V
         sorted_B_V = sorted_B_V.masked_fill(before_B_V >= config.top_p, 0.0)  # the likeliest token always stays
         probs_B_V = torch.zeros_like(probs_B_V).scatter_(-1, index_B_V, sorted_B_V)
-    return torch.multinomial(probs_B_V, 1, generator=generator)[:, 0]
+    # By the inverse distribution function: `multinomial` draws an exponential for each token of the vocabulary.
+    cumulative_B_V = probs_B_V.cumsum(-1)
+    total_B_1 = cumulative_B_V[:, -1:]
+    drawn_B_1 = torch.rand(len(probs_B_V), 1, generator=generator) * total_B_1
+    drawn_B_1 = drawn_B_1.minimum(total_B_1.nextafter(torch.zeros(())))  # below the total, whatever the rounding
+    return (cumulative_B_V <= drawn_B_1).sum(-1)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.estimators import TopK, topk_reference
 from dphlib.logprobs import logprobs_from_hidden
+from dphlib.shared_prompt import attends_fully
 
 TokenRow = tuple[Sequence[int], Sequence[int]]
 """Prompt tokens and answer tokens."""
@@ -90,24 +91,60 @@ def answer_hidden(
         (hidden_N_D, tokens_N, mask_B_T): the answers' N tokens, row by row, so that `masked_scatter` with the mask puts
         N values in their places; T the longest answer, answers start at column 0.
     """
-    width = max(len(prompt) + len(answer) for prompt, answer in rows)
     longest = max(len(answer) for _, answer in rows)
-    device = policy.device
-    tokens_B_W = torch.full((len(rows), width), pad_token_id)
-    attention_B_W = torch.zeros(len(rows), width, dtype=torch.long)
-    scored_B_W = torch.zeros(len(rows), width, dtype=torch.bool)
+    answers_B_T = torch.full((len(rows), longest), pad_token_id)
     mask_B_T = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for index, (_, answer) in enumerate(rows):
+        answers_B_T[index, : len(answer)] = torch.tensor(answer)
+        mask_B_T[index, : len(answer)] = True
+    answers_B_T, mask_B_T = answers_B_T.to(policy.device), mask_B_T.to(policy.device)
+    prompts = list(dict.fromkeys(tuple(prompt) for prompt, _ in rows))
+    # Checkpointing makes a layer's states again in the backward pass, so none can be handed on to the answers.
+    recomputes = policy.training and policy.is_gradient_checkpointing
+    if len(prompts) < len(rows) and longest > 1 and not recomputes and attends_fully(policy.config):
+        hidden_B_T_D = _hidden_after_shared(policy, pad_token_id, rows, prompts, answers_B_T)
+        return hidden_B_T_D[mask_B_T], answers_B_T[mask_B_T], mask_B_T
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
+    tokens_B_W = torch.full((len(rows), width), pad_token_id)
+    scored_B_W = torch.zeros(len(rows), width, dtype=torch.bool)
     for index, (prompt, answer) in enumerate(rows):
         end = len(prompt) + len(answer)
         tokens_B_W[index, :end] = torch.tensor([*prompt, *answer])
-        attention_B_W[index, :end] = 1
         scored_B_W[index, len(prompt) - 1 : end - 1] = True  # the position before a token predicts it
-        mask_B_T[index, : len(answer)] = True
-    hidden_B_W_D = policy.get_decoder()(
-        input_ids=tokens_B_W.to(device), attention_mask=attention_B_W.to(device), use_cache=False
+    # Padded on the right: no token sees what follows it, so no mask is needed.
+    hidden_B_W_D = policy.get_decoder()(input_ids=tokens_B_W.to(policy.device), use_cache=False).last_hidden_state
+    return hidden_B_W_D[scored_B_W.to(policy.device)], answers_B_T[mask_B_T], mask_B_T
+
+
+def _hidden_after_shared(
+    policy: PreTrainedModel,
+    pad_token_id: int,
+    rows: Sequence[TokenRow],
+    prompts: Sequence[tuple[int, ...]],
+    answers_B_T: torch.Tensor,
+) -> torch.Tensor:
+    """Hidden states (B, T, D) that predict the answers, each prompt passed once for all of its rows."""
+    device, number = policy.device, {prompt: index for index, prompt in enumerate(prompts)}
+    prompt_B = torch.tensor([number[tuple(prompt)] for prompt, _ in rows], device=device)
+    lengths_P = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    width = int(lengths_P.max())
+    tokens_P_W = torch.tensor([[*p, *[pad_token_id] * (width - len(p))] for p in prompts], device=device)
+    decoder, cache = policy.get_decoder(), DynamicCache(config=policy.config)
+    hidden_P_W_D = decoder(input_ids=tokens_P_W, past_key_values=cache, use_cache=True).last_hidden_state
+    last_P_D = hidden_P_W_D[torch.arange(len(prompts), device=device), lengths_P - 1]
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys.index_select(0, prompt_B), layer.values.index_select(0, prompt_B)
+    lengths_B_1 = lengths_P[prompt_B, None]
+    own_B_T = answers_B_T[:, :-1]
+    seen_B_W = torch.arange(width, device=device) < lengths_B_1
+    hidden_B_T_D = decoder(
+        input_ids=own_B_T,
+        attention_mask=torch.cat([seen_B_W, torch.ones_like(own_B_T, dtype=torch.bool)], 1),
+        position_ids=lengths_B_1 + torch.arange(own_B_T.shape[1], device=device),
+        past_key_values=cache,
+        use_cache=True,
     ).last_hidden_state
-    chosen_N = tokens_B_W[:, 1:][scored_B_W[:, :-1]].to(device)
-    return hidden_B_W_D[scored_B_W.to(device)], chosen_N, mask_B_T.to(device)
+    return torch.cat([last_P_D.index_select(0, prompt_B)[:, None], hidden_B_T_D], 1)
 
 
 def answer_logprobs(

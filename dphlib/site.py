@@ -109,9 +109,7 @@ def _readme(text: str, address: str) -> str:
     if not address:
         body = ""
     else:
-        body = (
-            f"[![tests]({address}/actions/workflows/ci.yml/badge.svg)]({address}/actions/workflows/ci.yml)\n"
-        )
+        body = f"[![tests]({address}/actions/workflows/ci.yml/badge.svg)]({address}/actions/workflows/ci.yml)\n"
         if "github.com" not in address:
             body = ""  # the badge is of GitHub's own runs
         if _colab_link(FIRST_NOTEBOOK, address):
@@ -125,11 +123,7 @@ def _citation(text: str, address: str) -> str:
 
 
 def _pyproject(text: str, address: str) -> str:
-    body = (
-        f'[project.urls]\nRepository = "{address}"\nPaper = "https://arxiv.org/abs/2509.07430"\n'
-        if address
-        else ""
-    )
+    body = f'[project.urls]\nRepository = "{address}"\nPaper = "https://arxiv.org/abs/2509.07430"\n' if address else ""
     return _between(text, "# generated:urls", "# generated:end", body, "pyproject.toml")
 
 
@@ -201,9 +195,7 @@ def licence_of(package: str) -> str:
     if "\n" in short or len(short) > 60 or short.startswith("Copyright") or short == "UNKNOWN":
         short = ""
     classifiers = [
-        line.split(" :: ")[-1]
-        for line in metadata.get_all("Classifier") or []
-        if line.startswith("License ::")
+        line.split(" :: ")[-1] for line in metadata.get_all("Classifier") or [] if line.startswith("License ::")
     ]
     licence = metadata.get("License-Expression") or short or ", ".join(classifiers)
     if not licence:
@@ -267,9 +259,7 @@ def third_party_listed(text: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m dphlib.site", description="Generated places of the repository."
-    )
+    parser = argparse.ArgumentParser(prog="python -m dphlib.site", description="Generated places of the repository.")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--write", action="store_true", help="bring the address everywhere")
     action.add_argument("--check", action="store_true", help="exit status 1 when a place is stale")

@@ -114,9 +114,7 @@ def problem_table(rows: pd.DataFrame) -> pd.DataFrame:
     for name in SETTINGS:
         mixed = table[name] != groups[name].max()
         if mixed.any():
-            raise ValueError(
-                f"{mixed.idxmax()}: more than one {name}; take greedy(...) and sampled(...) apart"
-            )
+            raise ValueError(f"{mixed.idxmax()}: more than one {name}; take greedy(...) and sampled(...) apart")
     judged = (rows["outcome"] != "infra_error").to_numpy()
     size = len(table)
     table["drawn"] = np.bincount(group, minlength=size)
@@ -198,9 +196,7 @@ def auc_log2_k(ks: ArrayLike, values: ArrayLike) -> float:
     """
     x, y = np.log2(np.asarray(ks, dtype=float)), np.asarray(values, dtype=float)
     if len(x) < 2 or x.shape != y.shape or not np.all(np.diff(x) > 0):
-        raise ValueError(
-            f"AUC over log2 k needs two or more ascending ks, a value each; got {ks!r}, {values!r}"
-        )
+        raise ValueError(f"AUC over log2 k needs two or more ascending ks, a value each; got {ks!r}, {values!r}")
     return float(np.trapezoid(y, x) / (x[-1] - x[0]))
 
 
@@ -356,9 +352,7 @@ def _arm(rows: pd.DataFrame, metric: Metric, k: int) -> Arm:
     name = _name(first)
     if rows["step"].nunique() > 1:
         steps = sorted(set(rows["step"]))
-        raise ValueError(
-            f"{name}: steps {steps}; take final(records), of seeds that were trained equally long"
-        )
+        raise ValueError(f"{name}: steps {steps}; take final(records), of seeds that were trained equally long")
     arms = []
     for seed, part in rows.groupby("seed"):
         settings = {}

@@ -180,7 +180,8 @@ def update(
     """One optimizer step on `batch`.
 
     Returns:
-        (statistics of the whole mini-batch, gradient norm before clipping, tokens passed forward and backward).
+        (statistics of the whole mini-batch, gradient norm before clipping, tokens of the rows learnt from,
+        a prompt counted for each of its rows).
     """
     counts = {loss_id: sum(len(r.tokens[1]) for r in batch if r.loss_id == loss_id) for loss_id in range(1, 4)}
     denominators = Denominators(counts[EXPLORE], counts[NEAR_PERFECT], counts[ON_POLICY_DIVERGENCE])

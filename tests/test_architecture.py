@@ -23,7 +23,7 @@ ORDER = """
     prompts sums cpuworld sqlite_files question_values schema_prompt
     worker_process workers gold_cache sql_judge verify_sql math_text verify_math verify
     data_golds data_sets data limit_ties data_check data_report data_commands
-    placement model muon tuning adapters sft kv_cache sampler vllm_sampler partition
+    placement model muon tuning adapters sft shared_prompt sampler vllm_sampler partition
     divergences conjugates logprobs estimators losses importance scoring trainer evaluate
     estimator_study lessons showcase
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
@@ -32,7 +32,7 @@ ORDER = """
 """.split()
 # These compute with tensors; every other module is imported without torch.
 WITH_TORCH = """
-    placement model muon tuning adapters sft kv_cache sampler vllm_sampler
+    placement model muon tuning adapters sft shared_prompt sampler vllm_sampler
     divergences conjugates logprobs estimators losses importance scoring trainer evaluate
     estimator_study lessons showcase stages cost results cli
 """.split()

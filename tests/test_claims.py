@@ -92,9 +92,7 @@ ABLATIONS = {"generator_as_good_as_definition", "threshold_8_as_good_as_6"}
 
 def test_records_with_the_papers_shape_support_every_main_claim():
     got = verdicts(train_logs=logs())
-    assert {i: r.verdict for i, r in got.items() if r.verdict != "supported"} == dict.fromkeys(
-        ABLATIONS, "not run"
-    )
+    assert {i: r.verdict for i, r in got.items() if r.verdict != "supported"} == dict.fromkeys(ABLATIONS, "not run")
     for claim_id, r in got.items():
         if claim_id not in ABLATIONS | {"no_reference_model"}:
             assert r.low > -0.02 and r.low <= r.estimate <= r.high and len(r.per_seed) == 3
@@ -117,9 +115,7 @@ def test_records_of_the_opposite_shape_refute_the_claims():
 def test_seeds_that_disagree_are_inconclusive():
     spread = [run("grpo", s, g, (0.75,) * 3, 1) for s, g in enumerate((0.2, 0.7, 0.5))]
     got = verdicts(
-        pd.concat(
-            [run("base", -1, *PAPER["base"]), *spread, *[run("dapo", s, *PAPER["dapo"]) for s in range(3)]]
-        )
+        pd.concat([run("base", -1, *PAPER["base"]), *spread, *[run("dapo", s, *PAPER["dapo"]) for s in range(3)]])
     )
     result = got["greedy_rises"]
     assert result.verdict == "inconclusive" and result.low <= 0 < result.high
@@ -160,8 +156,7 @@ def test_one_refuted_part_refutes_the_claim_even_if_another_was_not_run():
     spec = {**PAPER, "grpo": (0.2, *PAPER["grpo"][1:])}
     records = world(spec)
     assert (
-        verdicts(records[records["method"] != "dapo"], only=["greedy_rises"])["greedy_rises"].verdict
-        == "not supported"
+        verdicts(records[records["method"] != "dapo"], only=["greedy_rises"])["greedy_rises"].verdict == "not supported"
     )
     assert combine(["supported", "not run", "inconclusive"]) == "not run"
     assert combine(["supported", "inconclusive"]) == "inconclusive"
@@ -236,8 +231,7 @@ def test_wall_times_cannot_change_a_verdict_and_counters_can():
         == "not supported"
     )
     assert (
-        verdicts(train_logs=logs(rkl=0), only=["no_reference_model"])["no_reference_model"].verdict
-        == "not supported"
+        verdicts(train_logs=logs(rkl=0), only=["no_reference_model"])["no_reference_model"].verdict == "not supported"
     )
 
 
@@ -247,9 +241,7 @@ def test_json_is_the_same_for_shuffled_records_and_its_floats_are_rounded():
     assert to_json(evaluate_claims(shuffled, logs().sample(frac=1, random_state=4), "cpu")) == first
     rows = json.loads(first)
     assert [row["id"] for row in rows] == [claim.id for claim in CLAIMS]
-    assert all(
-        row[x] is None or row[x] == round(row[x], 6) for row in rows for x in ("estimate", "low", "high")
-    )
+    assert all(row[x] is None or row[x] == round(row[x], 6) for row in rows for x in ("estimate", "low", "high"))
     assert to_json(evaluate_claims(RECORDS, logs(), "cpu", rng_seed=1)) != first
 
 

@@ -211,9 +211,7 @@ def test_the_parents_end_leaves_no_process(bodies, tmp_path, number):
     told = parent.stderr.read()
     parent.stderr.close()
     assert ("KeyboardInterrupt" in told) == (number == signal.SIGINT)
-    left = [
-        int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and alive(int(path.name))
-    ]
+    left = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and alive(int(path.name))]
     assert not [pid for pid in left if _group(pid) in groups], "the watchers are gone too"
 
 

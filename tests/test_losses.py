@@ -50,9 +50,7 @@ def call(batch, **settings):
 def test_hand_computed_2_by_3():
     batch = hand_example()
     loss, stats = call(batch)
-    explore = (
-        -1.2 * 1.0 - 0.5 * 2.0
-    ) / 2  # ratio 1.5 is clipped at 1.2; 0.5 is not, its advantage is positive
+    explore = (-1.2 * 1.0 - 0.5 * 2.0) / 2  # ratio 1.5 is clipped at 1.2; 0.5 is not, its advantage is positive
     near_perfect = ((2 - 1 - math.log(2)) + (0.5 - 1 - math.log(0.5))) / 2  # k3: u - 1 - log u
     assert loss.item() == pytest.approx(explore + 0.5 * near_perfect, rel=1e-12)
     assert float(stats.explore) == pytest.approx(explore)
@@ -205,9 +203,7 @@ def test_empty_sets_and_masked_infinities(ids, dtype):
 
 def test_empty_batch_is_a_zero_with_a_graph():
     logprobs = torch.zeros(0, 4, requires_grad=True)
-    loss, _ = partitioned_loss(
-        logprobs, loss_id_B_T=torch.zeros(0, 4, dtype=torch.long), divergence=FORWARD, eta=1
-    )
+    loss, _ = partitioned_loss(logprobs, loss_id_B_T=torch.zeros(0, 4, dtype=torch.long), divergence=FORWARD, eta=1)
     loss.backward()
     assert loss.item() == 0
 
@@ -335,9 +331,7 @@ def test_which_gradient_the_rkl_term_has(estimator, gradient_of):
         rkl_coef=1.0,
         rkl_estimator=estimator,
     )
-    torch.testing.assert_close(
-        gradient(estimate, logits), gradient(exact(gradient_of, p_ref, logprobs.exp()), logits)
-    )
+    torch.testing.assert_close(gradient(estimate, logits), gradient(exact(gradient_of, p_ref, logprobs.exp()), logits))
     if estimator == "k3":
         torch.testing.assert_close(estimate.detach(), exact("reverse_kl", p_ref, logprobs.exp()).detach())
 
@@ -354,9 +348,7 @@ def test_on_policy_explore_term_is_the_policy_gradient():
         divergence=FORWARD,
         eta=0,
     )
-    torch.testing.assert_close(
-        gradient(estimate, logits), -gradient((logprobs.exp() * rewards).sum(), logits)
-    )
+    torch.testing.assert_close(gradient(estimate, logits), -gradient((logprobs.exp() * rewards).sum(), logits))
 
 
 def test_rehearsal_by_minus_log_likelihood_is_a_lambda():
@@ -408,9 +400,7 @@ def test_advantages_of_a_group():
     assert float(advantages[0, 0]) == pytest.approx((1 - 1 / 8) / (std + 1e-6))
     assert float(advantages[0, 1]) == pytest.approx((0 - 1 / 8) / (std + 1e-6))
     torch.testing.assert_close(advantages.sum(-1), torch.zeros(2, dtype=torch.float64))
-    torch.testing.assert_close(
-        group_advantages(rewards, scale="none"), rewards - rewards.mean(-1, keepdim=True)
-    )
+    torch.testing.assert_close(group_advantages(rewards, scale="none"), rewards - rewards.mean(-1, keepdim=True))
 
 
 @pytest.mark.parametrize("scale", ["std", "none"])

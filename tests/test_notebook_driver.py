@@ -22,9 +22,7 @@ PARAMETERS = 'seed: int = 1\nprofile: str = "smoke"\n'
 
 
 NAMES = ("seed", "limit", "rate")
-CHILD = (
-    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)"
-)
+CHILD = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)"
 
 
 def write(folder: Path, name: str, *cells: str, parameters: str | None = PARAMETERS) -> Path:
@@ -203,9 +201,7 @@ def test_selection_by_name_or_number(tmp_path):
         (lambda cell: cell.metadata.pop("papermill"), "without papermill status"),
         (lambda cell: cell.update(execution_count=None), "was not executed"),
         (
-            lambda cell: cell.outputs.append(
-                nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])
-            ),
+            lambda cell: cell.outputs.append(nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])),
             "raised an error",
         ),
     ],

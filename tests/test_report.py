@@ -117,7 +117,8 @@ def test_notebooks_become_pages_with_code_and_output(run_root):
     assert [page.name for page in pages] == ["01_divergences.html"]
     text = pages[0].read_text()
     Page(text)
-    assert "DataFrame" in text and "<td>8</td>" in text and "<math" in text and "<script" not in text and "../index.html" in text
+    assert "DataFrame" in text and "<td>8</td>" in text and "<math" in text
+    assert "<script" not in text and "../index.html" in text
     assert "01 Divergences" in page_of(run_root).text
 
 

@@ -184,7 +184,7 @@ def test_a_failed_build_leaves_nothing_and_its_error_passes(tmp_path, error):
 def test_a_build_must_write(tmp_path):
     with pytest.raises(RunError, match="base: the build must write a file"):
         stage(tmp_path, lambda folder: None)
-    with pytest.raises(RunError, match="manifest.json"):
+    with pytest.raises(RunError, match=r"manifest.json"):
         stage(tmp_path, lambda folder: write_json(folder / "manifest.json", {}))
 
 
@@ -348,7 +348,7 @@ def test_errors_of_the_disk_name_the_way_out(tmp_path, monkeypatch, error, way_o
 
 def test_space_is_asked_for_in_advance(tmp_path):
     runs.require_space(tmp_path / "not" / "yet" / "there", 0.0)
-    with pytest.raises(RunError, match="1000000.0 needed; free space"):
+    with pytest.raises(RunError, match=r"1000000.0 needed; free space"):
         runs.require_space(tmp_path / "not" / "yet" / "there", 1e6)
 
 
@@ -400,7 +400,7 @@ def test_a_torn_last_line_is_cut_off_wherever_it_was_torn(tmp_path):
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_bytes(b'{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(RunError, match="train.jsonl, line 2: not JSON"):
+    with pytest.raises(RunError, match=r"train.jsonl, line 2: not JSON"):
         read_jsonl(path)
 
 
@@ -449,7 +449,7 @@ def test_comments_and_docstrings_change_no_code_version(tmp_path):
 
 def test_code_version_of_this_package(tmp_path):
     assert code_version(["types"]) != code_version(["types", "runs"])
-    with pytest.raises(ValueError, match="no module 'trainr' in dphlib; there are: .*types"):
+    with pytest.raises(ValueError, match=r"no module 'trainr' in dphlib; there are: .*types"):
         code_version(["trainr"])
 
 

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from small import policy, sum_problems, tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from dphlib.files import RunError
-from dphlib.sampler import SamplingConfig, TransformersSampler
+from dphlib.sampler import SamplingConfig, TransformersSampler, _choose
 from dphlib.scoring import answer_logprobs, batch_logprobs, micro_batches
+from dphlib.shared_prompt import RepeatedPrompts, SharedPrompts, decoding
 from dphlib.types import GREEDY_SAMPLE
 from dphlib.vllm_sampler import VERSION, VllmSampler, require_vllm
 
@@ -111,6 +113,96 @@ def test_scores_do_not_depend_on_their_neighbours():
         assert mask[index].sum() == len(row[1])
         torch.testing.assert_close(together[index, : len(row[1])], alone[0], atol=1e-5, rtol=0)
         assert not together[index, len(row[1]) :].any()
+
+
+def grouped_query_policy():
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer()), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True, initializer_range=0.2,
+    )  # fmt: skip
+    return LlamaForCausalLM(shape).eval()
+
+
+@pytest.mark.parametrize("samples", [1, 5])
+def test_shared_prompts_decode_as_repeated_ones(samples):
+    model = grouped_query_policy()
+    prompts, drawn = [[1, 5, 6, 9], [1, 4], [1, 7, 8]], torch.Generator().manual_seed(0)
+    attention = model.config._attn_implementation
+    with torch.inference_mode(), decoding(model, prompts, samples, 8, tokenizer().pad_token_id) as shared:
+        assert isinstance(shared, SharedPrompts)
+        taken, kept = [], torch.arange(3 * samples)
+        for step in range(6):
+            taken.append((shared.logits_B_V.clone(), kept))
+            shared.step(torch.randint(4, 20, (len(kept),), generator=drawn))
+            if step in (1, 3):  # a prompt loses all of its rows, then others lose some
+                chosen = torch.arange(len(kept))[samples if step == 1 else 0 :: 1 if step == 1 else 2]
+                shared.keep(chosen)
+                kept = kept[chosen]
+    assert model.config._attn_implementation == attention
+    drawn = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        repeated = RepeatedPrompts(model, prompts, samples, 8, tokenizer().pad_token_id)
+        rows = torch.arange(3 * samples)
+        for logits, kept in taken:
+            if len(kept) < len(rows):
+                index = torch.isin(rows, kept).nonzero()[:, 0]
+                repeated.keep(index)
+                rows = rows[index]
+            torch.testing.assert_close(logits, repeated.logits_B_V, atol=2e-5, rtol=0)
+            repeated.step(torch.randint(4, 20, (len(rows),), generator=drawn))
+
+
+def test_the_attention_is_put_back_after_an_error():
+    model = grouped_query_policy()
+    before = model.config._attn_implementation
+    with pytest.raises(KeyboardInterrupt), decoding(model, [[1, 2]], 2, 4, 0):
+        raise KeyboardInterrupt
+    assert model.config._attn_implementation == before
+
+
+def test_a_model_with_a_sliding_window_decodes_with_repeated_prompts():
+    shape = MistralConfig(
+        vocab_size=len(tokenizer()), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model, problems = MistralForCausalLM(shape).eval(), sum_problems(2)
+    sampled = TransformersSampler(model, tokenizer()).sample(problems, SamplingConfig(3, 1.0, 1.0, 6), 0)
+    answers = [(p.prompt, a) for p, group in zip(problems, sampled, strict=True) for a in group]
+    scored = answer_logprobs(model, tokenizer(), [(prompt, a.token_ids) for prompt, a in answers])
+    for (_, answer), row in zip(answers, scored, strict=True):
+        assert row == pytest.approx(answer.logprobs, abs=1e-5)
+
+
+def test_a_shared_prompt_gives_the_values_and_gradients_of_rows_alone():
+    model = grouped_query_policy()
+    rows = [([1, 5, 6], [7, 8, 9, 10]), ([1, 4], [11]), ([1, 5, 6], [12, 13]), ([1, 4], [9, 8, 7]), ([1, 3], [2, 2])]
+
+    def grads(parts):
+        model.zero_grad()
+        values = []
+        for part in parts:
+            scored_B_T, mask_B_T = batch_logprobs(model, tokenizer().pad_token_id, part)
+            values += scored_B_T[mask_B_T].tolist()
+            scored_B_T.square().sum().backward()
+        return values, torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    together, alone = grads([rows]), grads([[row] for row in rows])
+    assert together[0] == pytest.approx(alone[0], abs=1e-5)
+    torch.testing.assert_close(together[1], alone[1], atol=1e-3, rtol=1e-4)
+    model.train()
+    model.gradient_checkpointing_enable()
+    recomputed = grads([rows])
+    assert recomputed[0] == pytest.approx(alone[0], abs=1e-5)
+    torch.testing.assert_close(recomputed[1], alone[1], atol=1e-3, rtol=1e-4)
+
+
+def test_draws_follow_the_distribution():
+    probs = torch.tensor([0.5, 0.0, 0.3, 0.2])
+    drawn = _choose(probs.log().expand(20_000, -1), SamplingConfig(1), torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=4) / len(drawn)
+    assert shares[1] == 0
+    torch.testing.assert_close(shares, probs, atol=0.015, rtol=0)
 
 
 def test_the_sampler_follows_its_own_model_only():

@@ -69,9 +69,7 @@ class Clone:
         (self.tools / name).write_text(f"#!/bin/sh\n{text}\n")
         (self.tools / name).chmod(0o755)
 
-    def start(
-        self, *arguments: str, program: str = "run_all.sh", **environment: str
-    ) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, program: str = "run_all.sh", **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [str(self.root / program), *arguments],
             cwd="/",
@@ -83,7 +81,9 @@ class Clone:
             start_new_session=True,
         )
 
-    def run(self, *arguments: str, program: str = "run_all.sh", timeout: float = 30, **environment: str) -> tuple[int, str, str]:
+    def run(
+        self, *arguments: str, program: str = "run_all.sh", timeout: float = 30, **environment: str
+    ) -> tuple[int, str, str]:
         process = self.start(*arguments, program=program, **environment)
         out, errors = process.communicate(timeout=timeout)
         return process.returncode, out, errors
@@ -291,9 +291,7 @@ def test_constraints_pin_every_need_exactly():
     names = {canonical(re.match(r"[\w.-]+", need)[0]) for need in needs} - {"dphlib"}
     pinned = {canonical(name): version for name, version in pins().items()}
     assert names <= set(pinned)
-    assert all(re.fullmatch(r"\d[\w.]*", version) for version in pinned.values()), (
-        "no local version such as +cpu"
-    )
+    assert all(re.fullmatch(r"\d[\w.]*", version) for version in pinned.values()), "no local version such as +cpu"
     for need in needs:
         if match := re.match(r"([\w-]+)>=([\d.]+),<([\d.]+)$", need):
             low, high, exact = (tuple(map(int, v.split("."))) for v in (match[2], match[3], pinned[match[1]]))

@@ -159,9 +159,7 @@ def test_bootstrap_on_colab_installs_the_release_and_keeps_its_torch(tmp_path):
 def test_bootstrap_on_colab_without_address_says_what_to_do(tmp_path):
     done = bootstrap("colab", "", tmp_path)
     assert done.returncode == 1 and done.stdout == ""
-    assert (
-        "no public address: upload" in done.stderr and "%pip install '/content/dph[notebooks]'" in done.stderr
-    )
+    assert "no public address: upload" in done.stderr and "%pip install '/content/dph[notebooks]'" in done.stderr
 
 
 def test_bootstrap_fits_a_cell():
@@ -212,8 +210,6 @@ def test_licences_are_short_names_from_the_packages_themselves():
 def test_citation_names_the_paper_and_invents_no_author():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     paper = citation["preferred-citation"]
-    assert paper["title"].startswith(
-        "The Choice of Divergence: A Neglected Key to Mitigating Diversity Collapse"
-    )
+    assert paper["title"].startswith("The Choice of Divergence: A Neglected Key to Mitigating Diversity Collapse")
     assert paper["authors"] == [{"name": "Authors of arXiv:2509.07430"}]
     assert citation["cff-version"] == "1.2.0" and citation["message"] and citation["authors"]
