@@ -376,7 +376,7 @@ def _smoke(cpu: Profile) -> Profile:
         name="smoke",
         world=replace(cpu.world, problems=few),
         model=ModelConfig(hidden_size=96, intermediate_size=192, layers=2),
-        sft=replace(cpu.sft, steps=300, threads=1),
+        sft=replace(cpu.sft, steps=300),
         presample=replace(cpu.presample, threshold=1),
         train=replace(cpu.train, iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, diagnose_every=1),
         evaluation=EvalConfig(
@@ -385,6 +385,6 @@ def _smoke(cpu: Profile) -> Profile:
         seeds=(0,),
         ablation_seeds=(0,),
         cost_iterations=1,
-        studies="all",
+        studies="controls,eta,answers",
         study_comparisons=1,
     )

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dphlib import ablations, claims, lessons, plots, run_plots, studies, study_plots, tables
+from dphlib import ablations, claims, plots, run_plots, studies, study_plots, tables
 from dphlib.claims_view import claims_figure
 from dphlib.config import METHOD_CONFIGS, Profile, RunConfig
 from dphlib.cost import measure_cost
@@ -148,7 +148,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "fig4_styles": lambda r: plots.styles(r.records),
     "fig5_training": lambda r: run_plots.training_curves(r.train_logs[r.train_logs["variant"] == "main"]),
     "fig6_cost": lambda r: run_plots.cost_figure(_cost(r)),
-    "fig7_divergences": lambda r: plots.divergence_curves(lessons.curves(lessons.DRAWN)),
+    "fig7_divergences": lambda r: _divergences(),
     "fig8_pass_over_steps": lambda r: plots.pass_over_steps(r.records),
     "fig9_base": lambda r: run_plots.base_regime(
         r.records, r.sql_presample, k=r.settings.presample.k, threshold=r.settings.presample.threshold
@@ -165,6 +165,12 @@ TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
     "table5": lambda r: tables.table5(r.records, METHOD_CONFIGS["dph_js"].eta),
     "methods": lambda r: tables.methods_table(r.settings),
 }
+
+
+def _divergences() -> Figure:
+    from dphlib import lessons  # here, for it brings torch, which nothing else here needs
+
+    return plots.divergence_curves(lessons.curves(lessons.DRAWN))
 
 
 CONTROL_STUDIES = ("controls", "strength")

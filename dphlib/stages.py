@@ -31,7 +31,6 @@ from dphlib.runs import (
     read_jsonl,
     write_json,
 )
-from dphlib.sampler import SamplingConfig, TransformersSampler
 from dphlib.types import Group, Problem
 
 # What a stage runs is what its key must change with; `runs.code_version` adds what these import.
@@ -112,6 +111,7 @@ class Pipeline:
 
         def build(out: Path) -> None:
             from dphlib import model
+            from dphlib.sampler import SamplingConfig, TransformersSampler
             from dphlib.verify import Verifier
 
             deterministic(self.settings.sft.threads)

@@ -34,7 +34,7 @@ ORDER = """
 WITH_TORCH = """
     placement model muon tuning adapters sft shared_prompt sampler vllm_sampler
     divergences conjugates logprobs estimators losses importance scoring trainer evaluate
-    estimator_study lessons showcase stages cost results cli
+    estimator_study lessons showcase
 """.split()
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
