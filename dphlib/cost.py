@@ -30,12 +30,15 @@ def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
     config = replace(pipeline.settings.train, iterations=pipeline.settings.cost_iterations + 1, diagnose_every=0)
 
     def build(out: Path) -> None:
-        rows: list[dict[str, Any]] = []
-        for method in COST_METHODS:
-            arguments = {"root": str(pipeline.run.root), "profile_name": pipeline.settings.name, "method": method}
-            arguments["iterations"] = config.iterations
-            rows += run_jobs([Job(method, "dphlib.cost:cost_job", arguments)], workers=1, label="cost")[0]
-        write_json(out / "cost.json", rows)
+        arguments = {"root": str(pipeline.run.root), "profile_name": pipeline.settings.name}
+        arguments["iterations"] = config.iterations
+        jobs = [Job(method, "dphlib.cost:cost_job", {**arguments, "method": method}) for method in COST_METHODS]
+        # A worker takes one job of each call, so a call for each keeps both time and memory apart. One iteration is
+        # too few to time: then they may run side by side.
+        alone = pipeline.settings.cost_iterations > 1
+        calls = [[job] for job in jobs] if alone else [jobs]
+        results = [rows for call in calls for rows in run_jobs(call, workers=len(call), label="cost")]
+        write_json(out / "cost.json", [row for rows in results for row in rows])
 
     params = {"train": config, "methods": {method: METHOD_CONFIGS[method] for method in COST_METHODS}}
     stage = pipeline.run.stage("cost", params=params, inputs=(world, base, source), code=TRAIN_CODE, build=build)

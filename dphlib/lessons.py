@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dphlib.conjugates import conjugate
 from dphlib.divergences import DIVERGENCES, Divergence, divergence, exact, generator
-from dphlib.estimator_study import exact_moments, moment_columns
+from dphlib.estimator_moments import exact_moments, moment_columns
 from dphlib.estimators import TopK
 from dphlib.losses import EXPLORE, partitioned_loss
 

@@ -68,8 +68,8 @@ def train(
         scored_tokens = sum(int((labels[:, 1:] != IGNORED).sum()) for _, labels in parts)
         losses.append(0.0)
         for tokens_B_T, labels_B_T in parts:
-            attention_B_T = (tokens_B_T != tokenizer.pad_token_id).long()
-            hidden_B_T_D = model.get_decoder()(tokens_B_T, attention_mask=attention_B_T).last_hidden_state
+            # Padded on the right: no token sees what follows it, so no mask is needed.
+            hidden_B_T_D = model.get_decoder()(tokens_B_T, use_cache=False).last_hidden_state
             scored = labels_B_T[:, 1:] != IGNORED
             logits_N_V = model.get_output_embeddings()(hidden_B_T_D[:, :-1][scored])
             loss = F.cross_entropy(logits_N_V, labels_B_T[:, 1:][scored], reduction="sum") / scored_tokens

@@ -25,7 +25,7 @@ ORDER = """
     data_golds data_sets data limit_ties data_check data_report data_commands
     placement model muon tuning adapters sft shared_prompt sampler vllm_sampler partition
     divergences conjugates logprobs estimators losses importance scoring trainer evaluate
-    estimator_study lessons showcase
+    estimator_moments estimator_study lessons showcase
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
     retention ablations study_plots judge claims facts claims_view readme report_page report
     stages cost results kernel notebooks verifier_page site cli
@@ -34,7 +34,7 @@ ORDER = """
 WITH_TORCH = """
     placement model muon tuning adapters sft shared_prompt sampler vllm_sampler
     divergences conjugates logprobs estimators losses importance scoring trainer evaluate
-    estimator_study lessons showcase
+    estimator_moments estimator_study lessons showcase
 """.split()
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

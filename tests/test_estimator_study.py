@@ -11,7 +11,8 @@ from small import policy as small_policy
 from small import tokenizer
 
 from dphlib.divergences import DIVERGENCES, divergence, exact
-from dphlib.estimator_study import ESTIMATORS, draw_rows, exact_moments, measure, nucleus
+from dphlib.estimator_moments import ESTIMATORS, exact_moments, nucleus
+from dphlib.estimator_study import draw_rows, measure
 from dphlib.estimators import TopK, sampled_tail_divergence, topk_divergence
 from dphlib.lessons import tiny_pair
 from dphlib.scoring import answer_logprobs, answer_topk

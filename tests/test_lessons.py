@@ -12,7 +12,7 @@ import torch
 
 from dphlib import lesson_plots
 from dphlib.divergences import DIVERGENCES, exact
-from dphlib.estimator_study import ESTIMATORS
+from dphlib.estimator_moments import ESTIMATORS
 from dphlib.lessons import (
     collapse,
     conjugate_table,
