@@ -376,7 +376,7 @@ def _smoke(cpu: Profile) -> Profile:
         name="smoke",
         world=replace(cpu.world, problems=few),
         model=ModelConfig(hidden_size=96, intermediate_size=192, layers=2),
-        sft=replace(cpu.sft, steps=200),
+        sft=replace(cpu.sft, steps=200, batch=48),
         presample=replace(cpu.presample, threshold=1),
         train=replace(cpu.train, iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, diagnose_every=1),
         evaluation=EvalConfig(

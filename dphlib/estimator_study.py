@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dphlib.divergences import Divergence
-from dphlib.estimator_moments import ESTIMATORS, exact_moments, moment_columns, nucleus
+from dphlib.estimator_moments import ESTIMATORS, exact_moments, moment_columns
 from dphlib.estimators import PLAIN_BYTES, TopK, as_stored, bytes_per_token, sampled_tail_divergence, topk_divergence
 from dphlib.logprobs import binned_logprobs_from_hidden, logprobs_from_hidden
 from dphlib.scoring import TokenRow, answer_hidden

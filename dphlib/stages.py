@@ -53,6 +53,7 @@ class Pipeline:
     def __init__(self, root: Path | str, settings: Profile, workers: int | None = None) -> None:
         self.run: Run = open_run(Path(root), settings.name)
         self.settings, self.workers = settings, workers
+        self._span = (0.0, 1.0)
 
     # --- world and base ---
 
@@ -201,14 +202,11 @@ class Pipeline:
 
     def train(self, runs: Sequence[RunConfig]) -> list[Stage]:
         """Trains every run that is not there yet; see `train_one` for what a run's folder holds."""
-        for run in runs:
-            self._source(run)  # here, once, not in the runs' processes
         self._run_jobs("train", runs)
         return [self.train_one(run) for run in runs]
 
     def evaluate(self, runs: Sequence[RunConfig]) -> pd.DataFrame:
         """Records of the base and of every run: `EvalRecord` rows, the way-points of training included."""
-        self.train(runs)
         self.evaluate_base()
         self._run_jobs("evaluate", runs)
         frames = [pd.read_parquet(self.evaluate_base().path / "records.parquet")]
@@ -252,7 +250,7 @@ class Pipeline:
 
                 def on_iteration(log: dict[str, Any]) -> None:
                     append_jsonl(out / "train_log.jsonl", log)
-                    report(log["iteration"], train.iterations)
+                    self._report(log["iteration"] / train.iterations)
                     if log["iteration"] in waypoints:
                         frames.append(
                             evaluate.evaluate(
@@ -323,7 +321,7 @@ class Pipeline:
                 records = evaluate.evaluate(
                     policy, tokenizer, problems, samples, verifier, evaluate.Identity(*identity),
                     draw_seed=derive_seed("evaluate", config.draw_seed, name), max_new_tokens=config.max_new_tokens,
-                    base=initial, base_samples=config.base_samples, on_done=lambda done: report(done, total),
+                    base=initial, base_samples=config.base_samples, on_done=lambda done: self._report(done / total),
                 )  # fmt: skip
             records.to_parquet(out / "records.parquet", index=False)
 
@@ -340,6 +338,8 @@ class Pipeline:
         runs = [run for run in runs if not _is_built(look, run)]
         if not runs:
             return
+        for run in runs:
+            self._source(run)  # here, once, not in the runs' processes
         # Slow ones first, so that no core waits for the last: long runs, an online reference, the full prompt set.
         order = sorted(runs, key=self._quickness)
         jobs = [
@@ -351,6 +351,11 @@ class Pipeline:
             for run in order
         ]
         run_jobs(jobs, workers=self.workers, label=kind)
+
+    def _report(self, share: float) -> None:
+        """Tells how far the running job is, whose present stage is the part `_span` of it."""
+        start, end = self._span
+        report(start + share * (end - start), 1)
 
     def _quickness(self, run: RunConfig) -> tuple[int, bool, bool]:
         method = run.method_config
@@ -367,7 +372,11 @@ def _is_built(look: Callable[..., Stage], run: RunConfig) -> bool:
 
 
 def run_job(root: str, profile_name: str, kind: str, run: dict[str, Any]) -> bool:
-    """Builds one run's stage in a worker process."""
-    pipeline = Pipeline(root, profile(profile_name))
-    (pipeline.train_one if kind == "train" else pipeline.evaluate_one)(RunConfig(**run))
+    """Builds one run's stage in a worker process; what is to be evaluated is trained first where it is not."""
+    pipeline, config = Pipeline(root, profile(profile_name)), RunConfig(**run)
+    if kind == "evaluate" and not _is_built(pipeline.train_one, config):
+        pipeline._span = (0.0, 0.7)
+        pipeline.train_one(config)
+        pipeline._span = (0.7, 1.0)
+    (pipeline.train_one if kind == "train" else pipeline.evaluate_one)(config)
     return True
