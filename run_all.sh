@@ -8,17 +8,20 @@ usage() {
     cat <<TEXT
 usage: ./run_all.sh [PROFILE] [OPTION ...]   set up, then run all notebooks and reports (default profile: cpu)
        ./run_all.sh smoke                    the same in its smallest form: does everything work here?
-       ./run_all.sh test [PYTEST OPTION ...] set up, then run the tests
+       ./run_all.sh test                     set up, then run the tests, then those of the real vLLM on this CPU
+       ./run_all.sh test PYTEST OPTION ...   set up, then run the tests that the options choose, without vLLM's
+       ./run_all.sh test-vllm [OPTION ...]   set up vLLM on this CPU, then run its tests (Linux on x86-64)
        ./run_all.sh replot                   set up, then draw figures and tables again from the recorded results
        ./run_all.sh --help
 
 profiles: $profiles
 
-Set-up makes a virtual environment once (.venv, versions of constraints.txt); later runs find it ready.
+Set-up makes a virtual environment once (.venv, versions of constraints.txt); later runs find it ready. vLLM for a CPU
+has one of its own (.venv-vllm, versions of constraints-vllm.txt).
 Results go to artifacts/PROFILE/. Options after the profile go to: python -m dphlib.cli run
 
 environment: DPH_PYTHON       Python 3.11 or later to use (default: python3.13, 3.12, 3.11, then python3)
-             DPH_VENV         the virtual environment (default: .venv beside this script)
+             DPH_VENV         the virtual environment (default: .venv beside this script; vLLM's: the same with -vllm)
              DPH_TORCH_INDEX  where the CPU build of PyTorch is (default: https://download.pytorch.org/whl/cpu)
              DPH_MIN_FREE_GIB free disk space that set-up asks for (default: 6; with an NVIDIA GPU 20)
 TEXT
@@ -75,11 +78,11 @@ command=${1:-cpu}
 if [ $# -gt 0 ]; then shift; fi
 case "$command" in
     -h | --help | help) usage && exit 0 ;;
-    test | replot) ;;
+    test | test-vllm | replot) ;;
     *)
         case " $profiles " in
             *" $command "*) ;;
-            *) fail 2 "unknown profile '$command'; allowed: $profiles, or test, replot, --help" ;;
+            *) fail 2 "unknown profile '$command'; allowed: $profiles, or test, test-vllm, replot, --help" ;;
         esac
         ;;
 esac
@@ -89,10 +92,21 @@ case "${DPH_VENV:-}" in
     *) venv=$PWD/$DPH_VENV ;;
 esac
 cd "$root" || exit 1
-python=$venv/bin/python
-stamp=$venv/.dph-setup
-log=$venv/set-up.log
-lock=$venv/.lock
+
+choose_environment() { # choose_environment FOLDER LIST-OF-VERSIONS: what set-up and work use from here on
+    venv=$1
+    list=$2
+    python=$venv/bin/python
+    stamp=$venv/.dph-setup
+    log=$venv/set-up.log
+    lock=$venv/.lock
+}
+choose_environment "$venv" constraints.txt
+
+vllm_runs_here() { [ "$(uname -s)" = Linux ] && [ "$(uname -m)" = x86_64 ]; }
+if [ "$command" = test-vllm ] && ! vllm_runs_here; then
+    fail 1 "vLLM's build for a CPU is for Linux on x86-64; run the other tests by ./run_all.sh test"
+fi
 
 gpu=no
 if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then gpu=yes; fi
@@ -103,10 +117,10 @@ if [ $gpu = yes ]; then full_mib=0; fi
 
 # --- Set-up -------------------------------------------------------------------------------------------------
 
-# Prints what the environment has to agree with: hash of the two files, Python's version, the folder.
+# Prints what the environment has to agree with: hash of the files, Python's version, the folder.
 identity='
 import hashlib, sys
-files = b"\0".join(open(name, "rb").read() for name in ("pyproject.toml", "constraints.txt"))
+files = b"\0".join(open(name, "rb").read() for name in sys.argv[2:])
 print(hashlib.sha256(files).hexdigest(), "%d.%d" % sys.version_info[:2], sys.argv[1])'
 
 recent() { # is this command a Python 3.11 or later that starts?
@@ -184,10 +198,12 @@ index_answers() {
 }
 
 set_up() {
-    local base torch index want
+    local base torch index want files=constraints-vllm.txt
+    if [ "$list" = constraints.txt ]; then files="pyproject.toml constraints.txt"; fi
     if [ -z "${DPH_PYTHON:-}" ] && recent "$python"; then base=$python; else find_python; fi
-    want=$("$base" -c "$identity" "$root") || fail 1 "cannot read pyproject.toml, constraints.txt in $root; clone again"
-    want="$want $extras"
+    # shellcheck disable=SC2086 # names without spaces
+    want=$("$base" -c "$identity" "$root" $files) || fail 1 "cannot read $files in $root; clone again"
+    if [ "$list" = constraints.txt ]; then want="$want $extras"; fi
     if [ -f "$stamp" ] && recent "$python" && [ "$(cat "$stamp")" = "$want" ]; then return; fi
     # an environment with more extras than this command needs is ready too
     if [ -f "$stamp" ] && recent "$python" && [ "$(cat "$stamp")" = "$want,gpu" ]; then return; fi
@@ -218,17 +234,22 @@ set_up() {
         step "$base" -m venv "$venv" || fail 1 "making the virtual environment failed (log: $log)"
     fi
 
-    torch=$(grep '^torch==' constraints.txt)
+    torch=$(grep '^torch==' "$list")
     index=${DPH_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
-    if [ "$(uname -s)" = Linux ] && [ $gpu = no ] && index_answers "$index"; then
+    if [ "$(uname -s)" = Linux ] && { [ $gpu = no ] || [ "$list" != constraints.txt ]; } && index_answers "$index"; then
         echo "set-up: 2 of 3, $torch, CPU build from $index"
         installed "$torch" --index-url "$index" "$torch"
     else
         echo "set-up: 2 of 3, $torch"
         installed "$torch" "$torch"
     fi
-    echo "set-up: 3 of 3, this package and its needs, versions of constraints.txt"
-    installed "the packages of constraints.txt" -c constraints.txt -e ".[$extras]"
+    if [ "$list" = constraints.txt ]; then
+        echo "set-up: 3 of 3, this package and its needs, versions of constraints.txt"
+        installed "the packages of constraints.txt" -c constraints.txt -e ".[$extras]"
+    else
+        echo "set-up: 3 of 3, vLLM for a CPU and what its tests need, versions of $list"
+        installed "the packages of $list" --no-compile --no-deps -r "$list"
+    fi
     printf '%s\n' "$want" >"$stamp"
     rm -rf "$lock"
     trap - EXIT HUP INT TERM
@@ -236,14 +257,32 @@ set_up() {
     if [ "$new" = yes ]; then export DPH_SETUP_S=$SECONDS; fi # the run records it beside the notebooks' seconds
 }
 
-set_up
+if [ "$command" != test-vllm ]; then set_up; fi
 
 # --- Work ---------------------------------------------------------------------------------------------------
 
 case "$command" in
     test)
         cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-        exec "$python" -m pytest -n "$cores" "$@"
+        if [ $# -gt 0 ]; then exec "$python" -m pytest -n "$cores" "$@"; fi
+        "$python" -m pytest -n "$cores"
+        status=$?
+        if [ $status -eq 2 ]; then exit 2; fi # interrupted
+        if ! vllm_runs_here; then
+            echo "test: vLLM's build for a CPU is for Linux on x86-64; tests/with_vllm did not run on this machine"
+            exit $status
+        fi
+        choose_environment "$venv-vllm" constraints-vllm.txt
+        set_up
+        "$python" -m pytest tests/with_vllm
+        vllm_status=$?
+        if [ $status -eq 0 ]; then status=$vllm_status; fi
+        exit $status
+        ;;
+    test-vllm)
+        choose_environment "$venv-vllm" constraints-vllm.txt
+        set_up
+        exec "$python" -m pytest tests/with_vllm "$@"
         ;;
     replot) exec "$python" -m dphlib.cli replot "$@" ;;
     *) exec "$python" -m dphlib.cli run --profile "$command" "$@" ;;

@@ -74,7 +74,7 @@ def run(
         artifacts: results go to `<artifacts>/<profile_name>`.
         only: run this notebook alone, by its number or name.
         seeds: of main runs and controls, their number (5) or a list (0,1,2); "" for the profile's.
-        studies: also run these: `all`, or names such as `controls,eta`; `smoke` runs all of them anyway.
+        studies: also run these: `all`, or names such as `controls,eta`; `smoke` runs some of them anyway.
         study_seeds: of ablations and studies, as `seeds`.
     """
     settings, started = profile(profile_name, seeds, study_seeds), time.monotonic()
@@ -92,13 +92,14 @@ def run(
         names = [only] if only else None
         parameters = {"profile_name": settings.name, "root": str(artifacts.resolve())}
         asked = {"seeds": seeds, "studies": studies, "study_seeds": study_seeds}
-        parameters |= {name: value for name, value in asked.items() if value}
+        asked = {name: value for name, value in asked.items() if value}
+        parameters |= asked
         done = _run_stale(out, parameters, names)
         if only:
             print(f"{only}: {out / 'notebooks'}")
             return 0
         if done or not (out / "report" / "index.html").is_file():
-            _finish(out, settings.name, settings.seeds)
+            _finish(out, settings, asked)
     _closing_words(out, done, time.monotonic() - started)
     return 0
 
@@ -138,14 +139,14 @@ def _is_whole(executed: Path) -> bool:
         return False
 
 
-def _finish(out: Path, profile_name: str, seeds: Sequence[int]) -> None:
+def _finish(out: Path, settings: Profile, asked: dict[str, str]) -> None:
     """Manifest, report, and the manifest again, so that it lists the report."""
     from dphlib.report import build_report
 
     seconds = read_json(out / "seconds.json")
     if setup := os.environ.get("DPH_SETUP_S"):
         write_json(out / "seconds.json", seconds := {"set-up": float(setup), **seconds})
-    extra = {"profile": profile_name, "seeds": list(seeds), "seconds": seconds}
+    extra = {"profile": settings.name, "seeds": list(settings.seeds), "asked": asked, "seconds": seconds}
     write_run_manifest(out, extra)
     build_report(out)
     write_run_manifest(out, extra)
@@ -187,9 +188,10 @@ def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
 
 
 def _recorded_profile(source: Path) -> Profile:
-    """The profile of recorded results, with the seeds that they were run with."""
+    """The profile of recorded results, with the seeds that were asked for."""
     manifest = read_json(source / "manifest.json")
-    return profile(manifest["profile"], "".join(f"{seed}," for seed in manifest.get("seeds", ())))
+    asked = manifest.get("asked", {})
+    return profile(manifest["profile"], asked.get("seeds", ""), asked.get("study_seeds", ""))
 
 
 def reference(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS) -> int:
@@ -215,7 +217,7 @@ def reference(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS
         shutil.copytree(source / name, REFERENCE / name, ignore=shutil.ignore_patterns("keys.json", "*.failed.ipynb"))
     for notebook in sorted((REFERENCE / "notebooks").glob("*.ipynb")):
         normalise(notebook)
-    extra = {key: manifest[key] for key in ("profile", "seeds", "seconds")}
+    extra = {key: manifest[key] for key in ("profile", "seeds", "asked", "seconds")}
     write_run_manifest(REFERENCE, extra, manifest)
     build_report(REFERENCE)
     write_run_manifest(REFERENCE, extra, manifest)

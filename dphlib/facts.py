@@ -43,6 +43,16 @@ def minutes(manifest: dict[str, Any]) -> dict[str, float]:
     return {name: value / 60 for name, value in seconds.items()}
 
 
+def command_text(manifest: dict[str, Any]) -> str:
+    """The command that made a run, as the manifest has it.
+
+    >>> command_text({"profile": "cpu", "asked": {"seeds": "5", "study_seeds": "3"}})
+    './run_all.sh cpu --seeds 5 --study-seeds 3'
+    """
+    asked = manifest.get("asked", {})
+    return " ".join(["./run_all.sh", manifest["profile"], *(f"--{k.replace('_', '-')} {v}" for k, v in asked.items())])
+
+
 def machine_text(manifest: dict[str, Any]) -> str:
     """The machine in one line, as the manifest has it."""
     machine = manifest["machine"]

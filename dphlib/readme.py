@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dphlib import tables
-from dphlib.facts import effect_text, machine_text, minutes, peak_text, read_json
+from dphlib.facts import command_text, effect_text, machine_text, minutes, peak_text, read_json
 from dphlib.files import RunError, write_text
 
 VERDICTS = ("supported", "not supported", "inconclusive", "not run")
@@ -46,17 +46,14 @@ def claims_block(run_root: Path, where: str) -> str:
 
 def results_block(run_root: Path, where: str) -> str:
     """Tables 1 and 2, ours beside the paper's, with the command that made them and what may be compared."""
-    profile = _manifest(run_root)["profile"]
     parts = []
     for name in ("table1", "table2"):
         table = tables.read_csv(run_root / "tables" / f"{name}.csv")
         shown = table[~table["column"].str.startswith("paper:")]
         head = f"**Table {name.removeprefix('table')}. {tables.TITLES[name]}**"
         parts += [head, "", tables.to_markdown(shown), tables.NOTES[name], ""]
-    made = (
-        f"Made by `./run_all.sh {profile}` (`{where}/tables/`); drawn again from the records by `./run_all.sh replot`."
-    )
-    return "\n".join([*parts, made]) + "\n"
+    made = f"Made by `{command_text(_manifest(run_root))}` (`{where}/tables/`); "
+    return "\n".join([*parts, made + "drawn again from the records by `./run_all.sh replot`."]) + "\n"
 
 
 def times_block(run_root: Path, where: str) -> str:
@@ -65,7 +62,7 @@ def times_block(run_root: Path, where: str) -> str:
     taken = minutes(manifest)
     rows = [f"| `{name}` | {value:.1f} |" for name, value in taken.items()]
     total = f"| all | {sum(taken.values()):.1f} |"
-    where_run = f"Profile `{manifest['profile']}` on {machine_text(manifest)}."
+    where_run = f"`{command_text(manifest)}` on {machine_text(manifest)}."
     facts = f"{where_run} Peak memory of one process: {peak_text(manifest)}."
     return "\n".join([facts, "", "| notebook | minutes |", "|---|---|", *rows, total]) + "\n"
 

@@ -19,7 +19,7 @@ import nbformat
 from jinja2 import Environment
 
 from dphlib import claims_view, paper, plots, study_plots, tables
-from dphlib.facts import effect_text, machine_text, minutes, peak_text, read_json
+from dphlib.facts import command_text, effect_text, machine_text, minutes, peak_text, read_json
 from dphlib.files import RunError, write_text
 from dphlib.readme import stale_blocks, verdict_counts, write_readme_blocks
 from dphlib.report_page import CLASSES, CSS, MARKS, NOTEBOOK_CSS, NOTEBOOK_PAGE, PAGE, effect_drawing
@@ -104,7 +104,7 @@ def _notebook(page: Path, taken: dict[str, float]) -> dict[str, str]:
 
 def _facts(manifest: dict[str, Any], taken: dict[str, float]) -> dict[str, str]:
     """What the manifest says of the run, for a reader."""
-    facts = {"Profile": manifest["profile"], "Machine": machine_text(manifest)}
+    facts = {"Command": command_text(manifest), "Machine": machine_text(manifest)}
     if taken:
         facts["Minutes"] = f"{sum(taken.values()):.0f}, all notebooks together"
     facts["Peak memory"] = f"{peak_text(manifest)}, of one process"

