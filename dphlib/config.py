@@ -358,7 +358,7 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
     cpu = Profile(
         "cpu", WorldConfig(), ModelConfig(), SftConfig(), PresampleConfig(), TrainConfig(), EvalConfig(),
-        seeds=(0, 1, 2), ablation_seeds=(0, 1, 2), cost_iterations=8,
+        seeds=(0, 1, 2), ablation_seeds=(0,), cost_iterations=8,
     )  # fmt: skip
     chosen = cpu if name == "cpu" else _smoke(cpu)
     if seeds:

@@ -18,6 +18,7 @@ It knows nothing of records, methods' meaning or verdicts.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -113,9 +114,9 @@ def bootstrap(
         if arm.seeds != other.seeds:
             raise ValueError(f"{arm}: seeds {arm.seeds}, {other}: {other.seeds}; evaluate every seed on all suites")
 
-    rng = np.random.default_rng(rng_seed)
-    problem_weights = {suite: _weights(rng, len(suites[suite].problems), draws) for suite in sorted(suites)}
-    seed_weights = {name: _weights(rng, len(names[name].seeds), draws) for name in sorted(names)}
+    sizes = (*(len(suites[suite].problems) for suite in sorted(suites)), *(len(names[n].seeds) for n in sorted(names)))
+    weights = iter(_weights(sizes, draws, rng_seed))
+    problem_weights, seed_weights = ({key: next(weights) for key in sorted(keys)} for keys in (suites, names))
     full, over_problems, over_both = [], [], []
     for arm in arms:
         order = np.argsort(np.array(arm.problems))  # pairs the arms by problem, whatever order they came in
@@ -144,10 +145,14 @@ def bootstrap(
     return Interval(estimate, estimate - half, estimate + half, _per_seed(arms, effect))
 
 
-def _weights(rng: np.random.Generator, size: int, draws: int) -> np.ndarray:
-    """How often each of `size` units is in each draw with replacement, as a share: draws x size."""
-    picks = rng.integers(size, size=(draws, size)) + size * np.arange(draws)[:, None]
-    return np.bincount(picks.ravel(), minlength=draws * size).reshape(draws, size) / size
+@functools.lru_cache(maxsize=16)  # figures and tables ask for the same draws hundreds of times
+def _weights(sizes: tuple[int, ...], draws: int, rng_seed: int) -> list[np.ndarray]:
+    """For each number of units, how often each is in each draw with replacement, as a share: draws x units."""
+    rng, weights = np.random.default_rng(rng_seed), []
+    for size in sizes:
+        picks = rng.integers(size, size=(draws, size)) + size * np.arange(draws)[:, None]
+        weights.append(np.bincount(picks.ravel(), minlength=draws * size).reshape(draws, size) / size)
+    return weights
 
 
 def _per_seed(arms: Sequence[Arm], effect: Callable[..., np.ndarray]) -> tuple[tuple[int, float], ...]:

@@ -37,8 +37,6 @@ LINES: dict[str, str | tuple[int, tuple[float, ...]]] = {
     "dph_f_all": (0, (2, 1)),
 }
 
-HEADLINE = ("base", "grpo", "dapo", "rkl", "dph_f", "dph_js")
-"""The methods of the paper's main comparison, drawn together."""
 FAMILY = ("base", "dph_f", "alpha_0.2", "alpha_0.5", "alpha_0.8", "dph_js", "dph_js_definition")
 """The divergences of the rehearsal, drawn together."""
 CONTROLLED = ("base", "grpo", "grpo_dexp", "dph_f", "dph_f_all", "sft_rehearsal")

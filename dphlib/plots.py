@@ -30,10 +30,10 @@ from dphlib.figure_style import (
     shared_ticks,
     use_style,
 )  # fmt: skip
-from dphlib.labels import COLOURS, FAMILY, HEADLINE, MARKERS, NAMES, STYLE_COLOURS, SUITES
+from dphlib.labels import COLOURS, FAMILY, MARKERS, NAMES, STYLE_COLOURS, SUITES
 from dphlib.method_plot import method_figure
 from dphlib.run_plots import base_regime, cost_figure, divergence_curves, training_curves
-from dphlib.types import METHODS
+from dphlib.types import HEADLINE, METHODS
 
 __all__ = [
     "CAPTIONS", "FAMILY", "base_regime", "cost_figure", "divergence_curves", "keep_explore", "method_figure",
@@ -122,6 +122,7 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Se
         if "base" not in set(of_suite["method"]):
             raise ValueError(f"no records of the base model on {suite}: evaluate the base there, then draw")
         wanted = list(ks or _ks(of_suite))
+        base = [stats.arm(of_suite, "base", suite, "pass", k) for k in wanted]
         top, bottom = axes[:, column]
         bottom.axhline(0, color=COLOURS["base"], linewidth=1.2, linestyle=(0, (4, 1.6)), zorder=5)
         for method in _present(of_suite, methods):
@@ -133,7 +134,6 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Se
             for k in wanted:
                 points = 100 * arms[k].values_SP.mean(axis=1)
                 top.scatter([k] * len(points), points, s=5, color=COLOURS[method], alpha=0.35, linewidths=0, zorder=3)
-            base = [stats.arm(of_suite, "base", suite, "pass", k) for k in wanted]
             got = [stats.bootstrap([arms[k], b], np.subtract) for k, b in zip(wanted, base, strict=True)]
             low, high = (100 * np.array([getattr(one, side) for one in got]) for side in ("low", "high"))
             bottom.fill_between(

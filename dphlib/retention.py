@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from dphlib import stats
-from dphlib.labels import HEADLINE, NAMES, SUITES
+from dphlib.labels import NAMES, SUITES
 from dphlib.prompts import STYLES, style_of
-from dphlib.types import METHODS, Problem
+from dphlib.types import HEADLINE, METHODS, Problem
 
 DIRECTIONS = ("lost", "gained")
 _SUFFIXES = {"nats": " (nats)", "s": " (s)", "gib": " (GiB)"}

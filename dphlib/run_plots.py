@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from dphlib import stats
 from dphlib.figure_style import GREY, absent_note, line_style, log2_axis, note, panels, shared_ticks
-from dphlib.labels import COLOURS, HEADLINE, NAMES, SUITES
-from dphlib.types import METHODS
+from dphlib.labels import COLOURS, NAMES, SUITES
+from dphlib.types import HEADLINE, METHODS
 
 COSTED = ("grpo", "rkl", "dph_f", "dph_js")
 """The methods whose cost the paper's claim is about."""

@@ -31,7 +31,7 @@ from dphlib.runs import (
     read_jsonl,
     write_json,
 )
-from dphlib.types import Group, Problem
+from dphlib.types import HEADLINE, Group, Problem
 
 # What a stage runs is what its key must change with; `runs.code_version` adds what these import.
 _WORLD_CODE = ("cpuworld", "sums")
@@ -227,7 +227,7 @@ class Pipeline:
     def train_one(self, run: RunConfig, look: bool = False) -> Stage:
         """One run: `model/`, `train_log.jsonl`, and `waypoints.parquet` where it has way-points.
 
-        Main runs have them, and runs of another length. `look`: do not build it.
+        Main runs of `HEADLINE` have them, and runs of another length. `look`: do not build it.
         """
         settings, world, base = self.settings, self.world(), self.base()
         suite, source = self._source(run)
@@ -280,7 +280,8 @@ class Pipeline:
         steps = self.settings.evaluation.steps
         if run.setting("iterations"):
             steps = tuple(step for step in (*steps, self.settings.train.iterations) if step < run.setting("iterations"))
-        return steps if run.variant == "main" or run.setting("iterations") else ()
+        shown = run.variant == "main" and run.method in HEADLINE
+        return steps if shown or run.setting("iterations") else ()
 
     def evaluate_one(self, run: RunConfig, look: bool = False) -> Stage:
         """`records.parquet` of one run's final policy. `look`: do not build it."""

@@ -357,7 +357,7 @@ def _arm(rows: pd.DataFrame, metric: Metric, k: int) -> Arm:
     for seed, part in rows.groupby("seed"):
         settings = {}
         for setting in ["drawn", *SETTINGS]:
-            values = sorted(set(part[setting]))
+            values = sorted(set(part[setting].tolist()))
             if len(values) > 1:
                 raise ValueError(f"{name}, seed {seed}: problems differ in {setting}: {values}")
             settings[setting] = float(values[0])

@@ -43,6 +43,9 @@ CONTROLS: tuple[str, ...] = ("grpo_dexp", "sft_rehearsal", "dph_f_all")
 METHODS: tuple[str, ...] = tuple(name for name in get_args(Method) if name not in CONTROLS)
 """The base and the nine methods of the paper."""
 
+HEADLINE: tuple[str, ...] = ("base", "grpo", "dapo", "rkl", "dph_f", "dph_js")
+"""Those that most figures show, and of which Pass@k is measured on the way."""
+
 GREEDY_SAMPLE = -1
 """Sample index of the greedy answer; sampled answers count from 0."""
 

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from dphlib.math_text import (
@@ -77,6 +78,7 @@ class MathVerifier:
         self.mode = mode
         spec = WorkerSpec("dphlib.verify_math:MathJudge", {"mode": mode}, timeout_s, MEMORY_MIB)
         self._pool = Pool(spec, workers=workers, kept=kept)
+        self._again = partial(MathVerifier, mode, workers=workers, timeout_s=timeout_s, kept=kept)
 
     def verify(self, gold: str, answer_text: str) -> Verdict:
         """The verdict on one answer; see `verify_many`."""
@@ -127,6 +129,9 @@ class MathVerifier:
     def close(self) -> None:
         """Ends the workers."""
         self._pool.close()
+
+    def __reduce__(self) -> tuple[Callable[[], MathVerifier], tuple[()]]:
+        return self._again, ()
 
     def __enter__(self) -> MathVerifier:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -185,6 +186,12 @@ def test_from_worker_processes():
 
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert pool.map_async(_ask_in_process, range(2)).get(120) == [EXPECTED] * 2
+
+
+def test_a_verifier_is_sent_to_another_process_as_its_settings():
+    with MathVerifier("compat", timeout_s=5.0) as verifier, pickle.loads(pickle.dumps(verifier)) as sent:
+        assert sent.mode == "compat"
+        assert [v.verify("2", "it is 2").outcome for v in (verifier, sent)] == ["correct"] * 2
 
 
 def test_from_a_running_kernel():

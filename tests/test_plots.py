@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 from synthetic import make_cost, make_divergences, make_presample, make_records, make_train_logs
 
 from dphlib import plots, stats
-from dphlib.labels import COLOURS, CONTROLLED, FAMILY, HEADLINE, LINES, MARKERS, NAMES, label
-from dphlib.types import CONTROLS, METHODS
+from dphlib.labels import COLOURS, CONTROLLED, FAMILY, LINES, MARKERS, NAMES, label
+from dphlib.types import CONTROLS, HEADLINE, METHODS
 
 # Machado et al. 2009, full severity, on linear RGB.
 BLINDNESS = {

@@ -50,7 +50,14 @@ class Clone:
         self.root, self.calls_file = folder / "a clone", folder / "calls"
         (self.root / ".ci").mkdir(parents=True)
         (self.root / "dphlib").mkdir()
-        for name in ("run_all.sh", "pyproject.toml", "constraints.txt", "constraints-vllm.txt", ".ci/run", "dphlib/config.py"):
+        for name in (
+            "run_all.sh",
+            "pyproject.toml",
+            "constraints.txt",
+            "constraints-vllm.txt",
+            ".ci/run",
+            "dphlib/config.py",
+        ):
             shutil.copy(ROOT / name, self.root / name)
         self.tools = folder / "tools"
         self.tools.mkdir()
