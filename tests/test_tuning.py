@@ -13,16 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import sum_problems, tokenizer
+from small import RewardsFirstToken, sum_problems, tokenizer
 
 from dphlib import adapters, model, trainer, tuning
 from dphlib.adapters import Card, describe_base, load_adapter, save_adapter
-from dphlib.config import METHOD_CONFIGS, ModelConfig, TrainConfig
+from dphlib.config import METHOD_CONFIGS, ModelConfig, TrainConfig, TuningConfig
 from dphlib.placement import Placement, choose_placement, placement_for
 from dphlib.sampler import SamplingConfig, TransformersSampler
 from dphlib.scoring import answer_logprobs
-from dphlib.tuning import TuningConfig
-from dphlib.types import Group, Verdict
 
 KINDS = ("full", "lora", "qlora")
 TRAIN = TrainConfig(
@@ -55,16 +53,6 @@ def drawn(policy):
 
 def weights(policy) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
-
-
-class RewardsFirstToken:
-    """A stand-in for the verifier: an answer is correct when its first token is even."""
-
-    def groups(self, problems, answers):
-        return [
-            Group(p, tuple(group), tuple(Verdict("correct" if a.token_ids[0] % 2 == 0 else "wrong") for a in group))
-            for p, group in zip(problems, answers, strict=True)
-        ]
 
 
 def one_update(policy, optimizer) -> float:
