@@ -19,9 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from dphlib import data, data_check
 from dphlib.config import Profile
-from dphlib.data_sets import licence_text
 from dphlib.files import say, sha256_file, write_json
 from dphlib.machine import cores, derive_seed
 from dphlib.types import Problem
@@ -88,6 +86,8 @@ def recipe(settings: Profile) -> dict[str, Any]:
     """What decides the problems: settings, and of local data sets the hashes of their files."""
     if settings.data is None:
         return {"world": asdict(settings.world)}
+    from dphlib import data
+
     found = [data.find(name, data_dir=_folder()) for names in settings.data.suites.values() for name in names]
     files = {str(path.name): sha256_file(path) for source in found for path in source.files}
     revisions = {source.suite: source.revision for source in found}
@@ -98,7 +98,9 @@ def described(settings: Profile, suite: str, count: int) -> str:
     """A suite in words, with licences, for a model card."""
     if settings.data is None:
         return f"the CPU world of dphlib, suite {suite}, {count} problems"
-    sets = [f"{name} ({licence_text(data.lookup(name)[0])})" for name in settings.data.suites[suite]]
+    from dphlib import data, data_sets
+
+    sets = [f"{name} ({data_sets.licence_text(data.lookup(name)[0])})" for name in settings.data.suites[suite]]
     return f"{count} problems of {', '.join(sets)}"
 
 
@@ -109,6 +111,8 @@ def _folder() -> Path | None:
 
 def _linked(name: str, databases: Path) -> list[Problem]:
     """The problems of a data set with checked golds; ids, databases and the label `family` carry the set's name."""
+    from dphlib import data, data_check
+
     source = data.find(name, data_dir=_folder())
     built = data_check.build(name, data_dir=_folder(), drop_failing=True, workers=cores())
     if left := len(built.dropped) + len(built.empty):

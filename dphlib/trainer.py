@@ -56,7 +56,7 @@ from dphlib.partition import Reference
 from dphlib.sampler import Sampler, SamplingConfig, TransformersSampler
 from dphlib.scoring import answer_logprobs, batch_logprobs, micro_batches, score_rows
 from dphlib.train_log import Clock, log_row
-from dphlib.tuning import initial_policy, optimizer
+from dphlib.tuning import fold_gradients, initial_policy, optimizer
 from dphlib.types import Group, Problem
 from dphlib.verify import Verifier
 
@@ -228,12 +228,14 @@ def update(
             **aggregation(config),
         )
         loss.backward()
+        fold_gradients(optimizer)
         total = stats if total is None else total + stats
     policy.eval()
     if total is None:  # every group agreed and nothing is rehearsed: no gradient, the weights stay
         zero = torch.zeros(())
         return PartitionedLossStats(*([zero] * len(PartitionedLossStats.__dataclass_fields__))), 0.0, 0
-    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+    stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(stepped, config.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total, float(norm), token_count(learn)

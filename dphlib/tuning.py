@@ -172,15 +172,27 @@ def optimizer(
     return made
 
 
+@torch.no_grad()
+def fold_gradients(made: torch.optim.Optimizer) -> None:
+    """Adds the gradients of 16-bit weights to those of their fp32 copies, and frees them; nothing for fp32 weights.
+
+    Called after each micro-batch: a sum of many micro-batches in bfloat16 would lose the small ones.
+    """
+    for weight, copy in getattr(made, "fp32_copies", ()):
+        if weight.grad is not None:
+            gradient = weight.grad.float()
+            copy.grad = gradient if copy.grad is None else copy.grad.add_(gradient)
+            weight.grad = None
+
+
 def _step_through_copies(
     made: torch.optim.Optimizer, copies: list[tuple[torch.nn.Parameter, torch.nn.Parameter]]
 ) -> None:
     """Hooks: gradients go to the fp32 copies before a step, rounded weights come back; the state keeps the copies."""
+    made.fp32_copies = copies
 
     def before(*_: Any) -> None:
-        for weight, copy in copies:
-            copy.grad = None if weight.grad is None else weight.grad.float()
-            weight.grad = None
+        fold_gradients(made)
 
     @torch.no_grad()
     def after(*_: Any) -> None:

@@ -169,6 +169,18 @@ def test_sixteen_bit_weights_add_up_steps_that_are_smaller_than_their_rounding()
     assert layer.weight.float().sub(0.99).abs().max() < 0.004
 
 
+def test_gradients_of_many_micro_batches_add_up_in_fp32():
+    """In bfloat16 1 + 0.001 is 1: of a thousand micro-batches only the first would count."""
+    layer = torch.nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    made = tuning.optimizer(layer, 1e-4)
+    for size in (1.0, *[0.001] * 1000):
+        layer(torch.full((1, 1), size, dtype=torch.bfloat16)).sum().backward()
+        tuning.fold_gradients(made)
+        assert layer.weight.grad is None
+    (copy,) = made.param_groups[0]["params"]
+    assert copy.dtype == torch.float32 and copy.grad.item() == pytest.approx(2.0, rel=0.01)
+
+
 def test_the_optimizers_state_carries_the_copies_over_a_restart():
     def step(policy, optimizer):
         policy(torch.ones(1, 8, dtype=torch.bfloat16)).sum().backward()
