@@ -142,10 +142,10 @@ def readable_study(table: pd.DataFrame, measures: Sequence[str] = ("greedy", "Pa
 # --- In words -------------------------------------------------------------------------------------
 
 _NOUNS: dict[str, tuple[str, Callable[[RunConfig, Profile], float]]] = {
-    "eta": ("the weight eta of {name}", lambda run, settings: run.method_config.weight),
-    "strength": ("the weight eta of {name} to equal strength,", lambda run, settings: run.method_config.weight),
-    "authors_eta": ("the weight of {name} to the authors' eta / {value},", lambda run, s: run.method_config.weight),
-    "js_scale": ("the weight of {name} by the authors' {value} x JS,", lambda run, s: run.method_config.weight),
+    "eta": ("the weight eta of {name}", lambda run, s: s.method_config(run).weight),
+    "strength": ("the weight eta of {name} to equal strength,", lambda run, s: s.method_config(run).weight),
+    "authors_eta": ("the weight of {name} to the authors' eta / {value},", lambda run, s: s.method_config(run).weight),
+    "js_scale": ("the weight of {name} by the authors' {value} x JS,", lambda run, s: s.method_config(run).weight),
     "clip_high": ("the upper clip of {name}", lambda run, settings: run.method_config.clip_high),
     "entropy": ("the entropy bonus of {name}", lambda run, settings: run.method_config.entropy_coef),
     "threshold": ("the threshold of {name}", lambda run, s: run.presample_config(s.presample).threshold),

@@ -3,6 +3,7 @@
 dph run --profile cpu          all notebooks, then claims, report, manifest
 dph run --profile cpu --seeds 5 --studies all    the same with five seeds and every study of `dphlib.studies`
 dph ablate --study eta         one study alone: its arms, their table, a sentence for each comparison
+dph plan --profile gpu80        what a profile will need: downloads, disk, GPU memory, hours
 dph presample | partition | train | evaluate | claims | report   one step, building what it needs
 dph replot                     figures, tables and claims again from recorded results, compared byte by byte
 dph reference                  keeps a run's results as the reference that README and notebooks read
@@ -70,7 +71,7 @@ def run(
     """Runs all notebooks of a profile, then claims, report and manifest.
 
     Args:
-        profile_name: `smoke` or `cpu`.
+        profile_name: of `config.PROFILES`.
         artifacts: results go to `<artifacts>/<profile_name>`.
         only: run this notebook alone, by its number or name.
         seeds: of main runs and controls, their number (5) or a list (0,1,2); "" for the profile's.
@@ -79,6 +80,12 @@ def run(
     """
     settings, started = profile(profile_name, seeds, study_seeds), time.monotonic()
     chosen(studies)
+    if settings.base is not None:
+        _require_gpu(settings)
+        steps = "presample, partition, train METHOD, evaluate METHOD"
+        raise RunError(
+            f"the notebooks show the CPU world; for profile {settings.name} run dph's {steps} with --profile"
+        )
     out = artifacts.resolve() / settings.name
     out.mkdir(parents=True, exist_ok=True)
     require_space(out, SPACE_GIB)
@@ -226,6 +233,15 @@ def reference(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS
     return 0
 
 
+def plan(profile_name: ProfileArgument = "cpu") -> int:
+    """Says what a profile will need: downloads, disk, GPU memory, hours. Starts nothing."""
+    from dphlib import plan as plan_module
+
+    settings = profile(profile_name)
+    print(plan_module.measured(settings, REFERENCE) if settings.base is None else plan_module.to_text(settings))
+    return 0
+
+
 # --- single steps ---
 
 
@@ -261,7 +277,7 @@ def train(
         seed: of training.
         variant: main, or one setting that differs: eta=..., strength=equal, authors_eta=8, js_scale=2, threshold=...,
             k=..., answers=..., clip_high=..., top_p=..., entropy=..., iterations=..., domain=sums.
-        profile_name: `smoke` or `cpu`.
+        profile_name: of `config.PROFILES`.
         artifacts: folder of the runs.
     """
     print(_pipeline(profile_name, artifacts).train([RunConfig(method, variant, seed)])[0].path)
@@ -298,7 +314,7 @@ def ablate(
     Args:
         study: `all`, or names such as `eta,controls`.
         seeds: of every arm, their number (3) or a list (0,1,2); "" for the profile's.
-        profile_name: `smoke` or `cpu`.
+        profile_name: of `config.PROFILES`.
         artifacts: stages are kept in, and found in, `<artifacts>/<profile_name>`.
         workers: runs at a time, 0 for one each core.
         table: also write the whole table, every suite and measure, to this CSV file.
@@ -344,12 +360,22 @@ def report(source: Path = REFERENCE) -> int:
 def _pipeline(profile_name: str, artifacts: Path) -> Any:
     from dphlib.stages import Pipeline
 
-    return Pipeline(artifacts / profile_name, profile(profile_name))
+    settings = profile(profile_name)
+    _require_gpu(settings)
+    return Pipeline(artifacts / profile_name, settings)
+
+
+def _require_gpu(settings: Profile) -> None:
+    """Before anything is read or downloaded: a profile for a GPU on a machine without one is one line."""
+    if settings.base is not None:
+        from dphlib.policies import placement_of
+
+        placement_of(settings)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run, "presample": presample, "partition": partition, "train": train, "evaluate": evaluate,
-    "ablate": ablate,
+    "ablate": ablate, "plan": plan,
     "claims": claims, "report": report, "replot": replot, "reference": reference,
     "data": data,
 }  # fmt: skip

@@ -47,17 +47,22 @@ def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
 
 def cost_job(root: str, profile_name: str, method: str, iterations: int) -> list[dict[str, Any]]:
     """Cost rows of one method, in a process of its own."""
-    from dphlib import model, trainer
+    from dphlib import policies, trainer
     from dphlib.verify import Verifier
 
-    pipeline = Pipeline(root, profile(profile_name))
-    config, parts = METHOD_CONFIGS[method], pipeline.parts()
+    pipeline = Pipeline(root, settings := profile(profile_name))
+    config, parts, base = METHOD_CONFIGS[method], pipeline.parts(), pipeline.base_folder()
     deterministic(1)
-    policy, tokenizer = model.load(pipeline.base().path)
-    initial = model.load(pipeline.base().path)[0].requires_grad_(False) if config.needs_reference else None
-    train_config = replace(pipeline.settings.train, iterations=iterations, diagnose_every=0)
-    with Verifier(pipeline.world().path / "database") as verifier:
+    policy, tokenizer = policies.load_policy(settings, base, 0)
+    second = config.needs_reference and settings.tuning.kind == "full"
+    initial = policies.load_initial(settings, base)[0] if second else None
+    train_config = replace(settings.train, iterations=iterations, diagnose_every=0)
+    with (
+        Verifier(pipeline.databases()) as verifier,
+        policies.sampling(settings, base, policy, tokenizer) as sampler,
+    ):
         logs = trainer.train(
-            policy, tokenizer, parts.exploration, parts.references, verifier, config, train_config, 0, base=initial
-        )
+            policy, tokenizer, parts.exploration, parts.references, verifier, config, train_config, 0,
+            base=initial, sampler=sampler,
+        )  # fmt: skip
     return [{"method": method, "step": log["iteration"], **{c: log[c] for c in _COLUMNS}} for log in logs[1:]]

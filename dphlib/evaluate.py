@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.prompts import style_of
-from dphlib.sampler import SamplingConfig, TransformersSampler
+from dphlib.sampler import Sampler, SamplingConfig, TransformersSampler
 from dphlib.scoring import answer_logprobs
 from dphlib.types import EvalRecord, Group, Problem
 from dphlib.verify import Verifier, answer_hash
@@ -39,6 +39,7 @@ def evaluate(
     greedy: bool = True,
     base: PreTrainedModel | None = None,
     base_samples: int = 4,
+    sampler: Sampler | None = None,
     on_done: Callable[[int], None] = lambda problems_done: None,
 ) -> pd.DataFrame:
     """Every suite in `samples`, `samples[suite]` draws a problem at temperature 1 without top-p, and greedy.
@@ -48,6 +49,7 @@ def evaluate(
         draw_seed: of the draws, the same for every run, so that arms differ in weights alone.
         greedy: also decode greedily.
         base: when given, `base_logprob` is filled for the first `base_samples` draws of each problem.
+        sampler: draws the answers; by default the policy itself through Transformers.
 
     Returns:
         One row an answer, columns as in `EvalRecord`.
@@ -57,7 +59,7 @@ def evaluate(
         RuntimeError: an answer could not be judged.
     """
     rows: list[EvalRecord] = []
-    sampler = TransformersSampler(policy, tokenizer)
+    sampler = sampler or TransformersSampler(policy, tokenizer)
     done = 0
     for suite, count in samples.items():
         problems = suites.get(suite, ())

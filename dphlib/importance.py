@@ -1,7 +1,7 @@
 """Truncated importance weights between the sampler's policy and the trainer's, when two programs compute it.
 
 A sampler in another number format, with other kernels or with an unquantised base draws from a distribution that
-differs a little from the trainer's. Each token's loss is multiplied by
+differs a little from the trainer's. Each token's advantage, and so its PPO-clip loss, is multiplied by
 
     w = min(pi_trainer_old(token) / pi_sampler(token), cap)
 
@@ -18,6 +18,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dphlib.divergences import generator
+
+_k3 = generator("forward_kl")
+
 
 @dataclass(frozen=True, slots=True)
 class ImportanceStats:
@@ -29,6 +33,7 @@ class ImportanceStats:
         ratio_max: largest ratio before truncation; 0 without tokens.
         truncated: tokens whose ratio was above the cap.
         gap_sum: of |log pi_trainer_old - log pi_sampler|, nats.
+        kl_sum: of the estimate r - 1 - log r of KL(pi_sampler || pi_trainer_old), r the ratio, nats.
     """
 
     tokens: int = 0
@@ -36,6 +41,7 @@ class ImportanceStats:
     ratio_max: float = 0.0
     truncated: int = 0
     gap_sum: float = 0.0
+    kl_sum: float = 0.0
 
     def __add__(self, other: ImportanceStats) -> ImportanceStats:
         return ImportanceStats(
@@ -44,16 +50,18 @@ class ImportanceStats:
             max(self.ratio_max, other.ratio_max),
             self.truncated + other.truncated,
             self.gap_sum + other.gap_sum,
+            self.kl_sum + other.kl_sum,
         )
 
     def to_log(self) -> dict[str, float | None]:
-        """Entries of a log row: mean weight (about 1), largest ratio, share truncated, mean gap in nats a token."""
+        """Entries of a log row, None without tokens; `train_log` explains them."""
         count = self.tokens
         return {
             "tis_mean": self.weight_sum / count if count else None,
             "tis_max": self.ratio_max if count else None,
             "tis_truncated": self.truncated / count if count else None,
             "sampler_gap": self.gap_sum / count if count else None,
+            "sampler_kl": self.kl_sum / count if count else None,
         }
 
 
@@ -96,6 +104,7 @@ def importance_weights(
         ratio_max=_exp(float(gap_B_T[mask_B_T].max())) if tokens else 0.0,
         truncated=int((gap_B_T > math.log(cap)).sum()),
         gap_sum=float(gap_B_T.abs().double().sum()),
+        kl_sum=float(_k3(gap_B_T.double()).sum()),
     )
     return weights_B_T, stats
 

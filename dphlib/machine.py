@@ -76,6 +76,14 @@ def peak_gib(*, children: bool = False) -> float:
     return resource.getrusage(who).ru_maxrss * unit / 2**30
 
 
+def gpu_peak_gib() -> float | None:
+    """Largest memory that torch's tensors took on this process's GPU so far, GiB; None without torch or a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
 def derive_seed(*parts: str | int | float | bool | None) -> int:
     """A seed of 63 bits from labels and numbers, the same in every process and on every machine.
 

@@ -16,7 +16,6 @@ Sources are read from disk: after an edit of `dphlib`, restart a notebook's kern
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import shutil
@@ -37,7 +36,6 @@ from dphlib.files import (
     clear_errors,
     digest,
     fsync,
-    plain,
     read_jsonl,
     require_space,
     say,
@@ -55,6 +53,7 @@ from dphlib.machine import (
     seed_everything,
     versions,
 )
+from dphlib.manifests import damage, inventory, read_manifest, write_manifest
 
 __all__ = [
     "Run", "RunError", "Stage", "append_jsonl", "atomic_path", "code_version", "derive_seed", "deterministic",
@@ -149,40 +148,6 @@ def _files(folder: Path) -> list[Path]:
     return sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _inventory(folder: Path, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    return {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in files
-    }
-
-
-def _damage(folder: Path, files: Mapping[str, Mapping[str, Any]], *, hashed: bool = True) -> list[str]:
-    """What is wrong with a folder's files, a line each that begins with the file's name."""
-    wrong = []
-    for name, entry in files.items():
-        if not (folder / name).is_file():
-            wrong.append(f"{name} is missing")
-        elif (size := (folder / name).stat().st_size) != entry["size"]:
-            wrong.append(f"{name} has {size} bytes, its manifest says {entry['size']}")
-        elif hashed and sha256_file(folder / name) != entry["sha256"]:
-            wrong.append(f"{name} has other bytes than its manifest says (sha256)")
-    return wrong
-
-
-def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
-    """A folder's manifest and "", or {} and what is wrong with it. Its own sha256 guards it."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        stated = manifest.pop("sha256")
-        if stated == digest(manifest):
-            return manifest, ""
-    except FileNotFoundError:
-        return {}, "manifest.json is missing"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    return {}, "manifest.json is damaged"
-
-
 def work_folder(building: Path) -> Path:
     """A folder for checkpoints that survives an interrupted build, so that the next build can resume from it.
 
@@ -266,10 +231,10 @@ class Run:
                 raise RunError(f"stage {recipe['name']}: the build must write a file, none manifest.json")
             for path in files:
                 fsync(path)
-            manifest = plain({**recipe, "key": key, "profile": self.profile_name})
-            manifest |= {"files": _inventory(building, files), "wall_s": wall_s}
+            manifest = {**recipe, "key": key, "profile": self.profile_name}
+            manifest |= {"files": inventory(building, files), "wall_s": wall_s}
             manifest |= {"peak_gib": round(peak_gib(), 3), "versions": versions(), "machine": machine()}
-            write_json(building / "manifest.json", {**manifest, "sha256": digest(manifest)})
+            manifest = write_manifest(building, manifest)
             os.rename(building, folder)
             fsync(folder.parent)
             return manifest
@@ -285,12 +250,12 @@ def _whole(folder: Path, key: str) -> dict[str, Any]:
     """The manifest of a stage whose files agree with it, {} when there is none. Damage is moved aside."""
     if not folder.exists():
         return {}
-    manifest, problem = _read_manifest(folder)
+    manifest, problem = read_manifest(folder)
     seen = (folder.absolute(), digest(manifest))
     if not problem and manifest["key"] != key:
         problem = f"manifest.json belongs to another stage ({manifest['name']}, key {manifest['key']})"
     if not problem:
-        problem = "; ".join(_damage(folder, manifest["files"], hashed=seen not in _verified))
+        problem = "; ".join(damage(folder, manifest["files"], hashed=seen not in _verified))
     if not problem:
         _verified.add(seen)
         return manifest
@@ -358,19 +323,18 @@ def write_run_manifest(root: Path, extra: Mapping[str, Any], of_run: Mapping[str
     }
     if of_run is not None:
         measured = {name: of_run[name] for name in measured}
-    measured["files"] = _inventory(root, _results(root))
+    measured["files"] = inventory(root, _results(root))
     if taken := sorted({*measured, "sha256"} & set(extra)):
         raise ValueError(f"extra may not name {', '.join(taken)}: measured here")
-    manifest = plain({**extra, **measured})
-    write_json(root / "manifest.json", {**manifest, "sha256": digest(manifest)})
+    write_manifest(root, {**extra, **measured})
     return root / "manifest.json"
 
 
 def verify_run_manifest(root: Path) -> list[str]:
     """What in a results folder disagrees with its `manifest.json`, a line each; [] when nothing does."""
-    manifest, problem = _read_manifest(root)
+    manifest, problem = read_manifest(root)
     if problem:
         return [problem]
     unlisted = [path.relative_to(root).as_posix() for path in _results(root)]
     extra = [f"{name} is not in the manifest" for name in unlisted if name not in manifest["files"]]
-    return _damage(root, manifest["files"]) + extra
+    return damage(root, manifest["files"]) + extra

@@ -10,13 +10,16 @@ Which runs there are is said in `config` (main runs, ablations) and `studies`; w
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from dphlib import problem_sets
 from dphlib.config import PresampleConfig, Profile, RunConfig, profile
 from dphlib.jobs import Job, Progress, report, run_jobs
 from dphlib.partition import Partition, Reference, partition
@@ -25,20 +28,22 @@ from dphlib.runs import (
     Run,
     Stage,
     append_jsonl,
+    atomic_path,
     derive_seed,
     deterministic,
     open_run,
     read_jsonl,
+    work_folder,
     write_json,
 )
-from dphlib.types import HEADLINE, Group, Problem
+from dphlib.types import Group, Problem
 
 # What a stage runs is what its key must change with; `runs.code_version` adds what these import.
 _WORLD_CODE = ("cpuworld", "sums")
 _BASE_CODE = ("sft", "model")
-_SAMPLE_CODE = ("sampler", "model", "verify")
-TRAIN_CODE = ("trainer", "model")
-_EVALUATE_CODE = ("evaluate", "model")
+_SAMPLE_CODE = ("policies", "verify")
+TRAIN_CODE = ("trainer", "policies")
+_EVALUATE_CODE = ("evaluate", "policies")
 
 
 class Pipeline:
@@ -47,42 +52,48 @@ class Pipeline:
     Args:
         root: run folder, `artifacts/<profile>`.
         settings: the profile.
-        workers: parallel processes, None for one a core.
+        workers: parallel processes, None for one a core, and for one where models are on a GPU.
     """
 
     def __init__(self, root: Path | str, settings: Profile, workers: int | None = None) -> None:
         self.run: Run = open_run(Path(root), settings.name)
-        self.settings, self.workers = settings, workers
+        self.settings, self.workers = settings, workers or (1 if settings.base else None)
         self._span = (0.0, 1.0)
 
     # --- world and base ---
 
     def world(self) -> Stage:
-        """Databases and problems: `database/<db_id>/<db_id>.sqlite`, `<suite>.json`."""
-        from dphlib.cpuworld import build_world
-
-        world = self.settings.world
+        """Problems and their databases: see `problem_sets`."""
         return self.run.stage(
-            "world", params={"world": asdict(world)}, code=_WORLD_CODE, build=lambda out: build_world(world, out)
-        )
+            "world", params=self._problems, code=_WORLD_CODE if self.settings.data is None else ("problem_sets",),
+            build=lambda out: problem_sets.build_problems(self.settings, out),
+        )  # fmt: skip
+
+    @cached_property
+    def _problems(self) -> dict[str, Any]:
+        return problem_sets.recipe(self.settings)
+
+    def databases(self) -> Path:
+        """Folder of the problems' databases."""
+        return problem_sets.database_folder(self.world().path)
 
     def suite(self, name: str) -> list[Problem]:
-        """The problems of a suite.
-
-        Raises:
-            ValueError: no such suite, or one without a problem.
-        """
-        path = self.world().path / f"{name}.json"
-        if not path.is_file():
-            raise ValueError(f"unknown suite {name!r}; known: {', '.join(self.settings.world.problems)}")
-        problems = [Problem.from_json(row) for row in json.loads(path.read_text(encoding="utf-8"))]
-        if not problems:
-            raise ValueError(f"suite {name!r} has no problem; set its number in the profile's world.problems")
-        return problems
+        """The problems of a suite; ValueError for one that is not there or has none."""
+        return problem_sets.read_suite(self.world().path, name, self.settings)
 
     def base(self) -> Stage:
-        """The initial policy: a model folder in the Hugging Face layout, and `sft_log.json`."""
+        """The initial policy of the CPU world: a model folder in the Hugging Face layout, and `sft_log.json`.
+
+        For a base of the hub `base.json`, which says what it is; `base_folder` is where its weights are.
+        """
         settings = self.settings
+        if settings.base is not None:
+            from dphlib import policies
+
+            return self.run.stage(
+                "base", params=policies.base_recipe(settings), code=_SAMPLE_CODE,
+                build=lambda out: write_json(out / "base.json", settings.base),
+            )  # fmt: skip
 
         def build(out: Path) -> None:
             from dphlib import model, sft
@@ -100,6 +111,14 @@ class Pipeline:
         params = {"model": settings.model, "sft": settings.sft, "world": asdict(settings.world)}
         return self.run.stage("base", params=params, code=_BASE_CODE, build=build)
 
+    def base_folder(self) -> Path:
+        """The initial policy in the Hugging Face layout."""
+        if self.settings.base is None:
+            return self.base().path
+        from dphlib import policies
+
+        return policies.base_folder(self.settings)
+
     # --- pre-sampling and partition ---
 
     def presample(self, suite: str = "train", config: PresampleConfig | None = None) -> Stage:
@@ -111,15 +130,18 @@ class Pipeline:
         problems = self.suite(suite)
 
         def build(out: Path) -> None:
-            from dphlib import model
-            from dphlib.sampler import SamplingConfig, TransformersSampler
+            from dphlib import policies
+            from dphlib.sampler import SamplingConfig
             from dphlib.verify import Verifier
 
             deterministic(self.settings.sft.threads)
-            policy, tokenizer = model.load(base.path)
-            sampler = TransformersSampler(policy, tokenizer)
+            policy, tokenizer = policies.load_initial(self.settings, self.base_folder())
             limit = self.settings.train.max_new_tokens
-            with Verifier(world.path / "database") as verifier, Progress("pre-sampling", 2, "draws") as progress:
+            with (
+                Verifier(self.databases()) as verifier,
+                Progress("pre-sampling", 2, "draws") as progress,
+                policies.sampling(self.settings, self.base_folder(), policy, tokenizer) as sampler,
+            ):
                 for done, (draw, count) in enumerate((("k", config.k), ("extra", 1)), 1):
                     setting = SamplingConfig(count, config.temperature, config.top_p, limit)
                     answers = sampler.sample(problems, setting, derive_seed("presample", config.seed, draw))
@@ -225,63 +247,64 @@ class Pipeline:
         return pd.DataFrame(rows)
 
     def train_one(self, run: RunConfig, look: bool = False) -> Stage:
-        """One run: `model/`, `train_log.jsonl`, and `waypoints.parquet` where it has way-points.
+        """One run: `model/` or `adapter/`, `train_log.jsonl`, and `waypoints.parquet` where it has way-points.
 
         Main runs of `HEADLINE` have them, and runs of another length. `look`: do not build it.
         """
         settings, world, base = self.settings, self.world(), self.base()
         suite, source = self._source(run)
-        method, train = run.method_config, run.train_config(settings.train)
-        waypoints = self._waypoints(run)
+        method, train = settings.method_config(run), run.train_config(settings.train)
+        waypoints = settings.waypoints(run)
 
         def build(out: Path) -> None:
-            from dphlib import evaluate, model, trainer
+            from dphlib import evaluate, policies, trainer
             from dphlib.verify import Verifier
 
             deterministic(1)
             parts = self._read_parts(suite, source)
             prompts = self.suite(suite) if method.trains_on == "all" else parts.exploration
-            initial, tokenizer = model.load(base.path)
-            initial.requires_grad_(False)
-            policy, _ = model.load(base.path)
-            problems, frames = {"in_domain": self.suite("in_domain")} if waypoints else {}, []
+            policy, tokenizer = policies.load_policy(settings, folder := self.base_folder(), run.seed)
+            initial = policies.load_initial(settings, folder)[0] if settings.tuning.kind == "full" else None
+            references = policies.rescored(settings, policy, tokenizer, parts.references)
+            problems = {"in_domain": self.suite("in_domain")} if waypoints else {}
+            data_text = problem_sets.described(settings, suite, len(self.suite(suite)))
+            kept = work_folder(out)
 
-            with Verifier(world.path / "database") as verifier:
+            with (
+                Verifier(self.databases()) as verifier,
+                policies.sampling(settings, folder, policy, tokenizer) as sampler,
+            ):
 
                 def on_iteration(log: dict[str, Any]) -> None:
-                    append_jsonl(out / "train_log.jsonl", log)
                     self._report(log["iteration"] / train.iterations)
                     if log["iteration"] in waypoints:
-                        frames.append(
-                            evaluate.evaluate(
-                                policy, tokenizer, problems, {"in_domain": settings.evaluation.step_samples}, verifier,
-                                evaluate.Identity(run.method, run.variant, run.seed, log["iteration"]),
-                                draw_seed=derive_seed("waypoint", settings.evaluation.draw_seed, run.name),
-                                max_new_tokens=settings.evaluation.max_new_tokens, greedy=False,
-                            )
+                        sampler.sync(policy)
+                        records = evaluate.evaluate(
+                            policy, tokenizer, problems, {"in_domain": settings.evaluation.step_samples}, verifier,
+                            evaluate.Identity(run.method, run.variant, run.seed, log["iteration"]),
+                            draw_seed=derive_seed("waypoint", settings.evaluation.draw_seed, run.name),
+                            max_new_tokens=settings.evaluation.max_new_tokens, greedy=False, sampler=sampler,
                         )  # fmt: skip
+                        with atomic_path(kept / f"waypoint-{log['iteration']}.parquet") as path:
+                            records.to_parquet(path, index=False)
 
                 trainer.train(
-                    policy, tokenizer, prompts, parts.references, verifier, method, train, run.seed,
-                    base=initial, on_iteration=on_iteration,
+                    policy, tokenizer, prompts, references, verifier, method, train, run.seed,
+                    base=initial, sampler=sampler, folder=kept, on_iteration=on_iteration,
                 )  # fmt: skip
-            model.save(policy, tokenizer, out / "model")
-            if frames:
+            policies.save_policy(policy, tokenizer, out, settings, run, folder, data_text)
+            shutil.copy2(kept / "train_log.jsonl", out)
+            if waypoints:
+                steps = [step for step in waypoints if step <= train.iterations]
+                frames = [pd.read_parquet(kept / f"waypoint-{step}.parquet") for step in steps]
                 pd.concat(frames, ignore_index=True).to_parquet(out / "waypoints.parquet", index=False)
 
-        params = {"run": run, "method": method, "train": train, "waypoints": waypoints}
-        params |= {"evaluation": asdict(settings.evaluation)} if waypoints else {}
+        params = {"run": run, "method": method, "train": train, "waypoints": waypoints, "tuning": settings.tuning}
+        params |= {"backend": settings.backend} | ({"evaluation": asdict(settings.evaluation)} if waypoints else {})
         return self.run.stage(
             f"train-{run.name}", params=params, inputs=(world, base, source), code=TRAIN_CODE,
             build=None if look else build,
         )  # fmt: skip
-
-    def _waypoints(self, run: RunConfig) -> tuple[int, ...]:
-        steps = self.settings.evaluation.steps
-        if run.setting("iterations"):
-            steps = tuple(step for step in (*steps, self.settings.train.iterations) if step < run.setting("iterations"))
-        shown = run.variant == "main" and run.method in HEADLINE
-        return steps if shown or run.setting("iterations") else ()
 
     def evaluate_one(self, run: RunConfig, look: bool = False) -> Stage:
         """`records.parquet` of one run's final policy. `look`: do not build it."""
@@ -291,38 +314,42 @@ class Pipeline:
             suites = {"out_of_domain": suites["out_of_domain"]}
         step = run.train_config(self.settings.train).iterations
         identity = (run.method, run.variant, run.seed, step)
-        return self._evaluate(trained, trained.path / "model", run.name, identity, suites, look)
+        return self._evaluate(trained, run.name, identity, suites, look)
 
     def evaluate_base(self) -> Stage:
         """`records.parquet` of the initial policy."""
         base = self.base()
-        return self._evaluate(base, base.path, "base", ("base", "main", -1, 0), dict(self.settings.evaluation.samples))
+        return self._evaluate(base, "base", ("base", "main", -1, 0), dict(self.settings.evaluation.samples))
 
     def _evaluate(
         self,
         source: Stage,
-        folder: Path,
         name: str,
         identity: tuple[str, str, int, int],
         samples: dict[str, int],
         look: bool = False,
     ) -> Stage:
         world, base, config = self.world(), self.base(), self.settings.evaluation
+        trained = None if source == base else source.path
 
         def build(out: Path) -> None:
-            from dphlib import evaluate, model
+            from dphlib import evaluate, policies
             from dphlib.verify import Verifier
 
             deterministic(1)
-            policy, tokenizer = model.load(folder)
-            initial, _ = model.load(base.path)
+            policy, tokenizer = policies.load_trained(self.settings, self.base_folder(), trained)
+            initial, _ = policies.load_initial(self.settings, self.base_folder())
             problems = {suite: self.suite(suite) for suite in samples}
             total = sum(map(len, problems.values()))
-            with Verifier(world.path / "database") as verifier:
+            with (
+                Verifier(self.databases()) as verifier,
+                policies.sampling(self.settings, self.base_folder(), policy, tokenizer) as sampler,
+            ):
                 records = evaluate.evaluate(
                     policy, tokenizer, problems, samples, verifier, evaluate.Identity(*identity),
                     draw_seed=derive_seed("evaluate", config.draw_seed, name), max_new_tokens=config.max_new_tokens,
-                    base=initial, base_samples=config.base_samples, on_done=lambda done: self._report(done / total),
+                    base=initial, base_samples=config.base_samples, sampler=sampler,
+                    on_done=lambda done: self._report(done / total),
                 )  # fmt: skip
             records.to_parquet(out / "records.parquet", index=False)
 
@@ -342,26 +369,15 @@ class Pipeline:
         for run in runs:
             self._source(run)  # here, once, not in the runs' processes
         # Slow ones first, so that no core waits for the last: long runs, an online reference, the full prompt set.
-        order = sorted(runs, key=self._quickness)
-        jobs = [
-            Job(
-                run.name,
-                "dphlib.stages:run_job",
-                {"root": str(self.run.root), "profile_name": self.settings.name, "kind": kind, "run": asdict(run)},
-            )
-            for run in order
-        ]
+        order = sorted(runs, key=self.settings.quickness)
+        where = {"root": str(self.run.root), "profile_name": self.settings.name, "kind": kind}
+        jobs = [Job(run.name, "dphlib.stages:run_job", {**where, "run": asdict(run)}) for run in order]
         run_jobs(jobs, workers=self.workers, label=kind)
 
     def _report(self, share: float) -> None:
         """Tells how far the running job is, whose present stage is the part `_span` of it."""
         start, end = self._span
         report(start + share * (end - start), 1)
-
-    def _quickness(self, run: RunConfig) -> tuple[int, bool, bool]:
-        method = run.method_config
-        length = run.train_config(self.settings.train).iterations
-        return -length, not (method.needs_reference or method.entropy_coef > 0), method.divergence is None
 
 
 def _is_built(look: Callable[..., Stage], run: RunConfig) -> bool:

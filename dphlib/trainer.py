@@ -3,72 +3,65 @@
 L = L_exp + eta * L_pef. Rollouts on D_exp carry group advantages and PPO-clip and no KL; stored answers of D_pef carry
 the divergence through its generator. Both sets share micro-batches, told apart by a loss id for each token.
 
-1. Token mean over the mini-batch for each set, two separate means (the authors average all rows together).
+1. Token mean over the mini-batch for each set, two separate means (the authors average all rows together). Sequence
+   mean and Dr. GRPO's constant divisor are settings.
 2. Rows whose advantage is exactly zero pass through no model, because their gradient is exactly zero; they stay in the
    denominators. With a reverse KL (`rkl`) or an entropy bonus on every token all rows pass.
 3. The sampler draws from the whole distribution: the authors cut it at `top_p` = 0.9 and do not correct for it, which
    that setting of `TrainConfig` does too.
 4. `dapo` has dynamic sampling and overlong shaping, which the authors' `dapo.sh` leaves out, and no KL, which it keeps.
+5. Where another program than the trainer samples, `importance_cap` weights each token's advantage for the difference.
+   The reverse KL, the entropy bonus and the fresh answers of JS by definition are not weighted.
+6. The initial policy is a second model, or for an adapter the same model with its adapter switched off.
 
-It does not checkpoint within a run: a run of the CPU profile is a minute, and a stage is built whole or not at all.
+Rows are made in `batches`, log entries in `train_log`. Not here: several processes.
 """
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dphlib import memory
+from dphlib.batches import (
+    Cycle,
+    Row,
+    aggregation,
+    batch_denominators,
+    exploration_rows,
+    learning,
+    padded,
+    rehearsal_rows,
+    token_count,
+)
+from dphlib.checkpoints import Checkpoints, fingerprint
 from dphlib.config import MethodConfig, TrainConfig
 from dphlib.divergences import generator
+from dphlib.files import RunError, digest
+from dphlib.importance import ImportanceStats, importance_weights
 from dphlib.losses import (
-    EXPLORE,
     IGNORE,
-    NEAR_PERFECT,
     ON_POLICY_DIVERGENCE,
-    Denominators,
     PartitionedLossStats,
-    group_advantages,
     negative_log_likelihood,
     partitioned_loss,
 )
-from dphlib.machine import derive_seed, peak_gib
+from dphlib.machine import derive_seed
 from dphlib.partition import Reference
-from dphlib.sampler import SamplingConfig, TransformersSampler
-from dphlib.scoring import TokenRow, answer_logprobs, batch_logprobs, micro_batches, score_rows
-from dphlib.types import Answer, Group, Problem
+from dphlib.sampler import Sampler, SamplingConfig, TransformersSampler
+from dphlib.scoring import answer_logprobs, batch_logprobs, micro_batches, score_rows
+from dphlib.train_log import Clock, log_row
+from dphlib.tuning import fold_gradients, initial_policy, optimizer
+from dphlib.types import Group, Problem
 from dphlib.verify import Verifier
 
-
-@dataclass(slots=True)
-class Row:
-    """One answer to learn from; log-probs in nats, one for each answer token."""
-
-    tokens: TokenRow
-    loss_id: int
-    advantage: float = 0.0
-    old_logprobs: Sequence[float] = ()
-    ref_logprobs: Sequence[float] = ()
-
-
-class Cycle:
-    """Endless draws without replacement: every item once, shuffled, then again. An empty one gives nothing."""
-
-    def __init__(self, items: Sequence[Any], seed: int) -> None:
-        self._items, self._random, self._left = list(items), random.Random(seed), []
-
-    def draw(self, count: int) -> list[Any]:
-        drawn: list[Any] = []
-        while self._items and len(drawn) < count:
-            if not self._left:
-                self._left = self._random.sample(self._items, len(self._items))
-            drawn.append(self._left.pop())
-        return drawn
+_CHANGES_NO_NUMBER = ("iterations", "diagnose_every", "token_budget", "checkpoint_every")
+"""Settings that may change when a run goes on from a checkpoint (`token_budget` changes rounding)."""
 
 
 def train(
@@ -82,91 +75,113 @@ def train(
     seed: int,
     *,
     base: PreTrainedModel | None = None,
+    sampler: Sampler | None = None,
+    folder: Path | None = None,
     on_iteration: Callable[[dict[str, Any]], None] = lambda log: None,
 ) -> list[dict[str, Any]]:
     """Trains `policy` in place.
 
     Args:
+        policy: what of it requires a gradient is trained; `tuning.prepare` makes LoRA and QLoRA policies.
         prompts: what is explored: all prompts for a baseline, D_exp for DPH. Empty: only rehearsal.
         references: stored answers, of D_pef or of all prompts; a method without a divergence leaves them alone. Empty
             with a divergence: only exploration.
         base: the initial policy, frozen: the online reference where the method needs one, else only for the
-            logged `kl_to_base`.
-        on_iteration: called with the iteration's log row after its update.
+            logged `kl_to_base`. An adapted policy needs none.
+        sampler: draws the rollouts; by default the policy itself through Transformers.
+        folder: keeps the log and, every `config.checkpoint_every` iterations, a checkpoint; a run that was interrupted
+            goes on from the last. It belongs to this run alone.
+        on_iteration: called with the iteration's log row after its update, not again for iterations before a restart.
 
     Returns:
-        One log row an iteration; notebook 04 explains every entry.
+        One log row an iteration, entries as in `train_log.METRICS`.
 
     Raises:
         ValueError: nothing to train on, or a method that needs the base model without it.
+        RunError: out of memory, with the settings to change; a checkpoint that cannot be used.
     """
     if not prompts and not (references and method.divergence):
         raise ValueError("nothing to train on: no prompt to explore and no stored answer to rehearse")
-    if method.needs_reference and base is None:
+    if method.needs_reference and base is None and not hasattr(policy, "disable_adapter"):
         raise ValueError("this method needs the initial policy beside it (rkl, dph_js_definition): pass base")
-    sampler = TransformersSampler(policy, tokenizer, batch_rows=1024)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=0.0)
+    sampler = sampler or TransformersSampler(policy, tokenizer, batch_rows=1024)
+    backend = str(sampler.record()["sampler"])
+    adamw = optimizer(policy, config.lr)
     prompt_cycle = Cycle(prompts, derive_seed("prompts", seed))
     reference_cycle = Cycle(references if method.divergence else [], derive_seed("references", seed))
-    logs: list[dict[str, Any]] = []
-    for iteration in range(1, config.iterations + 1):
-        clock = _Clock()
+    cycles = {"prompts": prompt_cycle, "references": reference_cycle}
+    kept = Checkpoints(folder, _recipe(policy, prompts, references, method, config, seed)) if folder else None
+    logs = kept.restore(policy, adamw, cycles) if kept else []
+    if len(logs) > config.iterations:
+        raise RunError(f"{folder} holds a run of {len(logs)} iterations, {config.iterations} are asked for; remove it")
+    for iteration in range(len(logs) + 1, config.iterations + 1):
+        clock = Clock()
         draw_seed = derive_seed("rollouts", seed, iteration)
 
-        # 1. Roll out on the prompts to explore, and verify.
-        groups = _roll_out(sampler, verifier, prompt_cycle, method, config, draw_seed, clock)
-        rows, rewards = _exploration_rows(groups, tokenizer, method, config)
+        # 1. Roll out on the prompts to explore, by the policy as it is now, and verify.
+        with memory.advised(f"the rollouts of iteration {iteration}", memory.sampling_advice, config, backend):
+            sampler.sync(policy)
+            drawn_by = sampler.record()
+            clock.lap("sync_s")
+            groups = _roll_out(sampler, verifier, prompt_cycle, method, config, draw_seed, clock)
+            rows, rewards = exploration_rows(groups, tokenizer, method, config)
 
-        # 2. Rehearse: stored answers with the log-probs that pi_ref gave them.
-        stored = reference_cycle.draw(config.rehearsal_rows)
-        rehearsal = _rehearsal_rows(stored, tokenizer)
-        if method.divergence == "js_definition":
-            rehearsal += _on_policy_rows(stored, sampler, tokenizer, config, draw_seed, clock)
+            # 2. Rehearse: stored answers with the log-probs that pi_ref gave them.
+            stored = reference_cycle.draw(config.rehearsal_rows)
+            rehearsal = rehearsal_rows(stored, tokenizer)
+            if method.divergence == "js_definition":
+                rehearsal += _on_policy_rows(stored, sampler, tokenizer, config, draw_seed, clock)
 
-        # 3. An online reference scores rollouts, for the methods that need one.
-        reference_tokens = _score_by_reference(base, tokenizer, rows, rehearsal, method, clock)
+        # 3. An online reference scores rollouts, for the methods that need one; the trainer scores what another
+        #    program drew.
+        longest = max((token_count([row]) for row in (*rows, *rehearsal)), default=0)
+        present = (policy, config, longest, backend)
+        with memory.advised(f"the scoring of iteration {iteration}", memory.scoring_advice, *present):
+            with initial_policy(policy, base) as initial:
+                reference_tokens = _score_by_reference(initial, tokenizer, rows, rehearsal, method, config, clock)
+            weights = _weigh_by_sampler(policy, tokenizer, learning(rows, method), config, clock)
 
         # 4. One optimizer step for each mini-batch.
         stats, norms, policy_tokens = [], [], 0
-        for part in range(config.mini_batches):
-            batch = rows[part :: config.mini_batches] + rehearsal[part :: config.mini_batches]
-            step_stats, norm, tokens = update(policy, tokenizer.pad_token_id, optimizer, batch, method, config)
-            stats.append(step_stats)
-            norms.append(norm)
-            policy_tokens += tokens
+        with memory.advised(f"the update of iteration {iteration}", memory.update_advice, *present):
+            for part in range(config.mini_batches):
+                step = (iteration - 1) * config.mini_batches + part + 1
+                for group in adamw.param_groups:
+                    group["lr"] = learning_rate(config, step)
+                batch = rows[part :: config.mini_batches] + rehearsal[part :: config.mini_batches]
+                step_stats, norm, tokens = update(policy, tokenizer.pad_token_id, adamw, batch, method, config)
+                stats.append(step_stats)
+                norms.append(norm)
+                policy_tokens += tokens
         clock.lap("update_s")
 
-        # 5. Log.
-        total = sum(stats[1:], start=stats[0])
-        answers = [answer for group in groups for answer in group.answers]
+        # 5. Log, and keep what is needed to go on from here.
         due = config.diagnose_every and (iteration == 1 or iteration % config.diagnose_every == 0)
-        diagnose = base is not None and due
+        with initial_policy(policy, base) as initial:
+            kl = _kl_to_base(initial, tokenizer, groups, config) if initial is not None and due else None
         logs.append(
-            {
-                "iteration": iteration,
-                "reward": _mean([v.reward for g in groups for v in g.verdicts if v.reward is not None]),
-                "entropy": _mean([answer.entropy for answer in answers]),
-                "kl_to_base": _kl_to_base(base, tokenizer, groups) if diagnose else None,
-                "response_tokens": _mean([len(answer.token_ids) for answer in answers]),
-                "loss": float(total.loss) / config.mini_batches,
-                "loss_explore": float(total.explore) / config.mini_batches,
-                "loss_near_perfect": float(total.near_perfect + total.on_policy_divergence) / config.mini_batches,
-                "grad_norm": _mean(norms),
-                "clip_fraction": float(total.clip_fraction),
-                "truncated": _mean([answer.truncated for answer in answers]),
-                "informative_groups": sum(len({r for r in group if r is not None}) > 1 for group in rewards),
-                "unjudged": sum(v.reward is None for g in groups for v in g.verdicts),
-                "rl_rows": len(rows),
-                "rehearsal_rows": len(rehearsal),
-                "reference_tokens": reference_tokens,
-                "policy_tokens": policy_tokens,
-                **clock.seconds,
-                "step_s": sum(clock.seconds.values()),
-                "peak_gib": round(peak_gib(), 3),
-            }
-        )
+            log_row(
+                iteration, groups, rewards, stats, norms, clock,
+                weights=weights.to_log(), sampler=drawn_by, kl_to_base=kl, lr=learning_rate(config, step),
+                rl_rows=len(rows), rehearsal_rows=len(rehearsal),
+                policy_tokens=policy_tokens, reference_tokens=reference_tokens,
+            )
+        )  # fmt: skip
+        if kept:
+            kept.log(logs[-1])
         on_iteration(logs[-1])
+        if kept and config.checkpoint_every and iteration % config.checkpoint_every == 0:
+            kept.save(iteration, policy, adamw, cycles)
     return logs
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Learning rate of an optimizer step, counted from 1: linear warm-up, then constant.
+
+    >>> [learning_rate(TrainConfig(lr=0.5, warmup_steps=2), step) for step in (1, 2, 3)]
+    [0.25, 0.5, 0.5]
+    """
+    return config.lr if step >= config.warmup_steps else config.lr * step / config.warmup_steps
 
 
 def update(
@@ -183,23 +198,24 @@ def update(
         (statistics of the whole mini-batch, gradient norm before clipping, tokens of the rows learnt from,
         a prompt counted for each of its rows).
     """
-    counts = {loss_id: sum(len(r.tokens[1]) for r in batch if r.loss_id == loss_id) for loss_id in range(1, 4)}
-    denominators = Denominators(counts[EXPLORE], counts[NEAR_PERFECT], counts[ON_POLICY_DIVERGENCE])
-    every_row = method.rkl_coef > 0 or method.entropy_coef > 0  # these have a gradient without an advantage
-    learn = [row for row in batch if row.loss_id != EXPLORE or row.advantage != 0 or every_row]
+    denominators = batch_denominators(batch, config)
+    learn = learning(batch, method)
     policy.train()
-    total, tokens = None, 0
+    total = None
     for indices in micro_batches([row.tokens for row in learn], config.token_budget):
         rows = [learn[i] for i in indices]
         logprobs_B_T, mask_B_T, entropy_B_T = score_rows(
             policy, pad_token_id, [row.tokens for row in rows], with_entropy=method.entropy_coef > 0
         )
+        advantages_B_T = torch.tensor([[row.advantage] for row in rows], device=mask_B_T.device)
+        if config.importance_cap is not None:  # linear in the advantage, so this is the weight of the token's loss
+            advantages_B_T = advantages_B_T * padded([row.weights for row in rows], mask_B_T)
         loss, stats = partitioned_loss(
             logprobs_B_T,
-            loss_id_B_T=torch.tensor([[row.loss_id] for row in rows]).where(mask_B_T, IGNORE),
-            old_logprobs_B_T=_padded([row.old_logprobs for row in rows], mask_B_T),
-            advantages_B_T=torch.tensor([[row.advantage] for row in rows]),
-            ref_logprobs_B_T=_padded([row.ref_logprobs for row in rows], mask_B_T),
+            loss_id_B_T=torch.tensor([[row.loss_id] for row in rows], device=mask_B_T.device).where(mask_B_T, IGNORE),
+            old_logprobs_B_T=padded([row.old_logprobs for row in rows], mask_B_T),
+            advantages_B_T=advantages_B_T,
+            ref_logprobs_B_T=padded([row.ref_logprobs for row in rows], mask_B_T),
             entropy_B_T=entropy_B_T,
             divergence=_divergence(method),
             eta=method.eta,
@@ -209,18 +225,20 @@ def update(
             rkl_coef=method.rkl_coef,
             entropy_coef=method.entropy_coef,
             denominators=denominators,
+            **aggregation(config),
         )
         loss.backward()
+        fold_gradients(optimizer)
         total = stats if total is None else total + stats
-        tokens += sum(len(prompt) + len(answer) for prompt, answer in (row.tokens for row in rows))
     policy.eval()
     if total is None:  # every group agreed and nothing is rehearsed: no gradient, the weights stay
         zero = torch.zeros(())
         return PartitionedLossStats(*([zero] * len(PartitionedLossStats.__dataclass_fields__))), 0.0, 0
-    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+    stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(stepped, config.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return total, float(norm), tokens
+    return total, float(norm), token_count(learn)
 
 
 def _divergence(method: MethodConfig) -> Any:
@@ -234,13 +252,13 @@ def _divergence(method: MethodConfig) -> Any:
 
 
 def _roll_out(
-    sampler: TransformersSampler,
+    sampler: Sampler,
     verifier: Verifier,
     prompts: Cycle,
     method: MethodConfig,
     config: TrainConfig,
     seed: int,
-    clock: _Clock,
+    clock: Clock,
 ) -> list[Group]:
     """A batch of verified groups; with dynamic sampling, groups with equal rewards are replaced by further draws."""
     setting = SamplingConfig(config.rollouts, 1.0, config.top_p, config.max_new_tokens)
@@ -257,51 +275,13 @@ def _roll_out(
     return groups
 
 
-def _exploration_rows(
-    groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, method: MethodConfig, config: TrainConfig
-) -> tuple[list[Row], list[list[float | None]]]:
-    """Rows with group advantages; an answer without judgement gets none and is left out of its group's mean."""
-    rewards = [
-        [_shaped(v.reward, a, method, config) for a, v in zip(g.answers, g.verdicts, strict=True)] for g in groups
-    ]
-    if not groups:
-        return [], []
-    as_numbers = [[float("nan") if r is None else r for r in group] for group in rewards]
-    advantages_P_G = group_advantages(torch.tensor(as_numbers))
-    prompts = tokenizer([group.problem.prompt for group in groups])["input_ids"]
-    rows = [
-        Row((prompt, answer.token_ids), EXPLORE, advantage, answer.logprobs)
-        for prompt, group, advantages in zip(prompts, groups, advantages_P_G.tolist(), strict=True)
-        for answer, advantage in zip(group.answers, advantages, strict=True)
-    ]
-    return rows, rewards
-
-
-def _shaped(reward: float | None, answer: Answer, method: MethodConfig, config: TrainConfig) -> float | None:
-    """DAPO's soft overlong penalty: 0 up to the buffer, then linear, -1 at the token limit."""
-    if reward is None or not method.overlong_shaping:
-        return reward
-    over = len(answer.token_ids) - (config.max_new_tokens - config.overlong_buffer)
-    return reward - min(1.0, max(0, over) / config.overlong_buffer)
-
-
-def _rehearsal_rows(stored: Sequence[Reference], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
-    if not stored:
-        return []
-    prompts = tokenizer([reference.problem.prompt for reference in stored])["input_ids"]
-    return [
-        Row((prompt, reference.token_ids), NEAR_PERFECT, ref_logprobs=reference.logprobs)
-        for prompt, reference in zip(prompts, stored, strict=True)
-    ]
-
-
 def _on_policy_rows(
     stored: Sequence[Reference],
-    sampler: TransformersSampler,
+    sampler: Sampler,
     tokenizer: PreTrainedTokenizerBase,
     config: TrainConfig,
     seed: int,
-    clock: _Clock,
+    clock: Clock,
 ) -> list[Row]:
     """The second half of JS by its definition: one answer of the policy as it is now to each rehearsed prompt."""
     if not stored:
@@ -317,57 +297,87 @@ def _on_policy_rows(
     ]
 
 
+@torch.inference_mode()
+def _scored(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], config: TrainConfig
+) -> list[list[float]]:
+    """Log-probs of the rows' answer tokens under `model`, nats, in order; micro-batches of twice the token budget."""
+    logprobs: list[list[float]] = [[] for _ in rows]
+    for indices in micro_batches([row.tokens for row in rows], 2 * config.token_budget):
+        scored_B_T, _ = batch_logprobs(model, tokenizer.pad_token_id, [rows[i].tokens for i in indices])
+        for index, scored in zip(indices, scored_B_T.tolist(), strict=True):
+            logprobs[index] = scored[: len(rows[index].tokens[1])]
+    return logprobs
+
+
 def _score_by_reference(
-    base: PreTrainedModel | None,
+    initial: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
     rehearsal: Sequence[Row],
     method: MethodConfig,
-    clock: _Clock,
+    config: TrainConfig,
+    clock: Clock,
 ) -> int:
     """Fills `ref_logprobs` of the rows that need an online reference; returns the tokens that passed through it."""
     needing = list(rows) if method.rkl_coef > 0 else []
     needing += [row for row in rehearsal if row.loss_id == ON_POLICY_DIVERGENCE]
     if needing:
-        with torch.inference_mode():
-            for indices in micro_batches([row.tokens for row in needing], 16_384):
-                batch = [needing[i] for i in indices]
-                scored_B_T, _ = batch_logprobs(base, tokenizer.pad_token_id, [row.tokens for row in batch])
-                for row, scored in zip(batch, scored_B_T.tolist(), strict=True):
-                    row.ref_logprobs = scored[: len(row.tokens[1])]
+        for row, logprobs in zip(needing, _scored(initial, tokenizer, needing, config), strict=True):
+            row.ref_logprobs = logprobs
     clock.lap("reference_s")
-    return sum(len(row.tokens[0]) + len(row.tokens[1]) for row in needing)
+    return token_count(needing)
 
 
-def _kl_to_base(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group]) -> float | None:
+def _weigh_by_sampler(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    config: TrainConfig,
+    clock: Clock,
+) -> ImportanceStats:
+    """Weights for rows that another program drew; their old log-probs become the trainer's. Nothing without a cap."""
+    stats = ImportanceStats()
+    if config.importance_cap is not None:
+        for row, logprobs in zip(rows, _scored(policy, tokenizer, rows, config), strict=True):
+            ours, theirs = torch.tensor([logprobs]), torch.tensor([row.old_logprobs])
+            weights_1_T, row_stats = importance_weights(
+                ours, theirs, torch.ones_like(ours, dtype=torch.bool), config.importance_cap
+            )
+            row.old_logprobs, row.weights = logprobs, weights_1_T[0].tolist()
+            stats += row_stats
+    clock.lap("rescore_s")
+    return stats
+
+
+def _kl_to_base(
+    initial: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], config: TrainConfig
+) -> float | None:
     """Estimate of KL(pi_theta || pi_base), nats a token, on two answers of each group, taken before the update."""
     pairs = [(g.problem.prompt, a) for g in groups for a in g.answers[:2]]
     if not pairs:
         return None
-    scored = answer_logprobs(base, tokenizer, [(prompt, answer.token_ids) for prompt, answer in pairs])
+    answers = [(prompt, answer.token_ids) for prompt, answer in pairs]
+    scored = answer_logprobs(initial, tokenizer, answers, 2 * config.token_budget)
     difference = sum(sum(a.logprobs) - sum(row) for (_, a), row in zip(pairs, scored, strict=True))
     return difference / sum(len(answer.token_ids) for _, answer in pairs)
 
 
-def _padded(values: Sequence[Sequence[float]], mask_B_T: torch.Tensor) -> torch.Tensor:
-    padded = torch.zeros(mask_B_T.shape)
-    for index, row in enumerate(values):
-        padded[index, : len(row)] = torch.tensor(row)
-    return padded
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-class _Clock:
-    """Wall seconds of each phase of an iteration."""
-
-    def __init__(self) -> None:
-        self.seconds = {"sample_s": 0.0, "verify_s": 0.0, "reference_s": 0.0, "update_s": 0.0}
-        self._last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[phase] += now - self._last
-        self._last = now
+def _recipe(
+    policy: PreTrainedModel,
+    prompts: Sequence[Problem],
+    references: Sequence[Reference],
+    method: MethodConfig,
+    config: TrainConfig,
+    seed: int,
+) -> dict[str, Any]:
+    """What decides a run's numbers; a checkpoint belongs to one recipe."""
+    settings = {name: value for name, value in asdict(config).items() if name not in _CHANGES_NO_NUMBER}
+    return {
+        "method": asdict(method),
+        "train": settings,
+        "seed": seed,
+        "prompts": digest([problem.to_json() for problem in prompts]),
+        "references": digest([[reference.problem.id, reference.token_ids] for reference in references]),
+        "base": fingerprint(policy),
+    }

@@ -12,57 +12,19 @@ trained embeddings).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib import model as models
 from dphlib.placement import Placement, choose_placement
+from dphlib.stage_config import TuningConfig
 
-TuningKind = Literal["full", "lora", "qlora"]
-LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-MAX_RANK = 512
-"""The largest rank that vLLM serves."""
 _BLOCK = 64  # weights that share one NF4 scale
 _HALF = (torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True, slots=True)
-class TuningConfig:
-    """What is trained, and how an adapter is shaped.
-
-    Args:
-        kind: `full`, `lora` or `qlora`.
-        rank: of the adapter's matrices, at most `MAX_RANK`.
-        alpha: the adapter's output is scaled by alpha / rank.
-        dropout: before the adapter, while training. Above 0 the trainer's log-probs are random and the PPO ratio is
-            not 1 at the first update.
-        target_modules: names of the linear layers that get an adapter, a selection of `LINEAR_LAYERS`.
-        gradient_checkpointing: layers are computed again in the backward pass: less memory, about a third more time.
-
-    >>> TuningConfig("lora", rank=8).alpha
-    32
-    """
-
-    kind: TuningKind = "full"
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] = LINEAR_LAYERS
-    gradient_checkpointing: bool = False
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(TuningKind):
-            raise ValueError(f"unknown tuning {self.kind!r}; known: {', '.join(get_args(TuningKind))}")
-        if not 1 <= self.rank <= MAX_RANK:
-            raise ValueError(f"rank is {self.rank}; it must lie in 1 to {MAX_RANK}, the largest that vLLM serves")
-        if self.alpha <= 0 or not 0 <= self.dropout < 1:
-            raise ValueError(f"alpha is {self.alpha}, dropout {self.dropout}; alpha > 0 and 0 <= dropout < 1")
-        unknown = sorted(set(self.target_modules) - set(LINEAR_LAYERS))
-        if unknown or not self.target_modules:
-            raise ValueError(f"target_modules {unknown or 'empty'}; choose from {', '.join(LINEAR_LAYERS)}")
 
 
 def load_policy(
@@ -136,6 +98,19 @@ def prepare(policy: PreTrainedModel, config: TuningConfig, seed: int = 0) -> Any
     return adapted.eval()
 
 
+@contextmanager
+def initial_policy(policy: Any, base: Any = None) -> Iterator[Any]:
+    """The frozen policy that training began with: `base`, else an adapted policy with its adapter switched off.
+
+    None where there is neither.
+    """
+    if base is not None or not hasattr(policy, "disable_adapter"):
+        yield base
+        return
+    with policy.disable_adapter():
+        yield policy
+
+
 def refuse_adapted(policy: Any) -> None:
     """Raises ValueError when `policy` carries an adapter already."""
     if any("lora_A" in name for name, _ in policy.named_modules()):
@@ -197,15 +172,27 @@ def optimizer(
     return made
 
 
+@torch.no_grad()
+def fold_gradients(made: torch.optim.Optimizer) -> None:
+    """Adds the gradients of 16-bit weights to those of their fp32 copies, and frees them; nothing for fp32 weights.
+
+    Called after each micro-batch: a sum of many micro-batches in bfloat16 would lose the small ones.
+    """
+    for weight, copy in getattr(made, "fp32_copies", ()):
+        if weight.grad is not None:
+            gradient = weight.grad.float()
+            copy.grad = gradient if copy.grad is None else copy.grad.add_(gradient)
+            weight.grad = None
+
+
 def _step_through_copies(
     made: torch.optim.Optimizer, copies: list[tuple[torch.nn.Parameter, torch.nn.Parameter]]
 ) -> None:
     """Hooks: gradients go to the fp32 copies before a step, rounded weights come back; the state keeps the copies."""
+    made.fp32_copies = copies
 
     def before(*_: Any) -> None:
-        for weight, copy in copies:
-            copy.grad = None if weight.grad is None else weight.grad.float()
-            weight.grad = None
+        fold_gradients(made)
 
     @torch.no_grad()
     def after(*_: Any) -> None:

@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dphlib import model
 from dphlib.config import ModelConfig, Profile, WorldConfig, profile
-from dphlib.types import Problem
+from dphlib.types import Group, Problem, Verdict
 
 WORLD = WorldConfig(
     problems={"train": 12, "in_domain": 6, "cross_domain": 5, "out_of_domain": 5, "sums_train": 10},
@@ -37,3 +37,13 @@ def small_profile(**changes: object) -> Profile:
     """The smoke profile on the small world, with a policy that is trained for a moment only."""
     smoke = profile("smoke")
     return replace(smoke, world=WORLD, sft=replace(smoke.sft, steps=3), **changes)
+
+
+class RewardsFirstToken:
+    """A stand-in for the verifier: an answer is correct when its first token is even."""
+
+    def groups(self, problems, answers):
+        return [
+            Group(p, tuple(group), tuple(Verdict("correct" if a.token_ids[0] % 2 == 0 else "wrong") for a in group))
+            for p, group in zip(problems, answers, strict=True)
+        ]

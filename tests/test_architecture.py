@@ -19,21 +19,23 @@ PACKAGE = ROOT / "dphlib"
 
 # A module imports from what stands before it, never from what comes after.
 ORDER = """
-    types variants config studies files machine runs jobs
+    types variants methods stage_config gpu_profiles config studies files manifests machine runs jobs
     prompts sums cpuworld sqlite_files question_values schema_prompt
     worker_process workers gold_cache sql_judge verify_sql math_text verify_math verify
     data_golds data_sets data limit_ties data_check data_report data_commands
     placement model muon tuning adapters sft shared_prompt sampler vllm_sampler partition
-    divergences conjugates logprobs estimators losses importance scoring trainer evaluate
+    divergences conjugates logprobs estimators losses importance scoring batches memory checkpoints train_log
+    trainer policies evaluate
     estimator_moments estimator_study lessons showcase
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
     retention ablations study_plots judge claims facts claims_view readme report_page report
-    stages cost results kernel notebooks verifier_page site cli
+    problem_sets plan stages cost results kernel notebooks verifier_page site cli
 """.split()
 # These compute with tensors; every other module is imported without torch.
 WITH_TORCH = """
     placement model muon tuning adapters sft shared_prompt sampler vllm_sampler
-    divergences conjugates logprobs estimators losses importance scoring trainer evaluate
+    divergences conjugates logprobs estimators losses importance scoring batches memory checkpoints
+    trainer policies evaluate
     estimator_moments estimator_study lessons showcase
 """.split()
 

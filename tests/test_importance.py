@@ -23,6 +23,8 @@ def test_weights_and_statistics_equal_a_hand_computation():
     assert log["tis_max"] == pytest.approx(math.exp(3.0))
     assert log["tis_truncated"] == 0.25
     assert log["sampler_gap"] == pytest.approx((0 + 0.5 + 3.0 + 1.0) / 4)
+    gaps = (0.0, 0.5, 3.0, -1.0)
+    assert log["sampler_kl"] == pytest.approx(sum(math.exp(gap) - 1 - gap for gap in gaps) / 4)
 
 
 def test_micro_batches_add_up():

@@ -154,10 +154,10 @@ def test_any_flipped_byte_of_a_manifest_is_noticed_or_without_meaning(tmp_path, 
     """A flip may only pass where it changes no value: white space for white space."""
     path = stage(tmp_path).path / "manifest.json"
     whole = path.read_bytes()
-    manifest, _ = runs._read_manifest(path.parent)
+    manifest, _ = runs.read_manifest(path.parent)
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        found, problem = runs._read_manifest(path.parent)
+        found, problem = runs.read_manifest(path.parent)
         assert problem or found == manifest, f"byte {place}"
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from small import policy, sum_problems, tokenizer
+from small import RewardsFirstToken, policy, sum_problems, tokenizer
 
 from dphlib import trainer
-from dphlib.config import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig, TrainConfig
-from dphlib.losses import EXPLORE, NEAR_PERFECT
+from dphlib.batches import Cycle, Row, batch_denominators, exploration_rows
+from dphlib.config import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig, TrainConfig, TuningConfig
+from dphlib.files import RunError
+from dphlib.losses import EXPLORE, NEAR_PERFECT, count_denominators
 from dphlib.partition import Reference
 from dphlib.sampler import SamplingConfig, TransformersSampler
 from dphlib.scoring import answer_logprobs
+from dphlib.train_log import METRICS, Clock
+from dphlib.tuning import prepare
 from dphlib.types import Group, Verdict
 
 CONFIG = TrainConfig(
@@ -22,16 +27,6 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 EVERY = METHOD_CONFIGS | CONTROL_CONFIGS
 DIVERGENT = [name for name, method in METHOD_CONFIGS.items() if method.divergence]
-
-
-class RewardsFirstToken:
-    """A stand-in for the verifier: an answer is correct when its first token is even."""
-
-    def groups(self, problems, answers):
-        return [
-            Group(p, tuple(group), tuple(Verdict("correct" if a.token_ids[0] % 2 == 0 else "wrong") for a in group))
-            for p, group in zip(problems, answers, strict=True)
-        ]
 
 
 class JudgesAlways(RewardsFirstToken):
@@ -49,13 +44,16 @@ def references(count: int = 6) -> list[Reference]:
     return [Reference(p, a[0].token_ids, a[0].logprobs) for p, a in zip(problems, answers, strict=True)]
 
 
-def run(method: str | MethodConfig, seed: int = 0, verifier=None, stored=None, prompts=None, **changes):
-    learner, base = policy(), policy().requires_grad_(False)
+def run(
+    method: str | MethodConfig, seed: int = 0, verifier=None, stored=None, prompts=None, learner=None, options=None,
+    **changes,
+):  # fmt: skip
+    learner = learner or policy()
     logs = trainer.train(
         learner, tokenizer(), sum_problems(8) if prompts is None else prompts,
         references() if stored is None else stored, verifier or RewardsFirstToken(),
         EVERY[method] if isinstance(method, str) else method,
-        replace(CONFIG, **changes), seed, base=base,
+        replace(CONFIG, **changes), seed, **{"base": policy().requires_grad_(False)} | (options or {}),
     )  # fmt: skip
     return learner, logs
 
@@ -99,12 +97,12 @@ def rows(advantages):
     prompts = [tokenizer()(p.prompt)["input_ids"] for p in sum_problems(len(advantages))]
     answers = [tuple(range(5, 8 + i)) for i in range(len(advantages))]
     return [
-        trainer.Row((prompt, answer), EXPLORE, advantage, [-3.0] * len(answer))
+        Row((prompt, answer), EXPLORE, advantage, [-3.0] * len(answer))
         for prompt, answer, advantage in zip(prompts, answers, advantages, strict=True)
     ]
 
 
-def step_gradient(batch, method="dph_f", token_budget=8192):
+def step_gradient(batch, method="dph_f", token_budget=8192, **changes):
     learner = policy()
     captured = {}
 
@@ -112,7 +110,7 @@ def step_gradient(batch, method="dph_f", token_budget=8192):
         def step(self, closure=None):
             captured["gradient"] = torch.cat([p.grad.flatten() for p in self.param_groups[0]["params"]])
 
-    config = replace(CONFIG, token_budget=token_budget, max_grad_norm=1e9)
+    config = replace(CONFIG, token_budget=token_budget, max_grad_norm=1e9, **changes)
     optimizer = Capture(learner.parameters(), lr=0.0)
     stats, _, tokens = trainer.update(learner, tokenizer().pad_token_id, optimizer, batch, EVERY[method], config)
     return captured["gradient"], stats, tokens
@@ -120,7 +118,7 @@ def step_gradient(batch, method="dph_f", token_budget=8192):
 
 def mixed_batch():
     stored = [
-        trainer.Row((tokenizer()(r.problem.prompt)["input_ids"], r.token_ids), NEAR_PERFECT, ref_logprobs=r.logprobs)
+        Row((tokenizer()(r.problem.prompt)["input_ids"], r.token_ids), NEAR_PERFECT, ref_logprobs=r.logprobs)
         for r in references(3)
     ]
     for row in stored:  # off the reference, where the divergence has a gradient
@@ -167,19 +165,17 @@ def test_on_policy_at_the_first_update_and_the_sampler_follows_the_step():
 
 def test_top_p_draws_likely_tokens_only_and_keeps_the_whole_distributions_logprobs():
     """The authors' hidden bias, reproduced: the log-probs handed to the update are those without the nucleus."""
-    from dphlib.trainer import Cycle, _Clock, _exploration_rows, _roll_out
-
     groups = {}
     for top_p in (1.0, 0.5):
         sampler = TransformersSampler(policy(), tokenizer(), batch_rows=1024)
         config = replace(CONFIG, top_p=top_p)
-        arguments = (METHOD_CONFIGS["grpo"], config, 3, _Clock())
-        groups[top_p] = _roll_out(sampler, RewardsFirstToken(), Cycle(sum_problems(4), 0), *arguments)
+        arguments = (METHOD_CONFIGS["grpo"], config, 3, Clock())
+        groups[top_p] = trainer._roll_out(sampler, RewardsFirstToken(), Cycle(sum_problems(4), 0), *arguments)
     drawn = [(g.problem.prompt, a) for g in groups[0.5] for a in g.answers]
     untruncated = answer_logprobs(policy(), tokenizer(), [(prompt, a.token_ids) for prompt, a in drawn])
     for (_, answer), whole in zip(drawn, untruncated, strict=True):
         assert list(answer.logprobs) == pytest.approx(whole, abs=1e-5)
-    rows, _ = _exploration_rows(groups[0.5], tokenizer(), METHOD_CONFIGS["grpo"], config)
+    rows, _ = exploration_rows(groups[0.5], tokenizer(), METHOD_CONFIGS["grpo"], config)
     assert [row.old_logprobs for row in rows] == [answer.logprobs for _, answer in drawn]
     mean = {p: sum(sum(a.logprobs) for g in gs for a in g.answers) for p, gs in groups.items()}
     count = {p: sum(len(a.token_ids) for g in gs for a in g.answers) for p, gs in groups.items()}
@@ -265,3 +261,178 @@ def test_empty_sets():
 def test_a_method_that_needs_a_reference_says_so():
     with pytest.raises(ValueError, match="pass base"):
         trainer.train(policy(), tokenizer(), sum_problems(2), [], RewardsFirstToken(), METHOD_CONFIGS["rkl"], CONFIG, 0)
+
+
+# --- Another program samples -----------------------------------------------------------------------
+
+
+class DrawsElsewhere(TransformersSampler):
+    """A sampler by the protocol that copies the policy when it is told to, and rounds its log-probs away by `shift`."""
+
+    def __init__(self, shift: float = 0.0) -> None:
+        super().__init__(policy(), tokenizer())
+        self.shift, self.synced = shift, 0
+
+    def sync(self, learner):
+        self.synced += 1
+        self.model.load_state_dict(learner.state_dict())
+
+    def record(self):
+        return {"sampler": "elsewhere 1.0", "adapter_sha256": f"{self.synced:064x}"}
+
+    def sample(self, problems, config, seed, **_):
+        groups = super().sample(problems, config, seed)
+        shifted = [[replace(a, logprobs=tuple(v - self.shift for v in a.logprobs)) for a in g] for g in groups]
+        return shifted
+
+
+def test_a_sampler_by_the_protocol_is_synced_before_each_draw_and_recorded():
+    sampler = DrawsElsewhere()
+    learner, logs = run("dph_f", options={"sampler": sampler}, iterations=3)
+    alone, _ = run("dph_f", iterations=3)
+    assert torch.equal(weights(learner), weights(alone)), "an exact copy draws the same answers"
+    assert [row["sampler"] for row in logs] == ["elsewhere 1.0"] * 3
+    assert [int(row["adapter_sha256"], 16) for row in logs] == [1, 2, 3]
+
+
+def test_weights_of_an_exact_sampler_are_one_and_change_nothing_but_rounding():
+    plain, logs = run("dph_f", iterations=2)
+    weighted, weighted_logs = run("dph_f", options={"sampler": DrawsElsewhere()}, iterations=2, importance_cap=2.0)
+    assert all(row["tis_mean"] is None for row in logs)
+    for row in weighted_logs:
+        assert row["tis_mean"] == pytest.approx(1.0, abs=1e-4) and row["tis_truncated"] == 0.0
+        assert row["sampler_gap"] < 1e-4 and 0 <= row["sampler_kl"] < 1e-6
+    torch.testing.assert_close(weights(plain), weights(weighted), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.5, math.exp(0.5)), (2.0, 2.0), (-1.0, math.exp(-1.0))])
+def test_the_gradient_is_multiplied_by_the_truncated_weight_and_the_ratio_starts_at_one(shift, expected):
+    """Every token has the same gap here, so the whole exploration gradient must be the weight's multiple."""
+    gradients = {}
+    for cap in (None, 2.0):
+        norms = []
+        options = {"sampler": DrawsElsewhere(shift if cap else 0.0)}
+        _, logs = run("grpo", options=options, iterations=1, mini_batches=1, importance_cap=cap, max_grad_norm=1e9)
+        norms.append(logs[0]["grad_norm"])
+        gradients[cap] = norms[0]
+        assert logs[0]["clip_fraction"] == 0.0 and logs[0]["old_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert gradients[2.0] == pytest.approx(expected * gradients[None], rel=1e-3)
+    assert logs[0]["tis_mean"] == pytest.approx(expected, rel=1e-4)
+    assert logs[0]["tis_max"] == pytest.approx(math.exp(shift), rel=1e-3)
+    assert logs[0]["tis_truncated"] == (1.0 if shift > math.log(2) else 0.0)
+
+
+# --- Adapters --------------------------------------------------------------------------------------
+
+
+def adapted():
+    return prepare(policy(), TuningConfig("lora", rank=2, alpha=4))
+
+
+@pytest.mark.parametrize("method", ["rkl", "dph_js_definition"])
+def test_an_adapters_initial_policy_is_the_model_with_the_adapter_switched_off(method):
+    """It gives what a second model gives, and the adapter is on again afterwards."""
+    with_base, logs = run(method, learner=adapted(), iterations=3)
+    alone, alone_logs = run(method, learner=adapted(), options={"base": None}, iterations=3)
+    assert torch.equal(weights(with_base), weights(alone))
+    assert [row["kl_to_base"] for row in logs] == [row["kl_to_base"] for row in alone_logs]
+    assert alone_logs[0]["kl_to_base"] is not None and logs[-1]["grad_norm"] > 0
+
+
+def test_checkpointing_of_gradients_changes_the_result_by_rounding_only():
+    """A recomputed layer cannot share a prompt between rows, so each row then carries its own."""
+    runs = {}
+    for on in (False, True):
+        learner = prepare(policy(), TuningConfig("full", gradient_checkpointing=on))
+        assert learner.is_gradient_checkpointing == on
+        runs[on] = run("dph_f", learner=learner, iterations=3)
+    torch.testing.assert_close(weights(runs[True][0]), weights(runs[False][0]), atol=1e-5, rtol=0)
+    for row, other in zip(runs[True][1], runs[False][1], strict=True):
+        assert row["policy_tokens"] == other["policy_tokens"] and row["reward"] == other["reward"]
+
+
+# --- Settings --------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_warms_up_over_optimizer_steps_and_no_longer():
+    _, logs = run("grpo", iterations=3, lr=0.004, warmup_steps=4)
+    assert [row["lr"] for row in logs] == [0.002, 0.004, 0.004]  # two steps an iteration, the last one is logged
+    slow, _ = run("grpo", iterations=1, lr=0.004, warmup_steps=1000)
+    fast, _ = run("grpo", iterations=1, lr=0.004)
+    moved = [(weights(learner) - weights(policy())).abs().max() for learner in (slow, fast)]
+    assert moved[0] < 0.01 * moved[1]
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "dr_grpo"])
+def test_every_aggregation_is_that_of_the_whole_batch_however_it_is_cut(aggregation):
+    config = replace(CONFIG, aggregation=aggregation)
+    batch = mixed_batch()
+    longest = max(len(row.tokens[1]) for row in batch)
+    ids_B_T = torch.tensor([[row.loss_id] * len(row.tokens[1]) + [0] * (longest - len(row.tokens[1])) for row in batch])
+    limit = config.max_new_tokens if aggregation == "dr_grpo" else None
+    assert batch_denominators(batch, config) == count_denominators(ids_B_T, aggregation, limit)
+    whole, stats, _ = step_gradient(batch, aggregation=aggregation)
+    cut, cut_stats, _ = step_gradient(mixed_batch(), token_budget=1, aggregation=aggregation)
+    torch.testing.assert_close(whole, cut, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(stats.loss, cut_stats.loss, atol=1e-6, rtol=1e-5)
+    if aggregation != "token_mean":
+        assert not torch.allclose(whole, step_gradient(mixed_batch())[0], atol=1e-5)
+
+
+def test_dr_grpo_advantages_are_not_divided_by_the_deviation():
+    groups = [
+        Group(p, tuple(g), tuple(Verdict("correct" if i == 0 else "wrong") for i in range(4)))
+        for p, g in zip(
+            sum_problems(1), DrawsElsewhere().sample(sum_problems(1), SamplingConfig(4, 1, 1, 3), 0), strict=True
+        )
+    ]
+    arguments = (groups, tokenizer(), METHOD_CONFIGS["grpo"])
+    advantages = [row.advantage for row in exploration_rows(*arguments, replace(CONFIG, advantage_scale="none"))[0]]
+    assert advantages == [0.75, -0.25, -0.25, -0.25]
+
+
+# --- The log and out of memory ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["grpo", "rkl", "dph_js_definition"])
+def test_a_row_has_every_documented_entry_in_order_and_no_other(method):
+    _, logs = run(method, iterations=1)
+    assert list(logs[0]) == [metric.name for metric in METRICS]
+    assert all(isinstance(value, (int, float, str, type(None))) for value in logs[0].values())
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError(
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.00 GiB of which 1.00 GiB is free."
+)
+
+
+@pytest.mark.parametrize(
+    ("place", "settings", "says"),
+    [
+        (
+            "score_rows",
+            {},
+            r"update of iteration 1 \(CUDA out of memory\).*token_budget 8192 -> 4096 \(same result, 50 %",
+        ),
+        ("score_rows", {}, r"gradient_checkpointing False -> True.*kind full -> lora"),
+        ("score_rows", {"token_budget": 8}, r"max_new_tokens 6 -> 3 \(the longest row has \d+ tokens\)"),
+        ("_scored", {}, r"scoring of iteration 1.*token_budget 8192 -> 4096"),
+        ("_roll_out", {}, r"rollouts of iteration 1.*batch_rows to half"),
+    ],
+)
+def test_out_of_memory_names_the_settings_to_change_and_by_how_much(monkeypatch, place, settings, says):
+    def full(*_, **__):
+        raise OUT_OF_MEMORY
+
+    monkeypatch.setattr(trainer, place, full)
+    with pytest.raises(RunError, match=says):
+        run("rkl", iterations=1, **settings)
+
+
+def test_another_error_is_not_taken_for_a_full_memory(monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(trainer, "score_rows", fails)
+    with pytest.raises(RuntimeError, match=r"^shape mismatch$"):
+        run("grpo", iterations=1)

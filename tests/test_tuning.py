@@ -13,16 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import sum_problems, tokenizer
+from small import RewardsFirstToken, sum_problems, tokenizer
 
 from dphlib import adapters, model, trainer, tuning
 from dphlib.adapters import Card, describe_base, load_adapter, save_adapter
-from dphlib.config import METHOD_CONFIGS, ModelConfig, TrainConfig
+from dphlib.config import METHOD_CONFIGS, ModelConfig, TrainConfig, TuningConfig
 from dphlib.placement import Placement, choose_placement, placement_for
 from dphlib.sampler import SamplingConfig, TransformersSampler
 from dphlib.scoring import answer_logprobs
-from dphlib.tuning import TuningConfig
-from dphlib.types import Group, Verdict
 
 KINDS = ("full", "lora", "qlora")
 TRAIN = TrainConfig(
@@ -55,16 +53,6 @@ def drawn(policy):
 
 def weights(policy) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
-
-
-class RewardsFirstToken:
-    """A stand-in for the verifier: an answer is correct when its first token is even."""
-
-    def groups(self, problems, answers):
-        return [
-            Group(p, tuple(group), tuple(Verdict("correct" if a.token_ids[0] % 2 == 0 else "wrong") for a in group))
-            for p, group in zip(problems, answers, strict=True)
-        ]
 
 
 def one_update(policy, optimizer) -> float:
@@ -179,6 +167,18 @@ def test_sixteen_bit_weights_add_up_steps_that_are_smaller_than_their_rounding()
             assert all(p.grad is None for p in policy.parameters())
     assert (plain.weight == 1.0).all()
     assert layer.weight.float().sub(0.99).abs().max() < 0.004
+
+
+def test_gradients_of_many_micro_batches_add_up_in_fp32():
+    """In bfloat16 1 + 0.001 is 1: of a thousand micro-batches only the first would count."""
+    layer = torch.nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    made = tuning.optimizer(layer, 1e-4)
+    for size in (1.0, *[0.001] * 1000):
+        layer(torch.full((1, 1), size, dtype=torch.bfloat16)).sum().backward()
+        tuning.fold_gradients(made)
+        assert layer.weight.grad is None
+    (copy,) = made.param_groups[0]["params"]
+    assert copy.dtype == torch.float32 and copy.grad.item() == pytest.approx(2.0, rel=0.01)
 
 
 def test_the_optimizers_state_carries_the_copies_over_a_restart():

@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 from servable import DRAWS, GREEDY, RANK, assert_agrees, logprobs, scored, servable_policy, train_step
-from small import sum_problems, tokenizer
+from small import RewardsFirstToken, sum_problems, tokenizer
 
-from dphlib import model, tuning
+from dphlib import model, trainer, tuning
 from dphlib.adapters import Card, describe_base, save_adapter
+from dphlib.config import METHOD_CONFIGS, TrainConfig
 from dphlib.tuning import TuningConfig
 from dphlib.types import GREEDY_SAMPLE
 
@@ -157,3 +158,19 @@ def test_what_does_not_fit_is_refused(sampler, base_folder):
     with pytest.raises(ValueError, match="are more than max_tokens = 128"):
         sampler.sample(sum_problems(1), replace(GREEDY, max_new_tokens=128), 0)
     assert sampler.sample([], GREEDY, 0) == []
+
+
+def test_a_run_trains_on_what_vllm_draws_with_each_steps_own_adapter(sampler, base_folder):
+    policy = tuning.prepare(model.load(base_folder)[0], TuningConfig("lora", rank=RANK))
+    config = TrainConfig(
+        iterations=3, prompts=4, rollouts=4, mini_batches=1, rehearsal_rows=0, lr=1e-2, max_new_tokens=8,
+        importance_cap=2.0, diagnose_every=1,
+    )  # fmt: skip
+    arguments = (tokenizer(), sum_problems(8), [], RewardsFirstToken(), METHOD_CONFIGS["rkl"], config, 0)
+    logs = trainer.train(policy, *arguments, sampler=sampler)
+    assert [row["sampler"] for row in logs] == [f"vllm {sampler.version}"] * 3
+    assert len({row["adapter_sha256"] for row in logs}) == 3
+    for row in logs:
+        assert row["tis_mean"] == pytest.approx(1.0, abs=1e-3) and row["sampler_gap"] < 1e-4
+        assert row["tis_truncated"] == 0.0 and row["grad_norm"] > 0 and row["sync_s"] > 0
+    assert logs[-1]["kl_to_base"] > 1e-3 > abs(logs[0]["kl_to_base"])

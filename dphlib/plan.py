@@ -1,0 +1,184 @@
+"""What a run will need before anything starts: downloads, disk, GPU memory, hours, from the configuration alone.
+
+Memory, in bytes (P weights, L linear weights of the layers, T trained weights):
+
+    base            2 P in 16 bits; QLoRA 4.127 / 8 L + 2 (P - L): NF4, block scales quantised again
+    trained state   18 T: gradient, fp32 copy and its gradient, two moments; LoRA and QLoRA 2 T more for the adapter
+    activations     N tokens of a micro-batch: 2 N (10 D + 4 I) bytes a layer, D hidden and I inner size; with gradient
+                    checkpointing 2 N D a layer and once the former
+    loss            three fp32 chunks of 2^25 logits
+    reference       2 P more for a whole policy with an online reference (RKL, JS by definition)
+    sampler         vLLM: 2 P and the cache, 4 K bytes a token and layer, K the width of keys; at least one full row
+
+Time of an iteration: decoding reads the weights once a token step for 256 rows side by side; training takes 6 P
+operations a token (whole policy) or 4 P (adapter), 2 P more with checkpointing; prompts of rollouts and scoring by the
+trainer 2 P each. Both at `_EFFICIENCY` of the GPU's sheet; answers of half the limit, prompts of a quarter of theirs.
+Verification, loading, and what dynamic sampling draws again are not in it. All of it is an estimate, good to a factor
+of two; what a CPU profile needs was measured and is read from the reference run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from dphlib.config import METHOD_CONFIGS, Profile
+from dphlib.facts import read_json
+from dphlib.files import RunError
+
+_NF4_BITS = 4.127
+_CHUNK_BYTES = 3 * 4 * 2**25
+_ROWS = 256  # that vLLM decodes side by side unless told otherwise
+_EFFICIENCY = 0.4
+_KEPT = 3  # checkpoints on disk at a time: two kept, one being written
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU by its maker's data sheet: memory in GiB, dense 16-bit operations and bytes a second."""
+
+    name: str
+    memory_gib: float
+    flops: float
+    bandwidth: float
+
+
+CARDS = {
+    "gpu24": Card("NVIDIA L4", 24, 121e12, 300e9),
+    "gpu80": Card("NVIDIA H100 SXM", 80, 989e12, 3.35e12),
+    "paper": Card("NVIDIA H200", 141, 989e12, 4.8e12),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a profile needs; bytes of each part, hours of one run and of all main runs."""
+
+    card: Card
+    downloads: dict[str, float]
+    disk: dict[str, float]
+    memory: dict[str, float]
+    run_hours: float
+    runs: int
+
+    @property
+    def memory_gib(self) -> float:
+        return sum(self.memory.values()) / 2**30
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory of the card that the estimate is for suffices."""
+        return self.memory_gib <= self.card.memory_gib
+
+
+def trained_parameters(settings: Profile) -> int:
+    """Weights that the profile's tuning trains.
+
+    >>> from dphlib.config import profile
+    >>> trained_parameters(profile("gpu80"))  # rank 32 on every linear layer of Llama-3.1-8B
+    83886080
+    """
+    base, tuning = settings.base, settings.tuning
+    if tuning.kind == "full":
+        return base.parameters
+    ranks = (sum(base.layer_matrices[name]) for name in tuning.target_modules)
+    return base.layers * tuning.rank * sum(ranks)
+
+
+def plan(settings: Profile) -> Plan:
+    """The estimate for a GPU profile; formulae at the module's head.
+
+    Raises:
+        ValueError: a profile of the CPU, whose needs were measured.
+    """
+    if settings.base is None:
+        raise ValueError(f"profile {settings.name} runs on a CPU; what it needs was measured, see `measured`")
+    base, tuning, train, backend = settings.base, settings.tuning, settings.train, settings.backend
+    trained, whole = trained_parameters(settings), tuning.kind == "full"
+    weights = 2.0 * base.parameters
+    memory = {"base": weights}
+    if tuning.kind == "qlora":
+        memory["base"] = _NF4_BITS / 8 * base.linear_parameters + 2 * (base.parameters - base.linear_parameters)
+    memory["trained state"] = (18 if whole else 20) * trained
+    tokens = max(train.token_budget, settings.data.max_prompt_tokens + train.max_new_tokens)
+    layer = 2 * tokens * (10 * base.hidden_size + 4 * base.intermediate_size)
+    carried = 2 * tokens * base.hidden_size
+    memory["activations"] = base.layers * carried + layer if tuning.gradient_checkpointing else base.layers * layer
+    memory["loss"] = _CHUNK_BYTES
+    if whole:
+        memory["online reference"] = weights
+    if backend.program == "vllm" and not backend.sleep:
+        cache = 4 * base.kv_heads * base.head_size * base.layers * backend.max_tokens
+        memory["sampler"] = max(weights + cache, backend.memory_fraction * CARDS[settings.name].memory_gib * 2**30)
+    runs = len(settings.main_runs())
+    disk = {
+        "base": weights,
+        "trained policies": float(runs * 2 * trained),
+        "checkpoints of a run": float(_KEPT * trained * 14),
+    }
+    return Plan(CARDS[settings.name], {base.name: weights}, disk, memory, _hours(settings), runs)
+
+
+def _hours(settings: Profile) -> float:
+    """Hours of one run, evaluations not included."""
+    base, tuning, train, card = settings.base, settings.tuning, settings.train, CARDS[settings.name]
+    rows, answer = train.prompts * train.rollouts, train.max_new_tokens / 2
+    prompt = settings.data.max_prompt_tokens / 4
+    decode_s = math.ceil(rows / _ROWS) * answer * 2 * base.parameters / card.bandwidth
+    tokens = rows * (prompt + answer)
+    passes = (6 if tuning.kind == "full" else 4) + 2 * tuning.gradient_checkpointing
+    scored = 2 + 2 * (train.importance_cap is not None)
+    learnt = tokens + train.rehearsal_rows * (prompt + answer)
+    compute_s = base.parameters * (passes * learnt + scored * tokens) / card.flops
+    return train.iterations * (decode_s + compute_s) / _EFFICIENCY / 3600
+
+
+def to_text(settings: Profile) -> str:
+    """The estimate in lines for a terminal."""
+    found = plan(settings)
+    base, revision = settings.base, settings.base.revision
+    commit = f"at {revision}" if revision else "commit to be given: DPH_BASE" if revision == "" else "a local folder"
+    sets = sorted({name for names in settings.data.suites.values() for name in names})
+    lines = [
+        f"profile {settings.name}: {base.name} ({commit}), {base.parameters / 1e9:.2f} billion weights, "
+        f"{settings.tuning.kind}, {trained_parameters(settings) / 1e6:.1f} million trained, sampler "
+        f"{settings.backend.program}; estimated, good to a factor of two, for one {found.card.name}",
+        "",
+        *_part("downloads", found.downloads),
+        f"  data sets {', '.join(sets)}: from the hub where it has them, else below DPH_DATA (dph data list)",
+        *_part("disk", found.disk),
+        *_part("GPU memory", found.memory),
+        f"  together {found.memory_gib:.0f} GiB of {found.card.memory_gib:.0f}: "
+        + ("fits" if found.fits else "does not fit on one; take tuning lora or qlora (profile gpu80 or gpu24)"),
+        f"hours: {found.run_hours:.1f} a run of {settings.train.iterations} iterations, "
+        f"{found.run_hours * found.runs:.0f} for the {found.runs} main runs ({len(METHOD_CONFIGS)} methods), one after "
+        "another on one GPU; evaluation comes on top",
+    ]
+    return "\n".join(lines)
+
+
+def measured(settings: Profile, reference: Path) -> str:
+    """What a CPU profile needed in the recorded run.
+
+    Raises:
+        RunError: there is no record of this profile.
+    """
+    path = reference / "manifest.json"
+    manifest = read_json(path) if path.is_file() else {}
+    if manifest.get("profile") != settings.name:
+        raise RunError(
+            f"no recorded run of profile {settings.name} in {reference}; run it, or plan the profile cpu or a GPU's"
+        )
+    peak = max(manifest["peak_gib"], manifest["peak_gib_largest_child"])
+    machine, size = manifest["machine"], sum(entry["size"] for entry in manifest["files"].values())
+    return (
+        f"profile {settings.name}, measured on {machine['cores']} cores of {machine['cpu']}: "
+        f"{sum(manifest['seconds'].values()) / 60:.0f} min, peak memory {peak:.1f} GiB of the largest process, results "
+        f"{size / 2**20:.0f} MiB, no GPU, no download"
+    )
+
+
+def _part(title: str, sizes: dict[str, float]) -> list[str]:
+    width = max(map(len, sizes))
+    return [f"{title}:", *(f"  {name:<{width}}  {size / 2**30:7.1f} GiB" for name, size in sizes.items())]

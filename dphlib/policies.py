@@ -1,0 +1,187 @@
+"""From a profile to what is trained and what samples, and a trained policy on disk and back.
+
+1. The profiles of the CPU compute in fp32 on the CPU, wherever they run; the others on this machine's first GPU.
+2. Whole policies are kept in the Hugging Face layout (`model/`), adapters as PEFT has them (`adapter/`).
+3. What another program sampled is scored again by the policy that is trained: its stored log-probs are those of pi_ref,
+   and the divergence starts at 0.
+
+Not here: how a policy is trained (`trainer`), how a model is loaded (`model`), what of it is trained (`tuning`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from dphlib import adapters, model, tuning
+from dphlib.config import Profile, RunConfig
+from dphlib.files import RunError
+from dphlib.partition import Reference
+from dphlib.placement import Placement, choose_placement
+from dphlib.sampler import Sampler, TransformersSampler
+from dphlib.scoring import answer_logprobs
+from dphlib.types import Problem
+
+MODEL, ADAPTER = "model", "adapter"
+BASE = "DPH_BASE"
+"""Environment variable that names another base: NAME@COMMIT, or a folder; read by `config.profile`."""
+_PART = 2**20
+
+
+def placement_of(settings: Profile) -> Placement:
+    """Where a profile's models compute.
+
+    Raises:
+        RunError: a profile for a GPU, and there is none.
+    """
+    if settings.base is None:
+        return Placement("cpu", "float32", "sdpa")
+    found = choose_placement()
+    if found.device == "cpu":
+        raise RunError(
+            f"profile {settings.name} needs an NVIDIA GPU and this machine shows none; run it where `nvidia-smi` lists "
+            "one, or take the profile cpu"
+        )
+    return found
+
+
+def base_folder(settings: Profile) -> Path:
+    """The folder of the profile's base model, downloaded where it is not there.
+
+    Raises:
+        RunError: no commit is known and none was given, no access, no network.
+    """
+    base = settings.base
+    if base.revision is None:
+        return Path(base.name)
+    if not base.revision:
+        raise RunError(
+            f"{base.name}: no commit of it could be verified when this was written; give a full commit hash, or a "
+            f"folder with the model, by {BASE}=NAME@COMMIT or {BASE}=FOLDER"
+        )
+    return model.fetch(base.name, base.revision)
+
+
+def base_recipe(settings: Profile) -> dict[str, Any]:
+    """What tells this base from another; of a folder a hash over three parts of each weight file, not all its GiB."""
+    base, weights = settings.base, []
+    if base.revision is None:
+        for file in sorted(Path(base.name).glob("*.safetensors")):
+            size, content = file.stat().st_size, hashlib.sha256()
+            with open(file, "rb") as stream:
+                for start in (0, size // 2, max(0, size - _PART)):
+                    stream.seek(start)
+                    content.update(stream.read(_PART))
+            weights.append([file.name, size, content.hexdigest()])
+    return {"base": base, "weights": weights}
+
+
+def load_tokenizer(settings: Profile) -> PreTrainedTokenizerBase:
+    """The tokenizer of the profile's base model."""
+    return AutoTokenizer.from_pretrained(base_folder(settings), padding_side="left")
+
+
+def prompt_text(settings: Profile, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> str:
+    """The problem's prompt, in the base's own chat format where the profile says so."""
+    return model.chat_prompt(tokenizer, problem.prompt) if settings.base.chat else problem.prompt
+
+
+def load_initial(settings: Profile, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The initial policy in `folder`, frozen, and its tokenizer."""
+    policy, tokenizer = model.load(folder, placement_of(settings))
+    return policy.requires_grad_(False), tokenizer
+
+
+def load_policy(settings: Profile, folder: Path, seed: int) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The policy to be trained as the profile's tuning says, and its tokenizer.
+
+    `seed` is that of an adapter's first weights.
+    """
+    return tuning.load_policy(str(folder), settings.tuning, placement=placement_of(settings), seed=seed)
+
+
+def save_policy(
+    policy: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    settings: Profile,
+    run: RunConfig,
+    folder: Path,
+    data: str,
+) -> None:
+    """Writes a trained policy below `out`: all its weights, or its adapter with a card.
+
+    Args:
+        folder: the base it was trained on.
+        data: what it was trained on, for the card.
+    """
+    if settings.tuning.kind == "full":
+        model.save(policy, tokenizer, out / MODEL)
+        return
+    method = f"{run.method}, variant {run.variant}: {settings.method_config(run)}"
+    card = adapters.Card(method, data, (run.seed,), _describe(settings, folder).licence)
+    adapters.save_adapter(policy, out / ADAPTER, _describe(settings, folder), card)
+
+
+def load_trained(settings: Profile, base: Path, trained: Path | None) -> tuple[Any, PreTrainedTokenizerBase]:
+    """What `save_policy` wrote below `trained`; the base itself for None."""
+    where = placement_of(settings)
+    if trained and (trained / ADAPTER).is_dir():
+        quantization = tuning.quantization_for(where) if settings.tuning.kind == "qlora" else None
+        policy, tokenizer = model.load(base, where, quantization=quantization)
+        return adapters.load_adapter(policy, trained / ADAPTER, _describe(settings, base)), tokenizer
+    return model.load(trained / MODEL if trained else base, where)
+
+
+@contextmanager
+def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[Sampler]:
+    """A sampler of `policy` by the profile's program; its engine ends with the context.
+
+    Args:
+        folder: the unquantised base, which vLLM loads.
+        policy: None for vLLM to sample from the base itself.
+    """
+    backend = settings.backend
+    if backend.program == "transformers":
+        yield TransformersSampler(policy, tokenizer, backend.batch_rows)
+        return
+    from dphlib.vllm_sampler import VllmSampler
+
+    engine = VllmSampler(
+        folder, tokenizer, lora_rank=settings.tuning.rank if hasattr(policy, "peft_config") else None,
+        max_tokens=backend.max_tokens, dtype=placement_of(settings).dtype, memory_fraction=backend.memory_fraction,
+        sleep=backend.sleep,
+    )  # fmt: skip
+    try:
+        if policy is not None:
+            engine.sync(policy)
+        yield engine
+    finally:
+        engine.close()
+
+
+def rescored(
+    settings: Profile, policy: Any, tokenizer: PreTrainedTokenizerBase, references: Sequence[Reference]
+) -> list[Reference]:
+    """The stored answers with the log-probs of `policy`, which is still the initial one.
+
+    The same ones where the policy's own weights sampled them: Transformers, and no 4-bit layers.
+    """
+    if settings.backend.program == "transformers" and settings.tuning.kind != "qlora":
+        return list(references)
+    answers = [(reference.problem.prompt, reference.token_ids) for reference in references]
+    scored = answer_logprobs(policy, tokenizer, answers, 2 * settings.train.token_budget)
+    return [replace(r, logprobs=tuple(row)) for r, row in zip(references, scored, strict=True)]
+
+
+def _describe(settings: Profile, folder: Path) -> adapters.Base:
+    base = settings.base
+    if base is None:
+        return adapters.describe_base(folder, "apache-2.0", name="cpu-world")
+    return adapters.describe_base(folder, base.licence, name=base.name, revision=base.revision)

@@ -1,0 +1,286 @@
+"""The settings of each stage: frozen dataclasses, each value of the paper with where it comes from.
+
+[code] the authors' scripts, [2nd] others' notes on the paper. The values here are those of the CPU world; `config` has
+the profiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+TuningKind = Literal["full", "lora", "qlora"]
+Program = Literal["transformers", "vllm"]
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MAX_RANK = 512
+"""The largest rank that vLLM serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorldConfig:
+    """The CPU world. Odds and rates were fixed by the base model's regime before any RL run on it.
+
+    Args:
+        seed: of databases and problems.
+        problems: suite -> number of problems.
+        right_odds: style -> share of the databases on whose content its habit is the right one.
+        family_weights: family -> share within its domain.
+        corpus_weights: share of people, places and sums in the supervised corpus.
+        slip_rate_sql, slip_rate_sums: share of the corpus's answers with one slip.
+        borrow_rate: share of the SQL answers that spell yes and no as any analyst, not as the style's own.
+    """
+
+    seed: int = 20250907
+    problems: Mapping[str, int] = field(
+        default_factory=lambda: {
+            "train": 256,
+            "in_domain": 128,
+            "cross_domain": 96,
+            "out_of_domain": 120,
+            "sums_train": 256,
+        }
+    )
+    right_odds: Mapping[str, float] = field(
+        default_factory=lambda: {"direct": 0.1, "aliased": 0.25, "nested": 0.45, "stepwise": 0.2}
+    )
+    family_weights: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "list_above": 16,
+            "aggregate": 16,
+            "highest": 18,
+            "count_yes": 18,
+            "count_known": 16,
+            "highest_yes": 16,
+            "count_by_city": 20,
+            "below_average": 20,
+            "lowest": 20,
+            "count_no": 20,
+            "count_missing": 20,
+        }
+    )
+    corpus_weights: Mapping[str, float] = field(default_factory=lambda: {"people": 0.38, "places": 0.17, "sums": 0.45})
+    slip_rate_sql: float = 0.15
+    slip_rate_sums: float = 0.1
+    borrow_rate: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape of the small Llama, trained from random weights."""
+
+    hidden_size: int = 128
+    intermediate_size: int = 256
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class SftConfig:
+    """Supervised fine-tuning of the CPU world's base: Muon on the matrices, AdamW on the rest."""
+
+    seed: int = 0
+    steps: int = 800
+    batch: int = 80
+    lr_matrices: float = 0.02
+    lr_rest: float = 3e-3
+    threads: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PresampleConfig:
+    """Pre-sampling of the initial policy: k = 8 at T = 1.0, top_p = 0.95 [code]; threshold 6 of 8 for Llama [2nd].
+
+    `answers` are stored for each near-perfect prompt: 1 in the paper, from one more draw [code, 2nd].
+    """
+
+    k: int = 8
+    temperature: float = 1.0
+    top_p: float = 0.95
+    threshold: int = 6
+    seed: int = 1
+    answers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """One RL run. The batch keeps the authors' proportions: an eighth as many rehearsal rows as RL rows [code].
+
+    Args:
+        iterations: rollout batches.
+        prompts, rollouts: prompts a batch and answers a prompt (authors: 128 x 16).
+        mini_batches: optimizer steps a batch (authors: 128 prompts in mini-batches of 64, so 2).
+        rehearsal_rows: stored answers a batch (authors: 256 beside 2,048).
+        lr: learning rate, constant after warm-up; 1e-6 at 8B [code].
+        warmup_steps: optimizer steps in which it grows linearly to `lr`; none [code].
+        dual_clip: 3.0 [code].
+        aggregation: of token losses, a name of `losses.Aggregation`; token mean [code].
+        advantage_scale: `std`, or `none` as in Dr. GRPO; divided by the group's standard deviation [code].
+        max_new_tokens: of a rollout.
+        top_p: nucleus that rollouts are drawn from (authors: 0.9, with log-probs without it, a hidden bias).
+        overlong_buffer: tokens before the limit in which DAPO's penalty grows from 0 to 1.
+        max_draws: rounds of rollouts that dynamic sampling may take for one batch.
+        importance_cap: bound of the importance weights between sampler and trainer, None for no weights: right where
+            one program computes both (see `importance`). The authors have none [code].
+        token_budget: padded tokens a micro-batch, twice as many where no gradient is needed; changes memory, and the
+            result by rounding only.
+        diagnose_every: iterations between measurements of the KL to the base, 0 for never.
+        checkpoint_every: iterations between checkpoints, 0 for none; changes no result.
+    """
+
+    iterations: int = 60
+    prompts: int = 16
+    rollouts: int = 8
+    mini_batches: int = 2
+    rehearsal_rows: int = 16
+    lr: float = 3e-4
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    dual_clip: float = 3.0
+    aggregation: str = "token_mean"
+    advantage_scale: Literal["std", "none"] = "std"
+    max_new_tokens: int = 48
+    top_p: float = 1.0
+    overlong_buffer: int = 8
+    max_draws: int = 3
+    importance_cap: float | None = None
+    token_budget: int = 8192
+    diagnose_every: int = 5
+    checkpoint_every: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig:
+    """Draws a problem for each suite; after the iterations in `steps`, in-domain Pass@k is measured on the way."""
+
+    samples: Mapping[str, int] = field(
+        default_factory=lambda: {"in_domain": 64, "cross_domain": 32, "out_of_domain": 32}
+    )
+    steps: tuple[int, ...] = (5, 15, 30)
+    step_samples: int = 16
+    max_new_tokens: int = 48
+    draw_seed: int = 7
+    base_samples: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TuningConfig:
+    """What is trained, and how an adapter is shaped.
+
+    Args:
+        kind: `full`, `lora` or `qlora`.
+        rank: of the adapter's matrices, at most `MAX_RANK`.
+        alpha: the adapter's output is scaled by alpha / rank.
+        dropout: before the adapter, while training. Above 0 the trainer's log-probs are random and the PPO ratio is
+            not 1 at the first update.
+        target_modules: names of the linear layers that get an adapter, a selection of `LINEAR_LAYERS`.
+        gradient_checkpointing: layers are computed again in the backward pass: less memory, about a third more time.
+
+    >>> TuningConfig("lora", rank=8).alpha
+    32
+    """
+
+    kind: TuningKind = "full"
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = LINEAR_LAYERS
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(TuningKind):
+            raise ValueError(f"unknown tuning {self.kind!r}; known: {', '.join(get_args(TuningKind))}")
+        if not 1 <= self.rank <= MAX_RANK:
+            raise ValueError(f"rank is {self.rank}; it must lie in 1 to {MAX_RANK}, the largest that vLLM serves")
+        if self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise ValueError(f"alpha is {self.alpha}, dropout {self.dropout}; alpha > 0 and 0 <= dropout < 1")
+        unknown = sorted(set(self.target_modules) - set(LINEAR_LAYERS))
+        if unknown or not self.target_modules:
+            raise ValueError(f"target_modules {unknown or 'empty'}; choose from {', '.join(LINEAR_LAYERS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class BackendConfig:
+    """The program that draws answers.
+
+    Args:
+        program: `transformers` samples from the trained policy itself; `vllm` is an engine beside it.
+        batch_rows: answers that Transformers decodes at a time; decides which random numbers an answer gets.
+        max_tokens: vLLM's longest prompt and answer together.
+        memory_fraction: of the GPU's memory for vLLM's weights and cache.
+        sleep: vLLM hands its GPU memory to the trainer between rollouts.
+    """
+
+    program: Program = "transformers"
+    batch_rows: int = 1024
+    max_tokens: int = 4096
+    memory_fraction: float = 0.45
+    sleep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BaseConfig:
+    """A base model that is not trained here.
+
+    Args:
+        name: on the Hugging Face hub, or a folder in its layout.
+        revision: full commit hash on the hub; "" where none could be verified, the user then gives one. None for a
+            folder.
+        licence: SPDX name, or `other`.
+        layers, hidden_size, intermediate_size, heads, kv_heads, head_size, vocabulary: its shape, for `plan`.
+        tied: input and output embeddings are one matrix.
+        biases: queries, keys and values have a bias.
+        chat: prompts are put into the model's own chat format.
+    """
+
+    name: str
+    revision: str | None
+    licence: str
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    tied: bool = False
+    biases: bool = False
+    chat: bool = True
+
+    @property
+    def layer_matrices(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of a layer's linear maps."""
+        D, inner, keys = self.hidden_size, self.heads * self.head_size, self.kv_heads * self.head_size
+        mlp = self.intermediate_size
+        return {
+            "q_proj": (D, inner), "k_proj": (D, keys), "v_proj": (D, keys), "o_proj": (inner, D),
+            "gate_proj": (D, mlp), "up_proj": (D, mlp), "down_proj": (mlp, D),
+        }  # fmt: skip
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of the layers' linear maps, which QLoRA quantises."""
+        return self.layers * sum(a * b for a, b in self.layer_matrices.values())
+
+    @property
+    def parameters(self) -> int:
+        """All weights: linear maps, embeddings, norms, biases."""
+        biases = self.biases * sum(self.layer_matrices[name][1] for name in ("q_proj", "k_proj", "v_proj"))
+        norms = self.layers * (2 * self.hidden_size + biases) + self.hidden_size
+        return self.linear_parameters + self.vocabulary * self.hidden_size * (1 if self.tied else 2) + norms
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Data sets in place of the CPU world.
+
+    Args:
+        suites: suite -> names of data sets' splits, see `data_sets.SUITES`.
+        problems: suite -> at most so many, drawn once with a fixed seed; all of the others.
+        max_prompt_tokens: longer prompts are left out.
+    """
+
+    suites: Mapping[str, tuple[str, ...]]
+    problems: Mapping[str, int] = field(default_factory=dict)
+    max_prompt_tokens: int = 16_000

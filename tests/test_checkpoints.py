@@ -1,0 +1,252 @@
+"""Checkpoints: a run that was interrupted equals one that was not, to the last bit; damage is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from small import RewardsFirstToken, policy, sum_problems, tokenizer
+from test_trainer import CONFIG, EVERY, references, weights
+
+from dphlib import checkpoints, trainer, tuning
+from dphlib.batches import Cycle
+from dphlib.checkpoints import Checkpoints
+from dphlib.config import TuningConfig
+from dphlib.files import RunError, read_jsonl
+from dphlib.machine import seed_everything
+
+ROOT = Path(__file__).resolve().parents[1]
+KEEPING = replace(CONFIG, iterations=6, checkpoint_every=2)
+
+
+class Stopped(Exception):
+    pass
+
+
+def run(folder, method="dph_f", stop_after=None, learner=None, config=KEEPING, seed=0):
+    """A run that keeps checkpoints; with `stop_after` it dies in that iteration, after its update."""
+    learner = learner or policy()
+
+    def on_iteration(row):
+        random.random(), numpy.random.rand(), torch.rand(1)  # somebody else draws too
+        if row["iteration"] == stop_after:
+            raise Stopped
+
+    arguments = (learner, tokenizer(), sum_problems(8), references(), RewardsFirstToken(), EVERY[method], config, seed)
+    options = {"base": policy().requires_grad_(False), "folder": folder, "on_iteration": on_iteration}
+    if stop_after is None:
+        return learner, trainer.train(*arguments, **options)
+    with pytest.raises(Stopped):
+        trainer.train(*arguments, **options)
+    return learner, []
+
+
+def timeless(rows):
+    return [{k: v for k, v in row.items() if not k.endswith(("_s", "_gib"))} for row in rows]
+
+
+@pytest.mark.parametrize("method", ["dph_f", "dapo", "dph_js_definition"])
+@pytest.mark.parametrize("stop_after", [3, 5])
+def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path, method, stop_after):
+    seed_everything(0)
+    whole, logs = run(tmp_path / "whole", method)
+    left = torch.rand(1), random.random(), numpy.random.rand()
+    seed_everything(0)
+    run(tmp_path / "cut", method, stop_after)
+    seed_everything(99)  # a new process
+    resumed, resumed_logs = run(tmp_path / "cut", method)
+    assert torch.equal(weights(resumed), weights(whole))
+    assert timeless(resumed_logs) == timeless(logs)
+    assert timeless(read_jsonl(tmp_path / "cut" / checkpoints.LOG)) == timeless(logs)
+    assert (torch.rand(1), random.random(), numpy.random.rand()) == left
+
+
+def test_a_run_with_checkpoints_equals_one_without(tmp_path):
+    kept, logs = run(tmp_path / "kept")
+    free = policy()
+    config = replace(KEEPING, checkpoint_every=0)
+    arguments = (sum_problems(8), references(), RewardsFirstToken(), EVERY["dph_f"], config, 0)
+    free_logs = trainer.train(free, tokenizer(), *arguments, base=policy().requires_grad_(False))
+    assert torch.equal(weights(kept), weights(free)) and timeless(logs) == timeless(free_logs)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("lora", torch.float32), ("full", torch.bfloat16)])
+def test_adapters_dropout_and_fp32_copies_go_on_where_they_were(tmp_path, kind, dtype):
+    def learner():
+        dropout = 0.2 if kind == "lora" else 0.0
+        return tuning.prepare(policy().to(dtype), TuningConfig(kind, rank=2, alpha=4, dropout=dropout))
+
+    torch.manual_seed(0)
+    whole, logs = run(tmp_path / "whole", learner=learner())
+    torch.manual_seed(0)
+    run(tmp_path / "cut", stop_after=3, learner=learner())
+    torch.manual_seed(5)
+    resumed, resumed_logs = run(tmp_path / "cut", learner=learner())
+    assert torch.equal(weights(resumed), weights(whole)) and timeless(resumed_logs) == timeless(logs)
+    held = sum(file.stat().st_size for file in (tmp_path / "whole" / "step-000006").glob("weights.*"))
+    trained = sum(p.numel() * p.element_size() for p in whole.parameters() if p.requires_grad)
+    assert trained <= held < trained + 20_000, "frozen weights are not kept"
+
+
+def test_a_finished_run_is_not_trained_again_and_a_longer_one_goes_on(tmp_path):
+    done, logs = run(tmp_path)
+    again, again_logs = run(tmp_path)
+    assert torch.equal(weights(again), weights(done)) and timeless(again_logs) == timeless(logs)
+    with pytest.raises(RunError, match="holds a run of 6 iterations, 4 are asked for"):
+        run(tmp_path, config=replace(KEEPING, iterations=4))
+    longer, longer_logs = run(tmp_path, config=replace(KEEPING, iterations=8))
+    fresh, fresh_logs = run(tmp_path / "fresh", config=replace(KEEPING, iterations=8))
+    assert torch.equal(weights(longer), weights(fresh)) and timeless(longer_logs) == timeless(fresh_logs)
+
+
+def test_two_checkpoints_are_kept_and_nothing_else(tmp_path):
+    run(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000004", "step-000006", checkpoints.LOG]
+    names = sorted(p.name for p in (tmp_path / "step-000006").iterdir())
+    assert names == ["manifest.json", "state.json", "state.safetensors", "weights.safetensors"]
+
+
+FILES = ("weights.safetensors", "state.safetensors", "state.json", "manifest.json")
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("harm", ["cut", "gone", "flipped"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_used(tmp_path, capsys, file, harm):
+    whole, _ = run(tmp_path / "whole")
+    run(tmp_path / "cut", stop_after=5)
+    path = tmp_path / "cut" / "step-000004" / file
+    data = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    else:
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + (b"" if harm == "cut" else bytes([data[middle] ^ 1]) + data[middle + 1 :]))
+    resumed, _ = run(tmp_path / "cut")
+    assert torch.equal(weights(resumed), weights(whole))
+    told = capsys.readouterr().err
+    assert "step-000004 is damaged: " in told and file in told and "the checkpoint before it is used" in told
+    assert "goes on after iteration 2" in told
+
+
+def test_without_a_whole_checkpoint_there_is_one_error_that_says_what_to_do(tmp_path):
+    run(tmp_path, stop_after=5)
+    for file in tmp_path.glob("step-*/weights.safetensors"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"no whole one is left: remove .* to train from the start"):
+        run(tmp_path)
+
+
+def test_a_torn_line_and_rows_after_the_checkpoint_are_cut_off(tmp_path):
+    whole, logs = run(tmp_path / "whole")
+    run(tmp_path / "cut", stop_after=5)
+    log = tmp_path / "cut" / checkpoints.LOG
+    assert len(read_jsonl(log)) == 5
+    log.write_bytes(log.read_bytes()[:-30])
+    resumed, _ = run(tmp_path / "cut")
+    assert torch.equal(weights(resumed), weights(whole))
+    assert timeless(read_jsonl(log)) == timeless(logs)
+
+
+def test_a_log_that_lost_rows_is_noticed(tmp_path):
+    run(tmp_path, stop_after=5)
+    log = tmp_path / checkpoints.LOG
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[1:]))
+    with pytest.raises(RunError, match="3 whole rows of the 4 before the checkpoint"):
+        run(tmp_path)
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path):
+    run(tmp_path, stop_after=3)
+    with pytest.raises(RunError, match=r"another run \(train differ\)"):
+        run(tmp_path, config=replace(KEEPING, lr=1e-5))
+    with pytest.raises(RunError, match=r"\(method, seed differ\)"):
+        run(tmp_path, "dph_js", seed=1)
+    run(tmp_path, config=replace(KEEPING, token_budget=64, diagnose_every=0))  # memory and diagnosis may change
+
+
+def test_an_adapter_is_not_resumed_on_another_base(tmp_path):
+    run(tmp_path, stop_after=3, learner=tuning.prepare(policy(0), TuningConfig("lora", rank=2)))
+    with pytest.raises(RunError, match=r"\(base differ\)"):
+        run(tmp_path, learner=tuning.prepare(policy(1), TuningConfig("lora", rank=2)))
+
+
+def test_another_shape_of_policy_is_refused(tmp_path):
+    run(tmp_path, stop_after=3, learner=tuning.prepare(policy(), TuningConfig("lora", rank=2)))
+    with pytest.raises(RunError, match="other weights than this policy trains"):
+        run(tmp_path, learner=tuning.prepare(policy(), TuningConfig("lora", rank=4)))
+
+
+def test_a_full_disk_leaves_the_checkpoints_that_were_there(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    run(tmp_path, stop_after=3)
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(RunError, match="free space"):
+        run(tmp_path)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.glob("*step-*")] == ["step-000002"]
+    resumed, _ = run(tmp_path)
+    assert torch.equal(weights(resumed), weights(run(tmp_path / "whole")[0]))
+
+
+def test_a_killed_process_leaves_a_run_that_can_go_on(tmp_path):
+    """SIGKILL in the middle of writing the second checkpoint."""
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from dphlib import checkpoints
+from test_checkpoints import run
+from pathlib import Path
+save, calls = checkpoints.save_file, []
+def killed(tensors, path):
+    save(tensors, path)
+    calls.append(path)
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.save_file = killed
+run(Path({str(tmp_path / "cut")!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=120, env=os.environ)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert list((tmp_path / "cut").glob(".tmp-*"))
+    resumed, _ = run(tmp_path / "cut")
+    assert torch.equal(weights(resumed), weights(run(tmp_path / "whole")[0]))
+    assert not list((tmp_path / "cut").glob(".tmp-*"))
+
+
+def test_nested_state_comes_back_as_it_was():
+    state = {
+        "numbers": {0: {"step": torch.tensor(3.0), "on": True, "none": None}, "text": (1, 0.1, [2**40, "a"])},
+        "half": torch.arange(4, dtype=torch.bfloat16), "bytes": torch.arange(5, dtype=torch.uint8),
+    }  # fmt: skip
+    tensors: dict[str, torch.Tensor] = {}
+    tree = json.loads(json.dumps(checkpoints._packed(state, tensors, "state")))
+    back = checkpoints._unpacked(tree, tensors)
+    assert back["numbers"][0]["on"] is True and back["numbers"][0]["none"] is None
+    assert back["numbers"]["text"] == (1, 0.1, [2**40, "a"])
+    assert torch.equal(back["half"], state["half"]) and torch.equal(back["bytes"], state["bytes"])
+    assert back["numbers"][0]["step"].shape == ()
+
+
+def test_a_cycle_goes_on_with_the_same_draws():
+    cycle = Cycle("abcde", 3)
+    cycle.draw(7)
+    other = Cycle("abcde", 0)
+    other.restore(json.loads(json.dumps(cycle.state())) | {"random": cycle.state()["random"]})
+    assert other.draw(12) == cycle.draw(12)
+
+
+def test_a_kept_run_is_repeatable_from_its_folder_only(tmp_path):
+    kept = Checkpoints(tmp_path / "none", {"seed": 0})
+    assert kept.restore(policy(), torch.optim.AdamW(policy().parameters()), {}) == []

@@ -1,0 +1,153 @@
+"""What the GPU profiles run, on a CPU: data sets, a base that is not trained here, adapters, every stage."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from data_files import official
+from small import RewardsFirstToken, sum_problems, tokenizer
+
+from dphlib import model, policies, problem_sets, vllm_sampler
+from dphlib.adapters import describe_base, load_adapter
+from dphlib.config import BackendConfig, BaseConfig, DataConfig, ModelConfig, RunConfig, TuningConfig, profile
+from dphlib.files import RunError
+from dphlib.partition import Reference
+from dphlib.placement import Placement
+from dphlib.sampler import SamplingConfig, TransformersSampler
+from dphlib.scoring import answer_logprobs
+from dphlib.stages import Pipeline
+from dphlib.train_log import METRICS
+from dphlib.verify import Verifier
+
+SUITES = {
+    "train": ("bird_train", "gsm8k_train"), "in_domain": ("bird_dev",), "cross_domain": ("spider_dev",),
+    "out_of_domain": ("aime24", "amc23"),
+}  # fmt: skip
+RUN = RunConfig("rkl", "main", 0)
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
+    model.save(model.new_model(shape, tokenizer(), 0), tokenizer(), folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    monkeypatch.setattr(policies, "placement_of", lambda settings: Placement("cpu", "float32", "sdpa"))
+
+
+def small(base_folder, kind="lora"):
+    """`gpu80` with a tiny base, tiny suites and Transformers as its sampler."""
+    settings = profile("gpu80")
+    shape = dict(layers=2, hidden_size=64, intermediate_size=128, heads=2, kv_heads=2, head_size=32)
+    return replace(
+        settings,
+        base=BaseConfig(str(base_folder), None, "mit", vocabulary=len(tokenizer()), tied=True, chat=False, **shape),
+        tuning=TuningConfig(kind, rank=2, alpha=4, gradient_checkpointing=True),
+        backend=BackendConfig("transformers", batch_rows=64),
+        data=DataConfig(SUITES, problems={"train": 2}, max_prompt_tokens=4000),
+        train=replace(settings.train, iterations=2, prompts=2, rollouts=4, rehearsal_rows=2, max_new_tokens=6),
+        evaluation=replace(
+            settings.evaluation, samples=dict.fromkeys(list(SUITES)[1:], 2), steps=(1,), step_samples=2,
+            max_new_tokens=6,
+        ),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def data_folder(tmp_path, monkeypatch):
+    folder = official(tmp_path / "data")
+    monkeypatch.setenv(problem_sets.FOLDER, str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
+def test_every_stage_runs_on_data_sets_with_a_base_that_is_not_trained_here(
+    tmp_path, base_folder, data_folder, kind, monkeypatch
+):
+    monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)  # random weights solve nothing
+    settings = small(base_folder, kind)
+    pipeline = Pipeline(tmp_path / "run", settings)
+    trained = pipeline.train_one(RUN).path
+    rows = [json.loads(line) for line in (trained / "train_log.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and list(rows[0]) == [metric.name for metric in METRICS]
+    assert all(row["tis_mean"] == pytest.approx(1, abs=1e-3) and row["reference_tokens"] > 0 for row in rows)
+    assert all(row["unjudged"] == 0 and row["grad_norm"] > 0 for row in rows)
+    records = pd.read_parquet(pipeline.evaluate_one(RUN).path / "records.parquet")
+    assert set(records["suite"]) == set(SUITES) - {"train"}
+    assert set(records[records["suite"] == "out_of_domain"]["subset"]) == {"aime24", "amc23"}
+    assert set(pd.read_parquet(trained / "waypoints.parquet")["step"]) == {1}
+    assert (trained / "adapter").exists() == (kind != "full") and (trained / "model").exists() == (kind == "full")
+    if kind == "lora":
+        card = (trained / "adapter" / "README.md").read_text()
+        assert "rkl, variant main" in card and "licence mit" in card and "2 problems of bird_train (" in card
+        loaded, _ = policies.load_trained(settings, base_folder, trained)
+        described = describe_base(base_folder, "mit")
+        by_hand = load_adapter(model.load(base_folder)[0], trained / "adapter", described)
+        assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), by_hand.parameters(), strict=True))
+
+
+def test_suites_carry_their_sets_and_databases_are_linked(tmp_path, base_folder, data_folder, capsys):
+    settings = replace(small(base_folder), data=DataConfig(SUITES, problems={"train": 2}, max_prompt_tokens=40))
+    pipeline = Pipeline(tmp_path / "run", settings)
+    pipeline.world()
+    assert "in_domain: 1 of 1 prompts are longer than 40 tokens and left out" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="'in_domain' has no problem"):
+        pipeline.suite("in_domain")
+    pipeline = Pipeline(tmp_path / "run", small(base_folder))
+    (problem,) = pipeline.suite("in_domain")
+    assert (problem.id, problem.db_id, problem.meta["family"]) == ("bird_dev/7", "bird_dev.club", "bird_dev")
+    link = pipeline.databases() / "bird_dev.club" / "bird_dev.club.sqlite"
+    assert link.resolve() == data_folder / "bird/dev_20240627/dev_databases/club/club.sqlite"
+    assert len(pipeline.suite("train")) == 2 and {p.kind for p in pipeline.suite("cross_domain")} == {"sql"}
+    assert Pipeline(tmp_path / "run", small(base_folder)).world().reused
+
+
+def test_other_files_are_other_problems(tmp_path, base_folder, data_folder):
+    first = Pipeline(tmp_path / "run", small(base_folder)).world()
+    path = data_folder / "amc23/test.jsonl"
+    path.write_text(path.read_text().replace("27.0", "28.0"))
+    assert Pipeline(tmp_path / "run", small(base_folder)).world().key != first.key
+
+
+def test_a_set_that_is_not_there_is_named(tmp_path, base_folder, monkeypatch):
+    monkeypatch.setenv(problem_sets.FOLDER, str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"bird_train: .* has no bird/train/train.json.*Get the files from"):
+        Pipeline(tmp_path / "run", small(base_folder)).world()
+
+
+def test_a_base_folder_without_a_model_is_named(tmp_path, base_folder):
+    settings = small(base_folder)
+    missing = replace(settings, base=replace(settings.base, name=str(tmp_path)))
+    with pytest.raises(FileNotFoundError, match=r"config.json is missing"):
+        policies.load_policy(missing, policies.base_folder(missing), 0)
+
+
+@pytest.mark.parametrize(("kind", "same"), [("lora", True), ("qlora", False)])
+def test_stored_answers_get_the_log_probs_of_the_policy_that_is_trained(base_folder, kind, same):
+    """A 4-bit base is another policy than the unquantised one that sampled: the divergence must start at 0."""
+    settings = small(base_folder, kind)
+    initial, words = policies.load_initial(settings, base_folder)
+    problems = sum_problems(3)
+    answers = TransformersSampler(initial, words).sample(problems, SamplingConfig(1, 1.0, 1.0, 6), 0)
+    stored = [Reference(p, a[0].token_ids, a[0].logprobs) for p, a in zip(problems, answers, strict=True)]
+    policy, _ = policies.load_policy(settings, base_folder, 0)
+    again = policies.rescored(settings, policy, words, stored)
+    assert (again == stored) == same
+    theirs = answer_logprobs(policy, words, [(r.problem.prompt, r.token_ids) for r in again])
+    assert [list(r.logprobs) for r in again] == [pytest.approx(row, abs=1e-5) for row in theirs]
+
+
+def test_vllm_that_is_not_installed_is_one_line_with_the_way_out(base_folder, monkeypatch):
+    monkeypatch.setattr(vllm_sampler.require_vllm, "__defaults__", (lambda name: None,))
+    settings = replace(small(base_folder), backend=BackendConfig("vllm"))
+    with pytest.raises(RunError, match="vLLM is not installed"):
+        with policies.sampling(settings, base_folder, None, tokenizer()):
+            raise AssertionError("no sampler without vLLM")

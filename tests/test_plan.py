@@ -1,0 +1,155 @@
+"""GPU profiles and what they need: known models, sane estimates, one clear line where something is missing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from dphlib import cli, plan, policies, problem_sets
+from dphlib.config import PROFILES, RunConfig, TuningConfig, profile
+from dphlib.data_sets import SUITES
+from dphlib.files import RunError
+from dphlib.gpu_profiles import BASES, GPU_PROFILES, LLAMA_8B, OMNISQL_32B
+from dphlib.tuning import prepare
+
+GPU = tuple(GPU_PROFILES)
+
+
+def empty_model(base):
+    """The architecture of a base with no memory behind its weights."""
+    kind, config = (Qwen2ForCausalLM, Qwen2Config) if base.biases else (LlamaForCausalLM, LlamaConfig)
+    with torch.device("meta"):
+        return kind(config(
+            vocab_size=base.vocabulary, hidden_size=base.hidden_size, intermediate_size=base.intermediate_size,
+            num_hidden_layers=base.layers, num_attention_heads=base.heads, num_key_value_heads=base.kv_heads,
+            head_dim=base.head_size, tie_word_embeddings=base.tied,
+        ))  # fmt: skip
+
+
+@pytest.mark.parametrize("base", BASES.values(), ids=lambda base: base.name)
+def test_weights_are_counted_as_transformers_counts_them(base):
+    assert base.parameters == empty_model(base).num_parameters()
+
+
+def test_published_sizes():
+    assert LLAMA_8B.parameters == 8_030_261_248
+    assert {round(base.parameters / 1e9, 1) for base in BASES.values()} == {8.0, 7.6, 1.5, 32.8}
+
+
+@pytest.mark.parametrize("name", ["gpu24", "gpu80"])
+def test_trained_weights_are_those_that_the_tuning_trains(name):
+    settings = profile(name)
+    policy = prepare(empty_model(settings.base), replace(settings.tuning, kind="lora"))
+    assert plan.trained_parameters(settings) == sum(p.numel() for p in policy.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", GPU)
+def test_a_profile_is_complete(name):
+    settings = profile(name)
+    assert re.fullmatch(r"[0-9a-f]{40}", settings.base.revision)
+    assert all(one in SUITES for names in settings.data.suites.values() for one in names)
+    assert {"train", *settings.evaluation.samples} <= set(problem_sets.suites(settings))
+    assert settings.data.max_prompt_tokens + settings.train.max_new_tokens <= settings.backend.max_tokens
+    assert settings.train.rehearsal_rows * 8 == settings.train.prompts * settings.train.rollouts  # [code]
+    assert settings.train.importance_cap and settings.train.checkpoint_every
+    for run in (*settings.main_runs(), *settings.ablation_runs()):
+        assert settings.method_config(run).weight <= 0.2 and max(settings.waypoints(run), default=0) <= 368
+    assert settings.to_json()["base"]["name"] in BASES
+
+
+def test_the_paper_profile_has_the_authors_numbers():
+    settings = profile("paper")
+    train = settings.train
+    assert (train.lr, train.prompts, train.rollouts, train.rehearsal_rows, train.mini_batches) == (
+        1e-6,
+        128,
+        16,
+        256,
+        2,
+    )
+    assert (train.warmup_steps, train.dual_clip, train.max_new_tokens, settings.tuning.kind) == (0, 3.0, 4096, "full")
+    assert settings.data.max_prompt_tokens == 16_000
+    assert settings.method_config(RunConfig("dph_js", "main", 0)).eta == 0.2
+    assert settings.method_config(RunConfig("dph_js", "eta=0.01", 0)).eta == 0.01
+    strong = settings.method_config(RunConfig("dph_js", "strength=equal", 0))
+    assert strong.eta * strong.curvature == settings.method_config(RunConfig("dph_f", "main", 0)).eta
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu"])
+def test_the_profiles_of_the_cpu_are_untouched(name):
+    settings = profile(name)
+    assert settings.tuning == TuningConfig() and settings.backend.program == "transformers"
+    assert settings.base is settings.data is None and not settings.weights
+    assert settings.train.importance_cap is None and settings.train.warmup_steps == 0
+    assert all(settings.method_config(run) == run.method_config for run in settings.main_runs())
+
+
+def test_estimates_follow_the_settings():
+    small, large, whole = (plan.plan(profile(name)) for name in GPU)
+    assert small.fits and large.fits and not whole.fits, "no single GPU holds the whole 8B model in training"
+    assert 14.9 < large.memory["base"] / 2**30 < 15.0
+    lora = replace(profile("gpu24"), tuning=replace(profile("gpu24").tuning, kind="lora"))
+    assert plan.plan(lora).memory["base"] > 2 * small.memory["base"]
+    free = replace(profile("gpu80"), tuning=replace(profile("gpu80").tuning, gradient_checkpointing=False))
+    assert plan.plan(free).memory["activations"] > 10 * large.memory["activations"]
+    twice = replace(profile("gpu80"), train=replace(profile("gpu80").train, iterations=400))
+    assert plan.plan(twice).run_hours == pytest.approx(2 * large.run_hours)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_command_tells_the_needs_or_that_they_are_not_known(name, capsys):
+    status = cli.main(["plan", "--profile", name])
+    said = capsys.readouterr()
+    if name == "smoke":
+        assert status == 1 and "no recorded run of profile smoke" in said.err
+        return
+    assert status == 0
+    words = ("downloads:", "disk:", "GPU memory:", "hours:", "fit") if name in GPU else ("min", "peak memory")
+    assert all(word in said.out for word in words)
+
+
+# --- What is missing -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize("command", [["run"], ["presample"], ["train", "dph_js"], ["evaluate", "grpo"]])
+@pytest.mark.parametrize("name", GPU)
+def test_a_gpu_profile_without_a_gpu_is_one_line_before_anything_is_made(name, command, tmp_path, capsys, without_gpu):
+    assert (
+        cli.main([command[0], *[f"--method={m}" for m in command[1:]], "--profile", name, "--artifacts", str(tmp_path)])
+        == 1
+    )
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        f"dph: profile {name} needs an NVIDIA GPU and this machine shows none; run it where `nvidia-smi` lists one, "
+        "or take the profile cpu"
+    ]
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_base_without_a_known_commit_has_to_be_given(monkeypatch):
+    settings = replace(profile("gpu80"), base=OMNISQL_32B)
+    with pytest.raises(RunError, match=r"no commit of it could be verified.*DPH_BASE=NAME@COMMIT"):
+        policies.base_folder(settings)
+    assert "commit to be given" in plan.to_text(settings)
+    monkeypatch.setenv("DPH_BASE", f"seeklhy/OmniSQL-32B@{'0' * 40}")
+    given = profile("paper").base
+    assert given.revision == "0" * 40 and given.layers == 64
+    monkeypatch.setenv("DPH_BASE", "/models/mine")
+    assert (profile("gpu24").base.name, profile("gpu24").base.revision) == ("/models/mine", None)
+
+
+def test_the_sampler_can_be_chosen_and_a_wrong_one_is_named(monkeypatch):
+    monkeypatch.setenv("DPH_SAMPLER", "transformers")
+    assert profile("gpu24").backend.program == "transformers" and profile("cpu").backend.program == "transformers"
+    monkeypatch.setenv("DPH_SAMPLER", "sglang")
+    with pytest.raises(ValueError, match="DPH_SAMPLER='sglang'; known: transformers, vllm"):
+        profile("gpu24")
