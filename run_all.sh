@@ -11,17 +11,19 @@ usage: ./run_all.sh [PROFILE] [OPTION ...]   set up, then run all notebooks and 
        ./run_all.sh test                     set up, then run the tests, then those of the real vLLM on this CPU
        ./run_all.sh test PYTEST OPTION ...   set up, then run the tests that the options choose, without vLLM's
        ./run_all.sh test-vllm [OPTION ...]   set up vLLM on this CPU, then run its tests (Linux on x86-64)
+       ./run_all.sh test-verl [OPTION ...]   set up verl on this CPU, then run its tests (Linux)
        ./run_all.sh replot                   set up, then draw figures and tables again from the recorded results
        ./run_all.sh --help
 
 profiles: $profiles
 
 Set-up makes a virtual environment once (.venv, versions of constraints.txt); later runs find it ready. vLLM for a CPU
-has one of its own (.venv-vllm, versions of constraints-vllm.txt).
+has one of its own (.venv-vllm, versions of constraints-vllm.txt), verl too (.venv-verl, constraints-verl.txt).
 Results go to artifacts/PROFILE/. Options after the profile go to: python -m dphlib.cli run
 
 environment: DPH_PYTHON       Python 3.11 or later to use (default: python3.13, 3.12, 3.11, then python3)
-             DPH_VENV         the virtual environment (default: .venv beside this script; vLLM's: the same with -vllm)
+             DPH_VENV         the virtual environment (default: .venv beside this script; vLLM's: the same with -vllm,
+                              verl's with -verl)
              DPH_TORCH_INDEX  where the CPU build of PyTorch is (default: https://download.pytorch.org/whl/cpu)
              DPH_MIN_FREE_GIB free disk space that set-up asks for (default: 6; with an NVIDIA GPU 20)
 TEXT
@@ -78,11 +80,11 @@ command=${1:-cpu}
 if [ $# -gt 0 ]; then shift; fi
 case "$command" in
     -h | --help | help) usage && exit 0 ;;
-    test | test-vllm | replot) ;;
+    test | test-vllm | test-verl | replot) ;;
     *)
         case " $profiles " in
             *" $command "*) ;;
-            *) fail 2 "unknown profile '$command'; allowed: $profiles, or test, test-vllm, replot, --help" ;;
+            *) fail 2 "unknown profile '$command'; allowed: $profiles, or test, test-vllm, test-verl, replot, --help" ;;
         esac
         ;;
 esac
@@ -96,6 +98,8 @@ cd "$root" || exit 1
 choose_environment() { # choose_environment FOLDER LIST-OF-VERSIONS: what set-up and work use from here on
     venv=$1
     list=$2
+    before=99 wanted="Python 3.11 or later"
+    if [ "$list" = constraints-verl.txt ]; then before=13 wanted="Python 3.11 or 3.12, which verl needs,"; fi
     python=$venv/bin/python
     stamp=$venv/.dph-setup
     log=$venv/set-up.log
@@ -106,6 +110,9 @@ choose_environment "$venv" constraints.txt
 vllm_runs_here() { [ "$(uname -s)" = Linux ] && [ "$(uname -m)" = x86_64 ]; }
 if [ "$command" = test-vllm ] && ! vllm_runs_here; then
     fail 1 "vLLM's build for a CPU is for Linux on x86-64; run the other tests by ./run_all.sh test"
+fi
+if [ "$command" = test-verl ] && [ "$(uname -s)" != Linux ]; then
+    fail 1 "verl runs on Linux; run the other tests by ./run_all.sh test"
 fi
 
 gpu=no
@@ -123,14 +130,14 @@ import hashlib, sys
 files = b"\0".join(open(name, "rb").read() for name in sys.argv[2:])
 print(hashlib.sha256(files).hexdigest(), "%d.%d" % sys.version_info[:2], sys.argv[1])'
 
-recent() { # is this command a Python 3.11 or later that starts?
-    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+recent() { # is this command a Python of a wanted version that starts?
+    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, int(sys.argv[1])))' $before >/dev/null 2>&1
 }
 
 find_python() {
     local candidate
     if [ -n "${DPH_PYTHON:-}" ]; then
-        recent "$DPH_PYTHON" || fail 1 "DPH_PYTHON=$DPH_PYTHON is not a working Python 3.11 or later; unset it or name one"
+        recent "$DPH_PYTHON" || fail 1 "DPH_PYTHON=$DPH_PYTHON is not a working $wanted; unset it or name one"
         base=$DPH_PYTHON
         return
     fi
@@ -140,7 +147,7 @@ find_python() {
             return
         fi
     done
-    fail 1 "no Python 3.11 or later found; install one (https://www.python.org/downloads/) or name it by DPH_PYTHON"
+    fail 1 "no $wanted found; install one (https://www.python.org/downloads/) or name it by DPH_PYTHON"
 }
 
 check_space() {
@@ -198,8 +205,9 @@ index_answers() {
 }
 
 set_up() {
-    local base torch index want files=constraints-vllm.txt
+    local base torch index want files=$list what="vLLM for a CPU"
     if [ "$list" = constraints.txt ]; then files="pyproject.toml constraints.txt"; fi
+    if [ "$list" = constraints-verl.txt ]; then what=verl; fi
     if [ -z "${DPH_PYTHON:-}" ] && recent "$python"; then base=$python; else find_python; fi
     # shellcheck disable=SC2086 # names without spaces
     want=$("$base" -c "$identity" "$root" $files) || fail 1 "cannot read $files in $root; clone again"
@@ -247,7 +255,7 @@ set_up() {
         echo "set-up: 3 of 3, this package and its needs, versions of constraints.txt"
         installed "the packages of constraints.txt" -c constraints.txt -e ".[$extras]"
     else
-        echo "set-up: 3 of 3, vLLM for a CPU and what its tests need, versions of $list"
+        echo "set-up: 3 of 3, $what and what its tests need, versions of $list"
         installed "the packages of $list" --no-compile --no-deps -r "$list"
     fi
     printf '%s\n' "$want" >"$stamp"
@@ -257,7 +265,7 @@ set_up() {
     if [ "$new" = yes ]; then export DPH_SETUP_S=$SECONDS; fi # the run records it beside the notebooks' seconds
 }
 
-if [ "$command" != test-vllm ]; then set_up; fi
+case "$command" in test-vllm | test-verl) ;; *) set_up ;; esac
 
 # --- Work ---------------------------------------------------------------------------------------------------
 
@@ -283,6 +291,11 @@ case "$command" in
         choose_environment "$venv-vllm" constraints-vllm.txt
         set_up
         exec "$python" -m pytest tests/with_vllm "$@"
+        ;;
+    test-verl)
+        choose_environment "$venv-verl" constraints-verl.txt
+        set_up
+        exec "$python" -m pytest tests/with_verl "$@"
         ;;
     replot) exec "$python" -m dphlib.cli replot "$@" ;;
     *) exec "$python" -m dphlib.cli run --profile "$command" "$@" ;;

@@ -8,6 +8,7 @@ dph presample | partition | train | evaluate | claims | report   one step, build
 dph replot                     figures, tables and claims again from recorded results, compared byte by byte
 dph reference                  keeps a run's results as the reference that README and notebooks read
 dph data list | check          the data sets: files, licences, sources; runs every gold of those in a folder
+dph verl --out FOLDER          the partition and its stored answers as verl reads them, see docs/verl.md
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from dphlib.runs import (
     write_run_manifest,
 )
 from dphlib.studies import STUDIES, chosen, study_runs
+from dphlib.verl_store import verl
 
 ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = ROOT / "artifacts"
@@ -377,7 +379,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "run": run, "presample": presample, "partition": partition, "train": train, "evaluate": evaluate,
     "ablate": ablate, "plan": plan,
     "claims": claims, "report": report, "replot": replot, "reference": reference,
-    "data": data,
+    "data": data, "verl": verl,
 }  # fmt: skip
 
 

@@ -250,11 +250,12 @@ metadata says. Made by `python -m dphlib.site --write` from the packages of `con
 |---|---|
 {rows}
 | vllm (extra `gpu` only) | Apache-2.0 |
+| verl (extra `verl` only) | Apache-2.0 |
 """
 
 
 def third_party_listed(text: str) -> list[str]:
-    """Packages that a THIRD_PARTY.md lists, the extra `gpu` left out."""
+    """Packages that a THIRD_PARTY.md lists, the extras `gpu` and `verl` left out."""
     return [row for row in re.findall(r"^\| ([\w.-]+) \|", text, re.MULTILINE) if row != "package"]
 
 

@@ -29,14 +29,14 @@ ORDER = """
     estimator_moments estimator_study lessons showcase
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
     retention ablations study_plots judge claims facts claims_view readme report_page report
-    problem_sets plan stages cost results kernel notebooks verifier_page site cli
+    problem_sets plan stages cost results kernel notebooks verifier_page site verl_store verl_loss verl_plugin cli
 """.split()
 # These compute with tensors; every other module is imported without torch.
 WITH_TORCH = """
     placement model muon tuning adapters sft shared_prompt sampler vllm_sampler
     divergences conjugates logprobs estimators losses importance scoring batches memory checkpoints
     trainer policies evaluate
-    estimator_moments estimator_study lessons showcase
+    estimator_moments estimator_study lessons showcase verl_loss verl_plugin
 """.split()
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

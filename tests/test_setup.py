@@ -34,7 +34,13 @@ case "$1 $2" in
             hangs) sleep 600 & echo $! >"$CALLS.sleeper"; wait ;;
         esac
         ;;
-    "-m pytest") case "$3" in tests/with_vllm) exit "${VLLM_STATUS:-0}" ;; *) exit "${STATUS:-0}" ;; esac ;;
+    "-m pytest")
+        case "$3" in
+            tests/with_vllm) exit "${VLLM_STATUS:-0}" ;;
+            tests/with_verl) exit "${VERL_STATUS:-0}" ;;
+            *) exit "${STATUS:-0}" ;;
+        esac
+        ;;
     "-m dphlib.cli") exit "${STATUS:-0}" ;;
     "-c "*ensurepip*) exit "${NO_VENV:-0}" ;;
     "-c "*urllib*) exit "${INDEX:-1}" ;;
@@ -50,14 +56,8 @@ class Clone:
         self.root, self.calls_file = folder / "a clone", folder / "calls"
         (self.root / ".ci").mkdir(parents=True)
         (self.root / "dphlib").mkdir()
-        for name in (
-            "run_all.sh",
-            "pyproject.toml",
-            "constraints.txt",
-            "constraints-vllm.txt",
-            ".ci/run",
-            "dphlib/config.py",
-        ):
+        lists = ("constraints.txt", "constraints-vllm.txt", "constraints-verl.txt")
+        for name in ("run_all.sh", "pyproject.toml", *lists, ".ci/run", "dphlib/config.py"):
             shutil.copy(ROOT / name, self.root / name)
         self.tools = folder / "tools"
         self.tools.mkdir()
@@ -173,6 +173,31 @@ def test_vllms_tests_alone_and_where_its_build_does_not_run(clone):
     assert clone.run("test", STATUS="2")[0] == 2
 
 
+def test_verls_tests_alone_and_where_verl_does_not_run(clone):
+    machine(clone, "Linux", "aarch64")
+    assert clone.run("test-verl", "-k", "loss", VERL_STATUS="4")[0] == 4
+    calls = clone.calls()
+    assert calls[-1] == "-m pytest tests/with_verl -k loss" and not (clone.root / ".venv").exists()
+    installs = [re.sub(r".* --quiet ", "", call) for call in calls if " install " in call]
+    assert installs == ["torch==" + pins()["torch"], "--no-compile --no-deps -r constraints-verl.txt"]
+    assert clone.run("test-verl")[0] == 0 and clone.installs == []
+    machine(clone, "Darwin", "arm64")
+    status, _, errors = clone.run("test-verl")
+    assert status == 1 and "verl runs on Linux" in one_line(errors)
+
+
+def test_verl_gets_a_python_that_it_allows(clone):
+    """verl's metadata ask for less than 3.13: a later Python is passed over for it, and for nothing else."""
+    machine(clone, "Linux", "x86_64")
+    for name in ("python3.13", "python3.12", "python3.11", "python3"):
+        clone.tool(name, f'if [ "$1" = -c ] && [ "$3" = 13 ]; then exit 1; fi\nexec {clone.tools}/stand-in "$@"')
+    status, _, errors = clone.run("test-verl", DPH_PYTHON="")
+    assert status == 1 and "no Python 3.11 or 3.12, which verl needs, found" in one_line(errors)
+    assert clone.run("smoke", DPH_PYTHON="")[0] == 0
+    clone.tool("python3.12", f'exec {clone.tools}/stand-in "$@"')
+    assert clone.run("test-verl", DPH_PYTHON="")[0] == 0
+
+
 def machine(clone: Clone, system: str, processor: str) -> None:
     clone.tool("uname", f'case "$1" in -m) echo {processor} ;; *) echo {system} ;; esac')
 
@@ -181,7 +206,7 @@ def test_help_and_unknown_profile_touch_nothing(clone):
     status, out, _ = clone.run("--help")
     assert status == 0 and "usage: ./run_all.sh [PROFILE]" in out
     status, _, errors = clone.run("gpu8")
-    assert status == 2 and f"'gpu8'; allowed: {' '.join(PROFILES)}, or test, test-vllm, replot" in one_line(errors)
+    assert status == 2 and f"'gpu8'; allowed: {' '.join(PROFILES)}, or test, test-vllm, test-verl," in one_line(errors)
     assert clone.calls() == [] and not (clone.root / ".venv").exists()
 
 
@@ -335,6 +360,21 @@ def vllm_sampler_version() -> str:
 
 def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_verls_list_of_versions_agrees_with_the_others_where_verl_lets_it():
+    lines = [line for line in (ROOT / "constraints-verl.txt").read_text().splitlines() if not line.startswith("#")]
+    versions = {canonical(name): version for name, version in (line.partition(";")[0].split("==") for line in lines)}
+    assert versions["verl"] == re.search(r'^TESTED = \("(.*)", ".*"\)$', plugin_source(), re.MULTILINE)[1]
+    older = {"transformers"}  # verl 0.9.1 asks for less than 5.11
+    shared = {canonical(n): v for n, v in pins().items() if canonical(n) in versions} | {"setuptools": None}
+    differ = {name for name, version in shared.items() if versions.get(name) != version} - {"setuptools"}
+    assert differ == older
+    assert {"torch", "pytest", "pyarrow", "numpy", "math-verify"} <= set(shared) & set(versions)
+
+
+def plugin_source() -> str:
+    return (ROOT / "dphlib/verl_plugin.py").read_text()
 
 
 def test_constraints_pin_every_need_exactly():

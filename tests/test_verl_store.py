@@ -1,0 +1,238 @@
+"""The partition in verl's form, and the plug-in where no verl is; the real verl is in tests/with_verl."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from small import policy, sum_problems, tokenizer
+
+from dphlib import model, verl_plugin, verl_store
+from dphlib.files import RunError
+from dphlib.partition import Partition, Reference
+from dphlib.verl_plugin import PartitionedDataset, schedule
+from dphlib.verl_store import EXPLORE_LOOP, REPLAY_LOOP
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    model.save(policy(), tokenizer(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parts():
+    problems = sum_problems(9)
+    stored = [Reference(problem, (5, 6 + i, 2), (-0.5, -1.25, -1e-9)) for i, problem in enumerate(problems[6:])]
+    return Partition(problems[6:], problems[:6], stored)
+
+
+@pytest.fixture(scope="module")
+def store(base, parts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    return verl_store.write_store(parts, base, tokenizer(), folder)
+
+
+def settings(**changes):
+    """What the data set reads of verl's `data`: attributes and `get`, as OmegaConf has them."""
+
+    class Node(dict):
+        __getattr__ = dict.__getitem__
+
+    dph = Node(explore_prompts=2, rehearsal_rows=3, rollouts=4, epochs=2, seed=0)
+    data = Node(train_batch_size=5, gen_batch_size=None, shuffle=False, max_prompt_length=64, max_response_length=8)
+    return Node(data | {"dph": dph} | changes)
+
+
+def loaded(base):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base)
+
+
+def test_rows_hold_both_sets_with_the_tokens_that_the_policy_saw(store, parts):
+    table, described = verl_store.read_store(store)
+    rows = table.to_pylist()
+    assert (described.exploration, described.references, table.num_rows) == (6, 3, 9)
+    for row, problem in zip(rows[:6], parts.exploration, strict=True):
+        assert row["agent_name"] == EXPLORE_LOOP and row["extra_info"]["answer_ids"] == []
+        assert row["prompt"] == [{"role": "user", "content": problem.prompt}]
+        assert row["reward_model"] == {"style": "rule", "ground_truth": problem.gold}
+        assert row["extra_info"]["prompt_ids"] == tokenizer()(problem.prompt)["input_ids"]
+    for row, reference in zip(rows[6:], parts.references, strict=True):
+        info = row["extra_info"]
+        assert row["agent_name"] == REPLAY_LOOP and info["problem_id"] == reference.problem.id
+        assert (tuple(info["answer_ids"]), tuple(info["answer_logprobs"])) == (reference.token_ids, reference.logprobs)
+    assert [row["extra_info"]["index"] for row in rows] == list(range(9))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda p: p._replace(references=[]), "0 answers are stored"),
+        (lambda p: p._replace(exploration=[]), "D_exp has 0 prompts"),
+        (lambda p: p._replace(references=[replace(p.references[0], logprobs=(-1.0,))]), "3 tokens, 1 log-prob"),
+        (lambda p: p._replace(references=[replace(p.references[0], token_ids=(), logprobs=())]), "0 tokens"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_not_written(change, says, parts, base, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        verl_store.write_store(change(parts), base, tokenizer(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_tokenizer_or_base_is_refused_by_hash(store, base, tmp_path):
+    PartitionedDataset(str(store), loaded(base), settings())
+    other_base, other_words, neither = (tmp_path / name for name in ("other base", "other words", "neither"))
+    model.save(policy(seed=1), tokenizer(), other_base)
+    with pytest.raises(RunError, match=r"another base: sha256 .*pre-sample this one"):
+        PartitionedDataset(str(store), loaded(other_base), settings())
+    model.save(policy(), tokenizer(), other_words)
+    file = other_words / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    first, second = list(vocabulary)[10:12]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    file.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="another tokenizer: sha256"):
+        PartitionedDataset(str(store), loaded(other_words), settings())
+    neither.mkdir()
+    with pytest.raises(FileNotFoundError, match="no tokenizer in"):
+        verl_store.check_store(verl_store.read_store(store)[1], neither)
+    with pytest.raises(RunError, match="no folder; download the base"):
+        PartitionedDataset(str(store), SimpleNamespace(name_or_path="some/model"), settings())
+
+
+def test_the_chat_template_does_not_make_it_another_tokenizer(store, base, tmp_path):
+    words = loaded(base)
+    words.chat_template = "{{ messages }}"
+    model.save(policy(), words, tmp_path)
+    verl_store.check_store(verl_store.read_store(store)[1], tmp_path)
+
+
+def test_a_file_of_another_kind_or_format_is_refused(store, base, tmp_path):
+    plain = tmp_path / "plain.parquet"
+    parquet.write_table(pa.table({"prompt": ["a"]}), plain)
+    with pytest.raises(RunError, match="format None, 1 is needed; write it by `dph verl`"):
+        verl_store.read_store(plain)
+    plain.write_text("not parquet")
+    with pytest.raises(RunError, match="no parquet file"):
+        verl_store.read_store(plain)
+    with pytest.raises(RunError, match="no parquet file"):
+        verl_store.read_store(tmp_path / "absent")
+    table = parquet.read_table(store)
+    parquet.write_table(table.slice(0, 8).replace_schema_metadata(table.schema.metadata), plain)
+    with pytest.raises(RunError, match="8 rows, not 6 \\+ 3"):
+        verl_store.read_store(plain)
+
+
+def test_a_schedule_draws_each_set_without_replacement():
+    rows = schedule(explore=6, stored=4, prompts=2, rehearsal_rows=3, epochs=2, seed=0)
+    explored, stored = rows[:, :2].ravel(), rows[:, 2:].ravel()
+    assert rows.shape == (6, 5)
+    for epoch in (explored[:6], explored[6:]):
+        assert sorted(epoch) == list(range(6))
+    assert not numpy.array_equal(explored[:6], explored[6:]), "shuffled anew"
+    assert sorted(stored[:16]) == sorted([6, 7, 8, 9] * 4) and set(stored) == {6, 7, 8, 9}
+    again = schedule(explore=6, stored=4, prompts=2, rehearsal_rows=3, epochs=2, seed=0)
+    assert numpy.array_equal(rows, again)
+    assert not numpy.array_equal(rows, schedule(explore=6, stored=4, prompts=2, rehearsal_rows=3, epochs=2, seed=1))
+    with pytest.raises(ValueError, match="make no step"):
+        schedule(explore=3, stored=1, prompts=4, rehearsal_rows=1, epochs=1, seed=0)
+
+
+def test_the_data_set_gives_batches_of_both_sets_and_says_how_often_each_is_rolled_out(store, base):
+    rows = PartitionedDataset([str(store)], loaded(base), settings())
+    assert len(rows) == 6 * 5  # two epochs of 6 prompts, 2 a step
+    for start in range(0, len(rows), 5):
+        batch = [rows[i] for i in range(start, start + 5)]
+        assert [row["agent_name"] for row in batch] == [EXPLORE_LOOP] * 2 + [REPLAY_LOOP] * 3
+        assert [row["__rollout_n__"] for row in batch] == [4, 4, 1, 1, 1]
+
+
+def test_validation_prompts_come_in_their_order_and_are_rolled_out_as_verl_says(parts, base, tmp_path):
+    file = verl_store.write_prompts(parts.near_perfect, base, tokenizer(), tmp_path)
+    rows = PartitionedDataset(str(file), loaded(base), settings())
+    assert [rows[i]["extra_info"]["problem_id"] for i in range(len(rows))] == [p.id for p in parts.near_perfect]
+    assert all("__rollout_n__" not in rows[i] and rows[i]["agent_name"] == EXPLORE_LOOP for i in range(3))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"train_batch_size": 6}, "train_batch_size is 6"),
+        ({"shuffle": True}, "shuffle True"),
+        ({"gen_batch_size": 1}, "gen_batch_size 1"),
+        ({"max_prompt_length": 3}, "prompt_ids in a row, data.max_prompt_length is 3"),
+        ({"max_response_length": 2}, "3 answer_ids in a row, data.max_response_length is 2"),
+    ],
+)
+def test_settings_that_do_not_fit_the_file_are_refused(change, says, store, base):
+    with pytest.raises(ValueError, match=says):
+        PartitionedDataset(str(store), loaded(base), settings(**change))
+
+
+def test_the_command_writes_both_files_of_a_run(monkeypatch, tmp_path, capsys):
+    from small import small_profile
+
+    from dphlib import cli
+    from dphlib.stages import Pipeline
+
+    def parts(pipeline, suite):  # three training steps make no policy that is right
+        problems = pipeline.suite(suite)
+        return Partition(problems[:3], problems[3:], [Reference(p, (5, 2), (-0.5, -0.25)) for p in problems[:3]])
+
+    monkeypatch.setattr("dphlib.config.profile", lambda name: small_profile())
+    monkeypatch.setattr(Pipeline, "parts", parts)
+    out = tmp_path / "out"
+    assert cli.main(["verl", "--out", str(out), "--artifacts", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out.split()
+    assert printed[-2:] == [str(out / "train.parquet"), str(out / "validation.parquet")]
+    described = verl_store.read_store(out / "train.parquet")[1]
+    assert (described.exploration, described.references) == (9, 3)
+    assert verl_store.read_store(out / "validation.parquet")[1].exploration == 6
+    (base,) = (tmp_path / "cpu" / "stages").glob("base-*")
+    verl_store.check_store(described, base)
+
+
+def test_rewards_are_the_verifiers_and_an_answer_that_cannot_be_judged_is_no_zero(monkeypatch, tmp_path):
+    info = {"problem_id": "p", "kind": "math", "db_id": ""}
+    verl_plugin._verifier.cache_clear()
+    right = verl_plugin.compute_score("sums", "so \\boxed{46}", "46", info, databases=str(tmp_path), num_turns=1)
+    wrong = verl_plugin.compute_score("sums", "so \\boxed{47}", "46", info, databases=str(tmp_path))
+    assert (right, wrong) == (1.0, 0.0)
+    verifier, _ = verl_plugin._verifier(str(tmp_path))
+    from dphlib.types import Verdict
+
+    monkeypatch.setattr(verifier, "verify_many", lambda pairs: [Verdict("infra_error", "the worker died")])
+    with pytest.raises(RunError, match="could not be judged \\(the worker died\\)"):
+        verl_plugin.compute_score("sums", "so \\boxed{46}", "46", info, databases=str(tmp_path))
+    verifier.close()
+    verl_plugin._verifier.cache_clear()
+
+
+def test_a_missing_verl_is_one_line_and_an_untested_one_a_warning():
+    with pytest.raises(RunError, match=r'verl is not installed; pip install "dphlib\[verl\]"') as missing:
+        verl_plugin.check_version(None)
+    assert "\n" not in str(missing.value)
+    for version in ("0.9.0", "0.10.0", "1.0"):
+        with pytest.warns(UserWarning, match=f"verl {version} is installed; .* tested with verl >= 0.9.1, < 0.10"):
+            verl_plugin.check_version(version)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        verl_plugin.check_version("0.9.1")
+
+
+@pytest.mark.skipif("verl" in sys.modules, reason="verl is loaded in this process")
+def test_without_verl_the_module_can_be_imported_and_registers_nothing(monkeypatch):
+    monkeypatch.setattr(verl_plugin, "package_version", lambda name: None)
+    with pytest.raises(RunError, match="verl is not installed"):
+        verl_plugin.register()
