@@ -50,7 +50,14 @@ class Clone:
         self.root, self.calls_file = folder / "a clone", folder / "calls"
         (self.root / ".ci").mkdir(parents=True)
         (self.root / "dphlib").mkdir()
-        for name in ("run_all.sh", "pyproject.toml", "constraints.txt", "constraints-vllm.txt", ".ci/run", "dphlib/config.py"):
+        for name in (
+            "run_all.sh",
+            "pyproject.toml",
+            "constraints.txt",
+            "constraints-vllm.txt",
+            ".ci/run",
+            "dphlib/config.py",
+        ):
             shutil.copy(ROOT / name, self.root / name)
         self.tools = folder / "tools"
         self.tools.mkdir()
@@ -333,7 +340,7 @@ def canonical(name: str) -> str:
 def test_constraints_pin_every_need_exactly():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    needs = [*project["dependencies"], *extras["run"], *extras["notebooks"], *extras["dev"]]
+    needs = [*project["dependencies"], *extras["run"], *extras["notebooks"], *extras["trl"], *extras["dev"]]
     names = {canonical(re.match(r"[\w.-]+", need)[0]) for need in needs} - {"dphlib"}
     pinned = {canonical(name): version for name, version in pins().items()}
     assert names <= set(pinned)
