@@ -25,6 +25,7 @@ from typing import Annotated, Any
 import tyro
 from filelock import FileLock, Timeout
 
+from dphlib import store
 from dphlib.config import Profile, RunConfig, profile
 from dphlib.data_commands import data
 from dphlib.facts import read_json
@@ -255,13 +256,20 @@ def presample(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS
 
 
 def partition(
-    profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, suite: str = "train", threshold: int = 0
+    profile_name: ProfileArgument = "cpu",
+    artifacts: Path = ARTIFACTS,
+    suite: str = "train",
+    threshold: int = 0,
+    export: Path | None = None,
 ) -> int:
-    """Partitions a suite; threshold 0 is the profile's."""
+    """Partitions a suite; threshold 0 is the profile's; export: a new folder, for it as other trainers read it."""
     pipeline = _pipeline(profile_name, artifacts)
     parts = pipeline.parts(suite, threshold or None)
     print(f"D_pef {len(parts.near_perfect)}, D_exp {len(parts.exploration)}, references {len(parts.references)}")
     print(pipeline.partition(suite, threshold or None).path)
+    if export is not None:
+        store.export(export, parts, threshold or pipeline.settings.presample.threshold, pipeline.base().path)
+        print(export)
     return 0
 
 
@@ -393,7 +401,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted; what is finished is kept, run again to go on")
         return 130
-    except (RunError, NotebookError, JobError, ValueError, FileNotFoundError) as error:
+    except (RunError, NotebookError, JobError, ValueError, FileNotFoundError, FileExistsError) as error:
         say(f"dph: {error}")
         return 1
 

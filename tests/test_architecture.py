@@ -23,9 +23,9 @@ ORDER = """
     prompts sums cpuworld sqlite_files question_values schema_prompt
     worker_process workers gold_cache sql_judge verify_sql math_text verify_math verify
     data_golds data_sets data limit_ties data_check data_report data_commands
-    placement model muon tuning adapters sft shared_prompt sampler vllm_sampler partition
+    placement model muon tuning adapters sft shared_prompt sampler vllm_sampler partition store
     divergences conjugates logprobs estimators losses importance scoring batches memory checkpoints train_log
-    trainer policies evaluate
+    trainer policies trl_trainer evaluate
     estimator_moments estimator_study lessons showcase
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
     retention ablations study_plots judge claims facts claims_view readme report_page report
@@ -35,7 +35,7 @@ ORDER = """
 WITH_TORCH = """
     placement model muon tuning adapters sft shared_prompt sampler vllm_sampler
     divergences conjugates logprobs estimators losses importance scoring batches memory checkpoints
-    trainer policies evaluate
+    trainer policies trl_trainer evaluate
     estimator_moments estimator_study lessons showcase verl_loss verl_plugin
 """.split()
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from small import small_profile
 
-from dphlib import trainer
+from dphlib import cli, store, trainer
 from dphlib.config import METHOD_CONFIGS, PROFILES, ModelConfig, RunConfig, TuningConfig, profile
 from dphlib.stages import Pipeline
 from dphlib.types import EvalRecord, Verdict
@@ -70,6 +70,19 @@ def test_a_damaged_file_is_noticed_and_the_stage_built_again(tmp_path, capsys):
     assert not Pipeline(tmp_path, small_profile()).world().reused
     assert path.read_bytes() == whole
     assert "train.json" in capsys.readouterr().err
+
+
+def test_the_partition_is_exported_for_other_trainers(built, tmp_path, monkeypatch, capsys):
+    pipeline = Pipeline(built, small_profile())
+    monkeypatch.setattr(cli, "_pipeline", lambda *_: pipeline)
+    for arguments, threshold in (([], pipeline.settings.presample.threshold), (["--threshold", "2"], 2)):
+        folder = tmp_path / str(len(arguments))
+        assert cli.main(["partition", *arguments, "--export", str(folder)]) == 0
+        held, parts = store.read(folder), pipeline.parts("train", threshold)
+        assert (list(held.exploration), list(held.references)) == (parts.exploration, parts.references)
+        assert held.threshold == threshold
+    assert cli.main(["partition", "--export", str(folder)]) == 1
+    assert "holds a store" in capsys.readouterr().err
 
 
 def test_partition_follows_the_threshold(built):

@@ -1,0 +1,64 @@
+"""A store stands alone, is whole or refused, and knows the base and the tokenizer that it was made with."""
+
+from __future__ import annotations
+
+import pytest
+from small import WORLD, policy, sum_problems, tokenizer
+
+from dphlib import model, store
+from dphlib.files import RunError
+from dphlib.partition import Partition, Reference
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    model.save(policy(), tokenizer(), folder)
+    return folder
+
+
+@pytest.fixture
+def parts():
+    problems = sum_problems(5)
+    return Partition(problems[:2], problems[2:], [Reference(problems[0], (5, 2), (-0.5, -0.25))])
+
+
+def test_what_is_exported_is_read_again(tmp_path, parts, base):
+    held = store.export(tmp_path / "new", parts, 6, base)
+    assert held == store.read(tmp_path / "new")
+    assert (list(held.exploration), list(held.references), held.threshold) == (parts.exploration, parts.references, 6)
+    held.refuse_other(base, tokenizer())  # passes: they are the same
+
+
+def test_a_store_is_not_overwritten_and_damage_is_named(tmp_path, parts, base):
+    store.export(tmp_path, parts, 6, base)
+    with pytest.raises(FileExistsError, match="holds a store; remove it or choose another folder"):
+        store.export(tmp_path, parts, 6, base)
+    with open(tmp_path / store.REFERENCES, "a") as file:
+        file.write("\n")
+    with pytest.raises(RunError, match=r"references.jsonl is not what was exported"):
+        store.read(tmp_path)
+    (tmp_path / store.HEAD).write_text('{"threshold": 6}')  # what the stage's own folder has
+    with pytest.raises(FileNotFoundError, match="dph partition --export"):
+        store.read(tmp_path)
+
+
+def test_another_tokenizer_or_base_is_refused(tmp_path, parts, base):
+    held = store.export(tmp_path / "store", parts, 6, base)
+    model.save(policy(seed=1), tokenizer(), tmp_path / "other")
+    with pytest.raises(ValueError, match="made with another base model"):
+        held.refuse_other(tmp_path / "other", tokenizer())
+    fewer = model.build_tokenizer(WORLD, corpus_pairs=20)
+    with pytest.raises(ValueError, match="made with another tokenizer"):
+        held.refuse_other(base, fewer)
+
+
+def test_a_tokenizers_hash_is_of_what_it_does():
+    ours = store.tokenizer_sha256(tokenizer())
+    changed = model.build_tokenizer(WORLD, corpus_pairs=3000)
+    assert store.tokenizer_sha256(changed) == ours
+    changed.padding_side = "right"
+    changed("a text that is long enough", truncation=True, max_length=3, padding="max_length")
+    assert store.tokenizer_sha256(changed) == ours, "padding and truncation are the caller's"
+    changed.backend_tokenizer.post_processor = None  # no token in front any more
+    assert store.tokenizer_sha256(changed) != ours
