@@ -8,7 +8,9 @@
    groups agree. `token_budget` shows how many groups did not, beside the tokens.
 2. Arms may have different numbers of seeds; both are named beside the effect. Arms that differ in the number of
    answers, in temperature, token limit or problems are refused (`stats.check_comparable`).
-3. Intervals are not corrected for the number of comparisons; all of them are shown.
+3. Intervals are not corrected for the number of comparisons; all of them are shown. Beside them stands Holm's p, over
+   the comparisons of one study on one suite in one measure: the family that a reader sees at once, a panel of its
+   figure. Across suites, measures and studies nothing is corrected.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ _MEASURES = (("greedy", "pass", 1), ("Pass@8", "pass", 8), ("Pass@16", "pass", 1
 _ORDER = (*METHODS, *CONTROLS)
 COLUMNS = [
     "study", "change", "arm", "against", "suite", "measure", "unit", "mean", "mean_low", "mean_high", "against_mean",
-    "difference", "low", "high", "seeds", "against_seeds", "status",
+    "difference", "low", "high", "p", "p_holm", "seeds", "against_seeds", "status",
 ]  # fmt: skip
-_NUMBERS = ("mean", "mean_low", "mean_high", "against_mean", "difference", "low", "high")
+_NUMBERS = ("mean", "mean_low", "mean_high", "against_mean", "difference", "low", "high", "p", "p_holm")
+LEVEL = 0.05
+"""Below it a Holm's p is told from zero, as a 95 % interval that leaves zero out is."""
 SPOKEN = (("in domain", "Pass@8"), ("out of domain", "Pass@8"))
 """What a sentence tells: suite and measure."""
 
@@ -78,7 +82,9 @@ def study_table(
     """Studies as a tidy table, a row a comparison, suite and measure; columns are `COLUMNS`.
 
     `mean` with its interval is the arm's, in per cent (style entropy: nats); `difference` is arm minus `against` on the
-    same problems. A comparison one of whose arms is not in the records keeps its rows, as `not run`.
+    same problems; `p` is the probability of one so far from zero if there were none, `p_holm` that of Holm's adjustment
+    over the comparisons of the study, for the same suite and measure. A comparison one of whose arms is not in the
+    records keeps its rows, as `not run`.
 
     Args:
         records: frame of EvalRecord rows; each run's last step is compared.
@@ -100,7 +106,10 @@ def study_table(
             for measure, _, _ in _MEASURES:
                 means = _means(measured, one, suite, measure)
                 rows.append({**said, "suite": SUITES[suite], **_compared(measured, one, suite, measure), **means})
-    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
+    table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
+    for family in table.groupby(["study", "suite", "measure"], sort=False).groups.values():
+        table.loc[family, "p_holm"] = stats.holm(table.loc[family, "p"])
+    return table
 
 
 def _compared(measured: _Measured, one: Comparison, suite: str, measure: str) -> dict[str, object]:
@@ -111,7 +120,7 @@ def _compared(measured: _Measured, one: Comparison, suite: str, measure: str) ->
     if not all(seeds):
         return row
     got = stats.bootstrap(found, lambda arm, other: arm - other)
-    return row | dict(zip(("difference", "low", "high"), _in_unit(measure, got), strict=True))
+    return row | dict(zip(("difference", "low", "high"), _in_unit(measure, got), strict=True)) | {"p": got.p}
 
 
 def _means(measured: _Measured, one: Comparison, suite: str, measure: str) -> dict[str, float]:
@@ -126,13 +135,14 @@ def _means(measured: _Measured, one: Comparison, suite: str, measure: str) -> di
 
 
 def readable_study(table: pd.DataFrame, measures: Sequence[str] = ("greedy", "Pass@8", "styles_nats")) -> pd.DataFrame:
-    """A study's table as it is read: a row a comparison and suite, its differences, seeds of both."""
+    """A study's table as it is read: a row a comparison and suite, differences, Holm's p of Pass@8, seeds of both."""
     rows = []
     for (arm, against, suite), part in table.groupby(["arm", "against", "suite"], sort=False):
         row: dict[str, object] = {"arm": arm, "against": against, "suite": suite}
         for measure in measures:
             one = part[part["measure"] == measure].iloc[0]
             row |= {measure: one["difference"], f"{measure}_low": one["low"], f"{measure}_high": one["high"]}
+        row["Holm's p of Pass@8"] = part.loc[part["measure"] == "Pass@8", "p_holm"].iloc[0]
         seeds = part[["seeds", "against_seeds"]].max()
         row["seeds"] = f"{seeds['seeds']} against {seeds['against_seeds']}"
         rows.append(row | {"status": "run" if (part["status"] == "run").any() else "not run"})
@@ -193,9 +203,11 @@ def _spoken(part: pd.DataFrame, suite: str, measure: str) -> str:
     one = found.iloc[0]
     effect = f"{one['difference']:+.1f} {one['unit']} [{one['low']:+.1f}, {one['high']:+.1f}]"
     what = f"{suite.replace(' ', '-')} {measure}"
-    if one["low"] > 0:
-        return f"raises {what} by {effect}"
-    return f"lowers {what} by {effect}" if one["high"] < 0 else f"changes {what} by {effect}, not told from zero"
+    if one["low"] <= 0 <= one["high"]:
+        return f"changes {what} by {effect}, not told from zero"
+    p = "below 0.001" if one["p_holm"] < 0.001 else f"{one['p_holm']:.3f}"
+    corrected = f"Holm's p {p}" if one["p_holm"] < LEVEL else f"not told from zero after Holm's correction, p {p}"
+    return f"{'raises' if one['low'] > 0 else 'lowers'} {what} by {effect} ({corrected})"
 
 
 # --- Every variant against its main arm -----------------------------------------------------------

@@ -12,6 +12,8 @@ resampled.
    problems and a spread over seeds of 0, 2 and 6 points, 600 times each, the 95 % interval covered the
    truth in 98, 97 and 91 %; a plain percentile one in 96, 93 and 83 %.
 2. A single seed has no spread to resample: its interval is one over problems only. `claims` asks for three.
+3. `p` is of the same Student's distribution as the interval, so it is below 0.05 where the 95 % interval leaves 0 out.
+   `holm` adjusts the p of a family of comparisons; which comparisons are a family is the caller's to say.
 
 It knows nothing of records, methods' meaning or verdicts.
 """
@@ -61,12 +63,16 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate with its interval; `per_seed` has the effect of each seed that all the arms share."""
+    """An estimate with its interval; `per_seed` has the effect of each seed that all the arms share.
+
+    `p` is the two-sided probability of an estimate so far from 0, or farther, if the truth were 0.
+    """
 
     estimate: float
     low: float
     high: float
     per_seed: tuple[tuple[int, float], ...]
+    p: float
 
 
 def check_comparable(a: Arm, b: Arm) -> None:
@@ -140,9 +146,14 @@ def bootstrap(
             variances.append((float(np.var(of_seed, ddof=1)) / len(of_seed), len(of_seed) - 1))
     total = sum(v for v, _ in variances)
     spread = sum(v * v / freedom for v, freedom in variances if freedom > 0)
-    quantile = t.ppf(0.5 + level / 2, total**2 / spread) if spread > 1e-300 else norm.ppf(0.5 + level / 2)
-    half = float(quantile * np.std(np.asarray(effect(*over_both), dtype=float)))
-    return Interval(estimate, estimate - half, estimate + half, _per_seed(arms, effect))
+    student = t(total**2 / spread) if spread > 1e-300 else norm()
+    deviation = float(np.std(np.asarray(effect(*over_both), dtype=float)))
+    half = float(student.ppf(0.5 + level / 2) * deviation)
+    if deviation > 0:
+        p = 2 * float(student.sf(abs(estimate) / deviation))
+    else:
+        p = float(estimate == 0)
+    return Interval(estimate, estimate - half, estimate + half, _per_seed(arms, effect), p)
 
 
 @functools.lru_cache(maxsize=16)  # figures and tables ask for the same draws hundreds of times
@@ -197,3 +208,23 @@ def hierarchical_bootstrap(
         seeds = tuple(range(len(x))) if len(x) > 1 else (-1,)
         arms.append(Arm(name, "suite", seeds, problems, x * weights))
     return bootstrap(arms, lambda w, a, b=0.0: (a - b) / w, draws=draws, level=level, rng_seed=rng_seed)
+
+
+def holm(p: ArrayLike) -> np.ndarray:
+    """Holm's adjustment (1979) of the p of a family: rejecting those below a level keeps the chance of even one false
+    rejection below that level, however the comparisons depend on each other.
+
+    Sorted ascending, p_(i) becomes the largest of (m - j + 1) p_(j) over j <= i, at most 1. NaN stands for a
+    comparison that was not made: it stays NaN and does not count.
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    values = np.asarray(p, dtype=float)
+    made = np.flatnonzero(~np.isnan(values))
+    if np.any((values[made] < 0) | (values[made] > 1)):
+        raise ValueError(f"holm: a probability lies in [0, 1], got {values.tolist()}")
+    order = made[np.argsort(values[made], kind="stable")]
+    out = values.copy()
+    out[order] = np.minimum(1.0, np.maximum.accumulate(np.arange(len(order), 0, -1) * values[order]))
+    return out

@@ -23,12 +23,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from dphlib.intervals import Arm, Interval, bootstrap, check_comparable, hierarchical_bootstrap
+from dphlib.intervals import Arm, Interval, bootstrap, check_comparable, hierarchical_bootstrap, holm
 from dphlib.types import GREEDY_SAMPLE
 
 __all__ = [
     "Arm", "Interval", "answer_statistics", "arm", "auc_at_k", "auc_log2_k", "avg_at_k", "bootstrap",
-    "check_comparable", "distinct_correct", "final", "greedy", "greedy_accuracy", "hierarchical_bootstrap",
+    "check_comparable", "distinct_correct", "final", "greedy", "greedy_accuracy", "hierarchical_bootstrap", "holm",
     "intervals", "keep_explore", "pass_at_k", "pass_curve", "problem_table", "sampled", "style_entropy",
     "style_shares", "truncation_rate",
 ]  # fmt: skip

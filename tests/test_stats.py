@@ -362,6 +362,39 @@ def test_interval_covers_the_truth_as_often_as_it_says(seed_spread):
         assert np.mean(widths) < 1.3 * np.mean(plain)
 
 
+def test_p_is_below_a_level_where_its_interval_leaves_zero_out():
+    rng = np.random.default_rng(4)
+    told = 0
+    for shift in np.linspace(0, 0.12, 25):
+        base = rng.random((1, 40))
+        tuned = base + shift + rng.normal(0, 0.1, (4, 40)) + rng.normal(0, 0.03, (4, 1))
+        got = stats.hierarchical_bootstrap(tuned, base, draws=500)
+        assert (got.p < 0.05) == (not got.low <= 0 <= got.high)
+        told += got.p < 0.05
+    assert 0 < told < 25
+    same = stats.hierarchical_bootstrap(np.ones((3, 8)), np.ones((1, 8)))
+    assert same.p == 1.0 and stats.hierarchical_bootstrap(np.ones((3, 8)), np.zeros((1, 8))).p == 0.0
+
+
+def test_holm_is_the_step_down_rule_and_never_more_lenient_than_one_test():
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        p = rng.random(rng.integers(1, 9)) ** 3
+        adjusted = stats.holm(p)
+        order, rejected = np.argsort(p), set()
+        for place, i in enumerate(order):  # as Holm wrote it: go on while p_(i) <= level / (m - i + 1)
+            if p[i] > 0.05 / (len(p) - place):
+                break
+            rejected.add(int(i))
+        assert {int(i) for i in np.flatnonzero(adjusted <= 0.05)} == rejected
+        assert (adjusted >= p).all() and (adjusted <= np.minimum(1, len(p) * p) + 1e-15).all()
+    assert stats.holm([]).size == 0
+    with_gap = stats.holm([0.02, np.nan, 0.5])
+    assert np.isnan(with_gap[1]) and with_gap[[0, 2]].tolist() == [0.04, 0.5]
+    with pytest.raises(ValueError, match="holm"):
+        stats.holm([1.5])
+
+
 def test_intervals_lists_each_metric_of_each_arm():
     rng = np.random.default_rng(2)
     frames = [rows(correct=rng.random((8, 4)) < 0.5), greedy_rows(correct=rng.random((8, 1)) < 0.5)]

@@ -131,6 +131,23 @@ def test_a_sentence_has_the_change_the_numbers_and_the_seeds(table):
         assert {"raises": low >= 0, "lowers": high <= 0, "changes": low <= 0 <= high}[word], one
 
 
+def test_a_family_of_comparisons_is_corrected_and_the_sentences_say_so(table):
+    """Holm over a study's comparisons on one suite in one measure; the words follow interval and correction."""
+    for (study, _, _), family in table.groupby(["study", "suite", "measure"]):
+        assert len(family) == len(comparisons(CPU, study)) and len(family) > 1
+        assert family["p_holm"].tolist() == pytest.approx(stats.holm(family["p"]).tolist())
+    one = table[table["study"] == "controls"].iloc[[0]].assign(suite="in domain", measure="Pass@8", unit="points")
+    wide = {"difference": 3.0, "low": 0.5, "high": 5.5}
+    for numbers, p, says in (
+        (wide, 0.2, r"raises .* points \[\+0.5, \+5.5\] \(not told from zero after Holm's correction, p 0.200\)"),
+        (wide, 0.0002, r"raises .* \(Holm's p below 0.001\)"),
+        ({"difference": -3.0, "low": -5.5, "high": -0.5}, 0.04, r"lowers .* \(Holm's p 0.040\)"),
+        ({"difference": 3.0, "low": -0.5, "high": 5.5}, 0.04, r"changes .*\], not told from zero \("),
+    ):
+        said = ablations.sentences(one.assign(**numbers, p_holm=p))
+        assert len(said) == 1 and re.search(says, said[0]), said
+
+
 @pytest.mark.parametrize(
     ("comparison", "says"),
     [
