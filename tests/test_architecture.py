@@ -28,7 +28,7 @@ ORDER = """
     estimator_moments estimator_study lessons showcase
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
     retention ablations study_plots judge claims facts claims_view readme report_page report
-    stages cost results kernel notebooks verifier_page site cli
+    stages cost hard results findings kernel notebooks verifier_page site cli
 """.split()
 # These compute with tensors; every other module is imported without torch.
 WITH_TORCH = """

@@ -41,8 +41,8 @@ def test_every_study_can_run_alone_and_a_usual_run_has_none_of_its_arms(name):
         assert arms == compared and not usual & set(arms_beyond(settings, [study]))
 
 
-def test_the_full_profile_trains_every_kind_of_setting_and_three_seeds():
-    runs = study_runs(CPU, tuple(STUDIES))
+def test_all_studies_train_every_kind_of_setting_with_the_seeds_that_are_asked_for():
+    runs = study_runs(profile("cpu", study_seeds="3"), tuple(STUDIES))
     assert {run.variant.partition("=")[0] for run in runs} == (set(VARIANTS) - {"domain"}) | {"main"}
     assert all(len({r.seed for r in runs if r.variant == run.variant and r.method == run.method}) >= 3 for run in runs)
     assert {run.method for run in runs} == {run.method for run in CPU.main_runs()} - {"dapo"} | {
@@ -51,9 +51,9 @@ def test_the_full_profile_trains_every_kind_of_setting_and_three_seeds():
     assert len([run for run in runs if (run.method, run.variant) in set(arms_beyond(CPU))]) <= 100  # within the hour
 
 
-def test_smoke_trains_one_comparison_of_each_study():
+def test_smoke_trains_one_comparison_of_a_study():
     settings = profile("smoke")
-    assert chosen(settings.studies) == tuple(STUDIES)
+    assert set(chosen(settings.studies)) < set(STUDIES)
     assert all(len(comparisons(settings, name)) == 1 for name in STUDIES)
     assert {run.train_config(settings.train).iterations for run in study_runs(settings, ["length"])} == {1, 2}
 
