@@ -48,13 +48,15 @@ from dphlib.runs import (
     versions,
     write_run_manifest,
 )
-from dphlib.studies import STUDIES, chosen, study_runs
+from dphlib.studies import HARD, STUDIES, chosen, study_runs
 from dphlib.verl_store import verl
 
 ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = ROOT / "artifacts"
 REFERENCE = ARTIFACTS / "reference"
-RESULTS = ("records.parquet", "claims.json", "presample.csv", "cost.csv", "manifest.json", "seconds.json")
+RESULTS = (
+    "records.parquet", "hard.parquet", "claims.json", "presample.csv", "cost.csv", "manifest.json", "seconds.json",
+)  # fmt: skip
 RESULT_FOLDERS = ("tables", "figures", "notebooks", "report", "train_log", "metrics")
 SPACE_GIB = 0.5
 """A full CPU run wrote less than a third of this."""
@@ -78,7 +80,8 @@ def run(
         artifacts: results go to `<artifacts>/<profile_name>`.
         only: run this notebook alone, by its number or name.
         seeds: of main runs and controls, their number (5) or a list (0,1,2); "" for the profile's.
-        studies: also run these: `all`, or names such as `controls,eta`; `smoke` runs some of them anyway.
+        studies: also run these: `all`, or names such as `controls,eta`; `hard` draws more answers to the problems that
+            the base seldom solves; `smoke` runs some of them anyway.
         study_seeds: of ablations and studies, as `seeds`.
     """
     settings, started = profile(profile_name, seeds, study_seeds), time.monotonic()
@@ -205,7 +208,7 @@ def _recorded_profile(source: Path) -> Profile:
 
 
 def reference(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS) -> int:
-    """Keeps a run's results as `artifacts/reference` and writes the generated parts of README from it.
+    """Keeps a run's results as `artifacts/reference`; writes the generated parts of README from it.
 
     Args:
         profile_name: the run to keep.
@@ -322,26 +325,30 @@ def ablate(
     """Runs studies alone and says what each comparison shows, with its interval.
 
     Args:
-        study: `all`, or names such as `eta,controls`.
+        study: `all`, or names such as `eta,controls`; `hard` prints the table of the hard problems.
         seeds: of every arm, their number (3) or a list (0,1,2); "" for the profile's.
         profile_name: of `config.PROFILES`.
         artifacts: stages are kept in, and found in, `<artifacts>/<profile_name>`.
         workers: runs at a time, 0 for one each core.
         table: also write the whole table, every suite and measure, to this CSV file.
     """
-    from dphlib import ablations, tables
+    from dphlib import ablations, hard, retention, tables
     from dphlib.stages import Pipeline
 
     settings, names = profile(profile_name, seeds, seeds), chosen(study)
     if not names:
         raise ValueError(f"no study given; known: all, {', '.join(STUDIES)}")
-    runs = study_runs(settings, names)
+    pipeline, compared = Pipeline(artifacts / settings.name, settings, workers or None), [n for n in names if n != HARD]
+    if HARD in names:
+        print(tables.to_markdown(retention.readable(hard.hard_table(hard.hard_records(pipeline)))))
+    if not compared:
+        return 0
+    runs = study_runs(settings, compared)
     say(f"{len(runs)} runs of {len({(run.method, run.variant) for run in runs})} arms; what is there is reused")
-    records = Pipeline(artifacts / settings.name, settings, workers or None).evaluate(runs)
-    made = ablations.study_table(records, settings, names)
+    made = ablations.study_table(pipeline.evaluate(runs), settings, compared)
     if table:
         print(tables.to_csv(made, table))
-    for name in names:
+    for name in compared:
         print(f"\n{name}: {STUDIES[name].question}")
         for sentence in ablations.sentences(made[made["study"] == name]):
             print(f"- {sentence}")

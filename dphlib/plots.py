@@ -68,6 +68,9 @@ CAPTIONS = {
     "fig8_pass_over_steps": "In-domain Pass@k over training, each seed a thin line, the mean over seeds thick; "
     "no interval. "
     "Points on the way are estimated from fewer answers than the last; the estimator is unbiased in both.",
+    "fig14_hard": "Problems of which the base solved at most an eighth of its answers in the plain evaluation, all "
+    "answered anew. Top: mean over seeds, each seed as a faint point. Bottom: difference to the base on the same "
+    f"problems; bands: {_I}.",
     "fig9_base": "Left: Pass@k of the base, "
     "with the 95 % interval over problems. Middle: correct answers of the pre-samples of each training prompt, "
     "with the "

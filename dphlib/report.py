@@ -41,7 +41,7 @@ _FIGURES = {
     "fig8_pass_over_steps": "Figure 8, Pass@k over training", "fig9_base": "Figure 9, the base model and the partition",
     "fig10_claims": "Figure 10, every claim with its interval",
     "fig11_controls": "Figure 11, controls and equal strength", "fig12_eta": "Figure 12, weights of the divergences",
-    "fig13_ablations": "Figure 13, settings one at a time",
+    "fig13_ablations": "Figure 13, settings one at a time", "fig14_hard": "Figure 14, the hard problems",
 }  # fmt: skip
 _CAPTIONS = {**plots.CAPTIONS, **study_plots.CAPTIONS, "fig10_claims": claims_view.CAPTION}
 

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dphlib import ablations, claims, plots, run_plots, studies, study_plots, tables
+from dphlib import ablations, claims, hard, plots, run_plots, studies, study_plots, tables
 from dphlib.claims_view import claims_figure
 from dphlib.config import METHOD_CONFIGS, Profile, RunConfig
 from dphlib.cost import measure_cost
@@ -31,6 +31,7 @@ REFERENCE = Path(__file__).resolve().parent.parent / "artifacts" / "reference"
 
 CLAIMS_FIGURE = "fig10_claims"
 """The figure that `judge` writes; the others are in `FIGURES`."""
+HARD_RECORDS = "hard.parquet"
 
 _RUN = ["method", "variant", "seed"]
 _SORTED_BY = ["method", "variant", "seed", "step", "suite", "problem_id", "sample"]
@@ -46,6 +47,7 @@ class Results:
         train_logs: iterations of all runs, with method, variant and seed.
         presample: a row a training prompt: suite, problem_id, family, correct of k.
         cost: iterations of the cost measurement; None before it was made.
+        hard: `EvalRecord` rows of the hard problems (`hard.hard_records`); None where they were not asked for.
         made: tables of studies that were asked for, by name.
     """
 
@@ -54,6 +56,7 @@ class Results:
     train_logs: pd.DataFrame
     presample: pd.DataFrame
     cost: pd.DataFrame | None = None
+    hard: pd.DataFrame | None = None
     made: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     def study(self, names: Sequence[str]) -> pd.DataFrame:
@@ -68,16 +71,17 @@ class Results:
         return self.presample[self.presample["suite"] == "train"]
 
     def write(self, root: Path) -> None:
-        """`records.parquet`, `train_log/<run>.jsonl`, `presample.csv`, `cost.csv`; `load` gives equal frames.
+        """`records.parquet`, `train_log/<run>.jsonl`, `presample.csv`, `cost.csv`, `hard.parquet`; `load` gives equal
+        frames.
 
         Rows are sorted, so the order in which runs ended does not show. What an earlier, larger set left is removed.
         """
         root = Path(root)
-        records = self.records.sort_values(_SORTED_BY, kind="stable", ignore_index=True)
-        for column in ("method", "variant", "suite", "subset", "problem_id", "outcome", "style", "answer_hash"):
-            records[column] = records[column].astype("category")
-        with atomic_path(root / "records.parquet") as path:
-            records.to_parquet(path, index=False, compression="zstd", compression_level=12)
+        _write_records(self.records, root / "records.parquet")
+        if self.hard is not None:
+            _write_records(self.hard, root / HARD_RECORDS)
+        else:
+            (root / HARD_RECORDS).unlink(missing_ok=True)
         written = set()
         for (method, variant, seed), rows in self.train_logs.groupby(_RUN, sort=True):
             lines = [json.dumps(row, allow_nan=False) for row in _plain(rows.drop(columns=_RUN))]
@@ -104,16 +108,15 @@ class Results:
         for part in ("records.parquet", "train_log", "presample.csv"):
             if not (root / part).exists():
                 raise RunError(f"no recorded run in {root}: {part} is missing; run ./run_all.sh {settings.name} first")
-        records = pd.read_parquet(root / "records.parquet")
-        texts = {name: str for name in records.columns if isinstance(records[name].dtype, pd.CategoricalDtype)}
-        records = records.astype(texts)
+        hard_rows = _read_records(root / HARD_RECORDS) if (root / HARD_RECORDS).is_file() else None
         logs = []
         for path in sorted((root / "train_log").glob("*.jsonl"), key=_run_of):
             logs += [{**dict(zip(_RUN, _run_of(path), strict=True)), **row} for row in read_jsonl(path)]
         if not logs:
             raise RunError(f"no train log in {root / 'train_log'}; run ./run_all.sh {settings.name} first")
         cost = _read_csv(root / "cost.csv") if (root / "cost.csv").is_file() else None
-        return cls(settings, records, pd.DataFrame(logs), _read_csv(root / "presample.csv"), cost)
+        records, presample = _read_records(root / "records.parquet"), _read_csv(root / "presample.csv")
+        return cls(settings, records, pd.DataFrame(logs), presample, cost, hard_rows)
 
 
 def _run_of(path: Path) -> tuple[str, str, int]:
@@ -127,6 +130,20 @@ def _run_of(path: Path) -> tuple[str, str, int]:
     if not (method and variant and seed.isdecimal()):
         raise RunError(f"{path}: not a train log, its name is not <method>-<variant>-seed<number>.jsonl; remove it")
     return method, variant, int(seed)
+
+
+def _write_records(records: pd.DataFrame, path: Path) -> None:
+    rows = records.sort_values(_SORTED_BY, kind="stable", ignore_index=True)
+    for column in ("method", "variant", "suite", "subset", "problem_id", "outcome", "style", "answer_hash"):
+        rows[column] = rows[column].astype("category")
+    with atomic_path(path) as temporary:
+        rows.to_parquet(temporary, index=False, compression="zstd", compression_level=12)
+
+
+def _read_records(path: Path) -> pd.DataFrame:
+    rows = pd.read_parquet(path)
+    texts = {name: str for name in rows.columns if isinstance(rows[name].dtype, pd.CategoricalDtype)}
+    return rows.astype(texts)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -187,6 +204,18 @@ STUDY_FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Results, pd.DataFrame]
 """Figures of studies, and which; `draw` makes one where an arm that only these studies train is in the records."""
 STUDY_TABLES = {"table_controls": CONTROL_STUDIES, "table_ablations": ABLATION_STUDIES}
 
+HARD_FIGURES: dict[str, Callable[[Results], Figure]] = {
+    "fig14_hard": lambda r: plots.pass_curves(_hard(r), ("base", *hard.HARD_METHODS)),
+}
+HARD_TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {"table_hard": lambda r: hard.hard_table(_hard(r))}
+"""Of the hard problems; made where `Results.hard` is there."""
+
+
+def _hard(results: Results) -> pd.DataFrame:
+    if results.hard is None:
+        raise RunError("the hard problems were not answered: ask for them with --studies hard")
+    return results.hard
+
 
 def recorded_studies(results: Results, names: Sequence[str] = tuple(studies.STUDIES)) -> list[str]:
     """The studies of which the records hold an arm that no other run has."""
@@ -201,7 +230,7 @@ def _cost(results: Results) -> pd.DataFrame:
 
 
 def figure(name: str, results: Results, root: Path) -> Figure:
-    """Draws one figure of `FIGURES` or `STUDY_FIGURES`, writes it to `figures/` as PNG and SVG, and returns it.
+    """Draws one figure by its name, writes it to `figures/` as PNG and SVG, and returns it.
 
     Raises:
         ValueError: no such figure, or the results lack what it shows.
@@ -210,13 +239,13 @@ def figure(name: str, results: Results, root: Path) -> Figure:
         names, draw_study = STUDY_FIGURES[name]
         drawn = draw_study(results, results.study(names))
     else:
-        drawn = _product(FIGURES, name, "figure")(results)
+        drawn = _product(FIGURES | HARD_FIGURES, name, "figure")(results)
     save_figure(drawn, Path(root) / "figures", name)
     return drawn
 
 
 def table(name: str, results: Results, root: Path) -> pd.DataFrame:
-    """Makes one table of `TABLES` or `STUDY_TABLES`, writes it to `tables/` as CSV, and returns it.
+    """Makes one table by its name, writes it to `tables/` as CSV, and returns it.
 
     Raises:
         ValueError: no such table.
@@ -224,7 +253,7 @@ def table(name: str, results: Results, root: Path) -> pd.DataFrame:
     if name in STUDY_TABLES:
         made = results.study(STUDY_TABLES[name])
     else:
-        made = _product(TABLES, name, "table")(results)
+        made = _product(TABLES | HARD_TABLES, name, "table")(results)
     tables.to_csv(made, Path(root) / "tables" / f"{name}.csv")
     return made
 
@@ -254,21 +283,26 @@ def draw(results: Results, root: Path, names: Sequence[str] | None = None) -> li
     if names is None:
         of_studies = {**{name: wanted for name, (wanted, _) in STUDY_FIGURES.items()}, **STUDY_TABLES}
         absent = [name for name, wanted in of_studies.items() if not recorded_studies(results, wanted)]
+        of_hard = (*HARD_FIGURES, *HARD_TABLES)
+        absent += [name for name in of_hard if results.hard is None]
         if absent:
             print(f"not run, so not drawn: {', '.join(absent)}")
-        names = [name for name in (*FIGURES, *TABLES, *of_studies) if name not in absent]
+        names = [name for name in (*FIGURES, *TABLES, *of_studies, *of_hard) if name not in absent]
+    figures = {**FIGURES, **STUDY_FIGURES, **HARD_FIGURES}
     for name in names:
-        _product({**FIGURES, **STUDY_FIGURES, **TABLES, **STUDY_TABLES}, name, "figure or table")
+        _product({**figures, **TABLES, **STUDY_TABLES, **HARD_TABLES}, name, "figure or table")
     for name in names:
-        if name in FIGURES or name in STUDY_FIGURES:
+        if name in figures:
             plt.close(figure(name, results, root))
         else:
             table(name, results, root)
     return judge(results, root)
 
 
-def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = False) -> Results:
-    """The recorded tables of the base and of `runs`, building what is not there yet."""
+def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = False, with_hard: bool = False) -> Results:
+    """The recorded tables of the base and of `runs`, building what is not there yet; at wish the cost measured and the
+    hard problems answered.
+    """
     records = pipeline.evaluate(runs)
     rows = [
         {"suite": suite, "problem_id": g.problem.id, "family": g.problem.meta.get("family", ""), "correct": g.correct}
@@ -276,7 +310,8 @@ def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = Fal
         for g in pipeline.groups(suite)
     ]
     cost = measure_cost(pipeline) if with_cost else None
-    return Results(pipeline.settings, records, pipeline.train_logs(runs), pd.DataFrame(rows), cost)
+    answered = hard.hard_records(pipeline) if with_hard else None
+    return Results(pipeline.settings, records, pipeline.train_logs(runs), pd.DataFrame(rows), cost, answered)
 
 
 def close_notebook(name: str, root: Path, metrics: Mapping[str, Any]) -> None:

@@ -115,36 +115,66 @@ def losses(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE)
     return pd.DataFrame(out)
 
 
-def support(records: pd.DataFrame, methods: Sequence[str] = HEADLINE) -> pd.DataFrame:
-    """Each suite's problems by who reaches them with k = half of the answers drawn: The Invisible Leash's accounting.
+def support(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Sequence[int] | None = None) -> pd.DataFrame:
+    """Each suite's problems by who reaches them with k answers, at several k: The Invisible Leash's accounting.
 
     Expected numbers of problems, mean over seeds, which add up to `problems`: preserved (both), lost (base only),
-    gained (tuned only), neither. k is half of what was drawn, so that the base has a row against its own other half.
-    Columns before them: suite, k, method.
+    gained (tuned only), neither. k is at most half of what was drawn, so that the base has a row against its own other
+    half. Columns before them: suite, k, method.
+
+    Args:
+        records: frame of EvalRecord rows.
+        methods: in this order; those that are absent are left out.
+        ks: default 1, 8 and half of the answers drawn.
+
+    Raises:
+        ValueError: no k that leaves the base a second half, or no answers of the base.
     """
     rows, out = _main(records), []
     table = stats.problem_table(rows)
     for suite in (s for s in SUITES if s in set(table["suite"])):
         of_suite = table[table["suite"] == suite]
-        k = int(of_suite["n"].min()) // 2
-        b_P = stats.arm(of_suite, "base", suite, "pass", k).values_SP[0]
-        both = {"base, drawn again": (_again(of_suite, suite, k), b_P)}
-        for method in _present(of_suite, methods):
-            t_P = stats.arm(of_suite, method, suite, "pass", k).values_SP.mean(axis=0)
-            both[NAMES[method]] = (b_P * t_P, t_P)
-        for name, (both_P, t_P) in both.items():
-            preserved, size = float(both_P.sum()), len(b_P)
-            lost, gained = float(b_P.sum()) - preserved, float(t_P.sum()) - preserved
-            row = {
-                "suite": SUITES[suite],
-                "k": k,
-                "method": name,
-                "preserved": preserved,
-                "lost": lost,
-                "gained": gained,
-            }
-            out.append(row | {"neither": size - preserved - lost - gained, "problems": size})
+        half = int(of_suite["n"].min()) // 2
+        wanted = sorted({k for k in (ks or (1, 8, half)) if 1 <= k <= half})
+        if not wanted:
+            raise ValueError(f"support at k = {list(ks or ())} needs 2k answers a problem, {suite} has {2 * half}")
+        for k in wanted:
+            b_P = stats.arm(of_suite, "base", suite, "pass", k).values_SP[0]
+            both = {"base, drawn again": (_again(of_suite, suite, k), b_P)}
+            for method in _present(of_suite, methods):
+                t_P = stats.arm(of_suite, method, suite, "pass", k).values_SP.mean(axis=0)
+                both[NAMES[method]] = (b_P * t_P, t_P)
+            for name, (both_P, t_P) in both.items():
+                preserved, size = float(both_P.sum()), len(b_P)
+                lost, gained = float(b_P.sum()) - preserved, float(t_P.sum()) - preserved
+                counts = {"preserved": preserved, "lost": lost, "gained": gained}
+                counts |= {"neither": size - preserved - lost - gained, "problems": size}
+                out.append({"suite": SUITES[suite], "k": k, "method": name, **counts})
     return pd.DataFrame(out)
+
+
+def measures(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE) -> pd.DataFrame:
+    """Every measure of notebook 06 on every suite, a row a suite and model, means over seeds.
+
+    Columns: suite, method, keep, explore (per cent, at k), AUC@K in per cent with K the fewest answers that a problem
+    of any suite has, distinct_correct of the first K, per_problem_nats, pooled_nats, entropy_nats and kl_to_base_nats
+    (a token), seeds. Of the base, keep and explore are against fresh answers of itself.
+    """
+    rows, out = _main(records), []
+    answers = int(stats.problem_table(rows)["n"].min())
+    for suite in (s for s in SUITES if s in set(rows["suite"])):
+        of_suite = rows[rows["suite"] == suite]
+        split = capability_split(records, k, methods, suite).replace({"method": {"base, drawn again": NAMES["base"]}})
+        area = stats.auc_at_k(of_suite, answers).groupby("method", observed=True)["auc_at_k"].mean()
+        distinct = stats.distinct_correct(of_suite, answers).groupby("method", observed=True)["distinct_correct"].mean()
+        frame = behaviour(records, suite, methods).merge(split[["method", "keep", "explore"]], "left", "method")
+        by_name = {name: NAMES[name] for name in area.index}
+        frame[f"AUC@{answers} (%)"] = frame["method"].map(100 * area.rename(by_name))
+        frame["distinct_correct"] = frame["method"].map(distinct.rename(by_name))
+        out.append(frame.assign(suite=SUITES[suite]))
+    columns = ["suite", "method", "keep", "explore", f"AUC@{answers} (%)", "distinct_correct", "per_problem_nats",
+               "pooled_nats", "entropy_nats", "kl_to_base_nats", "seeds"]  # fmt: skip
+    return pd.concat(out, ignore_index=True)[columns]
 
 
 def behaviour(records: pd.DataFrame, suite: str, methods: Sequence[str] = METHODS) -> pd.DataFrame:

@@ -2,6 +2,9 @@
 
     study_runs(settings, chosen("eta,controls"))     every run that these two need, each once
 
+One name is no comparison of arms: `hard` (module `hard`) draws more answers of main runs to the problems that the base
+seldom solves. It is asked for in the same way.
+
 The arms of Tables 3 to 5 are part of every run (`Profile.ablation_runs`); the others are trained when their study is
 asked for. A comparison changes one thing: a setting of a method's main run (`variants`), or the method itself. All arms
 of a profile share the base, the prompts, the stored answers' draws and the evaluation's number of answers.
@@ -150,8 +153,12 @@ STUDIES: dict[str, Study] = {
 }
 
 
+HARD = "hard"
+"""Asked for like a study; it trains nothing that a plain run has not."""
+
+
 def chosen(names: str) -> tuple[str, ...]:
-    """Studies from text: "all", "" for none, or names separated by commas.
+    """Studies, and `hard`, from text: "all", "" for none, or names separated by commas.
 
     Raises:
         ValueError: an unknown name.
@@ -159,15 +166,18 @@ def chosen(names: str) -> tuple[str, ...]:
     >>> chosen("eta, length"), chosen("")
     (('eta', 'length'), ())
     """
-    wanted = STUDIES if names == "all" else dict.fromkeys(part.strip() for part in names.split(",") if part.strip())
+    known = (*STUDIES, HARD)
+    wanted = known if names == "all" else dict.fromkeys(part.strip() for part in names.split(",") if part.strip())
     for name in wanted:
-        if name not in STUDIES:
-            raise ValueError(f"unknown study {name!r}; known: all, {', '.join(STUDIES)}")
+        if name not in known:
+            raise ValueError(f"unknown study {name!r}; known: all, {', '.join(known)}")
     return tuple(wanted)
 
 
 def comparisons(settings: Profile, name: str) -> list[Comparison]:
-    """A study's comparisons in a profile: all of them, or its first few where the profile says so."""
+    """A study's comparisons in a profile: all of them, or its first few where the profile says so; of `hard` none."""
+    if name == HARD:
+        return []
     return list(STUDIES[name].comparisons(settings))[: settings.study_comparisons]
 
 

@@ -121,6 +121,17 @@ def make_study_records(settings: Profile, names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(runs, ignore_index=True)
 
 
+def make_hard_records(
+    methods: Sequence[str] = ("base", "grpo", "rkl", "dph_f", "dph_js"), seeds: Sequence[int] = (0, 1), draws: int = 64
+) -> pd.DataFrame:
+    """The frame of `hard.parquet`: every second problem of two suites, many answers, no greedy one."""
+    samples = dict.fromkeys(("in_domain", "out_of_domain"), draws)
+    runs = [(m, seed) for m in methods for seed in ((-1,) if m == "base" else seeds)]
+    frames = [_run(m, "main", seed, STEPS * (m != "base"), samples, greedy=False) for m, seed in runs]
+    records = pd.concat(frames, ignore_index=True)
+    return records[records["problem_id"].str.endswith(tuple("02468"))].reset_index(drop=True)
+
+
 def make_train_logs(methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
     """The rows of `train_log/*.jsonl` with method, variant and seed; the KL to the base every fifth iteration."""
     rows = []

@@ -12,13 +12,18 @@ from dphlib import cli
 from dphlib.notebooks import check_executed
 from dphlib.runs import verify_run_manifest
 
+STUDIES = "controls,eta,answers,hard"  # smoke's own and the hard problems
 NOTEBOOKS = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+
+
+def run(artifacts: Path) -> int:
+    return cli.main(["run", "--profile", "smoke", "--artifacts", str(artifacts), "--studies", STUDIES])
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     artifacts = tmp_path_factory.mktemp("artifacts")
-    assert cli.main(["run", "--profile", "smoke", "--artifacts", str(artifacts)]) == 0
+    assert run(artifacts) == 0
     return artifacts
 
 
@@ -33,6 +38,8 @@ def test_results_are_whole(smoke):
     assert verify_run_manifest(smoke / "smoke") == []
     page = (smoke / "smoke" / "report" / "index.html").read_text()
     assert all(f"notebooks/{name}.html" in page for name in NOTEBOOKS)
+    for name in ("hard.parquet", "figures/fig14_hard.svg", "tables/table_hard.csv", "tables/table_controls.csv"):
+        assert (smoke / "smoke" / name).is_file()
 
 
 def test_smoke_supports_no_claim(smoke):
@@ -43,7 +50,7 @@ def test_smoke_supports_no_claim(smoke):
 
 def test_the_second_run_executes_nothing_and_says_so(smoke, capsys):
     started = time.monotonic()
-    assert cli.main(["run", "--profile", "smoke", "--artifacts", str(smoke)]) == 0
+    assert run(smoke) == 0
     out = capsys.readouterr().out
     assert out.count(": reused") == len(NOTEBOOKS)
     assert "all notebooks reused" in out
@@ -54,6 +61,6 @@ def test_a_damaged_result_is_noticed_and_made_again(smoke, capsys):
     table = smoke / "smoke" / "tables" / "table1.csv"
     whole = table.read_bytes()
     table.write_bytes(whole[:-20])
-    assert cli.main(["run", "--profile", "smoke", "--artifacts", str(smoke)]) == 0
+    assert run(smoke) == 0
     assert "table1.csv" in capsys.readouterr().err
     assert table.read_bytes() == whole

@@ -71,6 +71,12 @@ def test_a_base_that_solves_nothing_has_no_share_to_lose():
 def test_support_adds_up_to_the_problems(records):
     got = retention.support(records)
     assert set(got["suite"]) == {"in domain", "cross domain", "out of domain"}
+    assert got.groupby("suite")["k"].unique().map(list).to_dict() == {
+        "in domain": [1, 8, 16], "cross domain": [1, 8], "out of domain": [1, 8]
+    }  # fmt: skip
+    assert set(retention.support(records, ks=(2, 99))["k"]) == {2}
+    with pytest.raises(ValueError, match=r"support at k = \[99\] needs 2k answers a problem, in_domain has 32"):
+        retention.support(records, ks=(99,))
     parts = got[["preserved", "lost", "gained", "neither"]]
     assert parts.sum(axis=1).tolist() == pytest.approx(got["problems"].tolist()) and parts.to_numpy().min() > -1e-9
     again = got[got["method"] == "base, drawn again"]
@@ -85,6 +91,20 @@ def test_behaviour_is_the_mean_over_seeds(records):
     assert got["seeds"].to_dict() == {"base": 1, "GRPO": 2, "DPH-JS": 2} and got.loc["base", "kl_to_base_nats"] == 0
     with pytest.raises(ValueError, match="'elsewhere'; the records have cross_domain, in_domain"):
         retention.behaviour(records, "elsewhere")
+
+
+def test_every_measure_is_that_of_its_own_function(records):
+    got = retention.measures(records, 4, ("base", "grpo")).set_index(["suite", "method"])
+    assert len(got) == 6 and list(got)[:3] == ["keep", "explore", "AUC@16 (%)"]
+    rows = stats.final(records[records["suite"] == "out_of_domain"])
+    split = retention.capability_split(records, 4, ("grpo",), "out_of_domain").set_index("method")
+    one = got.loc[("out of domain", "GRPO")]
+    assert one[["keep", "explore"]].tolist() == split.loc["GRPO", ["keep", "explore"]].tolist()
+    assert got.loc[("out of domain", "base"), "keep"] == split.loc["base, drawn again", "keep"]
+    of_grpo = rows[rows["method"] == "grpo"]
+    assert one["AUC@16 (%)"] == pytest.approx(100 * stats.auc_at_k(of_grpo, 16)["auc_at_k"].mean())
+    distinct = stats.distinct_correct(of_grpo, 16)["distinct_correct"].mean()
+    assert one["distinct_correct"] == pytest.approx(distinct) and one["seeds"] == 2
 
 
 def test_the_problem_that_changed_most_is_found():
