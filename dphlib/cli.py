@@ -13,9 +13,7 @@ dph verl --out FOLDER          the partition and its stored answers as verl read
 
 from __future__ import annotations
 
-import filecmp
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,9 +35,9 @@ from dphlib.notebooks import (
     check_executed,
     declared_parameters,
     find_notebooks,
-    normalise,
     run_notebooks,
 )
+from dphlib.reference_run import ARTIFACTS, REFERENCE, ROOT, recorded_profile, reference, replot
 from dphlib.runs import (
     RunError,
     code_version,
@@ -51,13 +49,6 @@ from dphlib.runs import (
 from dphlib.studies import HARD, STUDIES, chosen, study_runs
 from dphlib.verl_store import verl
 
-ROOT = Path(__file__).resolve().parents[1]
-ARTIFACTS = ROOT / "artifacts"
-REFERENCE = ARTIFACTS / "reference"
-RESULTS = (
-    "records.parquet", "hard.parquet", "claims.json", "presample.csv", "cost.csv", "manifest.json", "seconds.json",
-)  # fmt: skip
-RESULT_FOLDERS = ("tables", "figures", "notebooks", "report", "train_log", "metrics")
 SPACE_GIB = 0.5
 """A full CPU run wrote less than a third of this."""
 
@@ -177,66 +168,6 @@ def _closing_words(out: Path, done: Sequence[str], seconds: float) -> None:
     again = f"{len(done)} notebooks executed" if done else "nothing had changed, all notebooks reused"
     total = duration(sum(manifest["seconds"].values()))
     print(f"This time: {duration(seconds)}, {again}. All notebooks together took {total}; peak memory {peak:.1f} GiB.")
-
-
-def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
-    """Draws figures and tables and judges the claims again from recorded results, without training.
-
-    Args:
-        source: a results folder.
-        out: where the products go; each is compared with the one in `source`.
-    """
-    from dphlib.results import Results, draw
-
-    if not (source / "manifest.json").is_file():
-        raise RunError(f"no recorded run in {source}: manifest.json is missing; give one with --source")
-    settings = _recorded_profile(source)
-    draw(Results.load(source, settings), out)
-    made = sorted(path for path in out.rglob("*") if path.is_file())
-    differ = [p for p in made if not filecmp.cmp(p, source / p.relative_to(out), shallow=False)]
-    for path in differ:
-        print(f"differs from {source.name}: {path.relative_to(out)}")
-    print(f"{len(made)} files in {out}, {len(made) - len(differ)} of them equal to {source} byte by byte")
-    return 1 if differ else 0
-
-
-def _recorded_profile(source: Path) -> Profile:
-    """The profile of recorded results, with the seeds that were asked for."""
-    manifest = read_json(source / "manifest.json")
-    asked = manifest.get("asked", {})
-    return profile(manifest["profile"], asked.get("seeds", ""), asked.get("study_seeds", ""))
-
-
-def reference(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS) -> int:
-    """Keeps a run's results as `artifacts/reference`; writes the generated parts of README from it.
-
-    Args:
-        profile_name: the run to keep.
-        artifacts: folder of the runs.
-    """
-    from dphlib.readme import write_readme_blocks
-    from dphlib.report import build_report
-
-    source = artifacts / profile(profile_name).name
-    if problems := verify_run_manifest(source):
-        raise RunError(f"{source}: {problems[0]}; run ./run_all.sh {profile_name} to the end first")
-    manifest = read_json(source / "manifest.json")
-    shutil.rmtree(REFERENCE, ignore_errors=True)
-    REFERENCE.mkdir(parents=True)
-    for name in RESULTS:
-        if (source / name).is_file():
-            shutil.copy2(source / name, REFERENCE / name)
-    for name in RESULT_FOLDERS:
-        shutil.copytree(source / name, REFERENCE / name, ignore=shutil.ignore_patterns("keys.json", "*.failed.ipynb"))
-    for notebook in sorted((REFERENCE / "notebooks").glob("*.ipynb")):
-        normalise(notebook)
-    extra = {key: manifest[key] for key in ("profile", "seeds", "asked", "seconds")}
-    write_run_manifest(REFERENCE, extra, manifest)
-    build_report(REFERENCE)
-    write_run_manifest(REFERENCE, extra, manifest)
-    write_readme_blocks(ROOT / "README.md", REFERENCE)
-    print(f"{REFERENCE}: {sum(p.stat().st_size for p in REFERENCE.rglob('*') if p.is_file()) / 2**20:.1f} MiB")
-    return 0
 
 
 def plan(profile_name: ProfileArgument = "cpu") -> int:
@@ -360,7 +291,7 @@ def claims(source: Path = REFERENCE) -> int:
     from dphlib import claims as claim_module
     from dphlib.results import Results
 
-    settings = _recorded_profile(source)
+    settings = recorded_profile(source)
     results = Results.load(source, settings)
     claim_module.print_table(claim_module.evaluate_claims(results.records, results.train_logs, settings.name))
     return 0

@@ -250,7 +250,7 @@ def rehearsed(trainer) -> list[float]:
 
 
 def test_two_processes_train_what_one_does(base_folder, held_folder, held, tmp_path):
-    """Three stored answers for one process, two for the other; gradients averaged, layers computed again, as TRL does."""
+    """Three stored answers for one process, two for the other; gradients averaged, layers checkpointed, as TRL does."""
     policy = adapted(base_folder)
     alone = rehearsed(five_rows(policy, tmp_path, held, per_device_train_batch_size=8, gradient_checkpointing=True))
     (tmp_path / "program.py").write_text(ONE_OF_TWO)

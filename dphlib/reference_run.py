@@ -1,0 +1,84 @@
+"""The commands `dph replot` and `dph reference`: recorded results drawn again, and a run kept as the reference."""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dphlib.config import Profile, profile
+from dphlib.facts import read_json
+from dphlib.notebooks import normalise
+from dphlib.runs import RunError, verify_run_manifest, write_run_manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+ARTIFACTS = ROOT / "artifacts"
+REFERENCE = ARTIFACTS / "reference"
+"""The committed results of a full CPU run."""
+RESULTS = (
+    "records.parquet", "hard.parquet", "claims.json", "presample.csv", "cost.csv", "manifest.json", "seconds.json",
+)  # fmt: skip
+RESULT_FOLDERS = ("tables", "figures", "notebooks", "report", "train_log", "metrics")
+
+
+def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
+    """Draws figures and tables and judges the claims again from recorded results, without training.
+
+    Args:
+        source: a results folder.
+        out: where the products go; each is compared with the one in `source`.
+    """
+    from dphlib.results import Results, draw
+
+    if not (source / "manifest.json").is_file():
+        raise RunError(f"no recorded run in {source}: manifest.json is missing; give one with --source")
+    settings = recorded_profile(source)
+    draw(Results.load(source, settings), out)
+    made = sorted(path for path in out.rglob("*") if path.is_file())
+    differ = [p for p in made if not filecmp.cmp(p, source / p.relative_to(out), shallow=False)]
+    for path in differ:
+        print(f"differs from {source.name}: {path.relative_to(out)}")
+    print(f"{len(made)} files in {out}, {len(made) - len(differ)} of them equal to {source} byte by byte")
+    return 1 if differ else 0
+
+
+def recorded_profile(source: Path) -> Profile:
+    """The profile of recorded results, with the seeds that were asked for."""
+    manifest = read_json(source / "manifest.json")
+    asked = manifest.get("asked", {})
+    return profile(manifest["profile"], asked.get("seeds", ""), asked.get("study_seeds", ""))
+
+
+def reference(profile_name: Annotated[str, tyro.conf.arg(name="profile")] = "cpu", artifacts: Path = ARTIFACTS) -> int:
+    """Keeps a run's results as `artifacts/reference`; writes the generated parts of README from it.
+
+    Args:
+        profile_name: the run to keep.
+        artifacts: folder of the runs.
+    """
+    from dphlib.readme import write_readme_blocks
+    from dphlib.report import build_report
+
+    source = artifacts / profile(profile_name).name
+    if problems := verify_run_manifest(source):
+        raise RunError(f"{source}: {problems[0]}; run ./run_all.sh {profile_name} to the end first")
+    manifest = read_json(source / "manifest.json")
+    shutil.rmtree(REFERENCE, ignore_errors=True)
+    REFERENCE.mkdir(parents=True)
+    for name in RESULTS:
+        if (source / name).is_file():
+            shutil.copy2(source / name, REFERENCE / name)
+    for name in RESULT_FOLDERS:
+        shutil.copytree(source / name, REFERENCE / name, ignore=shutil.ignore_patterns("keys.json", "*.failed.ipynb"))
+    for notebook in sorted((REFERENCE / "notebooks").glob("*.ipynb")):
+        normalise(notebook)
+    extra = {key: manifest[key] for key in ("profile", "seeds", "asked", "seconds")}
+    write_run_manifest(REFERENCE, extra, manifest)
+    build_report(REFERENCE)
+    write_run_manifest(REFERENCE, extra, manifest)
+    write_readme_blocks(ROOT / "README.md", REFERENCE)
+    print(f"{REFERENCE}: {sum(p.stat().st_size for p in REFERENCE.rglob('*') if p.is_file()) / 2**20:.1f} MiB")
+    return 0
