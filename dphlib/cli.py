@@ -202,7 +202,7 @@ def partition(
     print(f"D_pef {len(parts.near_perfect)}, D_exp {len(parts.exploration)}, references {len(parts.references)}")
     print(pipeline.partition(suite, threshold or None).path)
     if export is not None:
-        store.export(export, parts, threshold or pipeline.settings.presample.threshold, pipeline.base().path)
+        store.export(export, parts, threshold or pipeline.settings.presample.threshold, pipeline.base_folder())
         print(export)
     return 0
 

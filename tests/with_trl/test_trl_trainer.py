@@ -14,7 +14,6 @@ import pytest
 import torch
 import trl
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
 from small import sum_problems, tokenizer
 from trl import GRPOConfig
 
@@ -223,21 +222,6 @@ def test_loss_and_gradient_of_a_mixed_batch_are_those_of_dphlib(base_folder, hel
     assert in_evaluation == alone != pytest.approx(theirs.item(), abs=1e-3)
 
 
-ONE_OF_TWO = """
-import sys
-sys.path[:0] = [".", "tests/with_trl", "tests"]
-from pathlib import Path
-from safetensors.torch import save_file
-from test_trl_trainer import adapted, five_rows, rehearsed, store, trainable
-base, held, out = Path(sys.argv[1]), store.read(Path(sys.argv[2])), Path(sys.argv[3])
-policy = adapted(base)
-trainer = five_rows(policy, out, held, per_device_train_batch_size=4, gradient_checkpointing=True, ddp_backend="gloo")
-if trainer.accelerator.is_main_process:
-    print("logged", trainer.accelerator.num_processes, *rehearsed(trainer))
-    save_file(trainable(policy), out / "trained.safetensors")
-"""
-
-
 def five_rows(policy, folder, held, **sizes) -> DPHTrainer:
     """Two steps of five stored answers each, with a step as long as its gradient."""
     trainer = dph(policy, folder, held, rehearsal_rows=5, optim="sgd", learning_rate=0.3, **sizes)
@@ -249,20 +233,40 @@ def rehearsed(trainer) -> list[float]:
     return [row["rehearsal/divergence"] for row in trainer.state.log_history if "grad_norm" in row]
 
 
-def test_two_processes_train_what_one_does(base_folder, held_folder, held, tmp_path):
-    """Three stored answers for one process, two for the other; gradients averaged, layers checkpointed, as TRL does."""
+class OneOfTwo:
+    """The trainer's accelerator as the first or the second of two processes has it; each gathers its own value only."""
+
+    num_processes = 2
+
+    def __init__(self, real, index: int) -> None:
+        self.real, self.process_index = real, index
+
+    def __getattr__(self, name: str):
+        return getattr(self.real, name)
+
+
+def test_two_processes_share_a_step_and_its_denominator(base_folder, held, tmp_path):
+    """Three stored answers for one, two for the other: averaged, loss and gradient are those of one process.
+
+    `tests/benchmarks/trl_processes.py` does it with real processes.
+    """
     policy = adapted(base_folder)
-    alone = rehearsed(five_rows(policy, tmp_path, held, per_device_train_batch_size=8, gradient_checkpointing=True))
-    (tmp_path / "program.py").write_text(ONE_OF_TWO)
-    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
-    command = [sys.executable, *launch, tmp_path / "program.py", base_folder, held_folder, tmp_path]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, text=True, capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
-    processes, *logged = re.search("logged (.*)", done.stdout)[1].split()
-    assert processes == "2" and list(map(float, logged)) == pytest.approx(alone, rel=1e-5)
-    together = load_file(tmp_path / "trained.safetensors")
-    for name, weight in trainable(policy).items():
-        torch.testing.assert_close(together[name], weight, atol=1e-6, rtol=1e-5)
+    trainer = dph(policy, tmp_path, held, rehearsal_rows=5)
+    trainer.current_gradient_accumulation_steps = 1
+    weights = [p for p in policy.parameters() if p.requires_grad]
+    alone = trainer._rehearsal_loss(policy)
+    expected, real, parts = torch.autograd.grad(alone, weights), trainer.accelerator, []
+    for index in (0, 1):
+        trainer.accelerator, trainer._micro_batch = OneOfTwo(real, index), (-1, -1)
+        parts.append(trainer._rehearsal_loss(policy))
+    trainer.accelerator = real
+    assert parts[0].item() != pytest.approx(parts[1].item(), rel=1e-2)
+    together = (parts[0] + parts[1]) / 2
+    assert together.item() == pytest.approx(alone.item(), rel=1e-6)
+    for got, want in zip(torch.autograd.grad(together, weights), expected, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-7, rtol=1e-5)
+    one, *logged = trainer._metrics["train"]["rehearsal/divergence"]
+    assert sum(logged) / 2 == pytest.approx(one, rel=1e-6)
 
 
 # --- Which stored answers --------------------------------------------------------------------------
