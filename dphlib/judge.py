@@ -82,6 +82,7 @@ class Evidence:
     sampled: pd.DataFrame | None
     train_logs: pd.DataFrame | None
     rng_seed: int = 0
+    level: float = 0.95
     arms: dict[tuple[Quantity, int], stats.Arm] = field(default_factory=dict)
 
     def rows(self, q: Quantity) -> pd.DataFrame | None:
@@ -113,7 +114,7 @@ def judge(part: Part, evidence: Evidence) -> PartResult:
         return replace(result, reason=f"needs {max(ks.values())} judged answers a problem, there are {judged}")
     arms = [evidence.arm(q, ks[q]) for q in part.quantities]
     with np.errstate(divide="ignore", invalid="ignore"):
-        got = stats.bootstrap(arms, part.effect, rng_seed=evidence.rng_seed)
+        got = stats.bootstrap(arms, part.effect, level=evidence.level, rng_seed=evidence.rng_seed)
     if not all(map(isfinite, (got.estimate, got.low, got.high))):
         return replace(result, verdict="inconclusive", reason="the base solves too little to lose a share of it")
     label = part.label.replace("Pass at large k", f"Pass@{large}")

@@ -11,6 +11,7 @@ import tyro
 
 from dphlib.config import Profile, profile
 from dphlib.facts import read_json
+from dphlib.files import write_text
 from dphlib.notebooks import normalise
 from dphlib.runs import RunError, verify_run_manifest, write_run_manifest
 
@@ -53,14 +54,16 @@ def recorded_profile(source: Path) -> Profile:
 
 
 def reference(profile_name: Annotated[str, tyro.conf.arg(name="profile")] = "cpu", artifacts: Path = ARTIFACTS) -> int:
-    """Keeps a run's results as `artifacts/reference`; writes the generated parts of README from it.
+    """Keeps a run's results as `artifacts/reference`; writes what README and docs/findings.md generate from it.
 
     Args:
         profile_name: the run to keep.
         artifacts: folder of the runs.
     """
+    from dphlib import findings
     from dphlib.readme import write_readme_blocks
     from dphlib.report import build_report
+    from dphlib.site import fresh_page
 
     source = artifacts / profile(profile_name).name
     if problems := verify_run_manifest(source):
@@ -80,5 +83,6 @@ def reference(profile_name: Annotated[str, tyro.conf.arg(name="profile")] = "cpu
     build_report(REFERENCE)
     write_run_manifest(REFERENCE, extra, manifest)
     write_readme_blocks(ROOT / "README.md", REFERENCE)
+    write_text(ROOT / findings.PAGE, fresh_page(findings, ROOT))
     print(f"{REFERENCE}: {sum(p.stat().st_size for p in REFERENCE.rglob('*') if p.is_file()) / 2**20:.1f} MiB")
     return 0

@@ -8,7 +8,8 @@
 While it is empty the same places say how to go on without it, and no link is broken. The notebooks take
 theirs from `badge_source` and `bootstrap_source`, in cells tagged `badge` and `bootstrap`. THIRD_PARTY.md is
 made here too, from the table of data sets and the installed packages' metadata; of the packages their names,
-not their licences, are checked for freshness. The tables of docs/verifier.md come from `verifier_page`.
+not their licences, are checked for freshness. The generated blocks of docs/verifier.md come from `verifier_page`,
+those of docs/findings.md from `findings`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from dphlib import __version__, verifier_page
+from dphlib import __version__, findings, verifier_page
 from dphlib.data_sets import DATA_SETS, licence_text
 from dphlib.files import write_text
 
@@ -29,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 _ADDRESS = re.compile(r"https://([\w.-]+)/([\w.-]+/[\w.-]*\w)")
 _COLAB = "https://colab.research.google.com"
 FIRST_NOTEBOOK = "00_kick_the_tires"
+_PAGES = (verifier_page, findings)
+"""Modules of the generated blocks of a page: `PAGE`, its place, and `page_blocks(root)`, name -> text."""
 
 
 def repository(root: Path = ROOT) -> str:
@@ -148,17 +152,18 @@ def _notebook(name: str) -> Callable[[str, str], str]:
     return fresh
 
 
-def _verifier_page(root: Path) -> Callable[[str, str], str]:
-    def fresh(text: str, address: str) -> str:
-        blocks = verifier_page.page_blocks(root)
-        if unknown := set(re.findall(r"<!-- generated:([\w-]+) -->", text)) - set(blocks):
-            raise ValueError(f"{verifier_page.PAGE}: no such block: {', '.join(sorted(unknown))}")
-        for name, body in blocks.items():
-            begin, end = f"<!-- generated:{name} -->", f"<!-- /generated:{name} -->"
-            text = _between(text, begin, end, body, str(verifier_page.PAGE))
-        return text
+def fresh_page(module: Any, root: Path = ROOT) -> str:
+    """The text of a page of `docs/` as it should be: its generated blocks made anew by its module.
 
-    return fresh
+    Raises ValueError for a block that the module does not make, or that the page lacks.
+    """
+    text, blocks = (root / module.PAGE).read_text(encoding="utf-8"), module.page_blocks(root)
+    if unknown := set(re.findall(r"<!-- generated:([\w-]+) -->", text)) - set(blocks):
+        raise ValueError(f"{module.PAGE}: no such block: {', '.join(sorted(unknown))}")
+    for name, body in blocks.items():
+        begin, end = f"<!-- generated:{name} -->", f"<!-- /generated:{name} -->"
+        text = _between(text, begin, end, body, str(module.PAGE))
+    return text
 
 
 def stale(root: Path = ROOT) -> dict[Path, str]:
@@ -174,8 +179,9 @@ def stale(root: Path = ROOT) -> dict[Path, str]:
     }
     if (root / "README.md").exists():
         places[root / "README.md"] = _readme
-    if (root / verifier_page.PAGE).exists():
-        places[root / verifier_page.PAGE] = _verifier_page(root)
+    for module in _PAGES:
+        if (root / module.PAGE).exists():
+            places[root / module.PAGE] = lambda text, address, module=module: fresh_page(module, root)
     places |= {path: _notebook(path.stem) for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
     found = {}
     for path, fresh in places.items():

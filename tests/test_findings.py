@@ -1,0 +1,132 @@
+"""docs/findings.md: its blocks follow the run they are made from, and its words follow the verdicts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from synthetic import make_hard_records, make_records, make_study_records, make_train_logs
+
+from dphlib import ablations, findings, hard, site, tables
+from dphlib.claims import evaluate_claims, to_json
+from dphlib.config import profile
+from dphlib.facts import read_json
+from dphlib.files import RunError
+from dphlib.results import HARD_RECORDS, Results
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / findings.PAGE).read_text(encoding="utf-8")
+METHODS = ("base", "grpo", "dapo", "rkl", "dph_f", "dph_js")
+
+
+def make_reference(root: Path) -> Path:
+    """A repository whose reference run is made up and has neither studies nor hard problems."""
+    run = root / findings.RUN
+    records, logs = make_records(METHODS, (0, 1, 2)), make_train_logs(METHODS, (0, 1, 2))
+    presample = pd.DataFrame({"suite": ["train"], "problem_id": ["p"], "family": ["f"], "correct": [8]})
+    Results(profile("cpu"), records, logs, presample).write(run)
+    (run / "claims.json").write_text(to_json(evaluate_claims(records, logs, "cpu")))
+    (run / "manifest.json").write_text(json.dumps({"profile": "cpu", "asked": {"seeds": "3"}}))
+    for name in (findings.COVERAGE, findings.PAGE):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    root = tmp_path_factory.mktemp("plain")
+    make_reference(root)
+    return root, findings.page_blocks(root)
+
+
+def test_every_block_of_the_page_is_filled():
+    blocks = re.findall(r"<!-- generated:([\w-]+) -->\n(.*?)<!-- /generated:\1 -->", PAGE, re.DOTALL)
+    assert len(blocks) == PAGE.count("<!-- generated:") == 12
+    assert all(body.strip() for _, body in blocks)
+
+
+def test_each_claim_stands_under_its_verdict_with_its_effect(plain):
+    root, blocks = plain
+    parts = re.split(r"^\*\*(.+)\*\* \((.+): \d+\)$", blocks["verdicts"], flags=re.MULTILINE)
+    under = {verdict: body for _, verdict, body in zip(*[iter(parts[1:])] * 3, strict=True)}
+    assert list(under) == list(findings.HEADINGS)
+    for claim in read_json(root / findings.RUN / "claims.json"):
+        assert [verdict for verdict, body in under.items() if claim["text"] in body] == [claim["verdict"]]
+
+
+def test_judged_at_once_fewer_claims_are_settled():
+    records, logs = make_records(METHODS, (0, 1, 2), ablations=False, steps=False), make_train_logs(METHODS, (0, 1, 2))
+    one, wide = evaluate_claims(records, logs, "cpu"), evaluate_claims(records, logs, "cpu", level=1 - 0.05 / 17)
+    for a, b in zip(one, wide, strict=True):
+        assert b.verdict in (a.verdict, "inconclusive")
+        for x, y in zip(a.parts, b.parts, strict=True):
+            if x.low is not None and x.unit in ("share", "nats"):
+                assert y.low <= x.low and y.high >= x.high and y.estimate == x.estimate
+
+
+def test_what_was_not_run_is_said_with_its_command(plain):
+    _, blocks = plain
+    for name in ("strength", "eta", "controls", "length"):
+        assert blocks[name] == (
+            f"The study `{name}` is not in the reference run; `./run_all.sh cpu --studies {name}` makes it.\n"
+        )
+    assert "--studies hard" in blocks["hard"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_words_on_strength_follow_the_corrected_differences(plain, tmp_path, told):
+    settings = profile("cpu", "2", "2")
+    made = ablations.study_table(make_study_records(settings, ["strength"]), settings, ["strength"], ["in_domain"])
+    run = tmp_path / "run"
+    tables.to_csv(made.assign(p_holm=0.01 if told else 0.9, low=1.0, high=2.0), run / "tables" / "table_controls.csv")
+    block = findings._studies(run, "strength", findings._strength_summary)
+    between = made[made["against"] == "DPH-F"]
+    count = between["arm"].nunique()
+    assert f"on in domain Pass@8 {count} of {count} by their own intervals and {count * told} after Holm's" in block
+    assert ("So a difference remains" in block) == told and ("MARA's objection standing" in block) != told
+    tables.to_csv(made.drop(columns="p_holm"), run / "tables" / "table_controls.csv")
+    with pytest.raises(RunError, match=r"no column p_holm; draw it again with \./run_all\.sh replot"):
+        findings._studies(run, "strength", findings._strength_summary)
+
+
+def test_the_controls_are_summed_up_in_the_five_questions(tmp_path):
+    settings = profile("cpu", "2", "2")
+    made = ablations.study_table(make_study_records(settings, ["controls"]), settings, ["controls"], ["in_domain"])
+    tables.to_csv(made, tmp_path / "tables" / "table_controls.csv")
+    block = findings._studies(tmp_path, "controls", findings._controls_summary)
+    for asks in ("the data selection alone", "forward KL on top", "JS on top", "plain SFT in place", "the partition"):
+        assert asks in block
+    one = made[(made["arm"] == "SFT rehearsal") & (made["suite"] == "in domain") & (made["measure"] == "Pass@8")]
+    assert f"forward KL {one['difference'].iloc[0]:+.1f} (" in block
+
+
+def test_support_and_steps_count_what_the_records_hold(plain):
+    _, blocks = plain
+    assert blocks["support"].count("base, drawn again") == 5  # three k in domain, the largest elsewhere
+    assert "in domain, k = 16: at least a problem more lost than gained by" in blocks["support"]
+    rows = re.findall(r"^\| (GRPO|RKL|DPH-F) \|.*\| (.+) \|$", blocks["steps"], re.MULTILINE)
+    assert len(rows) == 3 and all(re.fullmatch(r"at none|\d+", where) for _, where in rows)
+
+
+def test_hard_problems_are_shown_where_they_were_answered(plain, tmp_path):
+    shutil.copytree(plain[0], tmp_path, dirs_exist_ok=True)
+    run = tmp_path / findings.RUN
+    rows = make_hard_records()
+    rows.to_parquet(run / HARD_RECORDS)
+    tables.to_csv(hard.hard_table(rows), run / "tables" / "table_hard.csv")
+    block = findings._hard(run)
+    assert "Pass@64" in block and block.count("DPH-JS") == 2
+
+
+def test_a_block_changed_by_hand_is_written_back(plain, monkeypatch):
+    root, blocks = plain
+    monkeypatch.setattr(findings, "page_blocks", lambda root: blocks)
+    text = site.fresh_page(findings, root)
+    assert text.count("--studies hard") == 1
+    (root / findings.PAGE).write_text(text.replace("settled one by one", "settled"))
+    assert site.fresh_page(findings, root) == text
