@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,12 +51,30 @@ def run(folder, method="dph_f", stop_after=None, learner=None, config=KEEPING, s
     return learner, []
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Policy and log of a run that nothing stopped."""
+    return run(tmp_path_factory.mktemp("uninterrupted"))
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """What a run leaves that died in iteration 5, after the checkpoints 2 and 4."""
+    folder = tmp_path_factory.mktemp("stopped")
+    run(folder, stop_after=5)
+    return folder
+
+
+@pytest.fixture
+def cut(stopped, tmp_path):
+    return Path(shutil.copytree(stopped, tmp_path / "cut"))
+
+
 def timeless(rows):
     return [{k: v for k, v in row.items() if not k.endswith(("_s", "_gib"))} for row in rows]
 
 
-@pytest.mark.parametrize("method", ["dph_f", "dapo", "dph_js_definition"])
-@pytest.mark.parametrize("stop_after", [3, 5])
+@pytest.mark.parametrize(("method", "stop_after"), [("dph_f", 3), ("dapo", 5), ("dph_js_definition", 5)])
 def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path, method, stop_after):
     seed_everything(0)
     whole, logs = run(tmp_path / "whole", method)
@@ -70,8 +89,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path, method, sto
     assert (torch.rand(1), random.random(), numpy.random.rand()) == left
 
 
-def test_a_run_with_checkpoints_equals_one_without(tmp_path):
-    kept, logs = run(tmp_path / "kept")
+def test_a_run_with_checkpoints_equals_one_without(uninterrupted):
+    kept, logs = uninterrupted
     free = policy()
     config = replace(KEEPING, checkpoint_every=0)
     arguments = (sum_problems(8), references(), RewardsFirstToken(), EVERY["dph_f"], config, 0)
@@ -120,58 +139,51 @@ FILES = ("weights.safetensors", "state.safetensors", "state.json", "manifest.jso
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("harm", ["cut", "gone", "flipped"])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_used(tmp_path, capsys, file, harm):
-    whole, _ = run(tmp_path / "whole")
-    run(tmp_path / "cut", stop_after=5)
-    path = tmp_path / "cut" / "step-000004" / file
+def test_a_damaged_checkpoint_is_told_and_the_one_before_used(uninterrupted, cut, capsys, file, harm):
+    path = cut / "step-000004" / file
     data = path.read_bytes()
     if harm == "gone":
         path.unlink()
     else:
         middle = len(data) // 2
         path.write_bytes(data[:middle] + (b"" if harm == "cut" else bytes([data[middle] ^ 1]) + data[middle + 1 :]))
-    resumed, _ = run(tmp_path / "cut")
-    assert torch.equal(weights(resumed), weights(whole))
+    resumed, _ = run(cut)
+    assert torch.equal(weights(resumed), weights(uninterrupted[0]))
     told = capsys.readouterr().err
     assert "step-000004 is damaged: " in told and file in told and "the checkpoint before it is used" in told
     assert "goes on after iteration 2" in told
 
 
-def test_without_a_whole_checkpoint_there_is_one_error_that_says_what_to_do(tmp_path):
-    run(tmp_path, stop_after=5)
-    for file in tmp_path.glob("step-*/weights.safetensors"):
+def test_without_a_whole_checkpoint_there_is_one_error_that_says_what_to_do(cut):
+    for file in cut.glob("step-*/weights.safetensors"):
         file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(RunError, match=r"no whole one is left: remove .* to train from the start"):
-        run(tmp_path)
+        run(cut)
 
 
-def test_a_torn_line_and_rows_after_the_checkpoint_are_cut_off(tmp_path):
-    whole, logs = run(tmp_path / "whole")
-    run(tmp_path / "cut", stop_after=5)
-    log = tmp_path / "cut" / checkpoints.LOG
+def test_a_torn_line_and_rows_after_the_checkpoint_are_cut_off(uninterrupted, cut):
+    log = cut / checkpoints.LOG
     assert len(read_jsonl(log)) == 5
     log.write_bytes(log.read_bytes()[:-30])
-    resumed, _ = run(tmp_path / "cut")
-    assert torch.equal(weights(resumed), weights(whole))
-    assert timeless(read_jsonl(log)) == timeless(logs)
+    resumed, _ = run(cut)
+    assert torch.equal(weights(resumed), weights(uninterrupted[0]))
+    assert timeless(read_jsonl(log)) == timeless(uninterrupted[1])
 
 
-def test_a_log_that_lost_rows_is_noticed(tmp_path):
-    run(tmp_path, stop_after=5)
-    log = tmp_path / checkpoints.LOG
+def test_a_log_that_lost_rows_is_noticed(cut):
+    log = cut / checkpoints.LOG
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(lines[1:]))
     with pytest.raises(RunError, match="3 whole rows of the 4 before the checkpoint"):
-        run(tmp_path)
+        run(cut)
 
 
-def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path):
-    run(tmp_path, stop_after=3)
+def test_a_checkpoint_of_another_run_is_refused_by_what_differs(cut):
     with pytest.raises(RunError, match=r"another run \(train differ\)"):
-        run(tmp_path, config=replace(KEEPING, lr=1e-5))
+        run(cut, config=replace(KEEPING, lr=1e-5))
     with pytest.raises(RunError, match=r"\(method, seed differ\)"):
-        run(tmp_path, "dph_js", seed=1)
-    run(tmp_path, config=replace(KEEPING, token_budget=64, diagnose_every=0))  # memory and diagnosis may change
+        run(cut, "dph_js", seed=1)
+    run(cut, config=replace(KEEPING, token_budget=64, diagnose_every=0))  # memory and diagnosis may change
 
 
 def test_an_adapter_is_not_resumed_on_another_base(tmp_path):
@@ -186,21 +198,20 @@ def test_another_shape_of_policy_is_refused(tmp_path):
         run(tmp_path, learner=tuning.prepare(policy(), TuningConfig("lora", rank=4)))
 
 
-def test_a_full_disk_leaves_the_checkpoints_that_were_there(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_checkpoints_that_were_there(uninterrupted, cut, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    run(tmp_path, stop_after=3)
     monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(RunError, match="free space"):
-        run(tmp_path)
+        run(cut)
     monkeypatch.undo()
-    assert [p.name for p in tmp_path.glob("*step-*")] == ["step-000002"]
-    resumed, _ = run(tmp_path)
-    assert torch.equal(weights(resumed), weights(run(tmp_path / "whole")[0]))
+    assert sorted(p.name for p in cut.glob("*step-*")) == ["step-000002", "step-000004"]
+    resumed, _ = run(cut)
+    assert torch.equal(weights(resumed), weights(uninterrupted[0]))
 
 
-def test_a_killed_process_leaves_a_run_that_can_go_on(tmp_path):
+def test_a_killed_process_leaves_a_run_that_can_go_on(uninterrupted, tmp_path):
     """SIGKILL in the middle of writing the second checkpoint."""
     program = f"""
 import os, signal, sys
@@ -221,7 +232,7 @@ run(Path({str(tmp_path / "cut")!r}))
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     assert list((tmp_path / "cut").glob(".tmp-*"))
     resumed, _ = run(tmp_path / "cut")
-    assert torch.equal(weights(resumed), weights(run(tmp_path / "whole")[0]))
+    assert torch.equal(weights(resumed), weights(uninterrupted[0]))
     assert not list((tmp_path / "cut").glob(".tmp-*"))
 
 

@@ -11,7 +11,7 @@ import pytest
 from small import small_profile
 
 from dphlib import cli, store, trainer
-from dphlib.config import METHOD_CONFIGS, PROFILES, ModelConfig, RunConfig, TuningConfig, profile
+from dphlib.config import METHOD_CONFIGS, PROFILES, RunConfig, TuningConfig, profile
 from dphlib.stages import Pipeline
 from dphlib.types import EvalRecord, Verdict
 
@@ -191,37 +191,30 @@ def test_a_longer_run_is_the_main_run_and_then_more(tmp_path):
     assert set(records["step"]) == {3} and set(records["suite"]) == set(settings.evaluation.samples)
 
 
-def adapted_profile(kind):
-    """QLoRA's layers are multiples of 64 values wide."""
-    shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    return small_profile(model=shape, tuning=TuningConfig(kind, rank=2, alpha=4))
-
-
-@pytest.mark.parametrize("kind", ["lora", "qlora"])
-def test_an_adapter_is_trained_kept_with_its_card_and_evaluated_on_its_base(tmp_path, kind):
-    pipeline = Pipeline(tmp_path, adapted_profile(kind))
+def test_an_adapter_is_kept_with_its_card_and_evaluated_on_the_worlds_base(built):
+    settings = small_profile(tuning=TuningConfig("lora", rank=2, alpha=4))
+    settings = replace(settings, evaluation=replace(settings.evaluation, samples={"in_domain": 2}))
+    pipeline = Pipeline(built, settings)
     trained = pipeline.train_one(RUN)
-    assert not (trained.path / "model").exists()
+    assert pipeline.base().reused and not (trained.path / "model").exists()
     card = (trained.path / "adapter" / "README.md").read_text()
-    assert (
-        "dph_js_definition" in card
-        and "CPU world of dphlib, suite train, 12 problems" in card
-        and "| Seeds | 0 |" in card
-    )
+    for words in ("dph_js_definition, variant main", "CPU world of dphlib, suite train, 12 problems", "| Seeds | 0 |"):
+        assert words in card
     records = pd.read_parquet(pipeline.evaluate_one(RUN).path / "records.parquet")
-    base = pd.read_parquet(pipeline.evaluate_base().path / "records.parquet")
-    assert len(records) == len(base)
-    assert pipeline.train_one(RUN).reused
+    assert len(records) == 6 * 3 and pipeline.train_one(RUN).reused
 
 
-def test_an_interrupted_stage_goes_on_from_its_checkpoint_to_the_same_files(tmp_path, monkeypatch, capsys):
+def test_an_interrupted_stage_goes_on_from_its_checkpoint_to_the_same_files(built, tmp_path, monkeypatch, capsys):
+    run, roots = RunConfig("dph_js", "main", 0), [tmp_path / name for name in ("whole", "cut")]
+    for root in roots:
+        shutil.copytree(built, root)
     settings = small_profile()
     settings = replace(
         settings,
         train=replace(settings.train, iterations=5, checkpoint_every=2),
         evaluation=replace(settings.evaluation, steps=(1, 3)),
     )
-    whole = Pipeline(tmp_path / "whole", settings).train_one(RunConfig("dph_js", "main", 0)).path
+    whole = Pipeline(roots[0], settings).train_one(run).path
     report = Pipeline._report
 
     def interrupted(self, share):
@@ -231,11 +224,11 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint_to_the_same_files(tmp_
 
     monkeypatch.setattr(Pipeline, "_report", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        Pipeline(tmp_path / "cut", settings).train_one(RunConfig("dph_js", "main", 0))
+        Pipeline(roots[1], settings).train_one(run)
     monkeypatch.undo()
-    left = next((tmp_path / "cut" / "stages").glob(".work-*"))
+    left = next((roots[1] / "stages").glob(".work-*"))
     assert (left / "step-000002").is_dir()
-    resumed = Pipeline(tmp_path / "cut", settings).train_one(RunConfig("dph_js", "main", 0)).path
+    resumed = Pipeline(roots[1], settings).train_one(run).path
     assert "training goes on after iteration 2" in capsys.readouterr().err
     for name in ("model/model.safetensors", "waypoints.parquet"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name

@@ -17,10 +17,13 @@ from small import RewardsFirstToken, sum_problems, tokenizer
 
 from dphlib import adapters, model, trainer, tuning
 from dphlib.adapters import Card, describe_base, load_adapter, save_adapter
+from dphlib.batches import Row
 from dphlib.config import METHOD_CONFIGS, ModelConfig, TrainConfig, TuningConfig
+from dphlib.losses import EXPLORE
 from dphlib.placement import Placement, choose_placement, placement_for
 from dphlib.sampler import SamplingConfig, TransformersSampler
 from dphlib.scoring import answer_logprobs
+from dphlib.stage_config import LINEAR_LAYERS
 
 KINDS = ("full", "lora", "qlora")
 TRAIN = TrainConfig(
@@ -59,7 +62,7 @@ def one_update(policy, optimizer) -> float:
     """One step of the trainer on its own rollouts; returns the gradient's norm."""
     old = [answer_logprobs(policy, tokenizer(), [pair])[0] for pair in drawn(policy)]
     rows = [
-        trainer.Row((tokenizer()(prompt)["input_ids"], ids), trainer.EXPLORE, float((-1) ** i), logprobs)
+        Row((tokenizer()(prompt)["input_ids"], ids), EXPLORE, float((-1) ** i), logprobs)
         for i, ((prompt, ids), logprobs) in enumerate(zip(drawn(policy), old, strict=True))
     ]
     return trainer.update(policy, tokenizer().pad_token_id, optimizer, rows, METHOD_CONFIGS["grpo"], TRAIN)[1]
@@ -101,7 +104,7 @@ def test_qlora_holds_the_layers_in_doubly_quantised_nf4_near_the_base(base_folde
 
     policy = policy_of(base_folder, "qlora")
     layers = {n: m for n, m in policy.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
-    assert len(layers) == 2 * len(tuning.LINEAR_LAYERS)
+    assert len(layers) == 2 * len(LINEAR_LAYERS)
     for layer in layers.values():
         state = layer.weight.quant_state
         assert (state.quant_type, state.nested, layer.weight.dtype) == ("nf4", True, torch.uint8)
@@ -185,6 +188,7 @@ def test_the_optimizers_state_carries_the_copies_over_a_restart():
     def step(policy, optimizer):
         policy(torch.ones(1, 8, dtype=torch.bfloat16)).sum().backward()
         optimizer.step()
+        optimizer.zero_grad()
 
     torch.manual_seed(0)
     layer = torch.nn.Linear(8, 8).to(torch.bfloat16)
