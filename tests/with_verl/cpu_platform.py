@@ -16,6 +16,9 @@ from verl.plugin.platform import PlatformBase, PlatformRegistry
 class _Module:
     """`torch.cpu` where it knows the name; else a function that gives 0."""
 
+    def mem_get_info(self) -> tuple[int, int]:
+        return 0, 0
+
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name, lambda *_, **__: 0)
 
@@ -24,7 +27,10 @@ class _Module:
 class Cpu(PlatformBase):
     device_name = "cpu"
     vendor_name = "any"
-    device_module = _Module()
+
+    @property
+    def device_module(self):
+        return _Module()
 
     def is_available(self):
         return True
