@@ -13,8 +13,8 @@ Memory, in bytes (P weights, L linear weights of the layers, T trained weights):
 Time of an iteration: decoding reads the weights once a token step for 256 rows side by side; training takes 6 P
 operations a token (whole policy) or 4 P (adapter), 2 P more with checkpointing; prompts of rollouts and scoring by the
 trainer 2 P each. Both at `_EFFICIENCY` of the GPU's sheet; answers of half the limit, prompts of a quarter of theirs.
-Verification, loading, and what dynamic sampling draws again are not in it. All of it is an estimate, good to a factor
-of two; what a CPU profile needs was measured and is read from the reference run.
+Verification, loading, and what dynamic sampling draws again are not in it. All of it is an estimate that no run on a
+GPU has checked; what a CPU profile needs was measured and is read from the reference run.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def to_text(settings: Profile) -> str:
     lines = [
         f"profile {settings.name}: {base.name} ({commit}), {base.parameters / 1e9:.2f} billion weights, "
         f"{settings.tuning.kind}, {trained_parameters(settings) / 1e6:.1f} million trained, sampler "
-        f"{settings.backend.program}; estimated, good to a factor of two, for one {found.card.name}",
+        f"{settings.backend.program}; estimated from the settings, not measured, for one {found.card.name}",
         "",
         *_part("downloads", found.downloads),
         f"  data sets {', '.join(sets)}: from the hub where it has them, else below DPH_DATA (dph data list)",
