@@ -1,8 +1,8 @@
 """The generated blocks of docs/findings.md, "What holds, what does not, and what we could not test".
 
-Every number and every word that depends on a verdict is made from the committed reference run: `claims.json`,
-`records.parquet`, `tables/*.csv`. `python -m dphlib.site --write` and `dph reference` put them into the page. What the
-reference does not hold is said to be absent, with the command that makes it.
+Every number and every word that depends on a verdict is made from the committed reference run: `claims.json`, the
+records and train logs. `python -m dphlib.site --write` and `dph reference` put them into the page. What the reference
+does not hold is said to be absent, with the command that makes it.
 
 1. A verdict "at once" is that of intervals at 1 - 0.05 / m for m claims (Bonferroni). Holm's correction of studies is
    `ablations`'.
@@ -11,7 +11,7 @@ reference does not hold is said to be absent, with the command that makes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ import pandas as pd
 from dphlib import ablations, claims, retention, stats, tables
 from dphlib.config import profile
 from dphlib.facts import command_text, effect_text, read_json
-from dphlib.files import RunError
+from dphlib.hard import hard_table
 from dphlib.labels import NAMES, SUITES
 from dphlib.readme import VERDICTS, verdict_counts
-from dphlib.results import HARD_RECORDS, STUDY_TABLES, Results
+from dphlib.results import Results, recorded_studies
 from dphlib.studies import arms_beyond
 from dphlib.types import HEADLINE
 
@@ -39,35 +39,32 @@ HEADINGS = {
 def page_blocks(root: Path) -> dict[str, str]:
     """The generated blocks of the page by name, from the reference run of a repository.
 
-    Raises RunError naming a file of the reference run that is absent, or of an older version.
+    Raises RunError naming a file of the reference run that is absent.
     """
     run = Path(root) / RUN
     manifest = read_json(run / "manifest.json")
-    results = Results.load(run, profile(manifest["profile"]))
+    asked = manifest.get("asked", {})
+    settings = profile(manifest["profile"], asked.get("seeds", ""), asked.get("study_seeds", ""))
+    results = Results.load(run, settings)
     judged = read_json(run / "claims.json")
     return {
         "provenance": _provenance(manifest, results),
         "verdicts": _verdicts(judged, results),
         "coverage": _coverage(read_json(Path(root) / COVERAGE)),
-        "strength": _studies(run, "strength", _strength_summary),
-        "eta": _studies(run, "eta", _eta_summary),
-        "controls": _studies(run, "controls", _controls_summary),
-        "length": _studies(run, "length"),
-        "rivals": _studies(run, "entropy_bonus") + "\n" + _studies(run, "clip_higher"),
+        "strength": _studies(results, "strength", _strength_summary),
+        "eta": _studies(results, "eta", _eta_summary),
+        "controls": _studies(results, "controls", _controls_summary),
+        "length": _studies(results, "length"),
+        "rivals": _studies(results, "entropy_bonus") + "\n" + _studies(results, "clip_higher"),
         "support": _support(results.records),
         "steps": _steps(results.records),
-        "hard": _hard(run),
+        "hard": _hard(results),
         "sums": _sums(results.records),
     }
 
 
 def _markdown(frame: pd.DataFrame, digits: int = 1) -> str:
     return tables.to_markdown(retention.readable(frame, digits))
-
-
-def _read(path: Path) -> pd.DataFrame:
-    """A table of numbers as `tables.to_csv` wrote it; an empty cell is NaN."""
-    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def _provenance(manifest: dict[str, Any], results: Results) -> str:
@@ -148,18 +145,14 @@ def _coverage(recorded: dict[str, list[dict[str, float]]]) -> str:
 # --- Studies ----------------------------------------------------------------------------------------------------------
 
 
-def _studies(run: Path, study: str, summary: Any = None) -> str:
+def _studies(results: Results, study: str, summary: Callable[[pd.DataFrame], str] | None = None) -> str:
     """A study's sentences, and a summary of them; or that it was not run, and what runs it."""
-    name = next(name for name, studies in STUDY_TABLES.items() if study in studies)
-    path = run / "tables" / f"{name}.csv"
-    rows = _read(path) if path.is_file() else pd.DataFrame(columns=ablations.COLUMNS)
-    if missing := set(ablations.COLUMNS) - set(rows.columns):
-        raise RunError(f"{path}: no column {', '.join(sorted(missing))}; draw it again with ./run_all.sh replot")
-    rows = rows[rows["study"] == study]
-    if not (rows["status"] == "run").any():
+    if not recorded_studies(results, [study]):
         return f"The study `{study}` is not in the reference run; `./run_all.sh cpu --studies {study}` makes it.\n"
+    suites = [suite for suite, name in SUITES.items() if name in {where for where, _ in ablations.SPOKEN}]
+    rows = ablations.study_table(results.records, results.settings, [study], suites)
     said = "".join(f"- {sentence}\n" for sentence in ablations.sentences(rows))
-    return said + (f"\n{summary(run, rows)}\n" if summary else "")
+    return said + (f"\n{summary(rows)}\n" if summary else "")
 
 
 def _told(rows: pd.DataFrame) -> str:
@@ -188,7 +181,7 @@ def _largest(rows: pd.DataFrame) -> tuple[float, str]:
     return abs(float(one["difference"])), f"{one['arm']} against {one['against']}"
 
 
-def _strength_summary(run: Path, rows: pd.DataFrame) -> str:
+def _strength_summary(rows: pd.DataFrame) -> str:
     between = rows[rows["against"] == NAMES["dph_f"]]
     head = f"Divergences told apart at equal strength: {_told(between)}. "
     if _any_told(between):
@@ -199,7 +192,7 @@ def _strength_summary(run: Path, rows: pd.DataFrame) -> str:
     )
 
 
-def _eta_summary(run: Path, rows: pd.DataFrame) -> str:
+def _eta_summary(rows: pd.DataFrame) -> str:
     points, which = _largest(rows)
     head = (
         f"Changes of a weight that are told from zero: {_told(rows)}. The largest on in-domain Pass@8 is {points:.1f} "
@@ -207,7 +200,7 @@ def _eta_summary(run: Path, rows: pd.DataFrame) -> str:
     return head + f"points ({which})."
 
 
-def _controls_summary(run: Path, rows: pd.DataFrame) -> str:
+def _controls_summary(rows: pd.DataFrame) -> str:
     ran, parts = _spoken(rows), []
     for arm, against, asks in (
         ("GRPO on D_exp", "GRPO", "the data selection alone"),
@@ -268,11 +261,10 @@ def _steps(records: pd.DataFrame, k: int = 8) -> str:
     return f"{_markdown(frame.assign(**{'first below the base': last}))}\nThe base: {base:.1f}. Pass@{k} in per cent.\n"
 
 
-def _hard(run: Path) -> str:
-    path = run / "tables" / "table_hard.csv"
-    if not (run / HARD_RECORDS).is_file() or not path.is_file():
+def _hard(results: Results) -> str:
+    if results.hard is None:
         return "Not in the reference run; `./run_all.sh cpu --studies hard` draws it.\n"
-    return _markdown(_read(path))
+    return _markdown(hard_table(results.hard))
 
 
 def _sums(records: pd.DataFrame) -> str:

@@ -11,12 +11,11 @@ import pandas as pd
 import pytest
 from synthetic import make_hard_records, make_records, make_study_records, make_train_logs
 
-from dphlib import ablations, findings, hard, site, tables
+from dphlib import ablations, findings, site
 from dphlib.claims import evaluate_claims, to_json
 from dphlib.config import profile
 from dphlib.facts import read_json
-from dphlib.files import RunError
-from dphlib.results import HARD_RECORDS, Results
+from dphlib.results import Results
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / findings.PAGE).read_text(encoding="utf-8")
@@ -78,30 +77,29 @@ def test_what_was_not_run_is_said_with_its_command(plain):
     assert "--studies hard" in blocks["hard"]
 
 
+def studied(study: str) -> Results:
+    settings = profile("cpu", "2", "2")
+    return Results(settings, make_study_records(settings, [study]), pd.DataFrame(), pd.DataFrame())
+
+
 @pytest.mark.parametrize("told", [True, False])
-def test_the_words_on_strength_follow_the_corrected_differences(plain, tmp_path, told):
-    settings = profile("cpu", "2", "2")
-    made = ablations.study_table(make_study_records(settings, ["strength"]), settings, ["strength"], ["in_domain"])
-    run = tmp_path / "run"
-    tables.to_csv(made.assign(p_holm=0.01 if told else 0.9, low=1.0, high=2.0), run / "tables" / "table_controls.csv")
-    block = findings._studies(run, "strength", findings._strength_summary)
-    between = made[made["against"] == "DPH-F"]
-    count = between["arm"].nunique()
-    assert f"on in domain Pass@8 {count} of {count} by their own intervals and {count * told} after Holm's" in block
-    assert ("So a difference remains" in block) == told and ("MARA's objection standing" in block) != told
-    tables.to_csv(made.drop(columns="p_holm"), run / "tables" / "table_controls.csv")
-    with pytest.raises(RunError, match=r"no column p_holm; draw it again with \./run_all\.sh replot"):
-        findings._studies(run, "strength", findings._strength_summary)
+def test_the_words_on_strength_follow_the_corrected_differences(told):
+    results = studied("strength")
+    made = ablations.study_table(results.records, results.settings, ["strength"], ["in_domain"])
+    said = findings._strength_summary(made.assign(p_holm=0.01 if told else 0.9, low=1.0, high=2.0))
+    count = made.loc[made["against"] == "DPH-F", "arm"].nunique()
+    assert f"on in domain Pass@8 {count} of {count} by their own intervals and {count * told} after Holm's" in said
+    assert ("So a difference remains" in said) == told and ("MARA's objection standing" in said) != told
 
 
-def test_the_controls_are_summed_up_in_the_five_questions(tmp_path):
-    settings = profile("cpu", "2", "2")
-    made = ablations.study_table(make_study_records(settings, ["controls"]), settings, ["controls"], ["in_domain"])
-    tables.to_csv(made, tmp_path / "tables" / "table_controls.csv")
-    block = findings._studies(tmp_path, "controls", findings._controls_summary)
+def test_the_controls_are_said_and_summed_up_in_the_five_questions():
+    results = studied("controls")
+    block = findings._studies(results, "controls", findings._controls_summary)
+    assert block.count("- ") >= 5 and "Rehearsing by plain -log pi instead of forward KL" in block
     for asks in ("the data selection alone", "forward KL on top", "JS on top", "plain SFT in place", "the partition"):
         assert asks in block
-    one = made[(made["arm"] == "SFT rehearsal") & (made["suite"] == "in domain") & (made["measure"] == "Pass@8")]
+    made = ablations.study_table(results.records, results.settings, ["controls"], ["in_domain"])
+    one = made[(made["arm"] == "SFT rehearsal") & (made["measure"] == "Pass@8")]
     assert f"forward KL {one['difference'].iloc[0]:+.1f} (" in block
 
 
@@ -113,14 +111,9 @@ def test_support_and_steps_count_what_the_records_hold(plain):
     assert len(rows) == 3 and all(re.fullmatch(r"at none|\d+", where) for _, where in rows)
 
 
-def test_hard_problems_are_shown_where_they_were_answered(plain, tmp_path):
-    shutil.copytree(plain[0], tmp_path, dirs_exist_ok=True)
-    run = tmp_path / findings.RUN
-    rows = make_hard_records()
-    rows.to_parquet(run / HARD_RECORDS)
-    tables.to_csv(hard.hard_table(rows), run / "tables" / "table_hard.csv")
-    block = findings._hard(run)
-    assert "Pass@64" in block and block.count("DPH-JS") == 2
+def test_hard_problems_are_shown_where_they_were_answered():
+    block = findings._hard(Results(profile("cpu"), *[pd.DataFrame()] * 3, hard=make_hard_records(draws=16)))
+    assert "Pass@16" in block and block.count("DPH-JS") == 2
 
 
 def test_a_block_changed_by_hand_is_written_back(plain, monkeypatch):
