@@ -172,7 +172,7 @@ def verl(
     from dphlib.stages import Pipeline
 
     pipeline = Pipeline(artifacts / profile, config.profile(profile))
-    base = pipeline.base().path
+    base = pipeline.base_folder()
     tokenizer = AutoTokenizer.from_pretrained(base)
     print(write_store(pipeline.parts(suite), base, tokenizer, out))
     print(write_prompts(pipeline.suite(validation), base, tokenizer, out))
