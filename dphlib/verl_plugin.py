@@ -105,7 +105,7 @@ class PartitionedDataset(Dataset):
         folder = Path(tokenizer.name_or_path)
         if not folder.is_dir():
             raise RunError(f"model.path is {folder}, no folder; download the base, its files are compared by hash")
-        check_store(store, folder)
+        check_store(store, folder, tokenizer)
         self._check_lengths(files[0], config)
         self._order = numpy.arange(self._table.num_rows)
         self._rollouts: int | None = None
