@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dphlib.config import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig
 from dphlib.divergences import generator
 from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, group_advantages, negative_log_likelihood, partitioned_loss
+from dphlib.methods import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig
 
 ADVANTAGE = "dph"
 REPLAY_REWARD = 2.0**-60

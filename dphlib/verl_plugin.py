@@ -35,9 +35,9 @@ its trainer before `use_v1`, and tools or several turns. Each is refused where i
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
-import sys
 import threading
 import warnings
 from collections.abc import Mapping
@@ -105,7 +105,7 @@ class PartitionedDataset(Dataset):
         folder = Path(tokenizer.name_or_path)
         if not folder.is_dir():
             raise RunError(f"model.path is {folder}, no folder; download the base, its files are compared by hash")
-        check_store(store, folder)
+        check_store(store, folder, tokenizer)
         self._check_lengths(files[0], config)
         self._order = numpy.arange(self._table.num_rows)
         self._rollouts: int | None = None
@@ -248,7 +248,7 @@ def check_version(found: str | None) -> None:
 
 
 def register() -> None:
-    """Makes losses, advantage and agent loops known to verl. verl's loading of this module calls it."""
+    """Makes losses, advantage and agent loops known to verl. Importing this module calls it where verl is installed."""
     check_version(package_version("verl"))
     from verl.experimental.agent_loop.agent_loop import register as register_loop
     from verl.trainer.ppo.core_algos import register_adv_est, register_policy_loss
@@ -260,5 +260,5 @@ def register() -> None:
     register_loop(EXPLORE_LOOP)(ExploreLoop)
 
 
-if "verl" in sys.modules:  # verl is what imports this module
+if importlib.util.find_spec("verl"):  # also where this module is imported before verl, which then finds it loaded
     register()

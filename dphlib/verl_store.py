@@ -5,15 +5,14 @@ A row has the columns that verl's recipes have (`data_source`, `prompt`, `agent_
 
 1. Prompts are stored as token ids too, those that the policy saw when it was pre-sampled. Nothing is tokenised again
    and no chat template is applied in training, so a stored answer continues the very tokens that it was drawn after.
-2. The file's metadata hold the sha256 of the base's weights and of its tokenizer's files. `check_store` refuses another
-   base: log-probabilities of one model are no reference for another, and would be learnt without any error.
+2. The file's metadata hold the hashes of base and tokenizer that `store` holds. `check_store` refuses another base:
+   log-probabilities of one model are no reference for another, and would be learnt without any error.
 
 It knows neither torch nor verl; what reads the file in training is `verl_plugin`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from dphlib import __version__
-from dphlib.files import RunError, atomic_path, sha256_file
+from dphlib.files import RunError, atomic_path
 from dphlib.partition import Partition, Reference
+from dphlib.store import tokenizer_sha256
 from dphlib.types import Problem
 
 EXPLORE_LOOP, REPLAY_LOOP = "dph_explore", "dph_replay"
@@ -31,16 +31,15 @@ TRAIN, VALIDATION = "train.parquet", "validation.parquet"
 _ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts"
 _FORMAT = 1
 _METADATA = b"dphlib"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt")
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class FileHead:
     """What a file says of itself.
 
     Args:
         base_sha256: of the base's weights, see `adapters.describe_base`.
-        tokenizer_sha256: see `tokenizer_sha256`.
+        tokenizer_sha256: see `store.tokenizer_sha256`.
         exploration, references: rows of prompts to roll out on, and of stored answers; the latter come last.
         made_by: version of dphlib.
         format: of the file.
@@ -52,20 +51,6 @@ class Store:
     references: int
     made_by: str = __version__
     format: int = _FORMAT
-
-
-def tokenizer_sha256(folder: Path) -> str:
-    """Hash of the files that decide which ids a text gets; chat template and settings are left out.
-
-    Raises:
-        FileNotFoundError: no tokenizer there.
-    """
-    files = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
-    if not files:
-        names = ", ".join(_TOKENIZER_FILES)
-        raise FileNotFoundError(f"no tokenizer in {folder}: none of {names}; name a model's folder")
-    lines = [f"{file.name} {sha256_file(file)}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def write_store(parts: Partition, base: Path, tokenizer: Any, out: Path) -> Path:
@@ -94,7 +79,7 @@ def write_store(parts: Partition, base: Path, tokenizer: Any, out: Path) -> Path
                 f" {len(reference.logprobs)} log-probabilities; pre-sample again"
             )
         rows.append(_row(len(rows), reference.problem, next(ids), reference))
-    return _write(out / TRAIN, rows, _describe(base, len(parts.exploration), len(parts.references)))
+    return _write(out / TRAIN, rows, _describe(base, tokenizer, len(parts.exploration), len(parts.references)))
 
 
 def write_prompts(problems: Sequence[Problem], base: Path, tokenizer: Any, out: Path) -> Path:
@@ -103,10 +88,10 @@ def write_prompts(problems: Sequence[Problem], base: Path, tokenizer: Any, out: 
         raise ValueError("no problem to write")
     ids = _prompt_ids(tokenizer, problems)
     rows = [_row(index, problem, ids[index]) for index, problem in enumerate(problems)]
-    return _write(out / VALIDATION, rows, _describe(base, len(problems), 0))
+    return _write(out / VALIDATION, rows, _describe(base, tokenizer, len(problems), 0))
 
 
-def read_store(path: Path) -> tuple[Any, Store]:
+def read_store(path: Path) -> tuple[Any, FileHead]:
     """The rows as a `pyarrow.Table`, and what the file says of itself.
 
     Raises:
@@ -123,24 +108,24 @@ def read_store(path: Path) -> tuple[Any, Store]:
     described = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
     if described.get("format") != _FORMAT:
         raise RunError(f"{path} has format {described.get('format')}, {_FORMAT} is needed; {way_out}")
-    store = Store(**described)
+    store = FileHead(**described)
     if store.exploration + store.references != table.num_rows:
         raise RunError(f"{path} has {table.num_rows} rows, not {store.exploration} + {store.references}; {way_out}")
     return table, store
 
 
-def check_store(store: Store, folder: Path) -> None:
-    """Refuses a store that was not made with the model in `folder`.
+def check_store(store: FileHead, folder: Path, tokenizer: Any) -> None:
+    """Refuses a store that was not made with this tokenizer and the weights in `folder`.
 
     Raises:
         RunError: another tokenizer, or another base.
-        FileNotFoundError: no tokenizer or no weights there.
+        FileNotFoundError: no weights there.
     """
     from dphlib.adapters import describe_base
 
-    # The tokenizer first: its files are small.
+    # The tokenizer first: it is small.
     for what, ours, theirs in (
-        ("tokenizer", lambda: tokenizer_sha256(folder), store.tokenizer_sha256),
+        ("tokenizer", lambda: tokenizer_sha256(tokenizer), store.tokenizer_sha256),
         ("base", lambda: describe_base(folder, "other").sha256, store.base_sha256),
     ):
         if (found := ours()) != theirs:
@@ -179,10 +164,10 @@ def verl(
     return 0
 
 
-def _describe(base: Path, exploration: int, references: int) -> Store:
+def _describe(base: Path, tokenizer: Any, exploration: int, references: int) -> FileHead:
     from dphlib.adapters import describe_base
 
-    return Store(describe_base(base, "other").sha256, tokenizer_sha256(base), exploration, references)
+    return FileHead(describe_base(base, "other").sha256, tokenizer_sha256(tokenizer), exploration, references)
 
 
 def _prompt_ids(tokenizer: Any, problems: Sequence[Problem]) -> list[list[int]]:
@@ -207,7 +192,7 @@ def _row(index: int, problem: Problem, prompt_ids: Sequence[int], stored: Refere
     }
 
 
-def _write(path: Path, rows: Sequence[dict[str, Any]], store: Store) -> Path:
+def _write(path: Path, rows: Sequence[dict[str, Any]], store: FileHead) -> Path:
     import pyarrow as pa
     from pyarrow.parquet import write_table
 

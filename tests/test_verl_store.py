@@ -105,8 +105,8 @@ def test_another_tokenizer_or_base_is_refused_by_hash(store, base, tmp_path):
     with pytest.raises(RunError, match="another tokenizer: sha256"):
         PartitionedDataset(str(store), loaded(other_words), settings())
     neither.mkdir()
-    with pytest.raises(FileNotFoundError, match="no tokenizer in"):
-        verl_store.check_store(verl_store.read_store(store)[1], neither)
+    with pytest.raises(FileNotFoundError, match=r"no \*.safetensors in"):
+        verl_store.check_store(verl_store.read_store(store)[1], neither, tokenizer())
     with pytest.raises(RunError, match="no folder; download the base"):
         PartitionedDataset(str(store), SimpleNamespace(name_or_path="some/model"), settings())
 
@@ -115,7 +115,7 @@ def test_the_chat_template_does_not_make_it_another_tokenizer(store, base, tmp_p
     words = loaded(base)
     words.chat_template = "{{ messages }}"
     model.save(policy(), words, tmp_path)
-    verl_store.check_store(verl_store.read_store(store)[1], tmp_path)
+    verl_store.check_store(verl_store.read_store(store)[1], tmp_path, loaded(tmp_path))
 
 
 def test_a_file_of_another_kind_or_format_is_refused(store, base, tmp_path):
@@ -200,7 +200,7 @@ def test_the_command_writes_both_files_of_a_run(monkeypatch, tmp_path, capsys):
     assert (described.exploration, described.references) == (9, 3)
     assert verl_store.read_store(out / "validation.parquet")[1].exploration == 6
     (base,) = (tmp_path / "cpu" / "stages").glob("base-*")
-    verl_store.check_store(described, base)
+    verl_store.check_store(described, base, loaded(base))
 
 
 def test_rewards_are_the_verifiers_and_an_answer_that_cannot_be_judged_is_no_zero(monkeypatch, tmp_path):

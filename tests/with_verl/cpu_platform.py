@@ -19,6 +19,9 @@ class _Module:
     def mem_get_info(self) -> tuple[int, int]:
         return 0, 0
 
+    def get_device_name(self) -> str:
+        return "CPU"
+
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name, lambda *_, **__: 0)
 

@@ -38,6 +38,7 @@ CPU = (
     "actor_rollout_ref.actor.use_dynamic_bsz=true",
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=200",  # several micro-batches
     "actor_rollout_ref.rollout.agent.num_workers=1",
+    "actor_rollout_ref.rollout.nnodes=1",
     "reward.num_workers=1",
     "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
     "trainer.device=cpu",
@@ -107,6 +108,9 @@ def main(out: Path, settings: list[str]) -> None:
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
     from verl.trainer.ppo.v1 import AgentLoopManagerTQ, PPOTrainerSync
+    from verl.workers.rollout.replica import RolloutReplicaRegistry
+
+    RolloutReplicaRegistry.register("vllm", lambda: object)  # looked up, never made: vLLM is not installed here
 
     with initialize_config_module(config_module="verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=[*settings, *SMALL, *CPU, f"trainer.total_training_steps={STEPS}"])

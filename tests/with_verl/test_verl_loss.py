@@ -6,9 +6,9 @@ import numpy
 import pytest
 import torch
 
-from dphlib.config import CONTROL_CONFIGS, METHOD_CONFIGS
 from dphlib.divergences import generator
 from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, group_advantages, negative_log_likelihood, partitioned_loss
+from dphlib.methods import CONTROL_CONFIGS, METHOD_CONFIGS
 from dphlib.verl_loss import REHEARSING, REPLAY_REWARD, check_settings
 
 pytestmark = pytest.mark.verl

@@ -135,7 +135,7 @@ def test_a_dry_run_trains_two_steps_and_its_first_gradient_is_ours(launch_settin
         env=environment,
         text=True,
         capture_output=True,
-        timeout=400,
+        timeout=900,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     first, second = (json.loads(line) for line in out.read_text().splitlines())
