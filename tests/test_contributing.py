@@ -28,7 +28,10 @@ def test_the_new_method_is_trained():
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     left_out = shutil.ignore_patterns(".*", "artifacts", "build", "dist", "*.egg-info", "__pycache__")
-    return Path(shutil.copytree(ROOT, tmp_path / "copy", ignore=left_out))
+    root = Path(shutil.copytree(ROOT, tmp_path / "copy", ignore=left_out))
+    unread = shutil.ignore_patterns("notebooks", "report", "figures")
+    shutil.copytree(ROOT / "artifacts/reference", root / "artifacts/reference", ignore=unread)
+    return root
 
 
 def follow(title: str, root: Path) -> None:
