@@ -33,7 +33,7 @@ from dphlib.stages import Pipeline
 HARD_METHODS = ("grpo", "rkl", "dph_f", "dph_js")
 """Trained methods whose main runs answer the hard problems."""
 SHARE = 1 / 8
-_CODE = ("evaluate", "model")
+_CODE = ("evaluate", "policies")
 
 
 def hard_problems(records: pd.DataFrame) -> dict[str, list[str]]:
@@ -111,18 +111,22 @@ def answered(pipeline: Pipeline, run: RunConfig | None, look: bool = False) -> S
     count = draws(pipeline.settings)
 
     def build(out: Path) -> None:
-        from dphlib import evaluate, model
+        from dphlib import evaluate, policies
         from dphlib.verify import Verifier
 
         deterministic(1)
-        policy, tokenizer = model.load(source.path if run is None else source.path / "model")
+        base = pipeline.base_folder()
+        policy, tokenizer = policies.load_trained(pipeline.settings, base, None if run is None else source.path)
         suites = {s: [p for p in pipeline.suite(s) if p.id in set(ids)] for s, ids in problems.items()}
         total = sum(map(len, suites.values()))
-        with Verifier(world.path / "database") as verifier:
+        with (
+            Verifier(pipeline.databases()) as verifier,
+            policies.sampling(pipeline.settings, base, policy, tokenizer) as sampler,
+        ):
             records = evaluate.evaluate(
                 policy, tokenizer, suites, dict.fromkeys(suites, count), verifier, evaluate.Identity(*identity),
                 draw_seed=derive_seed("hard", config.draw_seed, name), max_new_tokens=config.max_new_tokens,
-                greedy=False, on_done=lambda done: report(done / total, 1),
+                greedy=False, sampler=sampler, on_done=lambda done: report(done / total, 1),
             )  # fmt: skip
         records.to_parquet(out / "records.parquet", index=False)
 

@@ -330,7 +330,7 @@ class Pipeline:
         look: bool = False,
     ) -> Stage:
         world, base, config = self.world(), self.base(), self.settings.evaluation
-        trained = None if source == base else source.path
+        trained = None if source.path == base.path else source.path
 
         def build(out: Path) -> None:
             from dphlib import evaluate, policies
