@@ -6,8 +6,6 @@ import importlib.util
 import os
 from pathlib import Path
 
-collect_ignore = ["cpu_platform.py", "dry_run.py"]  # what verl's own processes load; no tests in them
-
 if importlib.util.find_spec("verl"):
     os.environ.update(
         # verl reads it when it is imported: the way in which a user's run loads the plug-in.
@@ -25,6 +23,8 @@ from stored import SMALL, references
 
 from dphlib import model, verl_store
 from dphlib.partition import Partition
+
+collect_ignore = ["cpu_platform.py", "dry_run.py"]  # what verl's own processes load; no tests in them
 
 
 @pytest.fixture(scope="session")
