@@ -32,6 +32,7 @@ from dphlib.jobs import JobError, duration
 from dphlib.notebooks import (
     NotebookError,
     NotebookInterrupted,
+    NotebookRun,
     check_executed,
     declared_parameters,
     find_notebooks,
@@ -116,24 +117,37 @@ def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | Non
     problems = verify_run_manifest(out) if (out / "manifest.json").is_file() else []
     for problem in problems:
         say(f"{out}: {problem}; the notebooks run again")
-    done = []
+    stale: dict[str, str] = {}
+    wanted: dict[str, Any] = {}
     for path in find_notebooks(ROOT / "notebooks", names):
         declared = declared_parameters(path)
         passed = {name: value for name, value in parameters.items() if name in declared}
         key = digest([path.read_text(encoding="utf-8"), passed, code, versions()])
         if not problems and keys.get(path.name) == key and _is_whole(executed / path.name):
             print(f"{path.stem}: reused")
-            continue
-        before = set((out / "stages").glob("*-*"))
-        ran = run_notebooks(ROOT / "notebooks", out, passed, [path.stem])[0]
-        keys[path.name] = key
+        else:
+            stale[path.stem] = key
+            wanted |= passed
+    if not stale:
+        return []
+    before = _stage_folders(out)
+
+    def note(ran: NotebookRun) -> None:
+        nonlocal before
+        keys[ran.path.name] = stale[ran.name]
         write_json(record, keys)
         seconds = read_json(out / "seconds.json") if (out / "seconds.json").is_file() else {}
         # The time that counts is that of the execution which built the notebook's stages, not of one that found them.
-        if path.stem not in seconds or set((out / "stages").glob("*-*")) - before:
-            write_json(out / "seconds.json", {**seconds, path.stem: round(ran.wall_s, 1)})
-        done.append(path.stem)
-    return done
+        if ran.name not in seconds or _stage_folders(out) - before:
+            write_json(out / "seconds.json", {**seconds, ran.name: round(ran.wall_s, 1)})
+        before = _stage_folders(out)
+
+    run_notebooks(ROOT / "notebooks", out, wanted, list(stale), on_done=note)
+    return list(stale)
+
+
+def _stage_folders(out: Path) -> set[Path]:
+    return set((out / "stages").glob("*-*"))
 
 
 def _is_whole(executed: Path) -> bool:

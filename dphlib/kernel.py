@@ -2,20 +2,26 @@
 
 Installed kernels are not asked: one named `python3` may belong to another environment. Every process that the
 kernel starts inherits a mark in its environment, so that all of them are found, whatever session or parent
-they have by then. Linux and macOS, main thread only (signals).
+they have by then. A kernel may be started long before it is used, with its imports made. Linux and macOS, main
+thread only (signals).
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import secrets
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+
+from dphlib.jobs import PROGRESS_FILE
 
 KERNEL = "dph"
 MARK = "DPH_KERNEL_OF"
@@ -62,6 +68,54 @@ def own_kernel(scratch: Path, environment: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+class Kernel:
+    """A kernel that has begun to start; `end` ends it and all that it started.
+
+    Args:
+        folder: its working directory.
+        environment: added to this process's.
+        modules: what it imports while it starts; those that it cannot import are left to the notebook.
+
+    Attributes:
+        manager: what nbclient and papermill take as `km`.
+        progress: the file in which its loops say how far they are, see `jobs.Progress`.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], modules: Sequence[str] = ()) -> None:
+        from jupyter_client.manager import AsyncKernelManager
+        from jupyter_core.utils import run_sync
+
+        self.mark = secrets.token_hex(8)
+        self._folder = tempfile.TemporaryDirectory(prefix="dph-kernel-", ignore_cleanup_errors=True)
+        scratch = Path(self._folder.name)
+        self.progress = scratch / "progress.json"
+        self.manager = AsyncKernelManager(kernel_name=KERNEL)
+        first = f"from dphlib.kernel import preload; preload({list(modules)!r}); del preload"
+        try:
+            marks = {MARK: self.mark, PROGRESS_FILE: str(self.progress)}
+            with own_kernel(scratch, {**environment, **marks}):
+                run_sync(self.manager.start_kernel)(
+                    cwd=str(folder), extra_arguments=[f"--IPKernelApp.exec_lines={first}"]
+                )
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Ends it; safe to call again."""
+        end_marked(self.mark)
+        self._folder.cleanup()
+
+
+def preload(modules: Iterable[str]) -> None:
+    """Imports modules ahead of the notebook that will; a name that fails is the notebook's to report."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception:
+            continue
+
+
 def marked(mark: str) -> list[psutil.Process]:
     """Live processes that carry the mark, whatever session or parent they have by now."""
     found = []
@@ -75,7 +129,7 @@ def marked(mark: str) -> list[psutil.Process]:
 
 
 def end_marked(mark: str) -> None:
-    """Ends the kernel and all it started: asked at first, after 2 s killed, again until none is found."""
+    """Ends a kernel and all it started: asked at first, after 2 s killed, again until none is found."""
     for attempt in range(10):
         if not (processes := marked(mark)):
             return
@@ -88,13 +142,14 @@ def end_marked(mark: str) -> None:
 
 
 @contextmanager
-def stopping(name: str, mark: str) -> Iterator[None]:
-    """SIGINT and SIGTERM end the kernel at once and raise `NotebookInterrupted` naming the notebook."""
+def stopping(name: str, kernels: Sequence[Kernel]) -> Iterator[None]:
+    """SIGINT and SIGTERM end these kernels at once and raise `NotebookInterrupted` naming the notebook."""
 
     def stop(number: int, _: object) -> None:
         for each in before:
             signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not stop the clearing up
-        end_marked(mark)
+        for kernel in kernels:
+            kernel.end()
         raise NotebookInterrupted(name, number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

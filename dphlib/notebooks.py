@@ -10,6 +10,7 @@
 - Whatever ends a notebook, its kernel and every process that the kernel started are gone afterwards: each
   carries a mark in its environment. If this process is killed, the kernel, which watches it, ends itself.
 - Progress goes from `jobs.Progress` through a file to the terminal, never into the notebook's outputs.
+- While a notebook runs, the next one's kernel starts and makes its imports.
 
 It does not decide what has to run again: the notebooks do, through `runs`. Linux and macOS, main thread only.
 """
@@ -20,12 +21,11 @@ import ast
 import json
 import os
 import re
-import secrets
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ from typing import Any
 import nbformat
 
 from dphlib.files import atomic_path
-from dphlib.jobs import PROGRESS_FILE, duration
-from dphlib.kernel import KERNEL, MARK, PACKAGE_ROOT, NotebookInterrupted, end_marked, own_kernel, stopping
+from dphlib.jobs import duration
+from dphlib.kernel import KERNEL, PACKAGE_ROOT, Kernel, NotebookInterrupted, stopping
 
 __all__ = [
     "NotebookError",
@@ -60,6 +60,10 @@ _KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_
 _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
 
 
+# Imports on a machine that has never read these libraries from its disk take longer than papermill's own minute.
+_START_S = 600
+
+
 class NotebookError(RuntimeError):
     """A notebook cannot be run or did not complete; the message names it, the cell and the way out."""
 
@@ -71,7 +75,7 @@ class NotebookRun:
     Args:
         name: file name without suffix.
         path: the executed copy.
-        wall_s: seconds, the kernel's start included.
+        wall_s: seconds, its own kernel's start included for the first notebook of a call.
         cells: code cells, all completed.
         parameters: those that were passed.
     """
@@ -122,7 +126,11 @@ def declared_parameters(path: Path) -> tuple[str, ...]:
 
 
 def run_notebooks(
-    folder: Path, out_root: Path, parameters: Mapping[str, Any], names: Sequence[str] | None = None
+    folder: Path,
+    out_root: Path,
+    parameters: Mapping[str, Any],
+    names: Sequence[str] | None = None,
+    on_done: Callable[[NotebookRun], None] = lambda run: None,
 ) -> list[NotebookRun]:
     """Executes the notebooks of a folder in order into `<out_root>/notebooks/`; stops at the first failure.
 
@@ -131,10 +139,11 @@ def run_notebooks(
         out_root: run folder, such as `artifacts/cpu`.
         parameters: name -> scalar; each goes to the notebooks whose `parameters` cell declares it.
         names: run these only, see `find_notebooks`.
+        on_done: called after each notebook.
 
     Raises:
         NotebookError: unknown notebook or parameter (before anything runs), failed cell, dead kernel.
-        NotebookInterrupted: SIGINT or SIGTERM; kernel and children are gone by then.
+        NotebookInterrupted: SIGINT or SIGTERM; kernels and children are gone by then.
     """
     paths = find_notebooks(folder, names)
     declared = {path: declared_parameters(path) for path in paths}
@@ -146,12 +155,24 @@ def run_notebooks(
     out.mkdir(parents=True, exist_ok=True)
     runs = []
     everything = find_notebooks(folder)
-    for path in paths:
-        place = f"[{everything.index(path) + 1}/{len(everything)}]"
-        print(f"{place} {path.stem} ...", flush=True)
-        passed = {name: value for name, value in parameters.items() if name in declared[path]}
-        runs.append(_run_one(path, out / path.name, passed))
-        print(f"{place} {path.stem} done in {runs[-1].wall_s:.1f} s", flush=True)
+    kernels = [_new_kernel(paths[0])]
+    try:
+        for path, following in zip(paths, [*paths[1:], None], strict=True):
+            place = f"[{everything.index(path) + 1}/{len(everything)}]"
+            print(f"{place} {path.stem} ...", flush=True)
+            with stopping(path.stem, kernels):
+                started = time.monotonic()
+                if following:
+                    kernels.append(_new_kernel(following))
+                passed = {name: value for name, value in parameters.items() if name in declared[path]}
+                cells = _run_one(path, out / path.name, passed, kernels[0])
+                kernels.pop(0)
+            runs.append(NotebookRun(path.stem, out / path.name, time.monotonic() - started, cells, passed))
+            print(f"{place} {path.stem} done in {runs[-1].wall_s:.1f} s", flush=True)
+            on_done(runs[-1])
+    finally:
+        for kernel in kernels:
+            kernel.end()
     return runs
 
 
@@ -223,16 +244,41 @@ def normalise(path: Path, root: Path = PACKAGE_ROOT) -> None:
 # --- One notebook ---------------------------------------------------------------------------------
 
 
-def _run_one(path: Path, final: Path, parameters: Mapping[str, Any]) -> NotebookRun:
+def _new_kernel(path: Path) -> Kernel:
+    """A kernel for a notebook, which begins with the imports that the notebook makes."""
+    modules: list[str] = []
+    for cell in _read(path).cells:
+        if cell.cell_type == "code":
+            modules += _imported(cell.source)
+    return Kernel(path.parent, {**_PATIENT_THREADS, **_KEPT_MEMORY, **_QUIET}, list(dict.fromkeys(modules)))
+
+
+def _imported(source: str) -> list[str]:
+    """Modules, and names that may be modules, which the statements of a cell import, in order.
+
+    >>> _imported("import numpy as np\nfrom dphlib import stats")
+    ['numpy', 'dphlib', 'dphlib.stats']
+    """
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # a line for IPython alone
+        return []
+    names: list[str] = []
+    for statement in statements:
+        if isinstance(statement, ast.Import):
+            names += [alias.name for alias in statement.names]
+        elif isinstance(statement, ast.ImportFrom) and statement.module:
+            names += [statement.module, *(f"{statement.module}.{alias.name}" for alias in statement.names)]
+    return names
+
+
+def _run_one(path: Path, final: Path, parameters: Mapping[str, Any], kernel: Kernel) -> int:
+    """Executes one notebook; the number of its code cells. The kernel is gone afterwards."""
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
     partial, failed = final.with_name(f".tmp-{final.name}"), final.with_suffix(".failed.ipynb")
-    for stale in (
-        final,
-        partial,
-        failed,
-    ):  # a copy of an earlier run must not stand beside this run's results
+    for stale in (final, partial, failed):  # a copy of an earlier run must not stand beside this run's results
         stale.unlink(missing_ok=True)
     tagged = [index for index, cell in enumerate(_read(path).cells) if "parameters" in cell.metadata.get("tags", [])]
 
@@ -242,39 +288,37 @@ def _run_one(path: Path, final: Path, parameters: Mapping[str, Any]) -> Notebook
     def entered(cell: Any, cell_index: int) -> None:
         at["cell"] = source_index(cell_index)
 
-    mark, started, at = secrets.token_hex(8), time.monotonic(), {"cell": 0}
-    with tempfile.TemporaryDirectory(prefix="dph-kernel-", ignore_cleanup_errors=True) as scratch:
-        progress = Path(scratch) / "progress.json"
-        environment = {MARK: mark, PROGRESS_FILE: str(progress), **_PATIENT_THREADS, **_KEPT_MEMORY, **_QUIET}
-        with own_kernel(Path(scratch), environment), stopping(path.stem, mark):
-            try:
-                with _Status(progress, at):
-                    execute_notebook(
-                        *(str(p).replace("{", "{{").replace("}", "}}") for p in (path, partial)),
-                        parameters=dict(parameters),
-                        kernel_name=KERNEL,
-                        language="python",
-                        cwd=path.parent,
-                        progress_bar=False,
-                        on_cell_start=entered,
-                    )
-                cells = check_executed(partial)
-            except PapermillExecutionError as error:
-                at["cell"] = source_index(error.cell_index)
-                trace = "\n".join(_COLOURS.sub("", line) for line in error.traceback).strip().splitlines()
-                what = "\n    ".join([f"{error.ename}: {error.evalue}", *trace[-6:]])
-                raise NotebookError(_failure(path, partial, failed, at["cell"], what)) from error
-            except DeadKernelError as error:
-                what = "the kernel died (most often memory ran out)"
-                raise NotebookError(_failure(path, partial, failed, at["cell"], what)) from error
-            except (NotebookError, RuntimeError, TimeoutError) as error:
-                raise NotebookError(_failure(path, partial, failed, at["cell"], str(error))) from error
-            finally:
-                end_marked(mark)
-                if partial.exists() and sys.exc_info()[0] is not None:
-                    os.replace(partial, failed)
+    at = {"cell": 0}
+    try:
+        with _Status(kernel.progress, at):
+            execute_notebook(
+                *(str(p).replace("{", "{{").replace("}", "}}") for p in (path, partial)),
+                parameters=dict(parameters),
+                kernel_name=KERNEL,
+                language="python",
+                cwd=path.parent,
+                progress_bar=False,
+                start_timeout=_START_S,
+                on_cell_start=entered,
+                km=kernel.manager,
+            )
+        cells = check_executed(partial)
+    except PapermillExecutionError as error:
+        at["cell"] = source_index(error.cell_index)
+        trace = "\n".join(_COLOURS.sub("", line) for line in error.traceback).strip().splitlines()
+        what = "\n    ".join([f"{error.ename}: {error.evalue}", *trace[-6:]])
+        raise NotebookError(_failure(path, partial, failed, at["cell"], what)) from error
+    except DeadKernelError as error:
+        what = "the kernel died (most often memory ran out)"
+        raise NotebookError(_failure(path, partial, failed, at["cell"], what)) from error
+    except (NotebookError, RuntimeError, TimeoutError) as error:
+        raise NotebookError(_failure(path, partial, failed, at["cell"], str(error))) from error
+    finally:
+        kernel.end()
+        if partial.exists() and sys.exc_info()[0] is not None:
+            os.replace(partial, failed)
     os.replace(partial, final)
-    return NotebookRun(path.stem, final, time.monotonic() - started, cells, parameters)
+    return cells
 
 
 def _failure(path: Path, partial: Path, failed: Path, cell: int, what: str) -> str:

@@ -133,7 +133,7 @@ def make_hard_records(
 
 
 def make_train_logs(methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
-    """The rows of `train_log/*.jsonl` with method, variant and seed; the KL to the base every fifth iteration."""
+    """The rows of `train_log.parquet`, with method, variant and seed; the KL to the base every fifth iteration."""
     rows = []
     for method in (m for m in methods if m != "base"):
         sharp, accuracy, _ = SHAPE[method]

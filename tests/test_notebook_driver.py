@@ -117,6 +117,27 @@ def test_failed_cell_is_named_and_no_copy_passes_for_complete(tmp_path):
     assert "before" in outputs(earlier.with_name("00_bad.failed.ipynb"))
 
 
+def test_the_next_kernel_makes_its_imports_while_a_notebook_runs(tmp_path, monkeypatch):
+    write(tmp_path / "in", "00_first.ipynb", "import time\ntime.sleep(1)\nopen('ended', 'w').write(str(time.time()))")
+    (tmp_path / "in" / "told.py").write_text("import time\nat = time.time()")
+    began = "import psutil, time\nfirst_cell = time.time()\nended = float(open('ended').read())"
+    began += "\nprint(psutil.Process().create_time() < ended)"
+    write(tmp_path / "in", "01_second.ipynb", began, "import told\nprint('ahead', told.at < first_cell)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "in"))
+    done = []
+    runs = run_notebooks(tmp_path / "in", tmp_path / "out", {}, on_done=lambda run: done.append(run.name))
+    assert "False" not in outputs(runs[1].path) and "ahead True" in outputs(runs[1].path)
+    assert done == ["00_first", "01_second"]
+
+
+def test_a_module_that_cannot_be_imported_ahead_is_the_notebooks_error_and_no_kernel_is_left(tmp_path):
+    write(tmp_path / "in", "00_lacks.ipynb", "import nowhere_to_be_found")
+    write(tmp_path / "in", "01_never.ipynb", "print(1)")
+    with pytest.raises(NotebookError, match=r"00_lacks\.ipynb: cell 2: ModuleNotFoundError"):
+        run_notebooks(tmp_path / "in", tmp_path / "out", {})
+    assert not [child for child in psutil.Process().children(recursive=True) if "ipykernel" in str(child.cmdline())]
+
+
 def test_dead_kernel_is_named_and_its_processes_are_gone(tmp_path):
     start = f"import subprocess, sys, os, pathlib\n{CHILD}\npathlib.Path('child').write_text(str(child.pid))"
     write(tmp_path / "in", "00_dies.ipynb", start, "import signal\nos.kill(os.getpid(), signal.SIGKILL)")
@@ -134,6 +155,7 @@ def test_interrupt_leaves_no_process_and_a_status_that_is_not_zero(tmp_path, num
         "time.sleep(600)"
     )
     write(tmp_path / "in", "00_long.ipynb", start)
+    write(tmp_path / "in", "01_next.ipynb", "print(1)")
     program = (
         "import sys\nfrom pathlib import Path\n"
         "from dphlib.notebooks import NotebookInterrupted, run_notebooks\n"
@@ -153,13 +175,16 @@ def test_interrupt_leaves_no_process_and_a_status_that_is_not_zero(tmp_path, num
             assert driver.poll() is None, driver.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        kernels = [child.pid for child in psutil.Process(driver.pid).children()]
+        assert len(kernels) == 2  # the next one's has begun
         driver.send_signal(number)
         _, errors = driver.communicate(timeout=20)
     finally:
         driver.kill()
     assert driver.returncode == 128 + number
     assert "00_long interrupted" in errors
-    assert not any(psutil.pid_exists(int(pid)) for pid in (tmp_path / "in/pids").read_text().split())
+    started = [*kernels, *map(int, (tmp_path / "in/pids").read_text().split())]
+    assert not any(psutil.pid_exists(pid) for pid in started)
     assert [path.name for path in (tmp_path / "out/notebooks").iterdir()] == ["00_long.failed.ipynb"]
 
 

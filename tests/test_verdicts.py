@@ -81,7 +81,7 @@ def test_other_records_give_other_verdicts(second, tmp_path):
     exchanged = {"grpo": "dph_js", "dph_js": "grpo"}
     records["method"] = records["method"].astype(str).map(lambda name: exchanged.get(name, name))
     records.to_parquet(tmp_path / "records.parquet")
-    shutil.copytree(REFERENCE / "train_log", tmp_path / "train_log")
+    shutil.copy(REFERENCE / "train_log.parquet", tmp_path)
     got = verdicts.verdicts(tmp_path)
     for name in ("dph_keeps_styles", "js_pass_8_above_grpo"):
         assert got[name][1][-1][1] != second[name][1][-1][1]
@@ -92,9 +92,10 @@ def test_other_records_give_other_verdicts(second, tmp_path):
 def test_the_cost_follows_the_train_logs(tmp_path):
     records = pd.read_parquet(REFERENCE / "records.parquet")
     records[records["method"] == "base"].to_parquet(tmp_path / "records.parquet")
-    logs = shutil.copytree(REFERENCE / "train_log", tmp_path / "train_log")
-    path = logs / "dph_f-main-seed0.jsonl"
-    path.write_text(path.read_text().replace('"reference_tokens": 0', '"reference_tokens": 7'))
+    logs = pd.read_parquet(REFERENCE / "train_log.parquet")
+    one = (logs["method"] == "dph_f") & (logs["variant"] == "main") & (logs["seed"] == 0)
+    logs.loc[one, "reference_tokens"] = 7
+    logs.to_parquet(tmp_path / "train_log.parquet")
     assert verdicts.verdicts(tmp_path)["no_reference_model"][0] == "not supported"
 
 

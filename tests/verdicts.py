@@ -1,10 +1,9 @@
-"""Every claim judged again from `records.parquet` (the cost: `train_log/`), without dphlib: verdicts.py RESULTS_FOLDER.
+"""Every claim judged again from `records.parquet` (cost: `train_log.parquet`), without dphlib: verdicts.py RESULTS.
 
 Its intervals have no random number: their variance is what the resamples of `dphlib.intervals` converge to."""
 
 import sys
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -85,9 +84,10 @@ def verdicts(root):
     for claim, *lists, points in map(str.split, CLAIMS.splitlines()):
         for part in product(*(texts.split(",") for texts in lists)):
             out.setdefault(claim, []).append(judge(arms, *part, int(points) / 100))
+    logs = pd.read_parquet(f"{root}/train_log.parquet").query("variant == 'main'").astype({"method": str})
     for method in ("dph_f", "dph_js", "rkl"):  # reference tokens a policy token: none for DPH, some for RKL
-        logs = [pd.read_json(x, lines=True) for x in Path(root).glob(f"train_log/{method}-main-seed*.jsonl")]
-        ratio = pd.Series([x["reference_tokens"].sum() / x["policy_tokens"].sum() for x in logs], dtype=float)
+        tokens = logs[logs["method"] == method].groupby("seed")[["reference_tokens", "policy_tokens"]].sum()
+        ratio = tokens["reference_tokens"] / tokens["policy_tokens"]
         told = ("not supported", "supported")[all((ratio > 0) == (method == "rkl"))]
         told = told if len(ratio) > 2 else "inconclusive" if len(ratio) else "not run"
         out.setdefault("no_reference_model", []).append((told, ratio.mean(), ratio.min(), ratio.max()))
