@@ -23,8 +23,8 @@ _COLUMNS = (
 def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
     """Time, memory and tokens of an iteration of each of `COST_METHODS` on the same prompts, one after another.
 
-    Each in a process of its own, so that its peak memory is its own. The first iteration warms up and is left out.
-    A row an iteration: method, step and what the train log has of these.
+    Each in a process of its own, so that its peak memory is its own (not in `smoke`). The first iteration warms up and
+    is left out. A row an iteration: method, step and what the train log has of these.
     """
     world, base, source = pipeline.world(), pipeline.base(), pipeline.partition()
     config = replace(pipeline.settings.train, iterations=pipeline.settings.cost_iterations + 1, diagnose_every=0)
@@ -33,11 +33,10 @@ def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
         arguments = {"root": str(pipeline.run.root), "profile_name": pipeline.settings.name}
         arguments["iterations"] = config.iterations
         jobs = [Job(method, "dphlib.cost:cost_job", {**arguments, "method": method}) for method in COST_METHODS]
-        # A worker takes one job of each call, so a call for each keeps both time and memory apart. One iteration is
-        # too few to time: then they may run side by side.
-        alone = pipeline.settings.cost_iterations > 1
-        calls = [[job] for job in jobs] if alone else [jobs]
-        results = [rows for call in calls for rows in run_jobs(call, workers=len(call), label="cost")]
+        # A call for each keeps both time and memory apart. One iteration is too few to time: then they may run side
+        # by side, and share processes.
+        calls = [[job] for job in jobs] if pipeline.settings.cost_iterations > 1 else [jobs]
+        results = [rows for call in calls for rows in run_jobs(call, workers=None, label="cost")]
         write_json(out / "cost.json", [row for rows in results for row in rows])
 
     params = {"train": config, "methods": {method: METHOD_CONFIGS[method] for method in COST_METHODS}}

@@ -10,7 +10,7 @@
 - Whatever ends a notebook, its kernel and every process that the kernel started are gone afterwards: each
   carries a mark in its environment. If this process is killed, the kernel, which watches it, ends itself.
 - Progress goes from `jobs.Progress` through a file to the terminal, never into the notebook's outputs.
-- While a notebook runs, the next one's kernel starts and makes its imports.
+- While a notebook runs, the kernels of the next two start and make their imports.
 
 It does not decide what has to run again: the notebooks do, through `runs`. Linux and macOS, main thread only.
 """
@@ -25,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ _KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_
 _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
 
 
+# Kernels that start ahead: two, for a notebook may be done before a kernel has started.
+_WARM = 2
 # Imports on a machine that has never read these libraries from its disk take longer than papermill's own minute.
 _START_S = 600
 
@@ -155,17 +158,22 @@ def run_notebooks(
     out.mkdir(parents=True, exist_ok=True)
     runs = []
     everything = find_notebooks(folder)
-    kernels = [_new_kernel(paths[0])]
+    kernels: list[Kernel] = []
+    waiting = deque(paths)
+
+    def warm_up(count: int) -> None:
+        while waiting and len(kernels) < count:
+            kernels.append(_new_kernel(waiting.popleft()))
+
     try:
-        for path, following in zip(paths, [*paths[1:], None], strict=True):
+        for path in paths:
             place = f"[{everything.index(path) + 1}/{len(everything)}]"
             print(f"{place} {path.stem} ...", flush=True)
+            passed = {name: value for name, value in parameters.items() if name in declared[path]}
             with stopping(path.stem, kernels):
                 started = time.monotonic()
-                if following:
-                    kernels.append(_new_kernel(following))
-                passed = {name: value for name, value in parameters.items() if name in declared[path]}
-                cells = _run_one(path, out / path.name, passed, kernels[0])
+                warm_up(1)
+                cells = _run_one(path, out / path.name, passed, kernels[0], lambda: warm_up(1 + _WARM))
                 kernels.pop(0)
             runs.append(NotebookRun(path.stem, out / path.name, time.monotonic() - started, cells, passed))
             print(f"{place} {path.stem} done in {runs[-1].wall_s:.1f} s", flush=True)
@@ -272,8 +280,11 @@ def _imported(source: str) -> list[str]:
     return names
 
 
-def _run_one(path: Path, final: Path, parameters: Mapping[str, Any], kernel: Kernel) -> int:
-    """Executes one notebook; the number of its code cells. The kernel is gone afterwards."""
+def _run_one(
+    path: Path, final: Path, parameters: Mapping[str, Any], kernel: Kernel, on_start: Callable[[], None]
+) -> int:
+    """Executes one notebook; the number of its code cells. `on_start` is called once its kernel is there; the kernel is
+    gone afterwards."""
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
@@ -286,6 +297,8 @@ def _run_one(path: Path, final: Path, parameters: Mapping[str, Any], kernel: Ker
         return index - (bool(parameters) and index > tagged[0])
 
     def entered(cell: Any, cell_index: int) -> None:
+        if cell_index == 0:
+            on_start()
         at["cell"] = source_index(cell_index)
 
     at = {"cell": 0}
