@@ -1,0 +1,163 @@
+"""What the adapters for TRL and verl cost themselves, as a share of the step they stand in.
+
+    python tests/benchmarks/adapters.py [--steps 6] [--prompts 16] [--json out.json]
+
+TRL: real steps of `DPHTrainer`, rollouts and update, with the authors' mix of one stored answer to eight rollouts. A
+forward and a backward pass of the stored answers belong to the method on any engine; what is timed as the adapter's is
+the rest of `_rehearsal_loss`: choosing and padding rows, the loss, the logged numbers.
+
+verl: the registered advantage and policy loss, forward and backward, on 2,048 rollouts and 256 replayed rows, beside a
+forward and backward pass of the policy on the same tokens, and nothing else of a step: the share is an upper bound.
+verl itself is not needed, its own loss is not taken off.
+
+The policy is the CPU world's, so small that it hides an adapter's cost least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import torch  # noqa: E402
+from small import sum_problems, tokenizer  # noqa: E402
+
+from dphlib import model, store  # noqa: E402
+from dphlib.config import ModelConfig  # noqa: E402
+from dphlib.divergences import generator  # noqa: E402
+from dphlib.machine import machine  # noqa: E402
+from dphlib.partition import Partition, Reference  # noqa: E402
+from dphlib.sampler import SamplingConfig, TransformersSampler  # noqa: E402
+from dphlib.verl_loss import REPLAY_REWARD, partitioned_advantage, policy_loss  # noqa: E402
+
+
+def trl_share(steps: int, prompts: int) -> dict[str, float]:
+    """Medians over steps, the first left out: seconds of a step, of the stored answers' pass, of the adapter itself."""
+    from trl import GRPOConfig
+
+    from dphlib.trl_trainer import DPHTrainer
+
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    seen: list[dict[str, float]] = []
+
+    class Timed(DPHTrainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            seen.append({"step_s": 0.0, "rehearsal_s": 0.0, "scoring_s": 0.0})
+            started = time.perf_counter()
+            loss = super().training_step(*args, **kwargs)
+            seen[-1]["step_s"] = time.perf_counter() - started
+            return loss
+
+        def _rehearsal_loss(self, policy: Any) -> torch.Tensor:
+            self.rehearsing, started = True, time.perf_counter()
+            loss = super()._rehearsal_loss(policy)
+            seen[-1]["rehearsal_s"] += time.perf_counter() - started
+            self.rehearsing = False
+            return loss
+
+        def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+            if getattr(self, "rehearsing", False):
+                seen[-1]["scoring_s"] += time.perf_counter() - started
+            return result
+
+    problems = sum_problems(4 * prompts)
+    near, explore = problems[: 2 * prompts], problems[2 * prompts :]
+    with tempfile.TemporaryDirectory() as scratch:
+        base = Path(scratch) / "base"
+        model.save(model.new_model(ModelConfig(), tokenizer(), 0), tokenizer(), base)
+        policy, words = model.load(base)
+        answers = TransformersSampler(policy, words).sample(near, SamplingConfig(1, 1.0, 1.0, 24), 0)
+        stored = [Reference(p, a.token_ids, a.logprobs) for p, (a,) in zip(near, answers, strict=True)]
+        store.export(Path(scratch) / "store", Partition(near, explore, stored), 6, base)
+        config = GRPOConfig(
+            scratch, per_device_train_batch_size=8 * prompts, num_generations=8, max_completion_length=24,
+            max_steps=steps + 1, use_cpu=True, bf16=False, report_to=[], save_strategy="no", disable_tqdm=True,
+            gradient_checkpointing=False, logging_steps=1000, delta=3.0, epsilon_high=0.28,
+        )  # fmt: skip
+        trainer = Timed(
+            policy, lambda completions, **_: [float(len(text) % 2) for text in completions], config,
+            processing_class=words, store=store.read(Path(scratch) / "store"), divergence=generator("forward_kl"),
+            eta=0.2, rehearsal_rows=prompts, base=base,
+        )  # fmt: skip
+        trainer.train()
+    timed = [row | {"adapter_s": row["rehearsal_s"] - row["scoring_s"]} for row in seen[1:]]
+    medians = {name: statistics.median(row[name] for row in timed) for name in timed[0]}
+    return medians | {"share": statistics.median(row["adapter_s"] / row["step_s"] for row in timed)}
+
+
+class _Settings(dict):
+    """As verl's configuration: entries by `get` and as attributes."""
+
+    __getattr__ = dict.__getitem__
+
+
+def verl_share(steps: int, rollouts: int = 2048, replayed: int = 256, tokens: int = 24) -> dict[str, float]:
+    """Medians over repeats: seconds of the policy's passes, of advantage and loss, and their share of all of it."""
+    words = tokenizer()
+    policy = model.new_model(ModelConfig(), words, 0)
+    rows = rollouts + replayed
+    mask = torch.ones(rows, tokens, dtype=torch.long)
+    rewards = torch.zeros(rows, tokens)
+    rewards[:rollouts, -1] = torch.arange(rollouts).remainder(3).eq(0).float()
+    rewards[rollouts:, -1] = REPLAY_REWARD
+    groups = [f"g{row // 16}" if row < rollouts else f"r{row}" for row in range(rows)]
+    algorithm = _Settings(
+        dph=_Settings(eta=0.2, rehearsal_rows=replayed),
+        rollout_correction={"bypass_mode": True},
+        use_kl_in_reward=False,
+        filter_groups={"enable": False},
+    )
+    ids = torch.randint(len(words), (rows, tokens + 1))
+    actor = SimpleNamespace(clip_ratio_low=0.2, clip_ratio_high=0.28, clip_ratio_c=3.0, global_batch_info={})
+    loss_of = policy_loss("dph_f")
+    seen = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        parts = []
+        for part in ids.split(256):
+            logits = policy(part[:, :-1]).logits.float()
+            scored = logits.log_softmax(-1).gather(-1, part[:, 1:, None])[..., 0]
+            scored.sum().backward()
+            parts.append(scored.detach())
+        policy.zero_grad()
+        passed = time.perf_counter()
+        scored = torch.cat(parts).requires_grad_()
+        advantages, _ = partitioned_advantage(rewards, mask, groups, algorithm)
+        loss_of(scored.detach() - 0.01, scored, advantages, mask, config=actor)[0].backward()
+        done = time.perf_counter()
+        share = (done - passed) / (done - started)
+        seen.append({"passes_s": passed - started, "adapter_s": done - passed, "share": share})
+    return {name: statistics.median(row[name] for row in seen) for name in seen[0]}
+
+
+def main() -> None:
+    """Measures, prints a table and writes JSON if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--prompts", type=int, default=16, help="for TRL; 8 rollouts each, as many stored")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    found = {"machine": machine(), "verl": verl_share(max(1, arguments.steps // 2))}
+    found["trl"] = trl_share(arguments.steps, arguments.prompts)
+    for engine in ("trl", "verl"):
+        print(f"\n{engine}")
+        for name, value in found[engine].items():
+            print(f"  {name:12} {value:8.2%}" if name == "share" else f"  {name:12} {value:8.4f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
