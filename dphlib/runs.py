@@ -67,11 +67,26 @@ _verified: set[tuple[Path, str]] = set()  # stages whose bytes this process has 
 # --- Stage keys ----------------------------------------------------------------------------------
 
 
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """The tree and every statement in it, at any depth, without the expressions that `ast.walk` visits too."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        yield (node := waiting.pop())
+        for block in ("body", "handlers", "orelse", "finalbody", "cases"):
+            waiting += getattr(node, block, ())
+
+
 @cache
-def _named_imports(source: str, package: str) -> frozenset[str]:
-    """What a source imports from the package, modules or not, wherever in it the import stands; parsed once a text."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+def _read_source(source: str, package: str) -> tuple[str, frozenset[str]]:
+    """A source as its syntax tree without docstrings: what changes in it may change a result; and what it imports from
+    the package, modules or not, wherever in it the import stands. Parsed once a text.
+    """
+    tree, names = ast.parse(source), set[str]()
+    for node in _statements(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            if ast.get_docstring(node, clean=False) is not None:
+                del node.body[0]
+            continue
         if isinstance(node, ast.Import):
             dotted = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -80,24 +95,13 @@ def _named_imports(source: str, package: str) -> frozenset[str]:
         else:
             continue
         names |= {parts[1] for parts in (name.split(".") for name in dotted) if parts[0] == package and len(parts) > 1}
-    return frozenset(names)
+    return ast.dump(tree), frozenset(names)
 
 
 @cache
 def _once(lookup: Callable[[str], str | None], package: str) -> str | None:
     """A package's version, looked up once: it does not change while a process runs."""
     return lookup(package)
-
-
-@cache
-def _behaviour(source: str) -> str:
-    """A source as its syntax tree without docstrings: what changes in it may change a result."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            if ast.get_docstring(node, clean=False) is not None:
-                del node.body[0]
-    return ast.dump(tree)
 
 
 def code_version(modules: Sequence[str], package: Path = Path(__file__).parent) -> str:
@@ -116,8 +120,7 @@ def code_version(modules: Sequence[str], package: Path = Path(__file__).parent) 
             known = ", ".join(sorted(path.stem for path in package.glob("*.py")))
             raise ValueError(f"no module {name!r} in {package.name}; there are: {known}")
         source = (package / f"{name}.py").read_text(encoding="utf-8")
-        sources[name] = _behaviour(source)
-        named = _named_imports(source, package.name)
+        sources[name], named = _read_source(source, package.name)
         waiting.extend(sorted(other for other in named if (package / f"{other}.py").is_file()))
     return digest(sources)
 
