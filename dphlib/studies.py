@@ -68,12 +68,12 @@ def _controls(settings: Profile) -> list[Comparison]:
 
 def _eta(settings: Profile) -> list[Comparison]:
     """Every divergence at two more weights at least; those that other studies ask for are used here too."""
-    arms = [("rkl", f"eta={METHOD_CONFIGS['rkl'].weight / 4:g}"), ("rkl", "strength=equal")]
+    arms = [("rkl", f"eta={settings.weight('rkl') / 4:g}"), ("rkl", "strength=equal")]
     for method in ("alpha_0.2", "alpha_0.5", "alpha_0.8", "dph_f"):
-        arms += [(method, f"eta={factor * METHOD_CONFIGS[method].weight:g}") for factor in (0.25, 4)]
+        arms += [(method, f"eta={factor * settings.weight(method):g}") for factor in (0.25, 4)]
     arms += [("dph_f", "authors_eta=8"), ("dph_js", "js_scale=2")]
-    for method in ("dph_js", "dph_js_definition"):  # the weights of Table 5
-        arms += [(method, "eta=0.025"), (method, "eta=0.125"), (method, "strength=equal")]
+    for method in ("dph_js", "dph_js_definition"):
+        arms += [*((method, f"eta={eta}") for eta in settings.table5_etas), (method, "strength=equal")]
     return _set(*arms)
 
 
@@ -118,7 +118,7 @@ STUDIES: dict[str, Study] = {
         lambda settings: [
             *_set(("dph_f", "authors_eta=8"), ("dph_js", "js_scale=2")),
             Comparison(
-                Arm("dph_js", f"eta={METHOD_CONFIGS['dph_js'].eta / 4:g}"),
+                Arm("dph_js", f"eta={settings.weight('dph_js') / 4:g}"),
                 Arm("dph_js"),
                 "Both of the authors' departures together in DPH-JS, 2 x JS at eta / 8",
             ),
