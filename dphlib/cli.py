@@ -194,12 +194,17 @@ def _closing_words(out: Path, done: Sequence[str], seconds: float) -> None:
     print(f"This time: {duration(seconds)}, {again}. All notebooks together took {total}; peak memory {peak:.1f} GiB.")
 
 
-def plan(profile_name: ProfileArgument = "cpu") -> int:
-    """Says what a profile will need: downloads, disk, GPU memory, hours. Starts nothing."""
+def plan(profile_name: ProfileArgument = "cpu", card: str = "") -> int:
+    """Says what a profile will need: downloads, disk, GPU memory, hours. Starts nothing.
+
+    Args:
+        profile_name: of `config.PROFILES`.
+        card: another GPU than the profile's own: t4, l4, h100 or h200.
+    """
     from dphlib import plan as plan_module
 
     settings = profile(profile_name)
-    print(plan_module.measured(settings, REFERENCE) if settings.base is None else plan_module.to_text(settings))
+    print(plan_module.measured(settings, REFERENCE) if settings.base is None else plan_module.to_text(settings, card))
     return 0
 
 

@@ -8,6 +8,7 @@ the model's name in the public code of at least two unrelated projects.
    studies has it).
 2. One length for all methods, the authors' 5 epochs for DPH; their baselines' 30 are the variant `iterations=2210`.
 3. `gpu80` and `gpu24` train adapters with smaller batches, in the authors' proportions.
+4. `gpu24` also fits Colab's free T4 of 15 GiB with the sampler transformers, by calculation: `dph plan --card t4`.
 
 Memory, disk and hours of each: `dph plan --profile NAME`. `ENVIRONMENT` names what a user may change without editing.
 """
@@ -93,7 +94,7 @@ GPU_PROFILES: dict[str, dict[str, Any]] = {
     "gpu24": {
         "base": QWEN_1B,
         "tuning": TuningConfig("qlora", rank=16, alpha=32, gradient_checkpointing=True),  # [ours]
-        "backend": BackendConfig("vllm", max_tokens=1536, memory_fraction=0.35),
+        "backend": BackendConfig("vllm", batch_rows=256, max_tokens=1536, memory_fraction=0.35),
         "data": DataConfig(
             suites={
                 "train": ("gsm8k_train",), "in_domain": ("gsm8k_test",), "cross_domain": ("math500",),
@@ -117,7 +118,7 @@ GPU_PROFILES: dict[str, dict[str, Any]] = {
     "gpu80": {
         "base": LLAMA_8B,
         "tuning": TuningConfig("lora", rank=32, alpha=64, gradient_checkpointing=True),  # [ours]
-        "backend": BackendConfig("vllm", max_tokens=9216, memory_fraction=0.45),
+        "backend": BackendConfig("vllm", batch_rows=128, max_tokens=9216, memory_fraction=0.45),
         "data": DataConfig(suites=_SQL.suites, max_prompt_tokens=8192),
         "presample": _PRESAMPLE,
         "train": TrainConfig(
@@ -134,7 +135,7 @@ GPU_PROFILES: dict[str, dict[str, Any]] = {
     "paper": {
         "base": LLAMA_8B,
         "tuning": TuningConfig("full", gradient_checkpointing=True),  # [code]
-        "backend": BackendConfig("vllm", max_tokens=20_096, memory_fraction=0.3, sleep=True),
+        "backend": BackendConfig("vllm", batch_rows=64, max_tokens=20_096, memory_fraction=0.3, sleep=True),
         "data": _SQL,
         "presample": _PRESAMPLE,
         "train": _PAPER_TRAIN,
