@@ -67,12 +67,13 @@ CARD_OF = {"gpu24": "l4", "gpu80": "h100", "paper": "h200"}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a profile needs; bytes of each part, hours of one run and of its evaluation, number of main runs."""
+    """What a profile needs; bytes of each part, hours of pre-sampling, of one run and of its evaluation; main runs."""
 
     card: Card
     downloads: dict[str, float]
     disk: dict[str, float]
     memory: dict[str, float]
+    presample_hours: float
     run_hours: float
     evaluation_hours: float
     runs: int
@@ -145,8 +146,8 @@ def plan(settings: Profile, card: str = "") -> Plan:
         "trained policies": float(runs * 2 * trained),
         "checkpoints of a run": float(_KEPT * trained * 14),
     }
-    hours = _hours(settings, gpu)
-    return Plan(gpu, {base.name: weights}, disk, memory, hours, _evaluation_hours(settings, gpu), runs)
+    hours = (_presample_hours(settings, gpu), _hours(settings, gpu), _evaluation_hours(settings, gpu))
+    return Plan(gpu, {base.name: weights}, disk, memory, *hours, runs)
 
 
 def _sampling_bytes(settings: Profile) -> float:
@@ -169,13 +170,23 @@ def _decode_s(settings: Profile, card: Card, rows: int, limit: int) -> float:
     return math.ceil(rows / backend.batch_rows) * limit * (step_s + base.layers * _LAYER_S)
 
 
+def _problems(settings: Profile, suite: str) -> int:
+    """Problems of a suite, by its sets' official numbers of rows."""
+    splits = [SUITES[name][0].splits[SUITES[name][1]] for name in settings.data.suites.get(suite, ())]
+    count = sum(split.rows for split in splits)
+    return min(count, settings.data.problems.get(suite, count))
+
+
+def _presample_hours(settings: Profile, card: Card) -> float:
+    """Hours to draw k answers and one more to every training prompt."""
+    answers = (settings.presample.k + 1) * _problems(settings, "train")
+    return _decode_s(settings, card, answers, settings.train.max_new_tokens) / 3600
+
+
 def _evaluation_hours(settings: Profile, card: Card) -> float:
-    """Hours to answer every suite, greedily and sampled, by the sets' official numbers of rows."""
-    answers = 0
-    for suite, samples in settings.evaluation.samples.items():
-        names = settings.data.suites.get(suite, ())
-        count = sum(SUITES[name][0].splits[SUITES[name][1]].rows for name in names)
-        answers += (samples + 1) * min(count, settings.data.problems.get(suite, count))
+    """Hours to answer every suite, greedily and sampled."""
+    samples = settings.evaluation.samples.items()
+    answers = sum((count + 1) * _problems(settings, suite) for suite, count in samples)
     return _decode_s(settings, card, answers, settings.evaluation.max_new_tokens) / 3600
 
 
@@ -209,7 +220,8 @@ def to_text(settings: Profile, card: str = "") -> str:
         *_part("GPU memory", found.memory),
         f"  together {found.memory_gib:.0f} GiB of {found.card.memory_gib:.0f}: "
         + ("fits" if found.fits else "does not fit on one; take tuning lora or qlora (profile gpu80 or gpu24)"),
-        f"hours: {found.run_hours:.1f} a run of {settings.train.iterations} iterations and "
+        f"hours: {found.presample_hours:.1f} of pre-sampling, {found.run_hours:.1f} a run of "
+        f"{settings.train.iterations} iterations and "
         f"{found.evaluation_hours:.1f} for its evaluation, "
         f"{(found.run_hours + found.evaluation_hours) * found.runs:.0f} for the {found.runs} main runs "
         f"({len(settings.methods)} methods), one after another on one GPU; ablations come on top",

@@ -91,9 +91,9 @@ if "google.colab" in sys.modules:
         "        import importlib.metadata\n"
         "        import subprocess\n"
         "\n"
-        "        torch = f\"torch=={importlib.metadata.version('torch')}\"\n"
+        "        pinned = f\"torch=={importlib.metadata.version('torch')}\"\n"
         f'        release = "dphlib[notebooks] @ git+{address}@v{__version__}"\n'
-        '        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", torch, release], check=True)\n'
+        '        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", pinned, release], check=True)\n'
         + tail
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,6 +125,12 @@ def test_gpu24_fits_colabs_free_gpu_by_calculation_and_the_paper_does_not(monkey
     assert cli.main(["plan", "--profile", "gpu24", "--card", "t4"]) == 0
     said = capsys.readouterr().out
     assert "NVIDIA T4" in said and "float16" in said and "not measured" in said
+    page = (Path(__file__).resolve().parents[1] / "docs" / "gpu.md").read_text()
+    told = (free.presample_hours, free.run_hours, free.evaluation_hours)
+    assert "{:.1f} GiB of 15".format(free.memory_gib) in page
+    assert (
+        "{:.1f} hours of pre-sampling, {:.1f} a run of 100 iterations, {:.1f} for its evaluation".format(*told) in page
+    )
     assert cli.main(["plan", "--profile", "gpu24", "--card", "a1"]) == 1
     assert "unknown card 'a1'; known: t4, l4" in capsys.readouterr().err
 
