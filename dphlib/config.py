@@ -38,6 +38,7 @@ ProfileName = Literal["smoke", "cpu", "gpu24", "gpu80", "paper", "gpu24-smoke", 
 PROFILES: tuple[str, ...] = get_args(ProfileName)
 
 _CONFIGS = METHOD_CONFIGS | CONTROL_CONFIGS
+_IS_MAIN = "variant {0.variant!r} of {0.method} is its main run: choose another value"
 _APPLIES = {
     "any": (lambda method: True, ""),
     "weighted": (lambda method: method.weight > 0, "it has no divergence to weigh"),
@@ -68,8 +69,8 @@ class RunConfig:
         applies, why_not = _APPLIES[VARIANTS[key].applies]
         if not applies(_CONFIGS[self.method]):
             raise ValueError(f"variant {self.variant!r} means nothing for {self.method}: {why_not}")
-        if key in (*_WEIGHTS, *_FIELDS) and self.method_config == _CONFIGS[self.method]:
-            raise ValueError(f"variant {self.variant!r} of {self.method} is its main run: choose another value")
+        if key in _FIELDS and self.method_config == _CONFIGS[self.method]:
+            raise ValueError(_IS_MAIN.format(self))
 
     @property
     def name(self) -> str:
@@ -164,9 +165,23 @@ class Profile:
         return f"{self.base.name} ({self.tuning.kind}) trained on {', '.join(self.data.suites['train'])}"
 
     def method_config(self, run: RunConfig) -> MethodConfig:
-        """What a run of this profile trains."""
-        weighed = {name: _CONFIGS[name].weighing(weight) for name, weight in self.weights.items()}
-        return run.configured(_CONFIGS | weighed)
+        """What a run of this profile trains.
+
+        Raises:
+            ValueError: a variant whose weight is that of the profile's main run.
+        """
+        if self.is_main(run) and run.variant != MAIN:
+            raise ValueError(_IS_MAIN.format(run))
+        return run.configured(self._configs)
+
+    @property
+    def _configs(self) -> dict[str, MethodConfig]:
+        return _CONFIGS | {name: _CONFIGS[name].weighing(weight) for name, weight in self.weights.items()}
+
+    def is_main(self, run: RunConfig) -> bool:
+        """Whether a run's weight is that of its method's main run in this profile, whatever its variant is called."""
+        key, _ = parse(run.variant)
+        return key == MAIN or (key in _WEIGHTS and run.configured(self._configs) == self._configs[run.method])
 
     def weight(self, method: str) -> float:
         """Weight of a method's divergence in its main run."""

@@ -12,6 +12,7 @@ of a profile share the base, the prompts, the stored answers' draws and the eval
 1. `authors_weight` has both of the authors' departures together as eta = 0.125 of DPH-JS: 2 x JS at eta / 8 is eta / 4.
 2. `strength` leaves alpha out: its f''(1) and its eta are DPH-F's, so its main run has equal strength already.
    RKL has the same coefficient and curvature there, but on every rollout token; its data differ from the others'.
+3. With the weights of the GPU profiles JS and RKL have DPH-F's strength in their main runs, so `strength` compares those.
 """
 
 from __future__ import annotations
@@ -175,10 +176,18 @@ def chosen(names: str) -> tuple[str, ...]:
 
 
 def comparisons(settings: Profile, name: str) -> list[Comparison]:
-    """A study's comparisons in a profile: all of them, or its first few where the profile says so; of `hard` none."""
+    """A study's comparisons in a profile: all of them, or its first few where the profile says so; of `hard` none.
+
+    An arm whose weight is that of the profile's main run stands under the main run's name.
+    """
     if name == HARD:
         return []
-    return list(STUDIES[name].comparisons(settings))[: settings.study_comparisons]
+    made = [one._replace(arm=_main_or(settings, one.arm)) for one in STUDIES[name].comparisons(settings)]
+    return [one for one in made if one.arm != one.against][: settings.study_comparisons]
+
+
+def _main_or(settings: Profile, arm: Arm) -> Arm:
+    return Arm(arm.method) if settings.is_main(RunConfig(*arm, 0)) else arm
 
 
 def arms_beyond(settings: Profile, names: Sequence[str] = tuple(STUDIES)) -> list[Arm]:
