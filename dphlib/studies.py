@@ -12,7 +12,7 @@ of a profile share the base, the prompts, the stored answers' draws and the eval
 1. `authors_weight` has both of the authors' departures together as eta = 0.125 of DPH-JS: 2 x JS at eta / 8 is eta / 4.
 2. `strength` leaves alpha out: its f''(1) and its eta are DPH-F's, so its main run has equal strength already.
    RKL has the same coefficient and curvature there, but on every rollout token; its data differ from the others'.
-3. With the weights of the GPU profiles JS and RKL have DPH-F's strength in their main runs, so `strength` compares those.
+3. With the weights of the GPU profiles JS and RKL have DPH-F's strength in their main runs: `strength` compares these.
 """
 
 from __future__ import annotations
