@@ -116,14 +116,19 @@ def _space_gib(settings: Profile) -> float:
 def _changed_outside(settings: Profile) -> list[Any]:
     """What a GPU profile's notebooks depend on beside their parameters: the environment's settings, the data's files.
 
+    The base is downloaded here where it is not there yet: without access nothing is begun.
+
     Raises:
         FileNotFoundError, DataError: a data set is not where it should be.
+        RunError: no access to the base.
     """
     if settings.base is None:
         return []
     from dphlib import policies, problem_sets
 
-    return [settings, problem_sets.recipe(settings), policies.base_recipe(settings)]
+    found = problem_sets.recipe(settings)
+    policies.base_folder(settings)
+    return [settings, found, policies.base_recipe(settings)]
 
 
 def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | None, outside: Sequence[Any]) -> list[str]:
