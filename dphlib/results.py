@@ -355,14 +355,12 @@ def beside_reference(name: str, root: Path, metrics: Mapping[str, Any], referenc
         One row a number. Without a reference run, or for a number that it lacks, the second column says so; the
         numbers of a GPU profile, of another model on other data, are not set beside it.
     """
+    here = {"number": list(metrics), f"here ({root.name})": [_short(value) for value in metrics.values()]}
+    if root.name.removesuffix(SMOKE) in GPU_PROFILES:
+        return pd.DataFrame(here)
     path = reference / "metrics" / f"{name}.json"
-    comparable = root.name.removesuffix(SMOKE) not in GPU_PROFILES and path.is_file()
-    known = json.loads(path.read_text(encoding="utf-8")) if comparable else {}
-    rows = [
-        {"number": key, f"here ({root.name})": _short(value), "reference run": _short(known.get(key, "not recorded"))}
-        for key, value in metrics.items()
-    ]
-    return pd.DataFrame(rows)
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return pd.DataFrame({**here, "reference run": [_short(known.get(key, "not recorded")) for key in metrics]})
 
 
 def _short(value: Any) -> str:
