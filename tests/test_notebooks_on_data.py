@@ -25,10 +25,11 @@ from dphlib import cli, cost, data, problem_sets, report, stages
 from dphlib.claims import from_json
 from dphlib.config import profile
 from dphlib.notebooks import check_executed, declared_parameters, find_notebooks
-from dphlib.runs import write_run_manifest
+from dphlib.runs import deterministic, write_run_manifest
 from dphlib.train_log import METRICS
 
 PROFILE = "gpu80-smoke"
+SMALL = {"draws": 64, "lesson_steps": 2}  # parameters of notebooks 01, 04 and 06
 NOTEBOOKS = find_notebooks(Path(__file__).resolve().parents[1] / "notebooks")
 FOUR = "SELECT count(*) FROM singer"
 GOLDS = (
@@ -98,13 +99,14 @@ def ran(tmp_path_factory):
             patch.setenv(name, value)
         for module in (stages, cost):
             patch.setattr(module, "run_jobs", at_once)
+        patch.setattr(stages, "deterministic", lambda threads: deterministic(1))  # as the other tests, and quicker
         for path in NOTEBOOKS:
             seen = shown[path.stem]
             patch.setattr(
                 IPython.display, "display",
                 lambda *values, seen=seen: seen.__setitem__(-1, seen[-1] + "\n".join(map(text_of, values))),
             )  # fmt: skip
-            execute(path, {"profile_name": PROFILE, "root": str(place / "artifacts"), "draws": 64}, seen)
+            execute(path, {"profile_name": PROFILE, "root": str(place / "artifacts"), **SMALL}, seen)
         yield place / "artifacts", shown
 
 
