@@ -294,7 +294,11 @@ def to_markdown(table: pd.DataFrame | str) -> str:
         return table
     shown = wide(table)
     lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
-    return "".join(f"| {' | '.join(str(v).replace('|', '&#124;') for v in line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(map(_in_markdown, line))} |\n" for line in lines)
+
+
+def _in_markdown(value: object) -> str:
+    return str(value).replace("|", "&#124;").replace("\n", "<br>")
 
 
 def to_html(table: pd.DataFrame) -> str:
