@@ -301,7 +301,7 @@ def style_counts(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
-    """A frame as it is read: `x`, `x_low`, `x_high` become one text, others are rounded, absent and infinite ones a dash.
+    """A frame as it is read: `x`, `x_low`, `x_high` become one text, others are rounded; absent, infinite: a dash.
 
     >>> readable(pd.DataFrame({"keep": [81.26], "keep_low": [79.0], "keep_high": [83.5], "seeds": [3]})).to_dict("list")
     {'keep (%)': ['81.3 [79.0, 83.5]'], 'seeds': ['3']}
