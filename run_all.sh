@@ -26,6 +26,7 @@ environment: DPH_PYTHON       Python 3.11 or later to use (default: python3.13, 
                               verl's with -verl)
              DPH_TORCH_INDEX  where the CPU build of PyTorch is (default: https://download.pytorch.org/whl/cpu)
              DPH_MIN_FREE_GIB free disk space that set-up asks for (default: 6; with an NVIDIA GPU 20)
+             DPH_BASE, DPH_TUNING, DPH_SAMPLER, DPH_METHODS, DPH_DATA, DPH_DEVICE change the profiles for GPUs: README
 TEXT
 }
 
@@ -118,7 +119,7 @@ fi
 gpu=no
 if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then gpu=yes; fi
 extras=notebooks,dev
-case "$command" in gpu* | paper) if [ $gpu = yes ]; then extras=notebooks,dev,gpu; fi ;; esac
+case "$command" in gpu* | paper*) if [ $gpu = yes ]; then extras=notebooks,dev,gpu; fi ;; esac
 full_mib=2050 # measured on Linux without a GPU; with one it was not measured, so no time left is told there
 if [ $gpu = yes ]; then full_mib=0; fi
 

@@ -50,7 +50,7 @@ class _Measured:
         self._arms: dict[tuple[Arm, str, str], stats.Arm | None] = {}
 
     def arm(self, arm: Arm, suite: str, measure: str) -> stats.Arm | None:
-        """One measure of an arm in points or nats; None where it is absent or has too few answers."""
+        """One measure of an arm in points or nats; None where it is absent, has too few answers or no styles."""
         key = (arm, suite, measure)
         if key not in self._arms:
             self._arms[key] = self._make(*key)
@@ -63,6 +63,8 @@ class _Measured:
             return None
         keep = (table["method"] == arm.method) & (table["variant"] == arm.variant) & (table["suite"] == suite)
         if not keep.any() or table.loc[keep, "n"].min() < k:
+            return None
+        if metric == "styles_nats" and table.loc[keep, metric].isna().any():
             return None
         return stats.arm(table[keep], arm.method, suite, metric, k, arm.variant)
 

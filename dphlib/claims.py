@@ -2,7 +2,7 @@
 
 Each claim is a conjunction of directed effects; the rule that judges one is in `judge`. One part not
 supported refutes the claim, all supported support it, else it is not run where a part is, or inconclusive.
-On a profile smaller than the claim's own (`smoke`) nothing is settled: such a claim is inconclusive.
+On a profile smaller than the claim's own (the smoke profiles) nothing is settled: such a claim is inconclusive.
 
 1. The cost claim counts tokens, never seconds: a verdict must not depend on the machine. Counts have no
    interval; low and high are the range over seeds.
@@ -44,7 +44,7 @@ from dphlib.judge import (
 )
 from dphlib.labels import NAMES
 
-PROFILES = ("smoke", "cpu", "gpu24", "gpu80", "paper")  # by size
+PROFILES = ("smoke", "gpu24-smoke", "gpu80-smoke", "paper-smoke", "cpu", "gpu24", "gpu80", "paper")  # by size
 IN, CROSS, OUT = "in_domain", "cross_domain", "out_of_domain"
 DPH, BASELINES = ("dph_f", "dph_js"), ("grpo", "dapo", "rkl")
 

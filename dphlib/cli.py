@@ -78,15 +78,10 @@ def run(
     """
     settings, started = profile(profile_name, seeds, study_seeds), time.monotonic()
     chosen(studies)
-    if settings.base is not None:
-        _require_gpu(settings)
-        steps = "presample, partition, train METHOD, evaluate METHOD"
-        raise RunError(
-            f"the notebooks show the CPU world; for profile {settings.name} run dph's {steps} with --profile"
-        )
+    _require_gpu(settings)
     out = artifacts.resolve() / settings.name
     out.mkdir(parents=True, exist_ok=True)
-    require_space(out, SPACE_GIB)
+    require_space(out, _space_gib(settings))
     lock = FileLock(out / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -99,7 +94,7 @@ def run(
         asked = {"seeds": seeds, "studies": studies, "study_seeds": study_seeds}
         asked = {name: value for name, value in asked.items() if value}
         parameters |= asked
-        done = _run_stale(out, parameters, names)
+        done = _run_stale(out, parameters, names, _changed_outside(settings))
         if only:
             print(f"{only}: {out / 'notebooks'}")
             return 0
@@ -109,8 +104,40 @@ def run(
     return 0
 
 
-def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | None) -> list[str]:
-    """Executes the notebooks whose source, parameters, code or versions changed, or whose results are damaged."""
+def _space_gib(settings: Profile) -> float:
+    """Disk that a run asks for; downloads go to the hub's cache, which may be on another disk."""
+    if settings.base is None:
+        return SPACE_GIB
+    from dphlib import plan as plan_module
+
+    sizes = plan_module.plan(settings).disk
+    return SPACE_GIB + sum(size for name, size in sizes.items() if name != "base") / 2**30
+
+
+def _changed_outside(settings: Profile) -> list[Any]:
+    """What a GPU profile's notebooks depend on beside their parameters: the environment's settings, the data's files.
+
+    The base is downloaded here where it is not there yet: without access nothing is begun.
+
+    Raises:
+        FileNotFoundError, DataError: a data set is not where it should be.
+        RunError: no access to the base.
+    """
+    if settings.base is None:
+        return []
+    from dphlib import policies, problem_sets
+
+    found = problem_sets.recipe(settings)
+    policies.base_folder(settings)
+    return [settings, found, policies.base_recipe(settings)]
+
+
+def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | None, outside: Sequence[Any]) -> list[str]:
+    """Executes the notebooks whose source, parameters, code or versions changed, or whose results are damaged.
+
+    Args:
+        outside: what else they depend on.
+    """
     executed, record = out / "notebooks", out / "notebooks" / "keys.json"
     keys = read_json(record) if record.is_file() else {}
     code = code_version([path.stem for path in sorted((ROOT / "dphlib").glob("*.py")) if path.stem != "__init__"])
@@ -122,7 +149,7 @@ def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | Non
     for path in find_notebooks(ROOT / "notebooks", names):
         declared = declared_parameters(path)
         passed = {name: value for name, value in parameters.items() if name in declared}
-        key = digest([path.read_text(encoding="utf-8"), passed, code, versions()])
+        key = digest([path.read_text(encoding="utf-8"), passed, code, versions(), *outside])
         if not problems and keys.get(path.name) == key and _is_whole(executed / path.name):
             print(f"{path.stem}: reused")
         else:
@@ -165,6 +192,8 @@ def _finish(out: Path, settings: Profile, asked: dict[str, str]) -> None:
     if setup := os.environ.get("DPH_SETUP_S"):
         write_json(out / "seconds.json", seconds := {"set-up": float(setup), **seconds})
     extra = {"profile": settings.name, "seeds": list(settings.seeds), "asked": asked, "seconds": seconds}
+    if settings.described:
+        extra["ours"] = settings.described
     write_run_manifest(out, extra)
     build_report(out)
     write_run_manifest(out, extra)
@@ -184,12 +213,17 @@ def _closing_words(out: Path, done: Sequence[str], seconds: float) -> None:
     print(f"This time: {duration(seconds)}, {again}. All notebooks together took {total}; peak memory {peak:.1f} GiB.")
 
 
-def plan(profile_name: ProfileArgument = "cpu") -> int:
-    """Says what a profile will need: downloads, disk, GPU memory, hours. Starts nothing."""
+def plan(profile_name: ProfileArgument = "cpu", card: str = "") -> int:
+    """Says what a profile will need: downloads, disk, GPU memory, hours. Starts nothing.
+
+    Args:
+        profile_name: of `config.PROFILES`.
+        card: another GPU than the profile's own: t4, l4, h100 or h200.
+    """
     from dphlib import plan as plan_module
 
     settings = profile(profile_name)
-    print(plan_module.measured(settings, REFERENCE) if settings.base is None else plan_module.to_text(settings))
+    print(plan_module.measured(settings, REFERENCE) if settings.base is None else plan_module.to_text(settings, card))
     return 0
 
 
@@ -328,11 +362,11 @@ def _pipeline(profile_name: str, artifacts: Path) -> Any:
 
 
 def _require_gpu(settings: Profile) -> None:
-    """Before anything is read or downloaded: a profile for a GPU on a machine without one is one line."""
+    """Before anything is read or downloaded: a GPU or a sampler that is not here is one line."""
     if settings.base is not None:
-        from dphlib.policies import placement_of
+        from dphlib.policies import requirements
 
-        placement_of(settings)
+        requirements(settings)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

@@ -6,13 +6,12 @@ paper's values comes from, stands in `stage_config` and `methods`, whose names a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from typing import Any, Literal, get_args
 
-from dphlib.gpu_profiles import BASES, GPU_PROFILES
+from dphlib.gpu_profiles import GPU_PROFILES, SMOKE, chosen_by_environment, smallest
 from dphlib.methods import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig
 from dphlib.stage_config import (
     BackendConfig,
@@ -21,7 +20,6 @@ from dphlib.stage_config import (
     EvalConfig,
     ModelConfig,
     PresampleConfig,
-    Program,
     SftConfig,
     TrainConfig,
     TuningConfig,
@@ -36,10 +34,11 @@ __all__ = [
     "TuningConfig", "WorldConfig", "profile",
 ]  # fmt: skip
 
-ProfileName = Literal["smoke", "cpu", "gpu24", "gpu80", "paper"]
+ProfileName = Literal["smoke", "cpu", "gpu24", "gpu80", "paper", "gpu24-smoke", "gpu80-smoke", "paper-smoke"]
 PROFILES: tuple[str, ...] = get_args(ProfileName)
 
 _CONFIGS = METHOD_CONFIGS | CONTROL_CONFIGS
+_IS_MAIN = "variant {0.variant!r} of {0.method} is its main run: choose another value"
 _APPLIES = {
     "any": (lambda method: True, ""),
     "weighted": (lambda method: method.weight > 0, "it has no divergence to weigh"),
@@ -70,8 +69,8 @@ class RunConfig:
         applies, why_not = _APPLIES[VARIANTS[key].applies]
         if not applies(_CONFIGS[self.method]):
             raise ValueError(f"variant {self.variant!r} means nothing for {self.method}: {why_not}")
-        if key in (*_WEIGHTS, *_FIELDS) and self.method_config == _CONFIGS[self.method]:
-            raise ValueError(f"variant {self.variant!r} of {self.method} is its main run: choose another value")
+        if key in _FIELDS and self.method_config == _CONFIGS[self.method]:
+            raise ValueError(_IS_MAIN.format(self))
 
     @property
     def name(self) -> str:
@@ -132,6 +131,7 @@ class Profile:
         base: a base model of the hub; None for the CPU world's, which the first notebook trains.
         data: data sets; None for the CPU world.
         weights: weight of the divergence for methods that have another one here than in `methods`.
+        methods: of the paper, those that the main runs and the ablations train.
     """
 
     name: ProfileName
@@ -151,11 +151,46 @@ class Profile:
     base: BaseConfig | None = None
     data: DataConfig | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
+    methods: tuple[str, ...] = tuple(METHOD_CONFIGS)
+
+    @property
+    def described(self) -> str:
+        """What ours are of: model, tuning, training data. "" for the CPU world, of which the documents speak.
+
+        >>> profile("gpu24").described
+        'Qwen/Qwen2.5-1.5B-Instruct (qlora) trained on gsm8k_train'
+        """
+        if self.base is None or self.data is None:
+            return ""
+        return f"{self.base.name} ({self.tuning.kind}) trained on {', '.join(self.data.suites['train'])}"
 
     def method_config(self, run: RunConfig) -> MethodConfig:
-        """What a run of this profile trains."""
-        weighed = {name: _CONFIGS[name].weighing(weight) for name, weight in self.weights.items()}
-        return run.configured(_CONFIGS | weighed)
+        """What a run of this profile trains.
+
+        Raises:
+            ValueError: a variant whose weight is that of the profile's main run.
+        """
+        if self.is_main(run) and run.variant != MAIN:
+            raise ValueError(_IS_MAIN.format(run))
+        return run.configured(self._configs)
+
+    @property
+    def _configs(self) -> dict[str, MethodConfig]:
+        return _CONFIGS | {name: _CONFIGS[name].weighing(weight) for name, weight in self.weights.items()}
+
+    def is_main(self, run: RunConfig) -> bool:
+        """Whether a run's weight is that of its method's main run in this profile, whatever its variant is called."""
+        key, _ = parse(run.variant)
+        return key == MAIN or (key in _WEIGHTS and run.configured(self._configs) == self._configs[run.method])
+
+    def weight(self, method: str) -> float:
+        """Weight of a method's divergence in its main run."""
+        return self.method_config(RunConfig(method, "main", 0)).weight
+
+    @property
+    def table5_etas(self) -> tuple[float, float]:
+        """The two lower weights of Table 5; at the paper's learning rate its own."""
+        return (0.025, 0.125) if self.base is None else (0.01, 0.05)
 
     def waypoints(self, run: RunConfig) -> tuple[int, ...]:
         """Iterations after which a run is measured on its way: main runs of `HEADLINE`, and runs of another length."""
@@ -171,15 +206,15 @@ class Profile:
         return -length, not (method.needs_reference or method.entropy_coef > 0), method.divergence is None
 
     def main_runs(self) -> list[RunConfig]:
-        return [RunConfig(method, "main", seed) for method in METHOD_CONFIGS for seed in self.seeds]
+        return [RunConfig(method, "main", seed) for method in self.methods for seed in self.seeds]
 
     def ablation_runs(self) -> list[RunConfig]:
         """Table 5 (eta), Table 4 (threshold) and Table 3 (RL on the sums)."""
-        etas = (0.025, 0.125) if self.base is None else (0.01, 0.05)  # Table 5's, at the paper's learning rate
-        arms = [(m, f"eta={eta}") for eta in etas for m in ("dph_js", "dph_js_definition")]
+        arms = [(m, f"eta={eta}") for eta in self.table5_etas for m in ("dph_js", "dph_js_definition")]
         arms += [(m, f"threshold={self.presample.k}") for m in ("dph_f", "dph_js")]
         if self.data is None or "sums_train" in self.data.suites:
             arms += [(m, "domain=sums") for m in ("grpo", "dph_f", "dph_js")]
+        arms = [(method, variant) for method, variant in arms if method in self.methods]
         return [RunConfig(method, variant, seed) for method, variant in arms for seed in self.ablation_seeds]
 
     def to_json(self) -> dict[str, Any]:
@@ -190,8 +225,8 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
     """The settings of a profile.
 
     Args:
-        name: of `PROFILES`. For those of GPUs the environment may name another base model (DPH_BASE=NAME@COMMIT, or a
-            folder) and another sampler (DPH_SAMPLER=transformers).
+        name: of `PROFILES`. Those of GPUs can be changed by the environment, see `gpu_profiles.ENVIRONMENT`; with
+            `-smoke` each is a few problems and steps.
         seeds: other seeds for main runs and controls, see `variants.parse_seeds`; "" for the profile's.
         study_seeds: the same for ablations and studies.
 
@@ -207,9 +242,9 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
         "cpu", WorldConfig(), ModelConfig(), SftConfig(), PresampleConfig(), TrainConfig(), EvalConfig(),
         seeds=(0, 1, 2), ablation_seeds=(0,), cost_iterations=8,
     )  # fmt: skip
-    if name in GPU_PROFILES:
-        chosen = replace(cpu, name=name, **GPU_PROFILES[name])
-        chosen = replace(chosen, base=_base(chosen.base), backend=_backend(chosen.backend))
+    if (full := name.removesuffix(SMOKE)) in GPU_PROFILES:
+        settings = chosen_by_environment(GPU_PROFILES[full])
+        chosen = replace(cpu, name=name, **(settings if name == full else smallest(settings)))
     else:
         chosen = cpu if name == "cpu" else _smoke(cpu)
     if seeds:
@@ -217,24 +252,6 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
     if study_seeds:
         chosen = replace(chosen, ablation_seeds=parse_seeds(study_seeds))
     return chosen
-
-
-def _base(base: BaseConfig) -> BaseConfig:
-    """The profile's base, or the one that the environment names: NAME@COMMIT, or a folder with a model."""
-    if not (named := os.environ.get("DPH_BASE")):
-        return base
-    name, at, revision = named.partition("@")
-    if not at:
-        return replace(BASES.get(name, base), name=name, revision="" if name in BASES else None)
-    return replace(BASES.get(name, base), name=name, revision=revision)
-
-
-def _backend(backend: BackendConfig) -> BackendConfig:
-    """The profile's sampler, or the one that the environment names."""
-    program = os.environ.get("DPH_SAMPLER") or backend.program
-    if program not in get_args(Program):
-        raise ValueError(f"DPH_SAMPLER={program!r}; known: {', '.join(get_args(Program))}")
-    return replace(backend, program=program)
 
 
 def _smoke(cpu: Profile) -> Profile:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from dphlib.config import METHOD_CONFIGS, profile
+from dphlib.config import MethodConfig, Profile, RunConfig, profile
 from dphlib.jobs import Job, run_jobs
 from dphlib.runs import deterministic, write_json
 from dphlib.stages import TRAIN_CODE, Pipeline
@@ -34,14 +34,19 @@ def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
         arguments["iterations"] = config.iterations
         jobs = [Job(method, "dphlib.cost:cost_job", {**arguments, "method": method}) for method in COST_METHODS]
         # A call for each keeps both time and memory apart. One iteration is too few to time: then they may run side
-        # by side, and share processes.
-        calls = [[job] for job in jobs] if pipeline.settings.cost_iterations > 1 else [jobs]
+        # by side and share processes; on one GPU they may not.
+        alone = pipeline.settings.cost_iterations > 1 or pipeline.settings.base is not None
+        calls = [[job] for job in jobs] if alone else [jobs]
         results = [rows for call in calls for rows in run_jobs(call, workers=None, label="cost")]
         write_json(out / "cost.json", [row for rows in results for row in rows])
 
-    params = {"train": config, "methods": {method: METHOD_CONFIGS[method] for method in COST_METHODS}}
+    params = {"train": config, "methods": {method: _config(pipeline.settings, method) for method in COST_METHODS}}
     stage = pipeline.run.stage("cost", params=params, inputs=(world, base, source), code=TRAIN_CODE, build=build)
     return pd.DataFrame(json.loads((stage.path / "cost.json").read_text(encoding="utf-8")))
+
+
+def _config(settings: Profile, method: str) -> MethodConfig:
+    return settings.method_config(RunConfig(method, "main", 0))
 
 
 def cost_job(root: str, profile_name: str, method: str, iterations: int) -> list[dict[str, Any]]:
@@ -50,18 +55,19 @@ def cost_job(root: str, profile_name: str, method: str, iterations: int) -> list
     from dphlib.verify import Verifier
 
     pipeline = Pipeline(root, settings := profile(profile_name))
-    config, parts, base = METHOD_CONFIGS[method], pipeline.parts(), pipeline.base_folder()
+    config, parts, base = _config(settings, method), pipeline.parts(), pipeline.base_folder()
     deterministic(1)
     policy, tokenizer = policies.load_policy(settings, base, 0)
     second = config.needs_reference and settings.tuning.kind == "full"
     initial = policies.load_initial(settings, base)[0] if second else None
+    references = policies.rescored(settings, policy, tokenizer, parts.references)
     train_config = replace(settings.train, iterations=iterations, diagnose_every=0)
     with (
         Verifier(pipeline.databases()) as verifier,
         policies.sampling(settings, base, policy, tokenizer) as sampler,
     ):
         logs = trainer.train(
-            policy, tokenizer, parts.exploration, parts.references, verifier, config, train_config, 0,
+            policy, tokenizer, parts.exploration, references, verifier, config, train_config, 0,
             base=initial, sampler=sampler,
         )  # fmt: skip
     return [{"method": method, "step": log["iteration"], **{c: log[c] for c in _COLUMNS}} for log in logs[1:]]

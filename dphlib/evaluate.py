@@ -40,6 +40,7 @@ def evaluate(
     base: PreTrainedModel | None = None,
     base_samples: int = 4,
     sampler: Sampler | None = None,
+    styles: bool = True,
     on_done: Callable[[int], None] = lambda problems_done: None,
 ) -> pd.DataFrame:
     """Every suite in `samples`, `samples[suite]` draws a problem at temperature 1 without top-p, and greedy.
@@ -50,6 +51,7 @@ def evaluate(
         greedy: also decode greedily.
         base: when given, `base_logprob` is filled for the first `base_samples` draws of each problem.
         sampler: draws the answers; by default the policy itself through Transformers.
+        styles: tell each answer's style; False for problems whose answers have none, as those of data sets.
 
     Returns:
         One row an answer, columns as in `EvalRecord`.
@@ -75,7 +77,7 @@ def evaluate(
                 if base is not None and setting.temperature
                 else {}
             )
-            rows += _records(groups, setting, identity, base_logprobs)
+            rows += _records(groups, setting, identity, base_logprobs, styles)
         done += len(problems)
         on_done(done)
     return pd.DataFrame([asdict(row) for row in rows])
@@ -91,7 +93,9 @@ def _base_logprobs(
     return {(p.id, a.sample): total for (p, a), total in zip(pairs, sums, strict=True)}
 
 
-def _records(groups: Sequence[Group], setting: SamplingConfig, identity: Identity, base: dict) -> list[EvalRecord]:
+def _records(
+    groups: Sequence[Group], setting: SamplingConfig, identity: Identity, base: dict, styles: bool
+) -> list[EvalRecord]:
     rows = []
     for group in groups:
         problem = group.problem
@@ -110,7 +114,7 @@ def _records(groups: Sequence[Group], setting: SamplingConfig, identity: Identit
                     sample=answer.sample,
                     correct=verdict.outcome == "correct",
                     outcome=verdict.outcome,
-                    style=style_of(answer.text),
+                    style=style_of(answer.text) if styles else "",
                     answer_hash=answer_hash(problem, answer.text),
                     tokens=len(answer.token_ids),
                     truncated=answer.truncated,

@@ -8,22 +8,31 @@ the model's name in the public code of at least two unrelated projects.
    studies has it).
 2. One length for all methods, the authors' 5 epochs for DPH; their baselines' 30 are the variant `iterations=2210`.
 3. `gpu80` and `gpu24` train adapters with smaller batches, in the authors' proportions.
+4. `gpu24` also fits Colab's free T4 of 15 GiB with the sampler transformers, by calculation: `dph plan --card t4`.
 
-Memory, disk and hours of each: `dph plan --profile NAME`.
+Memory, disk and hours of each: `dph plan --profile NAME`. `ENVIRONMENT` names what a user may change without editing.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
 
+from dphlib.methods import METHOD_CONFIGS
 from dphlib.stage_config import (
     BackendConfig,
     BaseConfig,
     DataConfig,
     EvalConfig,
     PresampleConfig,
+    Program,
     TrainConfig,
     TuningConfig,
+    TuningKind,
 )
 
 LLAMA_8B = BaseConfig(
@@ -85,7 +94,7 @@ GPU_PROFILES: dict[str, dict[str, Any]] = {
     "gpu24": {
         "base": QWEN_1B,
         "tuning": TuningConfig("qlora", rank=16, alpha=32, gradient_checkpointing=True),  # [ours]
-        "backend": BackendConfig("vllm", max_tokens=1536, memory_fraction=0.35),
+        "backend": BackendConfig("vllm", batch_rows=256, max_tokens=1536, memory_fraction=0.35),
         "data": DataConfig(
             suites={
                 "train": ("gsm8k_train",), "in_domain": ("gsm8k_test",), "cross_domain": ("math500",),
@@ -109,7 +118,7 @@ GPU_PROFILES: dict[str, dict[str, Any]] = {
     "gpu80": {
         "base": LLAMA_8B,
         "tuning": TuningConfig("lora", rank=32, alpha=64, gradient_checkpointing=True),  # [ours]
-        "backend": BackendConfig("vllm", max_tokens=9216, memory_fraction=0.45),
+        "backend": BackendConfig("vllm", batch_rows=128, max_tokens=9216, memory_fraction=0.45),
         "data": DataConfig(suites=_SQL.suites, max_prompt_tokens=8192),
         "presample": _PRESAMPLE,
         "train": TrainConfig(
@@ -126,7 +135,7 @@ GPU_PROFILES: dict[str, dict[str, Any]] = {
     "paper": {
         "base": LLAMA_8B,
         "tuning": TuningConfig("full", gradient_checkpointing=True),  # [code]
-        "backend": BackendConfig("vllm", max_tokens=20_096, memory_fraction=0.3, sleep=True),
+        "backend": BackendConfig("vllm", batch_rows=64, max_tokens=20_096, memory_fraction=0.3, sleep=True),
         "data": _SQL,
         "presample": _PRESAMPLE,
         "train": _PAPER_TRAIN,
@@ -134,3 +143,98 @@ GPU_PROFILES: dict[str, dict[str, Any]] = {
         "seeds": (0,), "ablation_seeds": (0,), "weights": _WEIGHTS,
     },
 }  # fmt: skip
+
+# --- What the environment changes -------------------------------------------------------------------
+
+ENVIRONMENT = {
+    "DPH_BASE": "another base model: NAME@COMMIT on the hub, NAME of one that stands here, or a folder",
+    "DPH_TUNING": "full, lora or qlora",
+    "DPH_SAMPLER": "vllm or transformers",
+    "DPH_METHODS": "some of the methods, such as grpo,dph_f,dph_js: fewer hours",
+    "DPH_DATA": "folder of the data sets' official files; without it those with a pinned copy come from the hub",
+    "DPH_DEVICE": "cpu: computes without a GPU, for small models and tests",
+}
+"""Variable -> what it sets, for the profiles of GPUs; those of the CPU read none of them."""
+COMPARED = ("grpo", "dph_js")
+"""Methods that the notebooks set beside each other, so that no choice may leave them out."""
+SMOKE = "-smoke"
+"""Ending of the name of a GPU profile in its smallest form."""
+
+
+def chosen_by_environment(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a GPU profile with what `ENVIRONMENT` changes of them.
+
+    Raises:
+        ValueError: a value that is not allowed; the message names the variable.
+    """
+    tuning = _one_of("DPH_TUNING", get_args(TuningKind), settings["tuning"].kind)
+    program = _one_of("DPH_SAMPLER", get_args(Program), settings["backend"].program)
+    return {
+        **settings,
+        "base": _base(settings["base"]),
+        "tuning": replace(settings["tuning"], kind=tuning),
+        "backend": replace(settings["backend"], program=program),
+        "methods": _methods(),
+    }
+
+
+def _one_of(variable: str, known: tuple[str, ...], default: str) -> str:
+    value = os.environ.get(variable) or default
+    if value not in known:
+        raise ValueError(f"{variable}={value!r}; known: {', '.join(known)}")
+    return value
+
+
+def _methods() -> tuple[str, ...]:
+    named = [part.strip() for part in os.environ.get("DPH_METHODS", "").split(",") if part.strip()]
+    if unknown := [name for name in named if name not in METHOD_CONFIGS]:
+        raise ValueError(f"DPH_METHODS: unknown method {unknown[0]!r}; known: {', '.join(METHOD_CONFIGS)}")
+    if named and (missing := [name for name in COMPARED if name not in named]):
+        raise ValueError(f"DPH_METHODS lacks {', '.join(missing)}; the notebooks compare {' and '.join(COMPARED)}")
+    return tuple(name for name in METHOD_CONFIGS if not named or name in named)
+
+
+def _base(base: BaseConfig) -> BaseConfig:
+    """The profile's base, or the one that the environment names, with the shape that a folder's own file has."""
+    if not (named := os.environ.get("DPH_BASE")):
+        return base
+    name, at, revision = named.partition("@")
+    if not at and name in BASES:
+        return BASES[name]
+    if at:
+        return replace(BASES.get(name, base), name=name, revision=revision)
+    return replace(base, name=name, revision=None, licence="other", **_shape(Path(name) / "config.json"))
+
+
+def _shape(path: Path) -> dict[str, Any]:
+    """A model's shape by its `config.json`; nothing where that is not there, which is told when it is loaded."""
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    heads = found["num_attention_heads"]
+    return {
+        "layers": found["num_hidden_layers"], "hidden_size": found["hidden_size"],
+        "intermediate_size": found["intermediate_size"], "heads": heads,
+        "kv_heads": found.get("num_key_value_heads", heads),
+        "head_size": found.get("head_dim") or found["hidden_size"] // heads, "vocabulary": found["vocab_size"],
+        "tied": bool(found.get("tie_word_embeddings", False)), "biases": found.get("model_type") == "qwen2",
+    }  # fmt: skip
+
+
+def smallest(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Every step of a GPU profile, with its model and data sets, on a few problems: does all of it run here?"""
+    train, evaluation, data = settings["train"], settings["evaluation"], settings["data"]
+    tokens = min(256, train.max_new_tokens)
+    return {
+        **settings,
+        "data": replace(data, problems=dict.fromkeys(data.suites, 6) | {"train": 12}),
+        "presample": replace(settings["presample"], threshold=2),
+        "train": replace(
+            train, iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, warmup_steps=0, max_new_tokens=tokens,
+            overlong_buffer=tokens // 4, diagnose_every=1, checkpoint_every=1,
+        ),
+        "evaluation": replace(
+            evaluation, samples=dict.fromkeys(evaluation.samples, 16), steps=(1,), step_samples=8, max_new_tokens=tokens
+        ),
+        "cost_iterations": 1,
+    }  # fmt: skip

@@ -126,7 +126,8 @@ def answered(pipeline: Pipeline, run: RunConfig | None, look: bool = False) -> S
             records = evaluate.evaluate(
                 policy, tokenizer, suites, dict.fromkeys(suites, count), verifier, evaluate.Identity(*identity),
                 draw_seed=derive_seed("hard", config.draw_seed, name), max_new_tokens=config.max_new_tokens,
-                greedy=False, sampler=sampler, on_done=lambda done: report(done / total, 1),
+                greedy=False, sampler=sampler, styles=pipeline.settings.data is None,
+                on_done=lambda done: report(done / total, 1),
             )  # fmt: skip
         records.to_parquet(out / "records.parquet", index=False)
 

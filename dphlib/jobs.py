@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dphlib.files import say, write_json
-from dphlib.machine import cores, derive_seed, seed_everything
+from dphlib.machine import cores, derive_seed, release_gpu, seed_everything
 
 PROGRESS_FILE = "DPH_PROGRESS_FILE"
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
@@ -346,6 +346,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str) -> list[An
     if workers is not None and workers < 1:
         raise ValueError(f"{label}: workers = {workers}; at least 1, or None for one a core ({cores()} here)")
 
+    release_gpu()  # the workers need it
     inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
     waiting = deque(jobs)
     results: dict[str, Any] = {}

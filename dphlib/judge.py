@@ -90,6 +90,8 @@ class Evidence:
         if table is None:
             return None
         found = table[(table["method"] == q.method) & (table["variant"] == q.variant) & (table["suite"] == q.suite)]
+        if q.metric == "styles_nats":
+            found = found[found["styles_nats"].notna()]
         return None if found.empty else found
 
     def arm(self, q: Quantity, k: int) -> stats.Arm:

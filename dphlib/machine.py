@@ -6,6 +6,7 @@ It does not promise equal bits across library versions, CPU models or thread cou
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -82,6 +83,14 @@ def gpu_peak_gib() -> float | None:
     if torch is None or not torch.cuda.is_available():
         return None
     return torch.cuda.max_memory_allocated() / 2**30
+
+
+def release_gpu() -> None:
+    """Gives back the GPU memory of models that this process has finished with, so that another process can have it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def derive_seed(*parts: str | int | float | bool | None) -> int:

@@ -39,8 +39,12 @@ def method_figure(
         raise ValueError(f"no records of the base model on {suite}: evaluate the base first (notebook 02), then draw")
     fig, axes = panels(1, 2, 2.75, width_ratios=(3.1, 1))
     _scheme(axes[0, 0], k, threshold)
-    _bars(axes[0, 1], rows[rows["method"].isin(present)], present, suite)
-    note(fig, [absent_note(methods, present)])
+    if stats.has_styles(rows):
+        _bars(axes[0, 1], rows[rows["method"].isin(present)], present, suite)
+        note(fig, [absent_note(methods, present)])
+    else:
+        axes[0, 1].set_visible(False)
+        note(fig, ["No bars of styles: the answers to these data sets have none that could be told apart."])
     return fig
 
 

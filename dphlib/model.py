@@ -148,7 +148,7 @@ def fetch(name: str, revision: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_NEEDED))
     except errors.GatedRepoError as error:
-        way_out = f"ask at https://huggingface.co/{name} and run `hf auth login`, or name a folder with the model"
+        way_out = f"ask at https://huggingface.co/{name}, then `hf auth login` (notebook: HF_TOKEN), or give a folder"
         raise RunError(f"{name}: its owner gives access on request and you have none; {way_out}") from error
     except errors.RepositoryNotFoundError as error:
         raise RunError(f"{name}: no such model on the hub, or a private one; check it, `hf auth login`") from error

@@ -6,15 +6,21 @@ Memory, in bytes (P weights, L linear weights of the layers, T trained weights):
     trained state   18 T: gradient, fp32 copy and its gradient, two moments; LoRA and QLoRA 2 T more for the adapter
     activations     N tokens of a micro-batch: 2 N (10 D + 4 I) bytes a layer, D hidden and I inner size; with gradient
                     checkpointing 2 N D a layer and once the former
+                    where the GPU has no bfloat16, adapters compute in float32: 4 N (6 D + I) more, their inputs
     loss            three fp32 chunks of 2^25 logits
     reference       2 P more for a whole policy with an online reference (RKL, JS by definition)
-    sampler         vLLM: 2 P and the cache, 4 K bytes a token and layer, K the width of keys; at least one full row
+    sampler         vLLM: 2 P and the cache, 4 K bytes a token and layer, K the width of keys; at least one full row.
+                    Transformers: the cache of `batch_rows` answers and of their prompts, and `_CHOOSING` bytes for each
+                    entry of the vocabulary and row. It is not there while the policy learns: the larger of both counts
+    evaluation      the initial policy beside the trained one, 2 P, and the sampler: counts where it is more
 
-Time of an iteration: decoding reads the weights once a token step for 256 rows side by side; training takes 6 P
-operations a token (whole policy) or 4 P (adapter), 2 P more with checkpointing; prompts of rollouts and scoring by the
-trainer 2 P each. Both at `_EFFICIENCY` of the GPU's sheet; answers of half the limit, prompts of a quarter of theirs.
-Verification, loading, and what dynamic sampling draws again are not in it. All of it is an estimate that no run on a
-GPU has checked; what a CPU profile needs was measured and is read from the reference run.
+Time of an iteration: vLLM reads the weights once a token step for 256 rows side by side. Transformers takes a step for
+each token of the limit, `_LAYER_S` of Python and kernel starts a layer, and reads what it multiplies with (QLoRA: 4.5
+bytes a weight, unpacked and read again). Training takes 6 P operations a token (whole policy) or 4 P (adapter), 2 P
+more with checkpointing; prompts of rollouts and scoring by the trainer 2 P each. All but `_LAYER_S` at `_EFFICIENCY`
+of the GPU's sheet; answers of half the limit, prompts of a quarter of theirs. Verification, loading, and what dynamic
+sampling draws again are not in it. All of it is an estimate that no run on a GPU has checked; what a CPU profile needs
+was measured and is read from the reference run.
 """
 
 from __future__ import annotations
@@ -23,43 +29,53 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from dphlib.config import METHOD_CONFIGS, Profile
+from dphlib.config import Profile
+from dphlib.data_sets import SUITES
 from dphlib.facts import read_json
 from dphlib.files import RunError
+from dphlib.gpu_profiles import SMOKE
 
 _NF4_BITS = 4.127
 _CHUNK_BYTES = 3 * 4 * 2**25
 _ROWS = 256  # that vLLM decodes side by side unless told otherwise
 _EFFICIENCY = 0.4
 _KEPT = 3  # checkpoints on disk at a time: two kept, one being written
+_CHOOSING = 40  # bytes an entry: logits, log-probs, sorted and summed for the draw
+_LAYER_S = 0.002  # an assumption for Python, adapters and kernel starts on a free runtime's processor
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A GPU by its maker's data sheet: memory in GiB, dense 16-bit operations and bytes a second."""
+    """A GPU by its maker's data sheet: memory in GiB, dense 16-bit operations and bytes a second; bfloat16 or not."""
 
     name: str
     memory_gib: float
     flops: float
     bandwidth: float
+    bfloat16: bool = True
 
 
 CARDS = {
-    "gpu24": Card("NVIDIA L4", 24, 121e12, 300e9),
-    "gpu80": Card("NVIDIA H100 SXM", 80, 989e12, 3.35e12),
-    "paper": Card("NVIDIA H200", 141, 989e12, 4.8e12),
+    "t4": Card("NVIDIA T4", 15, 65e12, 320e9, bfloat16=False),  # Colab's free one; vLLM is not for it here
+    "l4": Card("NVIDIA L4", 24, 121e12, 300e9),
+    "h100": Card("NVIDIA H100 SXM", 80, 989e12, 3.35e12),
+    "h200": Card("NVIDIA H200", 141, 989e12, 4.8e12),
 }
+CARD_OF = {"gpu24": "l4", "gpu80": "h100", "paper": "h200"}
+"""The card that each profile is meant for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a profile needs; bytes of each part, hours of one run and of all main runs."""
+    """What a profile needs; bytes of each part, hours of pre-sampling, of one run and of its evaluation; main runs."""
 
     card: Card
     downloads: dict[str, float]
     disk: dict[str, float]
     memory: dict[str, float]
+    presample_hours: float
     run_hours: float
+    evaluation_hours: float
     runs: int
 
     @property
@@ -86,14 +102,21 @@ def trained_parameters(settings: Profile) -> int:
     return base.layers * tuning.rank * sum(ranks)
 
 
-def plan(settings: Profile) -> Plan:
+def plan(settings: Profile, card: str = "") -> Plan:
     """The estimate for a GPU profile; formulae at the module's head.
 
+    Args:
+        card: of `CARDS`; "" for the one that the profile is meant for.
+
     Raises:
-        ValueError: a profile of the CPU, whose needs were measured.
+        ValueError: a profile of the CPU, whose needs were measured; an unknown card.
     """
     if settings.base is None:
         raise ValueError(f"profile {settings.name} runs on a CPU; what it needs was measured, see `measured`")
+    name = card or CARD_OF[settings.name.removesuffix(SMOKE)]
+    if name not in CARDS:
+        raise ValueError(f"unknown card {name!r}; known: {', '.join(CARDS)}")
+    gpu = CARDS[name]
     base, tuning, train, backend = settings.base, settings.tuning, settings.train, settings.backend
     trained, whole = trained_parameters(settings), tuning.kind == "full"
     weights = 2.0 * base.parameters
@@ -103,6 +126,8 @@ def plan(settings: Profile) -> Plan:
     memory["trained state"] = (18 if whole else 20) * trained
     tokens = max(train.token_budget, settings.data.max_prompt_tokens + train.max_new_tokens)
     layer = 2 * tokens * (10 * base.hidden_size + 4 * base.intermediate_size)
+    if not whole and not gpu.bfloat16:
+        layer += 4 * tokens * (6 * base.hidden_size + base.intermediate_size)
     carried = 2 * tokens * base.hidden_size
     memory["activations"] = base.layers * carried + layer if tuning.gradient_checkpointing else base.layers * layer
     memory["loss"] = _CHUNK_BYTES
@@ -110,33 +135,77 @@ def plan(settings: Profile) -> Plan:
         memory["online reference"] = weights
     if backend.program == "vllm" and not backend.sleep:
         cache = 4 * base.kv_heads * base.head_size * base.layers * backend.max_tokens
-        memory["sampler"] = max(weights + cache, backend.memory_fraction * CARDS[settings.name].memory_gib * 2**30)
+        memory["sampler"] = max(weights + cache, backend.memory_fraction * gpu.memory_gib * 2**30)
+    if backend.program == "transformers":
+        sampling, learning = _sampling_bytes(settings), memory["activations"] + memory["loss"]
+        memory["sampler, beyond the update's"] = max(0.0, sampling - learning)
+        memory["evaluation, beyond that"] = max(0.0, weights + sampling - trained * 18 - max(sampling, learning))
     runs = len(settings.main_runs())
     disk = {
         "base": weights,
         "trained policies": float(runs * 2 * trained),
         "checkpoints of a run": float(_KEPT * trained * 14),
     }
-    return Plan(CARDS[settings.name], {base.name: weights}, disk, memory, _hours(settings), runs)
+    hours = (_presample_hours(settings, gpu), _hours(settings, gpu), _evaluation_hours(settings, gpu))
+    return Plan(gpu, {base.name: weights}, disk, memory, *hours, runs)
 
 
-def _hours(settings: Profile) -> float:
+def _sampling_bytes(settings: Profile) -> float:
+    """What Transformers holds while it draws `batch_rows` answers."""
+    base, train, backend = settings.base, settings.train, settings.backend
+    rows, samples = backend.batch_rows, min(train.rollouts, *settings.evaluation.samples.values())
+    tokens = rows * train.max_new_tokens + math.ceil(rows / samples) * settings.data.max_prompt_tokens
+    return 4.0 * base.kv_heads * base.head_size * base.layers * tokens + _CHOOSING * rows * base.vocabulary
+
+
+def _decode_s(settings: Profile, card: Card, rows: int, limit: int) -> float:
+    """Seconds to draw `rows` answers of at most `limit` tokens."""
+    base, backend = settings.base, settings.backend
+    if backend.program == "vllm":
+        return math.ceil(rows / _ROWS) * limit / 2 * 2 * base.parameters / card.bandwidth / _EFFICIENCY
+    quantised = base.linear_parameters if settings.tuning.kind == "qlora" else 0
+    read = 4.5 * quantised + 2 * (base.parameters - quantised)
+    together = min(rows, backend.batch_rows)
+    step_s = (read / card.bandwidth + 2 * base.parameters * together / card.flops) / _EFFICIENCY
+    return math.ceil(rows / backend.batch_rows) * limit * (step_s + base.layers * _LAYER_S)
+
+
+def _problems(settings: Profile, suite: str) -> int:
+    """Problems of a suite, by its sets' official numbers of rows."""
+    splits = [SUITES[name][0].splits[SUITES[name][1]] for name in settings.data.suites.get(suite, ())]
+    count = sum(split.rows for split in splits)
+    return min(count, settings.data.problems.get(suite, count))
+
+
+def _presample_hours(settings: Profile, card: Card) -> float:
+    """Hours to draw k answers and one more to every training prompt."""
+    answers = (settings.presample.k + 1) * _problems(settings, "train")
+    return _decode_s(settings, card, answers, settings.train.max_new_tokens) / 3600
+
+
+def _evaluation_hours(settings: Profile, card: Card) -> float:
+    """Hours to answer every suite, greedily and sampled."""
+    samples = settings.evaluation.samples.items()
+    answers = sum((count + 1) * _problems(settings, suite) for suite, count in samples)
+    return _decode_s(settings, card, answers, settings.evaluation.max_new_tokens) / 3600
+
+
+def _hours(settings: Profile, card: Card) -> float:
     """Hours of one run, evaluations not included."""
-    base, tuning, train, card = settings.base, settings.tuning, settings.train, CARDS[settings.name]
+    base, tuning, train = settings.base, settings.tuning, settings.train
     rows, answer = train.prompts * train.rollouts, train.max_new_tokens / 2
     prompt = settings.data.max_prompt_tokens / 4
-    decode_s = math.ceil(rows / _ROWS) * answer * 2 * base.parameters / card.bandwidth
     tokens = rows * (prompt + answer)
     passes = (6 if tuning.kind == "full" else 4) + 2 * tuning.gradient_checkpointing
     scored = 2 + 2 * (train.importance_cap is not None)
     learnt = tokens + train.rehearsal_rows * (prompt + answer)
     compute_s = base.parameters * (passes * learnt + scored * tokens) / card.flops
-    return train.iterations * (decode_s + compute_s) / _EFFICIENCY / 3600
+    return train.iterations * (_decode_s(settings, card, rows, train.max_new_tokens) + compute_s / _EFFICIENCY) / 3600
 
 
-def to_text(settings: Profile) -> str:
+def to_text(settings: Profile, card: str = "") -> str:
     """The estimate in lines for a terminal."""
-    found = plan(settings)
+    found = plan(settings, card)
     base, revision = settings.base, settings.base.revision
     commit = f"at {revision}" if revision else "commit to be given: DPH_BASE" if revision == "" else "a local folder"
     sets = sorted({name for names in settings.data.suites.values() for name in names})
@@ -151,10 +220,17 @@ def to_text(settings: Profile) -> str:
         *_part("GPU memory", found.memory),
         f"  together {found.memory_gib:.0f} GiB of {found.card.memory_gib:.0f}: "
         + ("fits" if found.fits else "does not fit on one; take tuning lora or qlora (profile gpu80 or gpu24)"),
-        f"hours: {found.run_hours:.1f} a run of {settings.train.iterations} iterations, "
-        f"{found.run_hours * found.runs:.0f} for the {found.runs} main runs ({len(METHOD_CONFIGS)} methods), one after "
-        "another on one GPU; evaluation comes on top",
+        f"hours: {found.presample_hours:.1f} of pre-sampling, {found.run_hours:.1f} a run of "
+        f"{settings.train.iterations} iterations and "
+        f"{found.evaluation_hours:.1f} for its evaluation, "
+        f"{(found.run_hours + found.evaluation_hours) * found.runs:.0f} for the {found.runs} main runs "
+        f"({len(settings.methods)} methods), one after another on one GPU; ablations come on top",
     ]
+    if not found.card.bfloat16:
+        lines.append(
+            f"{found.card.name} has no bfloat16: the model computes in float16, adapters in float32; take the sampler "
+            "transformers (DPH_SAMPLER), and fewer methods (DPH_METHODS) where a session ends after some hours"
+        )
     return "\n".join(lines)
 
 

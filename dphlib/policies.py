@@ -11,17 +11,20 @@ Not here: how a policy is trained (`trainer`), how a model is loaded (`model`), 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib import adapters, model, tuning
 from dphlib.config import Profile, RunConfig
 from dphlib.files import RunError
+from dphlib.machine import release_gpu
 from dphlib.partition import Reference
 from dphlib.placement import Placement, choose_placement
 from dphlib.sampler import Sampler, TransformersSampler
@@ -29,8 +32,9 @@ from dphlib.scoring import answer_logprobs
 from dphlib.types import Problem
 
 MODEL, ADAPTER = "model", "adapter"
-BASE = "DPH_BASE"
-"""Environment variable that names another base: NAME@COMMIT, or a folder; read by `config.profile`."""
+BASE, DEVICE = "DPH_BASE", "DPH_DEVICE"
+"""Environment variables that name another base (NAME@COMMIT, or a folder), and `cpu` in a GPU's place."""
+_CPU = Placement("cpu", "float32", "sdpa")
 _PART = 2**20
 
 
@@ -38,10 +42,15 @@ def placement_of(settings: Profile) -> Placement:
     """Where a profile's models compute.
 
     Raises:
-        RunError: a profile for a GPU, and there is none.
+        RunError: a profile for a GPU, and there is none, unless the environment asks for the CPU.
+        ValueError: the environment asks for another device.
     """
     if settings.base is None:
-        return Placement("cpu", "float32", "sdpa")
+        return _CPU
+    if device := os.environ.get(DEVICE):
+        if device != "cpu":
+            raise ValueError(f"{DEVICE}={device!r}; only cpu can be asked for, without it the first GPU is used")
+        return _CPU
     found = choose_placement()
     if found.device == "cpu":
         raise RunError(
@@ -80,6 +89,30 @@ def base_recipe(settings: Profile) -> dict[str, Any]:
                     content.update(stream.read(_PART))
             weights.append([file.name, size, content.hexdigest()])
     return {"base": base, "weights": weights}
+
+
+def requirements(settings: Profile) -> dict[str, str]:
+    """What a GPU profile needs and finds here, for a reader: device, base, tuning, sampler; {} for the CPU's.
+
+    Raises:
+        RunError: no GPU, or no vLLM of the right version where it is the sampler.
+    """
+    if settings.base is None:
+        return {}
+    base, where, program = settings.base, placement_of(settings), settings.backend.program
+    if program == "vllm":
+        from dphlib.vllm_sampler import require_vllm
+
+        program = f"vllm {require_vllm()}"
+    commit = f" at {base.revision}" if base.revision else ""
+    found = {"computes on": str(where), "base": f"{base.name}{commit}, licence {base.licence}"}
+    return found | {"tuning": settings.tuning.kind, "sampler": program}
+
+
+def weights_of(folder: Path) -> int:
+    """Number of weights of the model in a folder, by its configuration; nothing of them is loaded."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).num_parameters()
 
 
 def load_tokenizer(settings: Profile) -> PreTrainedTokenizerBase:
@@ -153,6 +186,7 @@ def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrained
         return
     from dphlib.vllm_sampler import VllmSampler
 
+    release_gpu()  # vLLM takes its share of what is free
     engine = VllmSampler(
         folder, tokenizer, lora_rank=settings.tuning.rank if hasattr(policy, "peft_config") else None,
         max_tokens=backend.max_tokens, dtype=placement_of(settings).dtype, memory_fraction=backend.memory_fraction,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log, nan
+from math import isnan, log, nan
 from typing import NamedTuple
 
 import pandas as pd
@@ -143,7 +143,8 @@ def regime(records: pd.DataFrame, presample: pd.DataFrame, settings: Profile) ->
 
     Returns:
         One row a quantity: quantity, value, low, high, inside, reason. A value that cannot be had from so few answers
-        is NaN, and not inside.
+        is NaN, and not inside. On data sets, for which the ranges were not made: quantity and value only, of those
+        that can be measured.
 
     Raises:
         ValueError: no record of the base.
@@ -153,6 +154,9 @@ def regime(records: pd.DataFrame, presample: pd.DataFrame, settings: Profile) ->
         raise ValueError("no records of the base model: evaluate it first, results.collect(pipeline, []) does")
     base = _Base(stats.sampled(rows), stats.greedy(rows), presample, settings)
     measured = [(each, each.measure(base)) for each in RANGES]
+    if settings.data is not None:
+        named = [(_on_data(each.quantity), value) for each, value in measured if not isnan(value)]
+        return pd.DataFrame(named, columns=["quantity", "value"])
     return pd.DataFrame(
         {
             "quantity": each.quantity, "value": value, "low": float(each.low), "high": float(each.high),
@@ -160,6 +164,10 @@ def regime(records: pd.DataFrame, presample: pd.DataFrame, settings: Profile) ->
         }
         for each, value in measured
     )  # fmt: skip
+
+
+def _on_data(quantity: str) -> str:
+    return quantity.replace("SQL prompts", "training prompts").replace("share of sums", "share of suite sums_train")
 
 
 def require_regime(frame: pd.DataFrame, profile_name: str = "cpu") -> None:
@@ -172,9 +180,9 @@ def require_regime(frame: pd.DataFrame, profile_name: str = "cpu") -> None:
     Raises:
         RegimeError: a quantity lies outside; the message names each, its value and its range.
     """
-    outside = frame[~frame["inside"]]
-    if profile_name not in REQUIRED or outside.empty:
+    if profile_name not in REQUIRED or frame["inside"].all():
         return
+    outside = frame[~frame["inside"]]
     lines = [
         f"{row.quantity} is {'not measured' if pd.isna(row.value) else f'{row.value:.3g}'}, "
         f"{row.low:g} to {row.high:.4g} is needed"

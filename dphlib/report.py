@@ -59,13 +59,13 @@ def build_report(run_root: Path) -> Path:
     page = _TEMPLATES.from_string(PAGE).render(
         css=CSS,
         citation=paper.CITATION,
-        what=_WHAT,
+        what=_what(manifest),
         profile=manifest["profile"],
         counts=verdict_counts(claims),
         classes=CLASSES,
         marks=MARKS,
         claims=[_claim(claim) for claim in claims],
-        tables=[_table(run_root, name) for name in tables.TITLES],
+        tables=[_table(run_root, name, manifest.get("ours", "")) for name in tables.TITLES],
         figures=[{"name": n, "title": _FIGURES[n], "caption": _CAPTIONS[n]} for n in drawn],
         absent=[title for name, title in _FIGURES.items() if name not in drawn],
         notebooks=[_notebook(path, taken) for path in notebooks_html(run_root)],
@@ -83,15 +83,25 @@ def _claim(claim: dict[str, Any]) -> dict[str, Any]:
     return {**claim, "parts": parts, "effect": effect_text(claim), "drawing": drawing}
 
 
-def _table(run_root: Path, name: str) -> dict[str, str]:
+def _what(manifest: dict[str, Any]) -> str:
+    """What may be compared with the paper."""
+    if not (ours := manifest.get("ours")):
+        return _WHAT
+    return (
+        f"Ours: {ours}. What may be compared with the paper is direction and order, with the intervals given; levels "
+        "only where model, sets, tuning and lengths are the paper's."
+    )
+
+
+def _table(run_root: Path, name: str, ours: str) -> dict[str, str]:
     path = run_root / "tables" / f"{name}.csv"
     if not path.is_file():
         raise RunError(f"{path} is not there; ./run_all.sh replot draws tables and figures again from the records")
     number = f"Table {name[-1]}. " if name[-1].isdigit() else ""
     return {
         "name": name,
-        "title": number + tables.TITLES[name],
-        "note": tables.NOTES[name],
+        "title": number + tables.title(name, ours),
+        "note": tables.note(name, ours),
         "html": tables.to_html(tables.read_csv(path)),
     }
 

@@ -16,12 +16,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dphlib import ablations, claims, hard, plots, run_plots, studies, study_plots, tables
+from dphlib import ablations, claims, hard, plots, problem_sets, run_plots, stats, studies, study_plots, tables
 from dphlib.claims_view import claims_figure
-from dphlib.config import METHOD_CONFIGS, Profile, RunConfig
+from dphlib.config import Profile, RunConfig
 from dphlib.cost import measure_cost
 from dphlib.figure_style import save as save_figure
 from dphlib.files import write_json, write_text
+from dphlib.gpu_profiles import GPU_PROFILES, SMOKE
 from dphlib.method_plot import method_figure
 from dphlib.runs import RunError, atomic_path
 from dphlib.stages import Pipeline
@@ -150,7 +151,7 @@ TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
     "table4": lambda r: tables.table4(
         r.records, r.settings.presample.k, r.settings.presample.threshold, r.settings.presample.k
     ),
-    "table5": lambda r: tables.table5(r.records, METHOD_CONFIGS["dph_js"].eta),
+    "table5": lambda r: tables.table5(r.records, r.settings.weight("dph_js")),
     "methods": lambda r: tables.methods_table(r.settings),
 }
 
@@ -180,6 +181,27 @@ HARD_FIGURES: dict[str, Callable[[Results], Figure]] = {
 }
 HARD_TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {"table_hard": lambda r: hard.hard_table(_hard(r))}
 """Of the hard problems; made where `Results.hard` is there."""
+
+
+STYLED = ("fig4_styles",)
+NO_STYLES = (
+    "The answers to these data sets have no styles that could be told apart: none were taught, and an answer's first "
+    "words do not name one. What shows styles is left out."
+)
+"""Figures that show styles, and what is said where there are none."""
+
+
+def left_out(results: Results) -> dict[str, str]:
+    """Figures and tables that these results do not have, each with why."""
+    of_studies = {**{name: wanted for name, (wanted, _) in STUDY_FIGURES.items()}, **STUDY_TABLES}
+    absent = {
+        n: "its studies were not run" for n, wanted in of_studies.items() if not recorded_studies(results, wanted)
+    }
+    if results.hard is None:
+        absent |= dict.fromkeys((*HARD_FIGURES, *HARD_TABLES), "the hard problems were not answered")
+    if not stats.has_styles(results.records):
+        absent |= dict.fromkeys(STYLED, "no styles were told")
+    return absent
 
 
 def _hard(results: Results) -> pd.DataFrame:
@@ -246,19 +268,17 @@ def judge(results: Results, root: Path) -> list[claims.ClaimResult]:
 def draw(results: Results, root: Path, names: Sequence[str] | None = None) -> list[claims.ClaimResult]:
     """Every figure, table and claim into `root`; `names` chooses among the figures and tables.
 
-    Without `names`, those of studies that were not run are left out, and named.
+    Without `names`, those that the results do not have are left out, and named (`left_out`).
 
     Raises:
         ValueError: a name that is neither a figure's nor a table's, before anything is drawn.
     """
     if names is None:
-        of_studies = {**{name: wanted for name, (wanted, _) in STUDY_FIGURES.items()}, **STUDY_TABLES}
-        absent = [name for name, wanted in of_studies.items() if not recorded_studies(results, wanted)]
-        of_hard = (*HARD_FIGURES, *HARD_TABLES)
-        absent += [name for name in of_hard if results.hard is None]
+        absent, of_studies = left_out(results), (*STUDY_FIGURES, *STUDY_TABLES)
         if absent:
             print(f"not run, so not drawn: {', '.join(absent)}")
-        names = [name for name in (*FIGURES, *TABLES, *of_studies, *of_hard) if name not in absent]
+        every = (*FIGURES, *TABLES, *of_studies, *HARD_FIGURES, *HARD_TABLES)
+        names = [name for name in every if name not in absent]
     figures = {**FIGURES, **STUDY_FIGURES, **HARD_FIGURES}
     for name in names:
         _product({**figures, **TABLES, **STUDY_TABLES, **HARD_TABLES}, name, "figure or table")
@@ -278,6 +298,7 @@ def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = Fal
     rows = [
         {"suite": suite, "problem_id": g.problem.id, "family": g.problem.meta.get("family", ""), "correct": g.correct}
         for suite in ("train", "sums_train")
+        if suite in problem_sets.suites(pipeline.settings)
         for g in pipeline.groups(suite)
     ]
     cost = measure_cost(pipeline) if with_cost else None
@@ -302,15 +323,15 @@ def beside_reference(name: str, root: Path, metrics: Mapping[str, Any], referenc
         reference: folder of the reference run.
 
     Returns:
-        One row a number. Without a reference run, or for a number that it lacks, the second column says so.
+        One row a number. Without a reference run, or for a number that it lacks, the second column says so; the
+        numbers of a GPU profile, of another model on other data, are not set beside it.
     """
+    here = {"number": list(metrics), f"here ({root.name})": [_short(value) for value in metrics.values()]}
+    if root.name.removesuffix(SMOKE) in GPU_PROFILES:
+        return pd.DataFrame(here)
     path = reference / "metrics" / f"{name}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    rows = [
-        {"number": key, f"here ({root.name})": _short(value), "reference run": _short(known.get(key, "not recorded"))}
-        for key, value in metrics.items()
-    ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame({**here, "reference run": [_short(known.get(key, "not recorded")) for key in metrics]})
 
 
 def _short(value: Any) -> str:

@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 
 from dphlib import stats
+from dphlib.config import Profile
 from dphlib.labels import NAMES, SUITES
+from dphlib.machine import release_gpu
 from dphlib.prompts import STYLES, style_of
 from dphlib.types import HEADLINE, METHODS, Problem
 
@@ -227,27 +229,39 @@ def changed_problem(
 
 
 def answers_of(
-    folders: Mapping[str, Path], problem: Problem, database_root: Path, draws: int, max_new_tokens: int, seed: int = 0
+    settings: Profile,
+    base: Path,
+    trained: Mapping[str, Path | None],
+    problem: Problem,
+    database_root: Path,
+    draws: int,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Fresh answers of several models to one problem at temperature 1, equal ones counted, most frequent first.
 
+    By Transformers, whatever the profile samples with.
+
     Args:
-        folders: what a reader calls the model -> its folder.
+        base: folder of the initial policy.
+        trained: what a reader calls the model -> the folder of its training; None for the initial policy.
         database_root: folder with `<db_id>/<db_id>.sqlite`, for the verdicts.
         draws: answers a model.
 
     Returns:
-        Columns model, style, times, verdict, answer; a row a different answer.
+        Columns model, style (not on data sets), times, verdict, answer; a row a different answer.
     """
-    from dphlib import model
+    from dphlib import policies
     from dphlib.sampler import SamplingConfig, TransformersSampler
     from dphlib.verify import Verifier
 
     rows = []
     with Verifier(database_root) as verifier:
-        for name, folder in folders.items():
-            setting = SamplingConfig(draws, max_new_tokens=max_new_tokens)
-            drawn = TransformersSampler(*model.load(folder)).sample([problem], setting, seed)[0]
+        for name, folder in trained.items():
+            setting = SamplingConfig(draws, max_new_tokens=settings.evaluation.max_new_tokens)
+            policy, tokenizer = policies.load_trained(settings, base, folder)
+            drawn = TransformersSampler(policy, tokenizer).sample([problem], setting, seed)[0]
+            del policy  # one at a time on a GPU
+            release_gpu()
             counts = Counter(answer.text for answer in drawn)
             texts = sorted(counts, key=lambda text: (-counts[text], text))
             verdicts = verifier.verify_many([(problem, text) for text in texts])
@@ -261,11 +275,20 @@ def answers_of(
                 }
                 for text, verdict in zip(texts, verdicts, strict=True)
             ]
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame if settings.data is None else frame.drop(columns="style")
 
 
 def style_counts(answers: pd.DataFrame) -> pd.DataFrame:
-    """What `answers_of` drew, by style: a row a model, a column a style, how many are correct, and how many differ."""
+    """What `answers_of` drew, by style: a row a model, a column a style, how many are correct, and how many differ.
+
+    By verdict where there are no styles.
+    """
+    if "style" not in answers:
+        verdicts = pd.crosstab(answers["model"], answers["verdict"], values=answers["times"], aggfunc="sum").fillna(0)
+        verdicts = verdicts.astype(int).loc[list(dict.fromkeys(answers["model"]))]
+        verdicts["different answers"] = answers.groupby("model").size()
+        return verdicts.rename_axis(columns=None).reset_index()
     styles = (
         pd.crosstab(answers["model"], answers["style"], values=answers["times"], aggfunc="sum").fillna(0).astype(int)
     )
@@ -278,7 +301,7 @@ def style_counts(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
-    """A frame as it is read: `x`, `x_low`, `x_high` become one text, others are rounded, absent ones a dash.
+    """A frame as it is read: `x`, `x_low`, `x_high` become one text, others are rounded; absent, infinite: a dash.
 
     >>> readable(pd.DataFrame({"keep": [81.26], "keep_low": [79.0], "keep_high": [83.5], "seeds": [3]})).to_dict("list")
     {'keep (%)': ['81.3 [79.0, 83.5]'], 'seeds': ['3']}
@@ -301,5 +324,5 @@ def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
 
 def _text(value: object, digits: int) -> str:
     if isinstance(value, float | np.floating):
-        return "-" if np.isnan(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
+        return "-" if not np.isfinite(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
     return str(value)

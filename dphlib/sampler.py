@@ -118,13 +118,15 @@ class TransformersSampler:
         alive = torch.arange(rows)  # which row of the answer each row of the batch is
         with decoding(self.model, prompts, config.samples, steps, pad) as batch:
             for step in range(steps):
-                logprobs_B_V = torch.log_softmax(batch.logits_B_V.float(), -1).cpu()
-                chosen_B = _choose(logprobs_B_V, config, generator)
+                logprobs_B_V = torch.log_softmax(batch.logits_B_V.float(), -1)
+                drawn_B = _choose(logprobs_B_V, config, generator)
+                logprob_B = logprobs_B_V.gather(1, drawn_B[:, None])[:, 0].cpu()  # the rows' own numbers only
+                spread_B, chosen_B = -(logprobs_B_V.exp() * logprobs_B_V).sum(-1).cpu(), drawn_B.cpu()
                 live = ~ended[alive]
                 target = alive[live]
                 tokens_B_N[target, step] = chosen_B[live]
-                logprobs_B_N[target, step] = logprobs_B_V.gather(1, chosen_B[:, None])[live, 0]
-                entropy_B_N[target, step] = -(logprobs_B_V.exp() * logprobs_B_V).sum(-1)[live]
+                logprobs_B_N[target, step] = logprob_B[live]
+                entropy_B_N[target, step] = spread_B[live]
                 now = live & (chosen_B == eos)
                 ended[alive[now]] = True
                 lengths[alive[now]] = step + 1
@@ -156,12 +158,19 @@ def _choose(logprobs_B_V: torch.Tensor, config: SamplingConfig, generator: torch
     probs_B_V = torch.softmax(logprobs_B_V / config.temperature, -1)
     if config.top_p < 1:
         sorted_B_V, index_B_V = probs_B_V.sort(-1, descending=True)
-        before_B_V = sorted_B_V.cumsum(-1) - sorted_B_V
+        before_B_V = _cumulative(sorted_B_V) - sorted_B_V
         sorted_B_V = sorted_B_V.masked_fill(before_B_V >= config.top_p, 0.0)  # the likeliest token always stays
         probs_B_V = torch.zeros_like(probs_B_V).scatter_(-1, index_B_V, sorted_B_V)
     # By the inverse distribution function: `multinomial` draws an exponential for each token of the vocabulary.
-    cumulative_B_V = probs_B_V.cumsum(-1)
+    cumulative_B_V = _cumulative(probs_B_V)
     total_B_1 = cumulative_B_V[:, -1:]
-    drawn_B_1 = torch.rand(len(probs_B_V), 1, generator=generator) * total_B_1
-    drawn_B_1 = drawn_B_1.minimum(total_B_1.nextafter(torch.zeros(())))  # below the total, whatever the rounding
+    drawn_B_1 = torch.rand(len(probs_B_V), 1, generator=generator).to(probs_B_V.device) * total_B_1
+    drawn_B_1 = drawn_B_1.minimum(total_B_1.nextafter(torch.zeros_like(total_B_1)))  # below it, whatever the rounding
     return (cumulative_B_V <= drawn_B_1).sum(-1)
+
+
+def _cumulative(probs_B_V: torch.Tensor, fixed_point: bool | None = None) -> torch.Tensor:
+    """Running sums along the vocabulary; on a GPU in fixed point, where a sum of floats does not repeat itself."""
+    if not (probs_B_V.is_cuda if fixed_point is None else fixed_point):
+        return probs_B_V.cumsum(-1)
+    return probs_B_V.double().mul_(2**40).long().cumsum(-1).double().mul_(2.0**-40)

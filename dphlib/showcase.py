@@ -15,7 +15,8 @@ from urllib.parse import quote
 import pandas as pd
 
 from dphlib.cpuworld import HIDDEN, Question, Table, write_sql
-from dphlib.prompts import LEADS, STYLES, sql_answer
+from dphlib.prompts import LEADS, STYLES, sql_answer, sum_answer
+from dphlib.sums import SUBSETS, working
 from dphlib.types import Problem
 from dphlib.verify import Verifier
 
@@ -37,6 +38,17 @@ def examples(problems: Sequence[Problem], family: str) -> list[Problem]:
         known = ", ".join(sorted({problem.meta["family"] for problem in problems}))
         raise ValueError(f"no problem of family {family!r} among these {len(problems)}; there are: {known}")
     return sorted(of_family, key=lambda problem: set(problem.meta["right_styles"].split()) == set(STYLES))
+
+
+def heading(problem: Problem) -> str:
+    """A problem's family and part, on one line."""
+    return f"{problem.meta['family']} ({problem.meta['subset']})"
+
+
+def about(problem: Problem) -> str:
+    """A problem's question and where it stands, as Markdown."""
+    where = f"({problem.id}, {problem.meta['subset']}; right: {problem.meta['right_styles']})"
+    return f"**{problem.meta['question']}** {where}"
 
 
 def question_of(problem: Problem) -> Question:
@@ -79,16 +91,18 @@ def decisive_columns(problem: Problem) -> list[str]:
     }.get(question.family, [number])  # fmt: skip
 
 
-def _query(database_root: Path, problem: Problem, sql: str) -> tuple[list[str], list[tuple]]:
+def query(database_root: Path, problem: Problem, sql: str) -> tuple[list[str], list[tuple]]:
+    """Names of the columns and rows of a query of our own on a problem's database, which is opened read-only."""
     path = Path(database_root) / str(problem.db_id) / f"{problem.db_id}.sqlite"
     with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True)) as connection:
+        connection.text_factory = lambda text: text.decode(errors="replace")
         cursor = connection.execute(sql)
         return [name for name, *_ in cursor.description], cursor.fetchall()
 
 
 def table_rows(database_root: Path, problem: Problem, limit: int = 8) -> pd.DataFrame:
     """The first rows of the table that the question is about; values as SQLite has them, text in quotes."""
-    names, rows = _query(database_root, problem, f"SELECT * FROM {question_of(problem).table.name} LIMIT {limit}")
+    names, rows = query(database_root, problem, f"SELECT * FROM {question_of(problem).table.name} LIMIT {limit}")
     return pd.DataFrame([[_literal(value) for value in row] for row in rows], columns=names)
 
 
@@ -102,7 +116,7 @@ def column_content(database_root: Path, problem: Problem, limit: int = 5) -> pd.
     out = []
     for column in decisive_columns(problem):
         sql = f"SELECT {column}, count(*) FROM {question.table.name} GROUP BY 1 ORDER BY 2 DESC, {column} + 0 {order}"
-        counts = _query(database_root, problem, sql)[1]
+        counts = query(database_root, problem, sql)[1]
         total = sum(count for _, count in counts)
         out += [{"column": column, "value": _literal(v), "rows": n, "of": total} for v, n in counts[:limit]]
     return pd.DataFrame(out)
@@ -117,7 +131,7 @@ def four_answers(database_root: Path, problem: Problem, verifier: Verifier) -> p
     sqls = {style: write_sql(question, style) for style in STYLES}
     verdicts = verifier.verify_many([(problem, sql_answer(style, sql)) for style, sql in sqls.items()])
     for (style, sql), verdict in zip(sqls.items(), verdicts, strict=True):
-        returns = short_rows(_query(database_root, problem, sql)[1])
+        returns = short_rows(query(database_root, problem, sql)[1])
         row = {"style": style, "lead": LEADS[style], "sql": sql, "returns": returns, "verdict": verdict.outcome}
         out.append(row)
     return pd.DataFrame(out)
@@ -158,6 +172,17 @@ def suite_table(suites: Mapping[str, Sequence[Problem]]) -> pd.DataFrame:
     )
 
 
+def mathematics(problems: Sequence[Problem]) -> pd.DataFrame:
+    """A sum of each subset with its answer in each style."""
+    rows = []
+    for each in problems[: len(SUBSETS)]:
+        words = each.prompt.split()[2:-2]
+        operator, operands = words[1], tuple(map(int, words[::2]))
+        texts = {style: sum_answer(style, working(style, operator, operands), int(each.gold)) for style in STYLES}
+        rows.append({"subset": each.meta["subset"], "sum": " ".join(words), **texts})
+    return pd.DataFrame(rows)
+
+
 def right_table(problems: Sequence[Problem]) -> pd.DataFrame:
     """In how many of each family's problems each style is right, per cent; found by execution when they were built.
 
@@ -179,12 +204,15 @@ def right_table(problems: Sequence[Problem]) -> pd.DataFrame:
     return pd.concat([means.reset_index(), pd.DataFrame([total])], ignore_index=True)
 
 
-def as_html(frame: pd.DataFrame) -> str:
-    """A table for a notebook, without the index; text stands to the left, numbers to the right.
+def as_html(frame: pd.DataFrame | str) -> str:
+    """A table for a notebook, without the index; text stands to the left, numbers to the right. A sentence stays one.
 
     >>> as_html(pd.DataFrame({"n": [1], "sql": ["a < b"]})).splitlines()[1]
     '<tr><td>1</td><td style="text-align: left">a &lt; b</td></tr>'
     """
+
+    if isinstance(frame, str):
+        return f"<p>{html.escape(frame)}</p>"
 
     def row(values: Sequence[object], tag: str) -> str:
         cells = [

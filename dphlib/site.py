@@ -68,33 +68,33 @@ def badge_source(name: str, address: str | None = None) -> str:
 
 
 def bootstrap_source(address: str | None = None) -> str:
-    """Python of the cell tagged `bootstrap`; it acts on Colab only, and only where `dphlib` is missing."""
+    """Python of the cell tagged `bootstrap`; it acts on Colab only, and installs where `dphlib` is missing."""
     address = repository() if address is None else address
     head = """\
 # On Colab only; elsewhere this cell does nothing.
 import importlib.util
 import sys
 
-if "google.colab" in sys.modules and importlib.util.find_spec("dphlib") is None:
+if "google.colab" in sys.modules:
 """
+    tail = "    from dphlib import colab\n\n    colab.prepare()"
     if not address:
-        return head + (
-            "    raise ImportError(\n"
-            '        "this copy has no public address: upload the repository\'s folder to /content/dph, "\n'
-            "        \"run %pip install '/content/dph[notebooks]', then run this cell again\"\n"
-            "    )"
+        return (
+            head + '    if importlib.util.find_spec("dphlib") is None:\n'
+            "        raise ImportError(\n"
+            '            "this copy has no public address: upload the repository\'s folder to /content/dph, "\n'
+            "            \"run %pip install '/content/dph[notebooks]', then run this cell again\"\n"
+            "        )\n" + tail
         )
-    return head + (
-        "    import importlib.metadata\n"
-        "    import pathlib\n"
-        "    import subprocess\n"
+    return (
+        head + '    if importlib.util.find_spec("dphlib") is None:  # the tagged release; Colab\'s own torch stays\n'
+        "        import importlib.metadata\n"
+        "        import subprocess\n"
         "\n"
-        "    # installs the tagged release and keeps Colab's own torch\n"
-        '    keep = pathlib.Path("colab-torch.txt")\n'
-        "    keep.write_text(f\"torch=={importlib.metadata.version('torch')}\\n\")\n"
-        f'    release = "dphlib[notebooks] @ git+{address}@v{__version__}"\n'
-        '    pip = [sys.executable, "-m", "pip", "install", "--quiet", "-c", str(keep), release]\n'
-        "    subprocess.run(pip, check=True)"
+        "        pinned = f\"torch=={importlib.metadata.version('torch')}\"\n"
+        f'        release = "dphlib[notebooks] @ git+{address}@v{__version__}"\n'
+        '        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", pinned, release], check=True)\n'
+        + tail
     )
 
 

@@ -268,7 +268,7 @@ class Pipeline:
             references = policies.rescored(settings, policy, tokenizer, parts.references)
             problems = {"in_domain": self.suite("in_domain")} if waypoints else {}
             data_text = problem_sets.described(settings, suite, len(self.suite(suite)))
-            kept = work_folder(out)
+            kept, styled = work_folder(out), settings.data is None
 
             with (
                 Verifier(self.databases()) as verifier,
@@ -284,6 +284,7 @@ class Pipeline:
                             evaluate.Identity(run.method, run.variant, run.seed, log["iteration"]),
                             draw_seed=derive_seed("waypoint", settings.evaluation.draw_seed, run.name),
                             max_new_tokens=settings.evaluation.max_new_tokens, greedy=False, sampler=sampler,
+                            styles=styled,
                         )  # fmt: skip
                         with atomic_path(kept / f"waypoint-{log['iteration']}.parquet") as path:
                             records.to_parquet(path, index=False)
@@ -348,7 +349,7 @@ class Pipeline:
                 records = evaluate.evaluate(
                     policy, tokenizer, problems, samples, verifier, evaluate.Identity(*identity),
                     draw_seed=derive_seed("evaluate", config.draw_seed, name), max_new_tokens=config.max_new_tokens,
-                    base=initial, base_samples=config.base_samples, sampler=sampler,
+                    base=initial, base_samples=config.base_samples, sampler=sampler, styles=self.settings.data is None,
                     on_done=lambda done: self._report(done / total),
                 )  # fmt: skip
             records.to_parquet(out / "records.parquet", index=False)

@@ -28,9 +28,9 @@ from dphlib.types import GREEDY_SAMPLE
 
 __all__ = [
     "Arm", "Interval", "answer_statistics", "arm", "auc_at_k", "auc_log2_k", "avg_at_k", "bootstrap",
-    "check_comparable", "distinct_correct", "final", "greedy", "greedy_accuracy", "hierarchical_bootstrap", "holm",
-    "intervals", "keep_explore", "pass_at_k", "pass_curve", "problem_table", "sampled", "style_entropy",
-    "style_shares", "truncation_rate",
+    "check_comparable", "distinct_correct", "final", "greedy", "greedy_accuracy", "has_styles",
+    "hierarchical_bootstrap", "holm", "intervals", "keep_explore", "pass_at_k", "pass_curve", "problem_table",
+    "sampled", "style_entropy", "style_shares", "truncation_rate",
 ]  # fmt: skip
 
 Metric = Literal["pass", "styles_nats"]
@@ -38,7 +38,7 @@ Metric = Literal["pass", "styles_nats"]
 RUN = ["method", "variant", "seed", "step", "suite"]
 PROBLEM = ["method", "variant", "seed", "step", "suite", "subset", "problem_id"]
 SETTINGS = ["temperature", "top_p", "max_new_tokens"]
-NO_STYLE = "other"
+NO_STYLE, NOT_TOLD = "other", ""
 NO_ROWS = "no records: the method, the suite or the kind of answer (greedy, sampled) is not in the frame"
 
 
@@ -52,8 +52,7 @@ def _pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> float | np.ndarray:
-    """Probability that at least one of k answers, drawn without replacement from n of which c are correct, is
-    correct.
+    """Probability that one of k answers at least, drawn without replacement from n of which c are correct, is correct.
 
     1 - C(n-c, k) / C(n, k), the unbiased estimator of Chen et al. 2021 (arXiv 2107.03374), equal to the exact
     fraction rounded once. Scalars give a float, arrays are broadcast. Raises ValueError for k > n, k < 1, c >
@@ -97,9 +96,9 @@ def problem_table(rows: pd.DataFrame) -> pd.DataFrame:
     `SETTINGS`.
 
     Hand it `sampled(...)` or `greedy(...)`: greedy accuracy is pass@1 of the greedy table. `styles_nats` is
-    the entropy in nats of the styles of the problem's answers, `other` left out, 0 where none is left; a
-    plug-in estimate, so compare at equal `drawn`. Raises ValueError for no rows, for an answer that is there
-    twice, and for answers to one problem drawn under different settings.
+    the entropy in nats of the styles of the problem's answers, `other` left out, 0 where none is left, NaN where
+    styles were not told; a plug-in estimate, so compare at equal `drawn`. Raises ValueError for no rows, for an
+    answer that is there twice, and for answers to one problem drawn under different settings.
     """
     if rows.empty:
         raise ValueError(NO_ROWS)
@@ -120,10 +119,12 @@ def problem_table(rows: pd.DataFrame) -> pd.DataFrame:
     table["drawn"] = np.bincount(group, minlength=size)
     table["n"] = np.bincount(group[judged], minlength=size)
     table["c"] = np.bincount(group[judged & rows["correct"].to_numpy(bool)], minlength=size)
-    styled = (rows["style"] != NO_STYLE).to_numpy()
+    told = (rows["style"] != NOT_TOLD).to_numpy()
+    styled = told & (rows["style"] != NO_STYLE).to_numpy()
     codes, names = pd.factorize(rows["style"].astype(str), sort=True)
     counts = np.bincount(group[styled] * len(names) + codes[styled], minlength=size * len(names))
-    table["styles_nats"] = _entropy(counts.reshape(size, len(names)))
+    entropies = _entropy(counts.reshape(size, len(names)))
+    table["styles_nats"] = np.where(np.bincount(group[told], minlength=size) > 0, entropies, np.nan)
     return table.reset_index()
 
 
@@ -186,8 +187,7 @@ def _first(records: pd.DataFrame, k: int) -> pd.DataFrame:
 
 
 def auc_log2_k(ks: ArrayLike, values: ArrayLike) -> float:
-    """Area under pass@k over log2 k, divided by the width: the mean height, by the trapezoid rule between the
-    ks.
+    """Area under pass@k over log2 k, divided by the width: the mean height, by the trapezoid rule.
 
     (1 / (log2 k_m - log2 k_1)) * sum_i (log2 k_{i+1} - log2 k_i) * (p_i + p_{i+1}) / 2, for ascending ks.
 
@@ -239,6 +239,11 @@ def keep_explore(records: pd.DataFrame, k: int = 8) -> pd.DataFrame:
 # ---------------------------------------------------------------------------------------------- behaviour
 
 
+def has_styles(records: pd.DataFrame) -> bool:
+    """Whether styles were told; of data sets they are not."""
+    return bool((records["style"] != NOT_TOLD).any())
+
+
 def style_shares(records: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     """Share of each style among the sampled answers, `other` included: `RUN`, `by`, style, share."""
     rows = _some(sampled(records))
@@ -254,11 +259,13 @@ def style_entropy(records: pd.DataFrame) -> pd.DataFrame:
     `per_problem_nats` is the mean over problems of the entropy within a problem's answers (`problem_table`):
     what is left to draw from on one prompt. `pooled_nats` is that of all answers of the run together; it
     stays high when each kind of problem has its own one style. `styles` counts those with a share of 1 % or
-    more.
+    more. All three are NaN where styles were not told.
     """
     rows = sampled(records)
     within = problem_table(rows).groupby(RUN, observed=True)["styles_nats"].mean().rename("per_problem_nats")
-    styled = rows[rows["style"] != NO_STYLE].groupby([*RUN, "style"], observed=True).size()
+    if not has_styles(rows):
+        return within.to_frame().assign(pooled_nats=np.nan, styles=np.nan).reset_index()
+    styled = rows[~rows["style"].isin([NO_STYLE, NOT_TOLD])].groupby([*RUN, "style"], observed=True).size()
     counts = styled.unstack("style").reindex(within.index).fillna(0.0)
     share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
     pooled = _entropy(counts.to_numpy())
@@ -268,7 +275,7 @@ def style_entropy(records: pd.DataFrame) -> pd.DataFrame:
 def answer_statistics(records: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     """Of each run's sampled answers: columns of `RUN`, `by` and
 
-    - entropy_nats: policy's entropy a token, sum of (entropy * tokens) / sum of tokens;
+    - entropy_nats: policy's entropy a token, sum of (entropy * tokens) / sum of tokens, NaN where not told (vLLM);
     - kl_to_base_nats: estimate of KL(policy || base) a token, sum of (logprob - base_logprob) / sum of tokens
       over the rows that have a base_logprob, NaN where none has. Unbiased for the sum a sequence if the
       answers were drawn at temperature 1 and top_p 1, otherwise the mean log-ratio under the distribution
@@ -278,6 +285,7 @@ def answer_statistics(records: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataF
     rows = _some(sampled(records))
     known = rows["base_logprob"].notna()
     rows = rows.assign(
+        _unknown=rows["entropy"].isna() & (rows["tokens"] > 0),
         _entropy=rows["entropy"].where(rows["tokens"] > 0, 0.0) * rows["tokens"],
         _ratio=(rows["logprob"] - rows["base_logprob"]).where(known, 0.0),
         _known=rows["tokens"].where(known, 0),
@@ -286,7 +294,8 @@ def answer_statistics(records: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataF
     total = groups[["_entropy", "_ratio", "_known", "tokens"]].sum().astype(float)
     out = pd.DataFrame(
         {
-            "entropy_nats": total["_entropy"] / total["tokens"].where(total["tokens"] > 0),
+            "entropy_nats": total["_entropy"].where(~groups["_unknown"].any())
+            / total["tokens"].where(total["tokens"] > 0),
             "kl_to_base_nats": total["_ratio"] / total["_known"].where(total["_known"] > 0),
             "tokens": groups["tokens"].mean(),
             "truncated": groups["truncated"].mean(),

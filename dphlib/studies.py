@@ -12,6 +12,7 @@ of a profile share the base, the prompts, the stored answers' draws and the eval
 1. `authors_weight` has both of the authors' departures together as eta = 0.125 of DPH-JS: 2 x JS at eta / 8 is eta / 4.
 2. `strength` leaves alpha out: its f''(1) and its eta are DPH-F's, so its main run has equal strength already.
    RKL has the same coefficient and curvature there, but on every rollout token; its data differ from the others'.
+3. With the weights of the GPU profiles JS and RKL have DPH-F's strength in their main runs: `strength` compares these.
 """
 
 from __future__ import annotations
@@ -68,12 +69,12 @@ def _controls(settings: Profile) -> list[Comparison]:
 
 def _eta(settings: Profile) -> list[Comparison]:
     """Every divergence at two more weights at least; those that other studies ask for are used here too."""
-    arms = [("rkl", f"eta={METHOD_CONFIGS['rkl'].weight / 4:g}"), ("rkl", "strength=equal")]
+    arms = [("rkl", f"eta={settings.weight('rkl') / 4:g}"), ("rkl", "strength=equal")]
     for method in ("alpha_0.2", "alpha_0.5", "alpha_0.8", "dph_f"):
-        arms += [(method, f"eta={factor * METHOD_CONFIGS[method].weight:g}") for factor in (0.25, 4)]
+        arms += [(method, f"eta={factor * settings.weight(method):g}") for factor in (0.25, 4)]
     arms += [("dph_f", "authors_eta=8"), ("dph_js", "js_scale=2")]
-    for method in ("dph_js", "dph_js_definition"):  # the weights of Table 5
-        arms += [(method, "eta=0.025"), (method, "eta=0.125"), (method, "strength=equal")]
+    for method in ("dph_js", "dph_js_definition"):
+        arms += [*((method, f"eta={eta}") for eta in settings.table5_etas), (method, "strength=equal")]
     return _set(*arms)
 
 
@@ -118,7 +119,7 @@ STUDIES: dict[str, Study] = {
         lambda settings: [
             *_set(("dph_f", "authors_eta=8"), ("dph_js", "js_scale=2")),
             Comparison(
-                Arm("dph_js", f"eta={METHOD_CONFIGS['dph_js'].eta / 4:g}"),
+                Arm("dph_js", f"eta={settings.weight('dph_js') / 4:g}"),
                 Arm("dph_js"),
                 "Both of the authors' departures together in DPH-JS, 2 x JS at eta / 8",
             ),
@@ -175,10 +176,18 @@ def chosen(names: str) -> tuple[str, ...]:
 
 
 def comparisons(settings: Profile, name: str) -> list[Comparison]:
-    """A study's comparisons in a profile: all of them, or its first few where the profile says so; of `hard` none."""
+    """A study's comparisons in a profile: all of them, or its first few where the profile says so; of `hard` none.
+
+    An arm whose weight is that of the profile's main run stands under the main run's name.
+    """
     if name == HARD:
         return []
-    return list(STUDIES[name].comparisons(settings))[: settings.study_comparisons]
+    made = [one._replace(arm=_main_or(settings, one.arm)) for one in STUDIES[name].comparisons(settings)]
+    return [one for one in made if one.arm != one.against][: settings.study_comparisons]
+
+
+def _main_or(settings: Profile, arm: Arm) -> Arm:
+    return Arm(arm.method) if settings.is_main(RunConfig(*arm, 0)) else arm
 
 
 def arms_beyond(settings: Profile, names: Sequence[str] = tuple(STUDIES)) -> list[Arm]:

@@ -70,7 +70,7 @@ def weight_figure(table: pd.DataFrame, settings: Profile) -> Figure:
     """
     _demand_a_run(table)
     arms = {label(*arm): arm for one in comparisons(settings, "eta") for arm in (one.arm, one.against)}
-    weights = {name: RunConfig(*arm, 0).method_config.weight for name, arm in arms.items()}
+    weights = {name: settings.method_config(RunConfig(*arm, 0)).weight for name, arm in arms.items()}
     table = table.assign(
         method=table["arm"].map(lambda name: arms[name].method), x=table["arm"].map(weights),
         against_x=table["against"].map(weights),

@@ -13,6 +13,8 @@ the divergence through its generator. Both sets share micro-batches, told apart 
 5. Where another program than the trainer samples, `importance_cap` weights each token's advantage for the difference.
    The reverse KL, the entropy bonus and the fresh answers of JS by definition are not weighted.
 6. The initial policy is a second model, or for an adapter the same model with its adapter switched off.
+7. On a base in float16 the backward pass runs on the loss times a power of two near the batch's number of tokens, or a
+   token's share of the mean would be rounded to nothing; a step whose gradient overflows all the same is left out.
 
 Rows are made in `batches`, log entries in `train_log`. Not here: several processes.
 """
@@ -195,13 +197,13 @@ def update(
     """One optimizer step on `batch`.
 
     Returns:
-        (statistics of the whole mini-batch, gradient norm before clipping, tokens of the rows learnt from,
-        a prompt counted for each of its rows).
+        (statistics of the whole mini-batch, gradient norm before clipping, NaN where it overflowed in float16, tokens
+        of the rows learnt from, a prompt counted for each of its rows).
     """
     denominators = batch_denominators(batch, config)
     learn = learning(batch, method)
     policy.train()
-    total = None
+    total, scale = None, _loss_scale(policy, learn)
     for indices in micro_batches([row.tokens for row in learn], config.token_budget):
         rows = [learn[i] for i in indices]
         logprobs_B_T, mask_B_T, entropy_B_T = score_rows(
@@ -227,7 +229,7 @@ def update(
             denominators=denominators,
             **aggregation(config),
         )
-        loss.backward()
+        (loss if scale == 1 else loss * scale).backward()
         fold_gradients(optimizer)
         total = stats if total is None else total + stats
     policy.eval()
@@ -235,10 +237,24 @@ def update(
         zero = torch.zeros(())
         return PartitionedLossStats(*([zero] * len(PartitionedLossStats.__dataclass_fields__))), 0.0, 0
     stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if scale > 1:
+        for parameter in stepped:
+            if parameter.grad is not None:
+                parameter.grad /= scale
     norm = torch.nn.utils.clip_grad_norm_(stepped, config.max_grad_norm)
+    if scale > 1 and not norm.isfinite():
+        optimizer.zero_grad(set_to_none=True)
+        return total, float("nan"), token_count(learn)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total, float(norm), token_count(learn)
+
+
+def _loss_scale(policy: Any, rows: Sequence[Row]) -> int:
+    """1, or for a base in float16 the largest power of two that is not above the rows' number of answer tokens."""
+    if policy.get_output_embeddings().weight.dtype != torch.float16:
+        return 1
+    return 1 << max(1, sum(len(row.tokens[1]) for row in rows)).bit_length() - 1
 
 
 def _divergence(method: MethodConfig) -> Any:

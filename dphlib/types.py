@@ -165,7 +165,7 @@ class EvalRecord:
         sample: answer index, `GREEDY_SAMPLE` for greedy decoding.
         correct: the verdict was `correct`.
         outcome: the verdict.
-        style: solution style told by the answer's prefix, `other` when none fits.
+        style: solution style told by the answer's prefix, `other` when none fits, "" where the problems have none.
         answer_hash: first 8 hex digits of the sha256 of the extracted answer, "" when there is none;
             two samples with the same hash gave the same answer.
         tokens: emitted tokens.

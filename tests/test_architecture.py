@@ -29,7 +29,7 @@ ORDER = """
     estimator_moments estimator_study lessons showcase
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
     retention ablations study_plots judge claims facts claims_view readme report_page report
-    problem_sets plan stages cost hard results findings kernel notebooks verifier_page site
+    problem_sets plan stages cost hard results data_views findings colab kernel notebooks verifier_page site
     verl_store verl_loss verl_plugin reference_run cli
 """.split()
 # These compute with tensors; every other module is imported without torch.

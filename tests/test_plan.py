@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from dphlib import cli, plan, policies, problem_sets
 from dphlib.config import PROFILES, RunConfig, TuningConfig, profile
 from dphlib.data_sets import SUITES
 from dphlib.files import RunError
-from dphlib.gpu_profiles import BASES, GPU_PROFILES, LLAMA_8B, OMNISQL_32B
+from dphlib.gpu_profiles import BASES, ENVIRONMENT, GPU_PROFILES, LLAMA_8B, OMNISQL_32B, SMOKE
 from dphlib.tuning import prepare
 
 GPU = tuple(GPU_PROFILES)
@@ -108,8 +109,93 @@ def test_the_command_tells_the_needs_or_that_they_are_not_known(name, capsys):
         assert status == 1 and "no recorded run of profile smoke" in said.err
         return
     assert status == 0
-    words = ("downloads:", "disk:", "GPU memory:", "hours:", "fit") if name in GPU else ("min", "peak memory")
+    needs = ("downloads:", "disk:", "GPU memory:", "hours:", "fit")
+    words = needs if name.removesuffix(SMOKE) in GPU else ("min", "peak memory")
     assert all(word in said.out for word in words)
+
+
+def test_gpu24_fits_colabs_free_gpu_by_calculation_and_the_paper_does_not(monkeypatch, capsys):
+    monkeypatch.setenv("DPH_SAMPLER", "transformers")
+    free = plan.plan(profile("gpu24"), "t4")
+    assert free.fits and free.memory_gib < 0.8 * free.card.memory_gib, "a fifth is left for what is not in the formulae"
+    assert not plan.plan(profile("gpu80"), "t4").fits
+    settings = profile("gpu24")
+    many = replace(settings, backend=replace(settings.backend, batch_rows=1024))
+    assert not plan.plan(many, "t4").fits, "what decides is how many answers are drawn at a time"
+    assert cli.main(["plan", "--profile", "gpu24", "--card", "t4"]) == 0
+    said = capsys.readouterr().out
+    assert "NVIDIA T4" in said and "float16" in said and "not measured" in said
+    page = (Path(__file__).resolve().parents[1] / "docs" / "gpu.md").read_text()
+    assert f"{free.memory_gib:.1f} GiB of 15; {free.presample_hours:.1f} hours of pre-sampling" in page
+    assert f"{free.run_hours:.1f} a run of 100 iterations, {free.evaluation_hours:.1f} for its evaluation" in page
+    assert cli.main(["plan", "--profile", "gpu24", "--card", "a1"]) == 1
+    assert "unknown card 'a1'; known: t4, l4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", GPU)
+def test_the_smoke_size_of_a_gpu_profile_is_the_same_model_and_sets_on_few_problems(name):
+    full, small = profile(name), profile(name + SMOKE)
+    assert small.base == full.base and small.tuning == full.tuning and small.backend == full.backend
+    assert small.data.suites == full.data.suites and max(small.data.problems.values()) <= 12
+    assert small.train.iterations == 2 and small.cost_iterations == 1
+    assert small.main_runs() == full.main_runs() and small.ablation_runs() == full.ablation_runs()
+    assert min(small.evaluation.samples.values()) == 16, "Pass@16 of Table 1 needs them"
+
+
+# --- What the environment changes -----------------------------------------------------------------
+
+
+def test_tuning_and_methods_are_chosen_by_the_environment_for_gpu_profiles_only(monkeypatch):
+    plain = profile("cpu")
+    for name, value in {"DPH_TUNING": "full", "DPH_METHODS": "dph_js, grpo"}.items():
+        monkeypatch.setenv(name, value)
+        assert name in ENVIRONMENT
+    settings = profile("gpu80")
+    assert settings.tuning.kind == "full" and settings.methods == ("grpo", "dph_js")
+    assert {run.method for run in (*settings.main_runs(), *settings.ablation_runs())} == {"grpo", "dph_js"}
+    assert profile("cpu") == plain
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("DPH_TUNING", "dora", "DPH_TUNING='dora'; known: full, lora, qlora"),
+        ("DPH_METHODS", "grpo,ppo", "unknown method 'ppo'; known: grpo"),
+        ("DPH_METHODS", "grpo,rkl", "DPH_METHODS lacks dph_js; the notebooks compare grpo and dph_js"),
+    ],
+)
+def test_what_the_environment_may_not_name_is_told(monkeypatch, variable, value, says):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        profile("gpu80")
+
+
+def test_the_shape_of_a_base_in_a_folder_is_read_for_the_estimate(monkeypatch, tmp_path):
+    config = LlamaConfig(
+        vocab_size=1000, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    config.save_pretrained(tmp_path)
+    monkeypatch.setenv("DPH_BASE", str(tmp_path))
+    base = profile("gpu80").base
+    assert (base.layers, base.kv_heads, base.head_size, base.tied, base.revision) == (3, 2, 16, True, None)
+    with torch.device("meta"):
+        assert base.parameters == LlamaForCausalLM(config).num_parameters()
+
+
+def test_a_known_base_keeps_its_verified_commit(monkeypatch):
+    monkeypatch.setenv("DPH_BASE", "Qwen/Qwen2.5-Math-7B")
+    assert profile("gpu80").base == BASES["Qwen/Qwen2.5-Math-7B"]
+
+
+def test_the_cpu_has_to_be_asked_for(monkeypatch, without_gpu):
+    with pytest.raises(RunError, match="needs an NVIDIA GPU"):
+        policies.placement_of(profile("gpu24"))
+    monkeypatch.setenv("DPH_DEVICE", "cpu")
+    assert policies.placement_of(profile("gpu24")).device == "cpu"
+    monkeypatch.setenv("DPH_DEVICE", "tpu")
+    with pytest.raises(ValueError, match="DPH_DEVICE='tpu'"):
+        policies.placement_of(profile("gpu24"))
 
 
 # --- What is missing -----------------------------------------------------------------------------

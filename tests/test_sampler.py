@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from small import policy, sum_problems, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from dphlib import sampler as sampling
 from dphlib.files import RunError
 from dphlib.sampler import SamplingConfig, TransformersSampler, _choose
 from dphlib.scoring import answer_logprobs, batch_logprobs, micro_batches
@@ -17,6 +19,7 @@ from dphlib.types import GREEDY_SAMPLE
 from dphlib.vllm_sampler import VERSION, VllmSampler, require_vllm
 
 CONFIG = SamplingConfig(samples=4, max_new_tokens=12)
+CUMULATIVE = sampling._cumulative
 
 
 def test_greedy_answers_equal_generate():
@@ -203,6 +206,21 @@ def test_draws_follow_the_distribution():
     shares = torch.bincount(drawn, minlength=4) / len(drawn)
     assert shares[1] == 0
     torch.testing.assert_close(shares, probs, atol=0.015, rtol=0)
+
+
+def test_the_sums_of_a_gpu_choose_the_same_tokens_but_for_rounding(monkeypatch):
+    """There they are in fixed point: a float sum along the vocabulary has no deterministic kernel."""
+    logits = torch.randn(500, 3000, generator=torch.Generator().manual_seed(0)) * 3
+    settings = [SamplingConfig(1), SamplingConfig(1, top_p=0.9)]
+    plain, fixed = [], []
+    for chosen, point in ((plain, False), (fixed, True)):
+        monkeypatch.setattr(sampling, "_cumulative", partial(CUMULATIVE, fixed_point=point))
+        for setting in settings:
+            chosen.append(_choose(torch.log_softmax(logits, -1), setting, torch.Generator().manual_seed(1)))
+    for a, b in zip(plain, fixed, strict=True):
+        assert (a == b).float().mean() > 0.99
+    sums = CUMULATIVE(torch.softmax(logits, -1), fixed_point=True)
+    assert (sums.diff(dim=-1) >= 0).all() and (sums[:, -1] - 1).abs().max() < 1e-5
 
 
 def test_the_sampler_follows_its_own_model_only():

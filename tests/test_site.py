@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +16,8 @@ import nbformat
 import pytest
 import yaml
 
-from dphlib import __version__, site
+from dphlib import __version__, colab, site
+from dphlib.config import profile
 from dphlib.data_sets import DATA_SETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,7 +141,8 @@ def bootstrap(where: str, address: str, folder: Path) -> subprocess.CompletedPro
     """Runs the cell in a process of its own, which prints the command that the cell would run."""
     command = [sys.executable, "-c", COLAB, where]
     source = site.bootstrap_source(address)
-    return subprocess.run(command, input=source, cwd=folder, text=True, capture_output=True, timeout=30)
+    here = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": "/nowhere"}  # this copy of dphlib, and no GPU's tools
+    return subprocess.run(command, input=source, cwd=folder, text=True, capture_output=True, timeout=30, env=here)
 
 
 @pytest.mark.parametrize("address", ["", ADDRESS])
@@ -150,10 +154,23 @@ def test_bootstrap_does_nothing_outside_colab(address, tmp_path):
 def test_bootstrap_on_colab_installs_the_release_and_keeps_its_torch(tmp_path):
     done = bootstrap("colab", ADDRESS, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "colab-torch.txt").read_text() == "torch==2.99.0+cu999\n"
+    command, said = done.stdout.strip().split("\n")
     release = f"dphlib[notebooks] @ git+{ADDRESS}@v{__version__}"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "-c", "colab-torch.txt", release]
-    assert json.loads(done.stdout) == pip
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "torch==2.99.0+cu999", release]
+    assert json.loads(command) == pip
+    assert said.startswith("no GPU in this runtime: profile_name = 'smoke'")
+
+
+def test_on_colab_with_a_gpu_the_sampler_is_one_that_runs_there_and_the_profile_is_named(monkeypatch, capsys):
+    monkeypatch.delenv(colab.SAMPLER, raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    colab.prepare("Tesla T4, 15360 MiB")
+    said = capsys.readouterr().out
+    assert said.startswith("Tesla T4, 15360 MiB: profile_name = 'gpu24-smoke'") and "drive.mount" in said
+    assert profile("gpu24").backend.program == "transformers"
+    monkeypatch.setenv(colab.SAMPLER, "vllm")
+    colab.prepare("NVIDIA L4, 23034 MiB")
+    assert profile("gpu24").backend.program == "vllm", "the user's own choice stays"
 
 
 def test_bootstrap_on_colab_without_address_says_what_to_do(tmp_path):

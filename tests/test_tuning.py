@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,35 @@ def one_update(policy, optimizer) -> float:
 
 
 # --- What is trained -----------------------------------------------------------------------------
+
+
+def many_rows(count: int) -> list[Row]:
+    """Rows with a small advantage, so many that a token's share of their mean is tiny."""
+    prompts = [(tokenizer()(p.prompt)["input_ids"], [5 + i, 9, 7 + i, 6]) for i, p in enumerate(sum_problems(count))]
+    return [Row(pair, EXPLORE, 0.01 * (-1) ** i, [-3.0] * 4) for i, pair in enumerate(prompts)]
+
+
+def test_in_float16_gradients_are_those_of_float32_and_a_step_that_overflows_is_left_out(base_folder, monkeypatch):
+    moved = {}
+    for name, dtype, scaled in (("32", "float32", True), ("16", "float16", True), ("16, plain", "float16", False)):
+        policy = policy_of(base_folder, "lora", dtype=dtype)
+        if not scaled:
+            monkeypatch.setattr(trainer, "_loss_scale", lambda policy, rows: 1)
+        learnt = [p for p in policy.parameters() if p.requires_grad]
+        assert {p.dtype for p in learnt} == {torch.float32}, "adapters on float16 stay in float32"
+        before = [p.detach().clone() for p in learnt]
+        plain = torch.optim.SGD(learnt, lr=1.0)
+        train = replace(TRAIN, max_grad_norm=1e9)
+        trainer.update(policy, tokenizer().pad_token_id, plain, many_rows(60), METHOD_CONFIGS["grpo"], train)
+        moved[name] = torch.cat([(now - was).ravel() for now, was in zip(learnt, before, strict=True)]).detach()
+    error = {name: float((one - moved["32"]).norm() / moved["32"].norm()) for name, one in moved.items()}
+    assert error["16"] < 0.02 < error["16, plain"], error
+    monkeypatch.setattr(trainer, "_loss_scale", lambda policy, rows: 2**60)
+    policy = policy_of(base_folder, "lora", dtype="float16")
+    before = weights(policy)
+    adamw = tuning.optimizer(policy, 0.1)
+    norm = trainer.update(policy, tokenizer().pad_token_id, adamw, many_rows(4), METHOD_CONFIGS["grpo"], TRAIN)[1]
+    assert norm != norm and all(torch.equal(now, before[name]) for name, now in weights(policy).items())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,7 @@ from dphlib.config import CONTROL_CONFIGS, METHOD_CONFIGS, RunConfig, profile
 from dphlib.divergences import generator
 from dphlib.labels import label
 from dphlib.losses import negative_log_likelihood
+from dphlib.studies import STUDIES, comparisons
 from dphlib.types import CONTROLS, METHODS
 from dphlib.variants import VARIANTS, parse, parse_seeds
 
@@ -43,7 +44,19 @@ SETTINGS = profile("cpu")
 )
 def test_what_means_nothing_is_refused_with_the_way_out(method, variant, says):
     with pytest.raises(ValueError, match=says):
-        RunConfig(method, variant, 0)
+        SETTINGS.method_config(RunConfig(method, variant, 0))
+
+
+def test_what_a_main_run_is_hangs_on_the_profiles_weights():
+    large = profile("gpu80")
+    assert large.weight("dph_f") == 0.05 and large.method_config(RunConfig("dph_f", "eta=0.2", 0)).eta == 0.2
+    with pytest.raises(ValueError, match="is its main run"):
+        large.method_config(RunConfig("dph_f", "eta=0.05", 0))
+    names = [one for study in STUDIES for one in comparisons(large, study)]
+    assert ("rkl", "strength=equal") not in {tuple(one.arm) for one in names}, "its weight is DPH-F's there"
+    for one in names:
+        for arm in (one.arm, one.against):
+            large.method_config(RunConfig(*arm, 0))
 
 
 def test_controls_stand_apart_from_the_papers_methods():
