@@ -235,6 +235,13 @@ def test_wall_times_cannot_change_a_verdict_and_counters_can():
     )
 
 
+def test_a_seed_that_learnt_from_no_row_leaves_the_cost_unjudged():
+    made = logs()
+    made.loc[(made["method"] == "dph_f") & (made["seed"] == 1), "policy_tokens"] = 0
+    got = verdicts(train_logs=made, only=["no_reference_model"])["no_reference_model"]
+    assert got.verdict == "not run" and "a seed of DPH-F learnt from no row" in got.detail
+
+
 def test_json_is_the_same_for_shuffled_records_and_its_floats_are_rounded():
     first = to_json(evaluate_claims(RECORDS, logs(), "cpu"))
     shuffled = RECORDS.sample(frac=1, random_state=3)
