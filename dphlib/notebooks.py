@@ -34,7 +34,8 @@ import nbformat
 
 from dphlib.files import atomic_path
 from dphlib.jobs import PROGRESS_FILE, duration
-from dphlib.kernel import KERNEL, MARK, PACKAGE_ROOT, NotebookInterrupted, end_marked, own_kernel, stopping
+from dphlib.kernel import KERNEL, MARK, NotebookInterrupted, end_marked, own_kernel, stopping
+from dphlib.places import ROOT
 
 __all__ = [
     "NotebookError",
@@ -177,7 +178,7 @@ def check_executed(path: Path) -> int:
     return len(cells)
 
 
-def normalise(path: Path, root: Path = PACKAGE_ROOT) -> None:
+def normalise(path: Path, root: Path = ROOT) -> None:
     """Rewrites an executed notebook for committing: no times, no absolute path of this machine.
 
     papermill's status of each cell stays, so `check_executed` still holds. Paths below `root` become relative

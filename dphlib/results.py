@@ -23,11 +23,9 @@ from dphlib.cost import measure_cost
 from dphlib.figure_style import save as save_figure
 from dphlib.files import write_json, write_text
 from dphlib.method_plot import method_figure
+from dphlib.places import REFERENCE_METRICS
 from dphlib.runs import RunError, atomic_path, read_jsonl
 from dphlib.stages import Pipeline
-
-REFERENCE = Path(__file__).resolve().parent.parent / "artifacts" / "reference"
-"""The committed results of a full CPU run."""
 
 CLAIMS_FIGURE = "fig10_claims"
 """The figure that `judge` writes; the others are in `FIGURES`."""
@@ -321,19 +319,21 @@ def close_notebook(name: str, root: Path, metrics: Mapping[str, Any]) -> None:
     print(f"{name}: {len(metrics)} numbers in {path}")
 
 
-def beside_reference(name: str, root: Path, metrics: Mapping[str, Any], reference: Path = REFERENCE) -> pd.DataFrame:
+def beside_reference(
+    name: str, root: Path, metrics: Mapping[str, Any], recorded: Path = REFERENCE_METRICS
+) -> pd.DataFrame:
     """A notebook's numbers beside those of the committed reference run: what a reader should see.
 
     Args:
         name: the notebook, such as `01_divergences`.
         root: run folder; its name, the profile's, heads the column of the numbers made here.
         metrics: what is handed to `close_notebook`.
-        reference: folder of the reference run.
+        recorded: folder with `<name>.json` of the reference run.
 
     Returns:
         One row a number. Without a reference run, or for a number that it lacks, the second column says so.
     """
-    path = reference / "metrics" / f"{name}.json"
+    path = recorded / f"{name}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     rows = [
         {"number": key, f"here ({root.name})": _short(value), "reference run": _short(known.get(key, "not recorded"))}
