@@ -208,7 +208,7 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
         seeds=(0, 1, 2), ablation_seeds=(0,), cost_iterations=8,
     )  # fmt: skip
     if name in GPU_PROFILES:
-        chosen = replace(cpu, name=name, **GPU_PROFILES[name])
+        chosen = replace(cpu, name=name, **GPU_PROFILES[name])  # type: ignore[arg-type]
         chosen = replace(chosen, base=_base(chosen.base), backend=_backend(chosen.backend))
     else:
         chosen = cpu if name == "cpu" else _smoke(cpu)
@@ -234,7 +234,7 @@ def _backend(backend: BackendConfig) -> BackendConfig:
     program = os.environ.get("DPH_SAMPLER") or backend.program
     if program not in get_args(Program):
         raise ValueError(f"DPH_SAMPLER={program!r}; known: {', '.join(get_args(Program))}")
-    return replace(backend, program=program)
+    return replace(backend, program=program)  # type: ignore[arg-type]
 
 
 def _smoke(cpu: Profile) -> Profile:

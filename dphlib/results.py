@@ -287,8 +287,9 @@ def draw(results: Results, root: Path, names: Sequence[str] | None = None) -> li
             print(f"not run, so not drawn: {', '.join(absent)}")
         names = [name for name in (*FIGURES, *TABLES, *of_studies, *of_hard) if name not in absent]
     figures = {**FIGURES, **STUDY_FIGURES, **HARD_FIGURES}
+    known: dict[str, Any] = {**figures, **TABLES, **STUDY_TABLES, **HARD_TABLES}
     for name in names:
-        _product({**figures, **TABLES, **STUDY_TABLES, **HARD_TABLES}, name, "figure or table")
+        _product(known, name, "figure or table")
     for name in names:
         if name in figures:
             plt.close(figure(name, results, root))

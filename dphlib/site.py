@@ -62,7 +62,7 @@ def badge_source(name: str, address: str | None = None) -> str:
     """Markdown of the cell tagged `badge` of a notebook, named without suffix, such as `04_train`."""
     address = repository() if address is None else address
     if link := _colab_link(name, address):
-        binder = f"{_BINDER}/v2/gh/{_ADDRESS.fullmatch(address)[2]}/v{__version__}?labpath=notebooks%2F{name}.ipynb"
+        binder = f"{_BINDER}/v2/gh/{_ADDRESS.fullmatch(address)[2]}/v{__version__}?labpath=notebooks%2F{name}.ipynb"  # type: ignore[index]
         return (
             f"[![Open in Colab]({_COLAB}/assets/colab-badge.svg)]({link})\n"
             f"[![Open in Binder]({_BINDER}/badge_logo.svg)]({binder})"
@@ -187,7 +187,7 @@ def stale(root: Path = ROOT) -> dict[Path, str]:
         places[root / "README.md"] = _readme
     for module in _PAGES:
         if (root / module.PAGE).exists():
-            places[root / module.PAGE] = lambda text, address, module=module: fresh_page(module, root)
+            places[root / module.PAGE] = lambda text, address, module=module: fresh_page(module, root)  # type: ignore[misc]
     places |= {path: _notebook(path.stem) for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
     found = {}
     for path, fresh in places.items():

@@ -10,8 +10,9 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dphlib.data_sets import DATA_SETS, licence_text
 from dphlib.places import ROOT
@@ -50,26 +51,22 @@ def packages(root: Path = ROOT) -> dict[str, str]:
 # --- Licences -----------------------------------------------------------------------------------------
 
 
-def licence_in(expression: str | None, text: str | None, classifiers: Iterable[str]) -> str:
+def licence_in(metadata: Mapping[str, Any]) -> str:
     """The licence that metadata name: SPDX expression, else its text if short, else its classifiers; "" for none.
 
-    >>> licence_in(None, "Copyright somebody", ["License :: OSI Approved :: MIT License"])
+    >>> licence_in({"license": "Copyright somebody", "classifier": ["License :: OSI Approved :: MIT License"]})
     'MIT License'
     """
-    short = (text or "").strip()
+    short = (metadata.get("license") or "").strip()
     if "\n" in short or len(short) > 60 or short.startswith("Copyright") or short == "UNKNOWN":
         short = ""
-    named = [line.split(" :: ")[-1] for line in classifiers if line.startswith("License ::")]
-    return expression or short or ", ".join(named)
+    named = [line.split(" :: ")[-1] for line in metadata.get("classifier", ()) if line.startswith("License ::")]
+    return metadata.get("license_expression") or short or ", ".join(named)
 
 
 def licence_of(package: str) -> str:
     """An installed package's licence. Raises PackageNotFoundError, or ValueError where its metadata name none."""
-    metadata = importlib.metadata.metadata(package)
-    found = licence_in(
-        metadata.get("License-Expression"), metadata.get("License"), metadata.get_all("Classifier") or []
-    )
-    if not found:
+    if not (found := licence_in(importlib.metadata.metadata(package).json)):
         raise ValueError(f"{package}: its metadata names no licence; look it up")
     return found
 
@@ -77,10 +74,7 @@ def licence_of(package: str) -> str:
 def licences_in(report: Path) -> dict[str, str]:
     """Licences by canonical name in a report of pip (`pip install --dry-run --report FILE`), where one is named."""
     rows = [entry["metadata"] for entry in json.loads(report.read_text(encoding="utf-8"))["install"]]
-    found = {
-        canonical(row["name"]): licence_in(row.get("license_expression"), row.get("license"), row.get("classifier", []))
-        for row in rows
-    }
+    found = {canonical(row["name"]): licence_in(row) for row in rows}
     return {name: licence for name, licence in found.items() if licence}
 
 
