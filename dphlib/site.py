@@ -207,7 +207,7 @@ def api_reference(out: Path) -> list[str]:
     """
     import pdoc
 
-    pdoc.render.configure(docformat="google", footer_text=f"dphlib {__version__}")
+    pdoc.render.configure(docformat="google", footer_text=f"dphlib {__version__}", show_source=False)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         pdoc.pdoc("dphlib", output_directory=out)

@@ -23,6 +23,7 @@ LISTS = {
     "constraints-verl.txt": "verl",
 }  # fmt: skip
 """Each list of versions, and the extra that it is for."""
+UNNAMED = "**its metadata names none, check upstream**"
 
 
 def canonical(name: str) -> str:
@@ -72,10 +73,9 @@ def licence_of(package: str) -> str:
 
 
 def licences_in(report: Path) -> dict[str, str]:
-    """Licences by canonical name in a report of pip (`pip install --dry-run --report FILE`), where one is named."""
+    """Licences by canonical name in a report of pip (`pip install --dry-run --report FILE`)."""
     rows = [entry["metadata"] for entry in json.loads(report.read_text(encoding="utf-8"))["install"]]
-    found = {canonical(row["name"]): licence_in(row) for row in rows}
-    return {name: licence for name, licence in found.items() if licence}
+    return {canonical(row["name"]): licence_in(row) or UNNAMED for row in rows}
 
 
 def listed(text: str) -> dict[str, str]:
