@@ -207,7 +207,7 @@ index_answers() {
 
 set_up() {
     local base torch index want files=$list what="vLLM for a CPU"
-    if [ "$list" = constraints.txt ]; then files="pyproject.toml constraints.txt"; fi
+    if [ "$list" = constraints.txt ]; then files="pyproject.toml constraints.txt constraints-gpu.txt"; fi
     if [ "$list" = constraints-verl.txt ]; then what=verl; fi
     if [ -z "${DPH_PYTHON:-}" ] && recent "$python"; then base=$python; else find_python; fi
     # shellcheck disable=SC2086 # names without spaces
@@ -254,7 +254,10 @@ set_up() {
     fi
     if [ "$list" = constraints.txt ]; then
         echo "set-up: 3 of 3, this package and its needs, versions of constraints.txt"
-        installed "the packages of constraints.txt" -c constraints.txt -e ".[$extras]"
+        case $extras in
+            *gpu) installed "the packages of constraints.txt" -c constraints.txt -c constraints-gpu.txt -e ".[$extras]" ;;
+            *) installed "the packages of constraints.txt" -c constraints.txt -e ".[$extras]" ;;
+        esac
     else
         echo "set-up: 3 of 3, $what and what its tests need, versions of $list"
         installed "the packages of $list" --no-compile --no-deps -r "$list"

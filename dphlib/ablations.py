@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,7 +67,7 @@ class _Measured:
             return None
         if metric == "styles_nats" and table.loc[keep, metric].isna().any():
             return None
-        return stats.arm(table[keep], arm.method, suite, metric, k, arm.variant)
+        return stats.arm(table[keep], arm.method, suite, metric, k, arm.variant)  # type: ignore[arg-type]
 
 
 def _scale(measure: str) -> int:
@@ -114,14 +115,14 @@ def study_table(
     return table
 
 
-def _compared(measured: _Measured, one: Comparison, suite: str, measure: str) -> dict[str, object]:
-    row = {"measure": measure, "unit": "nats" if measure == "styles_nats" else "points"}
+def _compared(measured: _Measured, one: Comparison, suite: str, measure: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"measure": measure, "unit": "nats" if measure == "styles_nats" else "points"}
     found = [measured.arm(arm, suite, measure) for arm in (one.arm, one.against)]
     seeds = [0 if arm is None else len(arm.seeds) for arm in found]
     row |= {"seeds": seeds[0], "against_seeds": seeds[1], "status": "run" if all(seeds) else "not run"}
     if not all(seeds):
         return row
-    got = stats.bootstrap(found, lambda arm, other: arm - other)
+    got = stats.bootstrap(found, lambda arm, other: arm - other)  # type: ignore[arg-type]
     return row | dict(zip(("difference", "low", "high"), _in_unit(measure, got), strict=True)) | {"p": got.p}
 
 

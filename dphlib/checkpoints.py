@@ -123,7 +123,7 @@ class Checkpoints:
 
     def _newest_whole(self) -> Path | None:
         """The newest checkpoint without damage; None where there is no checkpoint at all."""
-        problems = []
+        problems = []  # type: ignore[var-annotated]
         for step in self._steps():
             manifest, problem = read_manifest(step)
             problem = problem or "; ".join(damage(step, manifest["files"]))
@@ -200,7 +200,7 @@ def _random_states() -> dict[str, Any]:
     kind, keys, *rest = numpy.random.get_state()
     return {
         "python": random.getstate(),
-        "numpy": (kind, keys.tolist(), *rest),
+        "numpy": (kind, keys.tolist(), *rest),  # type: ignore[attr-defined]
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

@@ -260,7 +260,7 @@ CLAIMS: tuple[Claim, ...] = (
         "and Pass@8 of DPH-F and DPH-JS.",
         "Table 4",
         *(
-            above(Quantity(m, IN, metric, k, "threshold=8"), Quantity(m, IN, metric, k), TIE)
+            above(Quantity(m, IN, metric, k, "threshold=8"), Quantity(m, IN, metric, k), TIE)  # type: ignore[arg-type]
             for m in DPH
             for metric, k in (("greedy", 1), ("pass", 8))
         ),
@@ -293,7 +293,7 @@ def evaluate_claims(
     rows = stats.final(records)
     tables = [stats.problem_table(part) if len(part) else None for part in (stats.greedy(rows), stats.sampled(rows))]
     logs = None if train_logs is None or train_logs.empty else train_logs
-    evidence = Evidence(*tables, logs, rng_seed, level)
+    evidence = Evidence(*tables, logs, rng_seed, level)  # type: ignore[arg-type, call-arg]
     return [_result(claim, evidence, profile) for claim in claims]
 
 
@@ -320,7 +320,7 @@ def _result(claim: Claim, evidence: Evidence, profile: str) -> ClaimResult:
 def _effect(part: PartResult) -> str:
     """The numbers as a reader wants them, of a part that was run: shares in points, else as they are."""
     scale, digits, unit = (100, 1, " points") if part.unit == "share" else (1, 2, f" {part.unit}")
-    values = (f"{round(scale * x, digits) + 0.0:.{digits}f}" for x in (part.estimate, part.low, part.high))
+    values = (f"{round(scale * x, digits) + 0.0:.{digits}f}" for x in (part.estimate, part.low, part.high))  # type: ignore[operator]
     return "{} [{}, {}]".format(*values) + unit
 
 

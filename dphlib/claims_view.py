@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -124,8 +125,13 @@ def _row(ax: Axes, y: float, one: ClaimResult, scale: float) -> None:
     if one.estimate is None:
         ax.text(0, y, " not run", va="center", ha="left", fontsize=6.3, color=GREY)
         return
-    ax.plot([scale * one.low, scale * one.high], [y, y], color=colour, linewidth=2.2, alpha=0.5, solid_capstyle="butt")
-    mark = {"marker": MARKERS[one.verdict], "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5}
+    ax.plot([scale * one.low, scale * one.high], [y, y], color=colour, linewidth=2.2, alpha=0.5, solid_capstyle="butt")  # type: ignore[operator]
+    mark: dict[str, Any] = {
+        "marker": MARKERS[one.verdict],
+        "markersize": 5,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.5,
+    }
     ax.plot([scale * one.estimate], [y], color=colour, zorder=5, **mark)
     tolerance = max((part.tolerance for part in one.parts), default=0.0)
     if tolerance:

@@ -5,6 +5,7 @@ dph run --profile cpu --seeds 5 --studies all    the same with five seeds and ev
 dph ablate --study eta         one study alone: its arms, their table, a sentence for each comparison
 dph plan --profile gpu80        what a profile will need: downloads, disk, GPU memory, hours
 dph presample | partition | train | evaluate | claims | report   one step, building what it needs
+dph notebooks --out FOLDER     copies the notebooks, to open them in Jupyter
 dph replot                     figures, tables and claims again from recorded results, compared byte by byte
 dph reference                  keeps a run's results as the reference that README and notebooks read
 dph data list | check          the data sets: files, licences, sources; runs every gold of those in a folder
@@ -27,7 +28,7 @@ from dphlib import store
 from dphlib.config import Profile, RunConfig, profile
 from dphlib.data_commands import data
 from dphlib.facts import read_json
-from dphlib.files import digest, say, write_json
+from dphlib.files import digest, say, write_json, write_text
 from dphlib.jobs import JobError, duration
 from dphlib.notebooks import (
     NotebookError,
@@ -38,7 +39,8 @@ from dphlib.notebooks import (
     find_notebooks,
     run_notebooks,
 )
-from dphlib.reference_run import ARTIFACTS, REFERENCE, ROOT, recorded_profile, reference, replot
+from dphlib.places import ARTIFACTS, NOTEBOOKS, PACKAGE, REFERENCE
+from dphlib.reference_run import recorded_profile, reference, replot
 from dphlib.runs import (
     RunError,
     code_version,
@@ -140,13 +142,13 @@ def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | Non
     """
     executed, record = out / "notebooks", out / "notebooks" / "keys.json"
     keys = read_json(record) if record.is_file() else {}
-    code = code_version([path.stem for path in sorted((ROOT / "dphlib").glob("*.py")) if path.stem != "__init__"])
+    code = code_version([path.stem for path in sorted(PACKAGE.glob("*.py")) if path.stem != "__init__"])
     problems = verify_run_manifest(out) if (out / "manifest.json").is_file() else []
     for problem in problems:
         say(f"{out}: {problem}; the notebooks run again")
     stale: dict[str, str] = {}
     wanted: dict[str, Any] = {}
-    for path in find_notebooks(ROOT / "notebooks", names):
+    for path in find_notebooks(NOTEBOOKS, names):
         declared = declared_parameters(path)
         passed = {name: value for name, value in parameters.items() if name in declared}
         key = digest([path.read_text(encoding="utf-8"), passed, code, versions(), *outside])
@@ -169,7 +171,7 @@ def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | Non
             write_json(out / "seconds.json", {**seconds, ran.name: round(ran.wall_s, 1)})
         before = _stage_folders(out)
 
-    run_notebooks(ROOT / "notebooks", out, wanted, list(stale), on_done=note)
+    run_notebooks(NOTEBOOKS, out, wanted, list(stale), on_done=note)
     return list(stale)
 
 
@@ -224,6 +226,24 @@ def plan(profile_name: ProfileArgument = "cpu", card: str = "") -> int:
 
     settings = profile(profile_name)
     print(plan_module.measured(settings, REFERENCE) if settings.base is None else plan_module.to_text(settings, card))
+    return 0
+
+
+def notebooks(out: Path = Path("notebooks")) -> int:
+    """Copies the notebooks into a folder, to open them in Jupyter: an installed package has no clone of them.
+
+    Args:
+        out: the folder; a notebook that is there already, and differs, is never overwritten.
+    """
+    sources = find_notebooks(NOTEBOOKS)
+    for source in sources:
+        there = out / source.name
+        if there.is_file() and there.read_bytes() != source.read_bytes():
+            raise FileExistsError(f"{there} is there and differs; give another folder with --out, or move it away")
+    out.mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        write_text(out / source.name, source.read_text(encoding="utf-8"))
+    print(f"{len(sources)} notebooks in {out}; open them by: jupyter lab {out}")
     return 0
 
 
@@ -373,7 +393,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "run": run, "presample": presample, "partition": partition, "train": train, "evaluate": evaluate,
     "ablate": ablate, "plan": plan,
     "claims": claims, "report": report, "replot": replot, "reference": reference,
-    "data": data, "verl": verl,
+    "data": data, "verl": verl, "notebooks": notebooks,
 }  # fmt: skip
 
 

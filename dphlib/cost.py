@@ -31,7 +31,7 @@ def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
 
     def build(out: Path) -> None:
         arguments = {"root": str(pipeline.run.root), "profile_name": pipeline.settings.name}
-        arguments["iterations"] = config.iterations
+        arguments["iterations"] = config.iterations  # type: ignore[assignment]
         jobs = [Job(method, "dphlib.cost:cost_job", {**arguments, "method": method}) for method in COST_METHODS]
         # A call for each keeps both time and memory apart. One iteration is too few to time: then they may run side
         # by side and share processes; on one GPU they may not.

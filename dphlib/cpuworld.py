@@ -152,7 +152,7 @@ def _missing(q: Question, style: str, yes: str, no: str) -> tuple[str, str, str]
 # family -> (select list, condition, tail), before the style's form is laid around them
 _PARTS: dict[str, Callable[[Question, str, str, str], tuple[str, str, str]]] = {
     "list_above": lambda q, s, yes, no: ("name", f"{q.number} > {q.constant}", ""),
-    "aggregate": lambda q, s, yes, no: (f"{_AGGREGATES[q.aggregate]} {q.number} )", "", ""),
+    "aggregate": lambda q, s, yes, no: (f"{_AGGREGATES[q.aggregate]} {q.number} )", "", ""),  # type: ignore[has-type]
     "highest": _superlative(" DESC"),
     "highest_yes": _superlative(" DESC"),
     "lowest": _superlative(""),
@@ -175,7 +175,7 @@ def draw_tables(rng: random.Random, domain: str) -> tuple[Table, Table]:
     first, second = (
         Table(
             name,
-            tuple(rng.sample(NUMBERS[domain], 2)),
+            tuple(rng.sample(NUMBERS[domain], 2)),  # type: ignore[arg-type]
             rng.choice(FLAGS[domain]),
             rng.choice(OPTIONALS[domain]),
             domain,

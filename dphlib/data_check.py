@@ -209,7 +209,7 @@ def _fail(problems: Sequence[Problem], verdicts: Sequence[Verdict], found: Findi
 def _look_for_ties(problems: Sequence[Problem], verifier: SqlVerifier, found: Findings) -> None:
     """By three verdicts for each probe: both rows are equal, and neither is missing; and one on the tree itself."""
     probes: list[tuple[Problem, LimitProbe]] = []
-    unprobed, trees = set(), {}
+    unprobed, trees = set(), {}  # type: ignore[var-annotated]
     for problem in problems:
         tree = parse_sql(problem.gold)
         if tree is None:

@@ -343,7 +343,7 @@ def divergence(name: str, **params: float) -> Divergence:
         raise ValueError(f'alpha is {alpha}; it must lie in (0, 1): "forward_kl" is the limit 1, "reverse_kl" is 0')
     value, slope = _alpha_forms(alpha)
     edges = {"at_zero": 1 / (1 - alpha), "slope_at_infinity": 1 / alpha}
-    return replace(DIVERGENCES["alpha"], value=value, slope=slope, **edges)
+    return replace(DIVERGENCES["alpha"], value=value, slope=slope, **edges)  # type: ignore[arg-type]
 
 
 def generator(name: str, **params: float) -> Callable[[Tensor], Tensor]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -67,9 +67,7 @@ def use_style() -> None:
     )
 
 
-def panels(
-    rows: int, columns: int, height: float, *, width: float = WIDTH, **options: object
-) -> tuple[Figure, np.ndarray]:
+def panels(rows: int, columns: int, height: float, *, width: float = WIDTH, **options: Any) -> tuple[Figure, Any]:
     """A figure with rows x columns axes, always a 2-d array.
 
     It is closed at once, so that a notebook shows it where it is the last expression of a cell, and once only.
@@ -82,7 +80,7 @@ def panels(
     return fig, axes
 
 
-def line_style(method: str) -> dict[str, object]:
+def line_style(method: str) -> dict[str, Any]:
     """Colour, marker and line of a method; the base is drawn on top."""
     base = method == "base"
     return {

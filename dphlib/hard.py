@@ -124,7 +124,7 @@ def answered(pipeline: Pipeline, run: RunConfig | None, look: bool = False) -> S
             policies.sampling(pipeline.settings, base, policy, tokenizer) as sampler,
         ):
             records = evaluate.evaluate(
-                policy, tokenizer, suites, dict.fromkeys(suites, count), verifier, evaluate.Identity(*identity),
+                policy, tokenizer, suites, dict.fromkeys(suites, count), verifier, evaluate.Identity(*identity),  # type: ignore[arg-type]
                 draw_seed=derive_seed("hard", config.draw_seed, name), max_new_tokens=config.max_new_tokens,
                 greedy=False, sampler=sampler, styles=pipeline.settings.data is None,
                 on_done=lambda done: report(done / total, 1),

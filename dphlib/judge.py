@@ -96,7 +96,7 @@ class Evidence:
 
     def arm(self, q: Quantity, k: int) -> stats.Arm:
         if (q, k) not in self.arms:
-            metric = "styles_nats" if q.metric == "styles_nats" else "pass"
+            metric: stats.Metric = "styles_nats" if q.metric == "styles_nats" else "pass"
             self.arms[q, k] = stats.arm(self.rows(q), q.method, q.suite, metric, k, q.variant)
         return self.arms[q, k]
 
@@ -109,7 +109,7 @@ def judge(part: Part, evidence: Evidence) -> PartResult:
     absent = sorted({f"{q.name}, {q.measure}" for q, found in rows.items() if found is None})
     if absent:
         return replace(result, reason=f"no records of {'; '.join(absent)}")
-    judged = min(int(found["n"].min()) for found in rows.values())
+    judged = min(int(found["n"].min()) for found in rows.values())  # type: ignore[index]
     large = next((k for k in LARGE_KS if k <= judged), LARGE_KS[-1])
     ks = {q: large if q.k == LARGE else q.k for q in part.quantities}
     if max(ks.values()) > judged:
@@ -120,7 +120,7 @@ def judge(part: Part, evidence: Evidence) -> PartResult:
     if not all(map(isfinite, (got.estimate, got.low, got.high))):
         return replace(result, verdict="inconclusive", reason="the base solves too little to lose a share of it")
     label = part.label.replace("Pass at large k", f"Pass@{large}")
-    numbers = dict(estimate=got.estimate, low=got.low, high=got.high, per_seed=got.per_seed)
+    numbers: dict[str, Any] = dict(estimate=got.estimate, low=got.low, high=got.high, per_seed=got.per_seed)
     result = replace(result, label=label, verdict=rule(got.low, got.high, part.tolerance), **numbers)
     seeds = min(len(a.seeds) for a, q in zip(arms, part.quantities, strict=True) if q.method != "base")
     return with_enough_seeds(result, seeds)
@@ -160,7 +160,7 @@ def all_above(
 ) -> list[Part]:
     """Every one of `methods` above every one of `others`, at each k."""
     return [
-        above(Quantity(a, suite, metric, k), Quantity(b, suite, metric, k), tolerance)
+        above(Quantity(a, suite, metric, k), Quantity(b, suite, metric, k), tolerance)  # type: ignore[arg-type]
         for a in methods
         for b in others
         for k in ks

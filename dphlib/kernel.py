@@ -22,10 +22,10 @@ from pathlib import Path
 import psutil
 
 from dphlib.jobs import PROGRESS_FILE
+from dphlib.places import ROOT
 
 KERNEL = "dph"
 MARK = "DPH_KERNEL_OF"
-PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
 
 class NotebookInterrupted(KeyboardInterrupt):
@@ -42,7 +42,7 @@ def own_kernel(scratch: Path, environment: Mapping[str, str]) -> Iterator[None]:
     """Points Jupyter at a kernel that is this interpreter, with its connection files in `scratch`."""
     spec = scratch / "kernels" / KERNEL / "kernel.json"
     spec.parent.mkdir(parents=True)
-    python_path = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
+    python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     kernel_environment = {
         **environment,
         "PYTHONPATH": python_path,

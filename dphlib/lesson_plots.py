@@ -6,6 +6,7 @@ They are shown in their notebook and are not among the paper's figures. See `plo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -98,7 +99,8 @@ def estimators(collapsed: pd.DataFrame, missed: pd.DataFrame) -> Figure:
     for name, (text, colour, dash, _) in _ESTIMATORS.items():
         rows = collapsed[collapsed["estimator"] == name].sort_values("depth")
         # three of them lie on one another: the one below is the widest
-        lines = {"color": colour, "linestyle": dash, "linewidth": {"definition": 3.2, "topk": 1.8}.get(name, 1.3)}
+        width = {"definition": 3.2, "topk": 1.8}.get(name, 1.3)
+        lines: dict[str, Any] = {"color": colour, "linestyle": dash, "linewidth": width}
         noise.plot(rows["depth"], rows["sd"], label=text, **lines)
         pull.plot(rows["depth"], rows["pull"], **lines)
         if name in ("one_sample", "mean_of_answers"):
@@ -106,7 +108,7 @@ def estimators(collapsed: pd.DataFrame, missed: pd.DataFrame) -> Figure:
             pull.fill_between(rows["depth"], low, high, color=colour, alpha=0.18, linewidth=0)
     for name in dict.fromkeys(missed["name"]):
         rows = missed[missed["name"] == name].sort_values("k")
-        text, colour, dash = _style(name)
+        text, colour, dash = _style(name)  # type: ignore[assignment]
         bias.plot(rows["k"], 100 * rows["missed"], color=colour, linestyle=dash, label=text)
     log2_axis(bias, list(dict.fromkeys(missed["k"])))
     noise.set(title="noise", ylabel="standard deviation\nof an estimate (nats)")

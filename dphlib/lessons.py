@@ -272,9 +272,13 @@ def rkl_gradients(ref_logits_V: Tensor, logits_V: Tensor) -> pd.DataFrame:
         total = torch.zeros(())
         for v in range(len(theta_V)):
             cell = logprobs_V[v].reshape(1, 1)
-            batch = {"loss_id_B_T": torch.full((1, 1), EXPLORE), "advantages_B_T": torch.zeros(1, 1).double()}
+            batch: dict[str, Any] = {
+                "loss_id_B_T": torch.full((1, 1), EXPLORE),
+                "advantages_B_T": torch.zeros(1, 1).double(),
+            }
             batch |= {"old_logprobs_B_T": cell.detach(), "ref_logprobs_B_T": ref_logprobs_V[v].reshape(1, 1)}
-            settings = {"divergence": generator("forward_kl"), "eta": 0.0, "rkl_coef": 1.0, "rkl_estimator": estimator}
+            settings: dict[str, Any] = {"divergence": generator("forward_kl"), "eta": 0.0, "rkl_coef": 1.0}
+            settings["rkl_estimator"] = estimator
             total = total + logprobs_V[v].exp().detach() * partitioned_loss(cell, **batch, **settings)[0]
         return row(total, theta_V)
 

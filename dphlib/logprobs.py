@@ -146,7 +146,7 @@ def _through_logits(
         grad_logits = grad_logits_of(rows, log_p)
         grad_logits /= ctx.temperature
         if need_hidden:
-            grad_hidden[rows] = _matmul(grad_logits.to(weight.dtype), weight).to(hidden.dtype)
+            grad_hidden[rows] = _matmul(grad_logits.to(weight.dtype), weight).to(hidden.dtype)  # type: ignore[index]
         if need_weight:
             grad_weight += _matmul(grad_logits.to(hidden.dtype).T, hidden[rows])
     return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)

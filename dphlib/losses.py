@@ -126,7 +126,7 @@ def count_denominators(
     for loss_id in (EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE):
         chosen = loss_id_B_T == loss_id
         count = int((chosen if aggregation == "token_mean" else chosen.any(-1)).sum())
-        counts.append(count * max_new_tokens if aggregation == "dr_grpo" else count)
+        counts.append(count * max_new_tokens if aggregation == "dr_grpo" else count)  # type: ignore[operator]
     return Denominators(*counts)
 
 
@@ -269,14 +269,14 @@ def partitioned_loss(
             raise ValueError(f"{name} is {value!r}; it must be {allowed}")
     _check_aggregation(aggregation, max_new_tokens)
     shape = tuple(logprobs_B_T.shape)
-    for name, tensor, allowed in (
+    for name, tensor, allowed in (  # type: ignore[assignment]
         ("loss_id_B_T", loss_id_B_T, (shape,)),
         ("old_logprobs_B_T", old_logprobs_B_T, (shape,)),
         ("ref_logprobs_B_T", ref_logprobs_B_T, (shape,)),
         ("entropy_B_T", entropy_B_T, (shape,)),
         ("advantages_B_T", advantages_B_T, (shape, (*shape[:-1], 1))),
     ):
-        if tensor is not None and tuple(tensor.shape) not in allowed:
+        if tensor is not None and tuple(tensor.shape) not in allowed:  # type: ignore[operator]
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; logprobs_B_T asks for {allowed[-1]}")
 
     logprobs = logprobs_B_T.float() if logprobs_B_T.dtype in (torch.bfloat16, torch.float16) else logprobs_B_T
@@ -339,7 +339,7 @@ def partitioned_loss(
     if NEAR_PERFECT in present:
         policy = masked(logprobs, "logprobs_B_T", NEAR_PERFECT)
         d = policy - masked(ref_logprobs_B_T, "ref_logprobs_B_T", NEAR_PERFECT)
-        f = log_over_mean(-d) / 2 if definition else divergence(d)
+        f = log_over_mean(-d) / 2 if definition else divergence(d)  # type: ignore[operator]
         near_perfect = mean(f, NEAR_PERFECT)
 
     if ON_POLICY_DIVERGENCE in present:

@@ -53,4 +53,4 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Writes `manifest.json` with its own sha256; returns the manifest as plain JSON values."""
     manifest = plain(manifest)
     write_json(folder / "manifest.json", {**manifest, "sha256": digest(manifest)})
-    return manifest
+    return manifest  # type: ignore[return-value]

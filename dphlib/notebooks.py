@@ -35,7 +35,8 @@ import nbformat
 
 from dphlib.files import atomic_path
 from dphlib.jobs import duration
-from dphlib.kernel import KERNEL, PACKAGE_ROOT, Kernel, NotebookInterrupted, stopping
+from dphlib.kernel import KERNEL, Kernel, NotebookInterrupted, stopping
+from dphlib.places import ROOT
 
 __all__ = [
     "NotebookError",
@@ -206,7 +207,7 @@ def check_executed(path: Path) -> int:
     return len(cells)
 
 
-def normalise(path: Path, root: Path = PACKAGE_ROOT) -> None:
+def normalise(path: Path, root: Path = ROOT) -> None:
     """Rewrites an executed notebook for committing: no times, no absolute path of this machine.
 
     papermill's status of each cell stays, so `check_executed` still holds. Paths below `root` become relative

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def requirements(settings: Profile) -> dict[str, str]:
     """What a GPU profile needs and finds here, for a reader: device, base, tuning, sampler; {} for the CPU's.
 
     Raises:
-        RunError: no GPU, or no vLLM of the right version where it is the sampler.
+        RunError: no GPU, no vLLM of the right version where it is the sampler, no bitsandbytes for QLoRA.
     """
     if settings.base is None:
         return {}
@@ -104,6 +105,8 @@ def requirements(settings: Profile) -> dict[str, str]:
         from dphlib.vllm_sampler import require_vllm
 
         program = f"vllm {require_vllm()}"
+    if settings.tuning.kind == "qlora" and find_spec("bitsandbytes") is None:
+        raise RunError(f'profile {settings.name} tunes by QLoRA, which needs bitsandbytes: pip install "dphlib[gpu]"')
     commit = f" at {base.revision}" if base.revision else ""
     found = {"computes on": str(where), "base": f"{base.name}{commit}, licence {base.licence}"}
     return found | {"tuning": settings.tuning.kind, "sampler": program}

@@ -100,7 +100,7 @@ def _fresh(readme: Path, run_root: Path) -> tuple[str, str, list[str]]:
     should, stale = text, []
     for name, make in BLOCKS.items():
         block = make(run_root, where)
-        changed = _pattern(name).sub(lambda match, block=block: match[1] + block + match[2], should)
+        changed = _pattern(name).sub(lambda match, block=block: match[1] + block + match[2], should)  # type: ignore[misc]
         if changed != should:
             stale.append(name)
         should = changed

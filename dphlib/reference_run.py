@@ -13,12 +13,9 @@ from dphlib.config import Profile, profile
 from dphlib.facts import read_json
 from dphlib.files import write_text
 from dphlib.notebooks import normalise
+from dphlib.places import ARTIFACTS, IN_REPOSITORY, REFERENCE, ROOT
 from dphlib.runs import RunError, verify_run_manifest, write_run_manifest
 
-ROOT = Path(__file__).resolve().parents[1]
-ARTIFACTS = ROOT / "artifacts"
-REFERENCE = ARTIFACTS / "reference"
-"""The committed results of a full CPU run."""
 RESULTS = (
     "records.parquet", "hard.parquet", "train_log.parquet", "presample.csv", "cost.csv", "claims.json", "manifest.json",
     "seconds.json",
@@ -55,17 +52,18 @@ def recorded_profile(source: Path) -> Profile:
 
 
 def reference(profile_name: Annotated[str, tyro.conf.arg(name="profile")] = "cpu", artifacts: Path = ARTIFACTS) -> int:
-    """Keeps a run's results as `artifacts/reference`; writes what README and docs/findings.md generate from it.
+    """Keeps a run's results as `artifacts/reference`; writes what README and the pages of docs/ generate from it.
 
     Args:
         profile_name: the run to keep.
         artifacts: folder of the runs.
     """
-    from dphlib import findings
     from dphlib.readme import write_readme_blocks
     from dphlib.report import build_report
-    from dphlib.site import fresh_page
+    from dphlib.site import OF_THE_RUN, fresh_page
 
+    if not IN_REPOSITORY:
+        raise RunError("dph reference writes into a clone of the repository; this dphlib is an installed package")
     source = artifacts / profile(profile_name).name
     if problems := verify_run_manifest(source):
         raise RunError(f"{source}: {problems[0]}; run ./run_all.sh {profile_name} to the end first")
@@ -84,6 +82,7 @@ def reference(profile_name: Annotated[str, tyro.conf.arg(name="profile")] = "cpu
     build_report(REFERENCE)
     write_run_manifest(REFERENCE, extra, manifest)
     write_readme_blocks(ROOT / "README.md", REFERENCE)
-    write_text(ROOT / findings.PAGE, fresh_page(findings, ROOT))
+    for page in OF_THE_RUN:
+        write_text(ROOT / page.PAGE, fresh_page(page, ROOT))
     print(f"{REFERENCE}: {sum(p.stat().st_size for p in REFERENCE.rglob('*') if p.is_file()) / 2**20:.1f} MiB")
     return 0

@@ -72,7 +72,7 @@ def _mean_pass(rows: pd.DataFrame, suite: str, k: int) -> float:
     table = stats.problem_table(rows)
     if table["n"].min() < k:
         return nan
-    return float(stats.pass_at_k(table["n"].to_numpy(), table["c"].to_numpy(), k).mean())
+    return float(stats.pass_at_k(table["n"].to_numpy(), table["c"].to_numpy(), k).mean())  # type: ignore[union-attr]
 
 
 def _style_entropy(base: _Base) -> float:

@@ -24,11 +24,9 @@ from dphlib.figure_style import save as save_figure
 from dphlib.files import write_json, write_text
 from dphlib.gpu_profiles import GPU_PROFILES, SMOKE
 from dphlib.method_plot import method_figure
+from dphlib.places import REFERENCE_METRICS
 from dphlib.runs import RunError, atomic_path
 from dphlib.stages import Pipeline
-
-REFERENCE = Path(__file__).resolve().parent.parent / "artifacts" / "reference"
-"""The committed results of a full CPU run."""
 
 CLAIMS_FIGURE = "fig10_claims"
 """The figure that `judge` writes; the others are in `FIGURES`."""
@@ -280,8 +278,9 @@ def draw(results: Results, root: Path, names: Sequence[str] | None = None) -> li
         every = (*FIGURES, *TABLES, *of_studies, *HARD_FIGURES, *HARD_TABLES)
         names = [name for name in every if name not in absent]
     figures = {**FIGURES, **STUDY_FIGURES, **HARD_FIGURES}
+    known: dict[str, Any] = {**figures, **TABLES, **STUDY_TABLES, **HARD_TABLES}
     for name in names:
-        _product({**figures, **TABLES, **STUDY_TABLES, **HARD_TABLES}, name, "figure or table")
+        _product(known, name, "figure or table")
     for name in names:
         if name in figures:
             plt.close(figure(name, results, root))
@@ -313,14 +312,16 @@ def close_notebook(name: str, root: Path, metrics: Mapping[str, Any]) -> None:
     print(f"{name}: {len(metrics)} numbers in {path}")
 
 
-def beside_reference(name: str, root: Path, metrics: Mapping[str, Any], reference: Path = REFERENCE) -> pd.DataFrame:
+def beside_reference(
+    name: str, root: Path, metrics: Mapping[str, Any], recorded: Path = REFERENCE_METRICS
+) -> pd.DataFrame:
     """A notebook's numbers beside those of the committed reference run: what a reader should see.
 
     Args:
         name: the notebook, such as `01_divergences`.
         root: run folder; its name, the profile's, heads the column of the numbers made here.
         metrics: what is handed to `close_notebook`.
-        reference: folder of the reference run.
+        recorded: folder with `<name>.json` of the reference run.
 
     Returns:
         One row a number. Without a reference run, or for a number that it lacks, the second column says so; the
@@ -329,7 +330,7 @@ def beside_reference(name: str, root: Path, metrics: Mapping[str, Any], referenc
     here = {"number": list(metrics), f"here ({root.name})": [_short(value) for value in metrics.values()]}
     if root.name.removesuffix(SMOKE) in GPU_PROFILES:
         return pd.DataFrame(here)
-    path = reference / "metrics" / f"{name}.json"
+    path = recorded / f"{name}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return pd.DataFrame({**here, "reference run": [_short(known.get(key, "not recorded")) for key in metrics]})
 

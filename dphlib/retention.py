@@ -147,7 +147,7 @@ def support(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Sequen
                 t_P = stats.arm(of_suite, method, suite, "pass", k).values_SP.mean(axis=0)
                 both[NAMES[method]] = (b_P * t_P, t_P)
             for name, (both_P, t_P) in both.items():
-                preserved, size = float(both_P.sum()), len(b_P)
+                preserved, size = float(both_P.sum()), len(b_P)  # type: ignore[union-attr]
                 lost, gained = float(b_P.sum()) - preserved, float(t_P.sum()) - preserved
                 counts = {"preserved": preserved, "lost": lost, "gained": gained}
                 counts |= {"neither": size - preserved - lost - gained, "problems": size}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,13 +30,13 @@ PHASES = {
     "reference_s": ("online reference", "#B5478F"),
     "update_s": ("update", "#9C9C9C"),
 }  # fmt: skip
-GENERATORS = {
+GENERATORS: dict[str, tuple[str, str, Any]] = {
     "forward_kl": ("forward KL", "#0072B2", "-"), "js": ("JS", "#1BA784", "-"),
     "alpha": ("alpha 0.5", "#B5813F", "-"), "reverse_kl": ("reverse KL", "#B5478F", (0, (3, 1, 1, 1))),
 }  # fmt: skip
 
 
-def generator_style(name: str) -> tuple[str, str, str | tuple[int, tuple[int, ...]]] | None:
+def generator_style(name: str) -> tuple[str, str, Any] | None:
     """Label, colour and line of a divergence, None for one without a colour; `alpha_0.8` is alpha 0.8.
 
     >>> generator_style("alpha_0.8")[0]

@@ -214,7 +214,7 @@ class Run:
             if not reused:
                 hint = f", about {max(1, round(seconds_hint / 60))} min" if seconds_hint else ""
                 say(f"{name}: building{hint}")
-                manifest = self._build(recipe, key, build, folder, building)
+                manifest = self._build(recipe, key, build, folder, building)  # type: ignore[arg-type]
             shutil.rmtree(folder.with_name(f".work-{label}"), ignore_errors=True)
         (self.reused if reused else self.built).append(name)
         return Stage(name, folder, key, _content_hash(manifest), reused, manifest["wall_s"])

@@ -155,7 +155,7 @@ def describe_database(connection: sqlite3.Connection) -> dict[str, Any]:
         target = (
             next((place for place in primary if columns[place][0] == other), None)
             if other_column is None
-            else places.get((other, other_column.lower()))
+            else places.get((other, other_column.lower()))  # type: ignore[arg-type]
         )
         if target is not None:
             foreign.append((places[number, column.lower()], target))

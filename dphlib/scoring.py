@@ -186,4 +186,4 @@ def answer_topk(
         parts = zip(batch, top.ids_N_K.split(lengths), top.logprobs_N_K1.split(lengths), strict=True)
         for index, ids_N_K, logprobs_N_K1 in parts:
             stored[index] = TopK(ids_N_K, logprobs_N_K1)
-    return stored
+    return stored  # type: ignore[return-value]

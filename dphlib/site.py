@@ -4,12 +4,12 @@
 
     python -m dphlib.site --write    # two cells of each notebook, README, CITATION.cff, pyproject.toml, docs
     python -m dphlib.site --check    # exit status 1 and a line for each place that is stale
+    python -m dphlib.site --api build/api    # the API reference, a page for each module, by pdoc from the docstrings
 
 While it is empty the same places say how to go on without it, and no link is broken. The notebooks take
-theirs from `badge_source` and `bootstrap_source`, in cells tagged `badge` and `bootstrap`. THIRD_PARTY.md is
-made here too, from the table of data sets and the installed packages' metadata; of the packages their names,
-not their licences, are checked for freshness. The generated blocks of docs/verifier.md come from `verifier_page`,
-those of docs/findings.md from `findings`.
+theirs from `badge_source` and `bootstrap_source`, in cells tagged `badge` and `bootstrap`. THIRD_PARTY.md comes from
+`third_party`, the generated blocks of docs/verifier.md from `verifier_page`, those of docs/findings.md from `findings`,
+those of docs/artifact_appendix.md from `appendix`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ import importlib.metadata
 import re
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dphlib import __version__, findings, verifier_page
-from dphlib.data_sets import DATA_SETS, licence_text
+from dphlib import __version__, appendix, findings, third_party, verifier_page
 from dphlib.files import write_text
+from dphlib.places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 _ADDRESS = re.compile(r"https://([\w.-]+)/([\w.-]+/[\w.-]*\w)")
-_COLAB = "https://colab.research.google.com"
+_COLAB, _BINDER = "https://colab.research.google.com", "https://mybinder.org"
 FIRST_NOTEBOOK = "00_kick_the_tires"
-_PAGES = (verifier_page, findings)
-"""Modules of the generated blocks of a page: `PAGE`, its place, and `page_blocks(root)`, name -> text."""
+_PAGES = (verifier_page, findings, appendix)
+OF_THE_RUN = (findings, appendix)
+"""Modules of the generated blocks of a page: `PAGE`, its place, and `page_blocks(root)`, name -> text; of these, the
+ones that are made from the reference run."""
 
 
 def repository(root: Path = ROOT) -> str:
@@ -60,7 +62,11 @@ def badge_source(name: str, address: str | None = None) -> str:
     """Markdown of the cell tagged `badge` of a notebook, named without suffix, such as `04_train`."""
     address = repository() if address is None else address
     if link := _colab_link(name, address):
-        return f"[![Open in Colab]({_COLAB}/assets/colab-badge.svg)]({link})"
+        binder = f"{_BINDER}/v2/gh/{_ADDRESS.fullmatch(address)[2]}/v{__version__}?labpath=notebooks%2F{name}.ipynb"  # type: ignore[index]
+        return (
+            f"[![Open in Colab]({_COLAB}/assets/colab-badge.svg)]({link})\n"
+            f"[![Open in Binder]({_BINDER}/badge_logo.svg)]({binder})"
+        )
     return (
         f"*In Colab: download the repository, open `notebooks/{name}.ipynb` by File > Upload notebook, "
         "then follow the line that the next cell prints.*"
@@ -181,7 +187,7 @@ def stale(root: Path = ROOT) -> dict[Path, str]:
         places[root / "README.md"] = _readme
     for module in _PAGES:
         if (root / module.PAGE).exists():
-            places[root / module.PAGE] = lambda text, address, module=module: fresh_page(module, root)
+            places[root / module.PAGE] = lambda text, address, module=module: fresh_page(module, root)  # type: ignore[misc]
     places |= {path: _notebook(path.stem) for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
     found = {}
     for path, fresh in places.items():
@@ -191,78 +197,22 @@ def stale(root: Path = ROOT) -> dict[Path, str]:
     return found
 
 
-# --- Other people's work ------------------------------------------------------------------------------
+# --- API reference ------------------------------------------------------------------------------------
 
 
-def licence_of(package: str) -> str:
-    """An installed package's licence: SPDX expression, else its text if short, else its classifiers."""
-    metadata = importlib.metadata.metadata(package)
-    short = (metadata.get("License") or "").strip()
-    if "\n" in short or len(short) > 60 or short.startswith("Copyright") or short == "UNKNOWN":
-        short = ""
-    classifiers = [
-        line.split(" :: ")[-1] for line in metadata.get_all("Classifier") or [] if line.startswith("License ::")
-    ]
-    licence = metadata.get("License-Expression") or short or ", ".join(classifiers)
-    if not licence:
-        raise ValueError(f"{package}: its metadata names no licence; look it up")
-    return licence
+def api_reference(out: Path) -> list[str]:
+    """Writes the API reference into a folder: `dphlib.html` leads to a page for each module, with one search over all.
 
+    Returns what pdoc could not read, a text each; [] for a whole reference.
+    """
+    import pdoc
 
-def third_party_names(root: Path = ROOT) -> list[str]:
-    """Packages of constraints.txt, in its order."""
-    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    return [line.split("==")[0] for line in lines if line and not line.startswith("#")]
-
-
-def data_sets_part() -> str:
-    """The part of THIRD_PARTY.md on data sets: one row a set, from the table that loads them."""
-    rows = "\n".join(
-        f"| **{one.title}** (`{one.name}`) | {licence_text(one)} | {one.source} | {one.citation} |"
-        for one in DATA_SETS.values()
-    )
-    return f"""\
-**Data sets.** None is part of this repository: whoever runs on a set gets it from its source, under its licence. The
-licence is that of the data. Where no place is named in which we read it, check it upstream before you publish the
-data or what was trained on it.
-
-| data set | licence | source | to cite |
-|---|---|---|---|
-{rows}
-"""
-
-
-def third_party(root: Path = ROOT) -> str:
-    """The text of THIRD_PARTY.md. Raises PackageNotFoundError when a package is not installed."""
-    rows = "\n".join(f"| {name} | {licence_of(name)} |" for name in third_party_names(root))
-    return f"""\
-# Other people's work
-
-This repository is under the Apache License 2.0 (`LICENSE`).
-
-**The paper.** *The Choice of Divergence: A Neglected Key to Mitigating Diversity Collapse in Reinforcement
-Learning with Verifiable Reward*, arXiv 2509.07430. Its method, equations and numbers are its authors'.
-
-**The authors' code.** github.com/seamoke/DPH-RL, a fork of verl, under the Apache License 2.0. It was read
-for the settings and for where they differ from the paper; no code is taken from it. The wording of the SQL
-prompt, and how it shows a schema, is that of their data (`data/sql/spider_dev.jsonl`), which follows OmniSQL
-(github.com/RUCKBReasoning/OmniSQL); what makes it here is our own.
-
-{data_sets_part()}
-**Packages.** None is copied into this repository; pip installs them. The licence is what each package's own
-metadata says. Made by `python -m dphlib.site --write` from the packages of `constraints.txt`.
-
-| package | licence |
-|---|---|
-{rows}
-| vllm (extra `gpu` only) | Apache-2.0 |
-| verl (extra `verl` only) | Apache-2.0 |
-"""
-
-
-def third_party_listed(text: str) -> list[str]:
-    """Packages that a THIRD_PARTY.md lists, the extras `gpu` and `verl` left out."""
-    return [row for row in re.findall(r"^\| ([\w.-]+) \|", text, re.MULTILINE) if row != "package"]
+    pdoc.render.configure(docformat="google", footer_text=f"dphlib {__version__}", show_source=False)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        pdoc.pdoc("dphlib", output_directory=out)
+    ours = [one for one in told if issubclass(one.category, UserWarning) and "pdoc" in Path(one.filename).parts]
+    return [str(one.message) for one in ours]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -270,14 +220,19 @@ def main(arguments: list[str] | None = None) -> int:
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--write", action="store_true", help="bring the address everywhere")
     action.add_argument("--check", action="store_true", help="exit status 1 when a place is stale")
+    action.add_argument("--api", type=Path, metavar="FOLDER", help="write the API reference into a folder")
+    parser.add_argument("--report", type=Path, action="append", default=[], help="licences as pip reported them")
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository (default: this one)")
     options = parser.parse_args(arguments)
+    if options.api:
+        problems = api_reference(options.api)
+        print("\n".join([*problems, str(options.api / "dphlib.html")]))
+        return int(bool(problems))
     try:
         places = stale(options.root)
-        notes = options.root / "THIRD_PARTY.md"
-        text = notes.read_text(encoding="utf-8") if notes.exists() else ""
-        if third_party_listed(text) != third_party_names(options.root) or data_sets_part() not in text:
-            places[notes] = third_party(options.root) if options.write else ""
+        if options.report or not third_party.is_fresh(options.root):
+            text = third_party.page(options.root, options.report) if options.write else ""
+            places[options.root / third_party.PAGE] = text
     except (ValueError, importlib.metadata.PackageNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1

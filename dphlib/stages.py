@@ -280,7 +280,7 @@ class Pipeline:
                     if log["iteration"] in waypoints:
                         sampler.sync(policy)
                         records = evaluate.evaluate(
-                            policy, tokenizer, problems, {"in_domain": settings.evaluation.step_samples}, verifier,
+                            policy, tokenizer, problems, {"in_domain": settings.evaluation.step_samples}, verifier,  # type: ignore[arg-type]
                             evaluate.Identity(run.method, run.variant, run.seed, log["iteration"]),
                             draw_seed=derive_seed("waypoint", settings.evaluation.draw_seed, run.name),
                             max_new_tokens=settings.evaluation.max_new_tokens, greedy=False, sampler=sampler,
@@ -347,7 +347,7 @@ class Pipeline:
                 policies.sampling(self.settings, self.base_folder(), policy, tokenizer) as sampler,
             ):
                 records = evaluate.evaluate(
-                    policy, tokenizer, problems, samples, verifier, evaluate.Identity(*identity),
+                    policy, tokenizer, problems, samples, verifier, evaluate.Identity(*identity),  # type: ignore[arg-type]
                     draw_seed=derive_seed("evaluate", config.draw_seed, name), max_new_tokens=config.max_new_tokens,
                     base=initial, base_samples=config.base_samples, sampler=sampler, styles=self.settings.data is None,
                     on_done=lambda done: self._report(done / total),

@@ -393,8 +393,8 @@ def intervals(records: pd.DataFrame, ks: Sequence[int] = (), **options: int | fl
         table = problem_table(kind(rows))
         for key, part in table.groupby(["method", "variant", "suite"], observed=True):
             for metric, k in wanted:
-                one = _arm(part, "pass" if metric == "greedy" else metric, k)
-                got = bootstrap([one], lambda mean: mean, **options)
+                one = _arm(part, "pass" if metric == "greedy" else metric, k)  # type: ignore[arg-type]
+                got = bootstrap([one], lambda mean: mean, **options)  # type: ignore[arg-type]
                 out.append([*key, metric, k, got.estimate, got.low, got.high, len(one.seeds)])
     columns = ["method", "variant", "suite", "metric", "k", "estimate", "low", "high", "seeds"]
     return pd.DataFrame(out, columns=columns)

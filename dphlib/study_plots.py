@@ -6,6 +6,8 @@ so. See `plots` for the other figures.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -100,7 +102,7 @@ def _sweep(ax: Axes, rows: pd.DataFrame, method: str) -> None:
     points = sorted([*zip(rows["x"], rows["mean"], strict=True), (main["against_x"], main["against_mean"])])
     ax.plot(*zip(*points, strict=True), **{**line_style(method), "marker": None})
     ax.vlines(rows["x"], rows["mean_low"], rows["mean_high"], color=COLOURS[method], linewidth=1, alpha=0.45)
-    mark = {"color": COLOURS[method], "marker": MARKERS[method], "linestyle": "", "zorder": 5}
+    mark: dict[str, Any] = {"color": COLOURS[method], "marker": MARKERS[method], "linestyle": "", "zorder": 5}
     ax.plot(rows["x"], rows["mean"], markersize=3.2, markerfacecolor="white", **mark)
     ax.plot([main["against_x"]], [main["against_mean"]], markersize=4.2, **mark)
 

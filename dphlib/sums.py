@@ -90,7 +90,7 @@ def corpus_pair(rng: random.Random, style: str, slip_rate: float) -> tuple[str, 
 
 def build_suite(rng: random.Random, config: WorldConfig, suite: str, count: int, folder: Path) -> list[Problem]:
     """`count` different problems, the subsets in turn. `config` and `folder` are unused: sums need no database."""
-    problems, seen = [], set()
+    problems, seen = [], set()  # type: ignore[var-annotated]
     while len(problems) < count:
         subset = SUBSETS[len(problems) % len(SUBSETS)]
         operator, operands = draw(rng, subset)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -264,7 +265,7 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values())).fillna("")
 
 
-def cell_text(cell: object, cited: str) -> tuple[str, str, str]:
+def cell_text(cell: Any, cited: str) -> tuple[str, str, str]:
     """(our number, its interval, the paper's) of one cell as text; an arm that was not run says so."""
     if cell.status == "paper only":
         return "", "", cited or "not available"
@@ -319,7 +320,7 @@ def to_html(table: pd.DataFrame) -> str:
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
 
 
-def _html_cell(cell: object) -> str:
+def _html_cell(cell: Any) -> str:
     cited = "" if pd.isna(cell.paper) else str(cell.paper)
     if cell.status == "paper only":
         return f'<span class="cited">{html.escape(cited or "not available")}</span>'

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from dphlib import gold_cache, sql_judge, verify_math, verify_sql
 from dphlib.math_text import MAX_CHARS, extract_boxed
@@ -30,9 +30,9 @@ EXAMPLES, DATABASES, SQL_KNOWN, MATH_KNOWN = (
     Path("tests", name)
     for name in ("verifier_examples.py", "databases.py", "known_disagreements.json", "math_disagreements.json")
 )
-SQL_MODES = ("bird", "spider", "paper")
-MATH_MODES = ("strict", "compat")
-LIMITS = {"max_ops": 2_000_000, "timeout_s": 30.0}  # operations decide, on a busy machine too
+SQL_MODES: tuple[Literal["bird", "spider", "paper"], ...] = ("bird", "spider", "paper")
+MATH_MODES: tuple[Literal["strict", "compat"], ...] = ("strict", "compat")
+LIMITS: dict[str, Any] = {"max_ops": 2_000_000, "timeout_s": 30.0}  # operations decide, on a busy machine too
 
 Examples = dict[str, Any]
 Rows = Iterable[Sequence[str]]
@@ -102,7 +102,7 @@ def checked(what: str, found: Sequence[Any], wanted: Sequence[Any]) -> list[Any]
 
 
 def _outcomes() -> str:
-    rewards = ((name, Verdict(name).reward) for name in OUTCOMES)
+    rewards = ((name, Verdict(name).reward) for name in OUTCOMES)  # type: ignore[arg-type]
     rows = ((f"`{name}`", "none" if reward is None else f"{reward:g}", MEANINGS[name]) for name, reward in rewards)
     return table(("outcome", "reward", "meaning"), rows)
 

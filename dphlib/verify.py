@@ -27,11 +27,11 @@ class Verifier:
         verdicts: list[Verdict | None] = [None] * len(pairs)
         sql = [i for i, (problem, _) in enumerate(pairs) if problem.kind == "sql"]
         mathematics = [i for i, (problem, _) in enumerate(pairs) if problem.kind == "math"]
-        judged_sql = self._sql.verify_many([(pairs[i][0].db_id, pairs[i][0].gold, pairs[i][1]) for i in sql])
+        judged_sql = self._sql.verify_many([(pairs[i][0].db_id, pairs[i][0].gold, pairs[i][1]) for i in sql])  # type: ignore[misc]
         judged_math = self._math.verify_many([(pairs[i][0].gold, pairs[i][1]) for i in mathematics])
         for i, verdict in zip((*sql, *mathematics), (*judged_sql, *judged_math), strict=True):
             verdicts[i] = verdict
-        return verdicts
+        return verdicts  # type: ignore[return-value]
 
     def groups(self, problems: Sequence[Problem], answers: Sequence[Sequence[Answer]]) -> list[Group]:
         """The problems' answers with their verdicts."""

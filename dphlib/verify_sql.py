@@ -128,13 +128,13 @@ class SqlVerifier:
         self.db_root, self._hashed = Path(db_root).absolute(), cache_dir is not None
         cache_dir = None if cache_dir is None else str(Path(cache_dir).absolute())
         settings = dict(workers=workers, timeout_s=timeout_s, max_ops=max_ops, max_rows=max_rows, max_cells=max_cells)
-        settings |= dict(cmp_method=cmp_method, kept=kept, cache_dir=cache_dir)
-        self._again = partial(SqlVerifier, self.db_root, mode, **settings)
+        settings |= dict(cmp_method=cmp_method, kept=kept, cache_dir=cache_dir)  # type: ignore[dict-item]
+        self._again = partial(SqlVerifier, self.db_root, mode, **settings)  # type: ignore[arg-type]
         self._extract = _extract_as_paper if mode == "paper" else extract_sql
         options = {"mode": mode, "sets": mode == "bird" or (mode == "paper" and cmp_method == "bird")}
-        options |= {"max_ops": max_ops, "max_rows": max_rows, "max_cells": max_cells}
+        options |= {"max_ops": max_ops, "max_rows": max_rows, "max_cells": max_cells}  # type: ignore[dict-item]
         if cache_dir is not None:
-            options["cache_dir"] = cache_dir
+            options["cache_dir"] = cache_dir  # type: ignore[assignment]
             with clear_errors(Path(cache_dir)):
                 Path(cache_dir).mkdir(parents=True, exist_ok=True)
         file_mib = FILE_MIB if self._hashed else 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -49,10 +49,11 @@ def policy_loss(method: str) -> Callable[..., tuple[Tensor, dict[str, float]]]:
     if method not in REHEARSING:
         raise ValueError(f"method {method!r} replays nothing; one of {', '.join(REHEARSING)}")
     settings = REHEARSING[method]
+    divergence: Callable[[Tensor], Tensor]
     if settings.divergence == "likelihood":
         divergence = negative_log_likelihood
     else:
-        divergence = generator(settings.divergence, **({} if settings.alpha is None else {"alpha": settings.alpha}))
+        divergence = generator(settings.divergence, **({} if settings.alpha is None else {"alpha": settings.alpha}))  # type: ignore[arg-type]
 
     def loss(
         old_log_prob: Tensor,
@@ -130,7 +131,7 @@ def partitioned_advantage(
         rewards_P_G = rewards.new_full((len(groups), max(map(len, groups.values()))), math.nan)
         for place, rows in enumerate(groups.values()):
             rewards_P_G[place, : len(rows)] = rewards[rows]
-        scale = "std" if config.get("norm_adv_by_std_in_grpo", True) else "none"
+        scale: Literal["std", "none"] = "std" if config.get("norm_adv_by_std_in_grpo", True) else "none"
         for rows, advantages in zip(groups.values(), group_advantages(rewards_P_G, scale=scale), strict=True):
             returns[rows] = advantages[: len(rows)]
     tokens = mask.sum(-1)

@@ -22,13 +22,13 @@ from typing import Any
 from dphlib import __version__
 from dphlib.files import RunError, atomic_path
 from dphlib.partition import Partition, Reference
+from dphlib.places import ARTIFACTS
 from dphlib.store import tokenizer_sha256
 from dphlib.types import Problem
 
 EXPLORE_LOOP, REPLAY_LOOP = "dph_explore", "dph_replay"
 """Agent loops: a rollout that is learnt from by reward, and the replay of a stored answer."""
 TRAIN, VALIDATION = "train.parquet", "validation.parquet"
-_ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts"
 _FORMAT = 1
 _METADATA = b"dphlib"
 
@@ -138,7 +138,7 @@ def check_store(store: FileHead, folder: Path, tokenizer: Any) -> None:
 def verl(
     out: Path,
     profile: str = "cpu",
-    artifacts: Path = _ARTIFACTS,
+    artifacts: Path = ARTIFACTS,
     suite: str = "train",
     validation: str = "in_domain",
 ) -> int:

@@ -93,7 +93,7 @@ class Pool:
     def _start_over(self) -> None:
         self.executed = 0  # jobs sent to workers rather than answered from memory
         self._verdicts, self._lock = OrderedDict[Job, Verdict](), threading.Lock()
-        self._queue, stuck = queue.SimpleQueue(), {}  # golds that ran out of time, shared
+        self._queue, stuck = queue.SimpleQueue(), {}  # type: ignore[var-annotated]  # golds that ran out of time, shared
         self._slots = [_Slot(self._spec, stuck) for _ in range(self._workers)]
         self._started = False
         self._close = weakref.finalize(self, _close, self._queue, self._slots)
@@ -285,7 +285,7 @@ class _Process:
         self._socket, theirs = socket.socketpair()
         self._buffer = bytearray()
         with theirs:
-            self.popen = subprocess.Popen(
+            self.popen = subprocess.Popen(  # type: ignore[call-overload]
                 [sys.executable, "-s", "-S", "-B", "-P", "-c", _BOOT, root, str(os.getpid())],
                 stdin=theirs,
                 stdout=subprocess.DEVNULL,
@@ -349,7 +349,7 @@ class _Process:
                     used_before, slow_since = used, now
                 if now < deadline:
                     continue
-                if used is not None and used - used_before < 0.05 * (now - slow_since) - 0.02:
+                if used is not None and used - used_before < 0.05 * (now - slow_since) - 0.02:  # type: ignore[operator]
                     raise _Starved from None
                 raise TimeoutError from None
             if not data:

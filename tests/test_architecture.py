@@ -19,7 +19,7 @@ PACKAGE = ROOT / "dphlib"
 
 # A module imports from what stands before it, never from what comes after.
 ORDER = """
-    types variants methods stage_config gpu_profiles config studies files manifests machine runs jobs
+    places extras types variants methods stage_config gpu_profiles config studies files manifests machine runs jobs
     prompts sums cpuworld sqlite_files question_values schema_prompt
     worker_process workers gold_cache sql_judge verify_sql math_text verify_math verify
     data_golds data_sets data limit_ties data_check data_report data_commands
@@ -29,8 +29,8 @@ ORDER = """
     estimator_moments estimator_study lessons showcase
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
     retention ablations study_plots judge claims facts claims_view readme report_page report
-    problem_sets plan stages cost hard results data_views findings colab kernel notebooks verifier_page site
-    verl_store verl_loss verl_plugin reference_run cli
+    problem_sets plan stages cost hard results data_views findings appendix colab kernel notebooks verifier_page
+    third_party site verl_store verl_loss verl_plugin reference_run cli __main__
 """.split()
 # These compute with tensors; every other module is imported without torch.
 WITH_TORCH = """
@@ -76,7 +76,7 @@ def imports(module: str) -> set[str]:
 def sources() -> list[Path]:
     """Files of this repository that somebody wrote or that a run left to be committed."""
     found = [path for path in ROOT.iterdir() if path.is_file() and not path.name.startswith(".")]
-    for folder in ("dphlib", "tests", "notebooks", "docs", "artifacts/reference", ".ci", ".github"):
+    for folder in ("dphlib", "tests", "notebooks", "docs", "artifacts/reference", ".binder", ".ci", ".github"):
         found += [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     return found
 

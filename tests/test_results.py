@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from pandas.testing import assert_frame_equal
 from synthetic import make_cost, make_presample, make_records, make_study_records, make_train_logs
 
-from dphlib import results as results_module
 from dphlib.config import profile
 from dphlib.results import FIGURES, TABLES, Results, beside_reference, close_notebook, draw, figure, judge, table
 from dphlib.runs import RunError
@@ -149,13 +148,7 @@ def test_claims_are_judged_by_the_profile_that_wrote_the_records(results, tmp_pa
 
 
 def test_a_notebook_is_closed_with_its_numbers_and_they_stand_beside_the_references(tmp_path, capsys):
-    close_notebook("06_retention_and_ood", tmp_path / "reference", {"problems": 128, "loss": 0.51239})
+    close_notebook("06_retention_and_ood", tmp_path, {"problems": 128, "loss": 0.51239})
     assert "2 numbers" in capsys.readouterr().out
-    frame = beside_reference(
-        "06_retention_and_ood", tmp_path / "smoke", {"loss": 0.25, "new": 1}, tmp_path / "reference"
-    )
+    frame = beside_reference("06_retention_and_ood", tmp_path / "smoke", {"loss": 0.25, "new": 1}, tmp_path / "metrics")
     assert frame.to_numpy().tolist() == [["loss", "0.25", "0.5124"], ["new", "1", "not recorded"]]
-
-
-def test_the_reference_is_this_repositorys():
-    assert results_module.REFERENCE.parts[-2:] == ("artifacts", "reference")

@@ -56,7 +56,7 @@ class Clone:
         self.root, self.calls_file = folder / "a clone", folder / "calls"
         (self.root / ".ci").mkdir(parents=True)
         (self.root / "dphlib").mkdir()
-        lists = ("constraints.txt", "constraints-vllm.txt", "constraints-verl.txt")
+        lists = ("constraints.txt", "constraints-gpu.txt", "constraints-vllm.txt", "constraints-verl.txt")
         for name in ("run_all.sh", "pyproject.toml", *lists, ".ci/run", "dphlib/config.py"):
             shutil.copy(ROOT / name, self.root / name)
         self.tools = folder / "tools"
@@ -222,7 +222,7 @@ def test_second_run_installs_nothing_and_is_quick(clone):
     assert clone.installs == []
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", "pyproject.toml"])
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-gpu.txt", "pyproject.toml"])
 def test_changed_versions_are_installed_again(clone, name):
     clone.run("smoke")
     clone.calls()
@@ -330,7 +330,7 @@ def test_gpu_machine_gets_the_plain_build_and_vllm_for_a_gpu_profile_only(clone)
     torch = "torch==" + pins()["torch"]
     assert clone.installs == [torch, "-c constraints.txt -e .[notebooks,dev]"]
     clone.run("gpu24", INDEX="0")
-    assert clone.installs == [torch, "-c constraints.txt -e .[notebooks,dev,gpu]"]
+    assert clone.installs == [torch, "-c constraints.txt -c constraints-gpu.txt -e .[notebooks,dev,gpu]"]
     clone.run("smoke", INDEX="0")
     assert clone.installs == []
 

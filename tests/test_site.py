@@ -16,7 +16,7 @@ import nbformat
 import pytest
 import yaml
 
-from dphlib import __version__, colab, site
+from dphlib import __version__, colab, site, third_party
 from dphlib.config import profile
 from dphlib.data_sets import DATA_SETS
 
@@ -28,7 +28,7 @@ README = "# Title\n<!-- generated:badges -->\n<!-- generated:end -->\ntext\n"
 @pytest.fixture
 def root(tmp_path):
     """A repository with the real files that repeat the address and one notebook; no address yet."""
-    for name in ("CITATION.cff", "THIRD_PARTY.md", "constraints.txt"):
+    for name in ("CITATION.cff", "THIRD_PARTY.md", *third_party.LISTS):
         shutil.copy(ROOT / name, tmp_path / name)
     text = (ROOT / "pyproject.toml").read_text()
     (tmp_path / "pyproject.toml").write_text(re.sub(r'(?m)^repository = ".*"$', 'repository = ""', text))
@@ -72,7 +72,9 @@ def test_a_new_address_makes_places_stale_and_one_command_freshens_them(root, ca
     assert project["urls"]["Repository"] == ADDRESS
     link = f"/github/somebody/some-name/blob/v{__version__}/notebooks/00_kick_the_tires.ipynb"
     cells = nbformat.read(root / "notebooks/00_kick_the_tires.ipynb", as_version=4).cells
-    assert link in cells[0].source and link in (root / "README.md").read_text()
+    binder = f"/v2/gh/somebody/some-name/v{__version__}?labpath=notebooks%2F00_kick_the_tires.ipynb"
+    for text in (cells[0].source, (root / "README.md").read_text()):
+        assert link in text and binder in text
     assert f"git+{ADDRESS}@v{__version__}" in cells[1].source and cells[2].source == "1 + 1"
     assert f"{ADDRESS}/actions/workflows/ci.yml/badge.svg" in (root / "README.md").read_text()
 
@@ -190,20 +192,35 @@ def test_generated_places_of_this_repository_are_fresh(capsys):
     assert site.main(["--check"]) == 0, capsys.readouterr()
 
 
-def test_third_party_lists_the_packages_of_the_one_list():
-    assert site.third_party_listed((ROOT / "THIRD_PARTY.md").read_text()) == site.third_party_names()
+def test_third_party_lists_the_packages_of_every_list():
+    rows = third_party.listed((ROOT / "THIRD_PARTY.md").read_text())
+    assert list(rows) == list(third_party.packages()) and {"torch", "vllm", "verl", "ray", "pdoc"} <= set(rows)
+    assert third_party.packages()["torch"] == "" and third_party.packages()["verl"] == "verl"
 
 
-def test_a_package_that_is_not_listed_makes_it_stale(root, capsys):
-    with open(root / "constraints.txt", "a") as file:
+@pytest.mark.parametrize("name", third_party.LISTS)
+def test_a_package_that_is_not_listed_makes_it_stale(root, capsys, name):
+    with open(root / name, "a") as file:
         file.write("zzz==1.0\n")
     assert site.main(["--check", "--root", str(root)]) == 1
     assert "THIRD_PARTY.md: stale" in capsys.readouterr().out
 
 
+def test_a_licence_that_only_pip_reported_is_taken_and_kept(root, tmp_path, capsys):
+    with open(root / "constraints-verl.txt", "a") as file:
+        file.write("zz_z==1.0\n")
+    assert site.main(["--write", "--root", str(root)]) == 1
+    assert "zz_z (extra verl): not installed" in capsys.readouterr().err
+    rows = [{"metadata": {"name": "zz-z", "license": "", "classifier": ["License :: OSI Approved :: MIT License"]}}]
+    (tmp_path / "report.json").write_text(json.dumps({"install": rows}))
+    for more in (["--report", str(tmp_path / "report.json")], []):
+        assert site.main(["--write", "--root", str(root), *more]) == 0
+        assert "| zz_z | MIT License | verl |" in (root / "THIRD_PARTY.md").read_text()
+
+
 def test_data_sets_are_listed_with_licence_source_and_citation():
     text = (ROOT / "THIRD_PARTY.md").read_text()
-    assert site.data_sets_part() in text
+    assert third_party.data_sets_part() in text
     for one in DATA_SETS.values():
         row = next(line for line in text.splitlines() if line.startswith(f"| **{one.title}** "))
         assert one.licence in row and one.source in row and one.citation in row
@@ -218,10 +235,10 @@ def test_an_edited_row_of_a_data_set_makes_it_stale(root, capsys):
 
 
 def test_licences_are_short_names_from_the_packages_themselves():
-    assert site.licence_of("pytest") == "MIT"
-    assert site.licence_of("scipy") == "BSD License"  # its licence field is the whole text
-    rows = re.findall(r"^\| [\w.-]+ \| (.*) \|$", site.third_party(), re.MULTILINE)
-    assert all(rows) and max(map(len, rows)) < 120
+    assert third_party.licence_of("pytest") == "MIT"
+    assert third_party.licence_of("scipy") == "BSD License"  # its licence field is the whole text
+    licences = list(third_party.listed(third_party.page()).values())
+    assert all(licences) and max(map(len, licences)) < 160
 
 
 def test_citation_names_the_paper_and_invents_no_author():
