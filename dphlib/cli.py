@@ -30,6 +30,7 @@ from dphlib.data_commands import data
 from dphlib.facts import read_json
 from dphlib.files import digest, say, write_json, write_text
 from dphlib.jobs import JobError, duration
+from dphlib.machine import gpu_total_gib
 from dphlib.notebooks import (
     NotebookError,
     NotebookInterrupted,
@@ -80,7 +81,7 @@ def run(
     """
     settings, started = profile(profile_name, seeds, study_seeds), time.monotonic()
     chosen(studies)
-    _require_gpu(settings)
+    _require_machine(settings)
     out = artifacts.resolve() / settings.name
     out.mkdir(parents=True, exist_ok=True)
     require_space(out, _space_gib(settings))
@@ -337,6 +338,7 @@ def ablate(
     settings, names = profile(profile_name, seeds, seeds), chosen(study)
     if not names:
         raise ValueError(f"no study given; known: all, {', '.join(STUDIES)}")
+    _require_machine(settings)
     pipeline, compared = Pipeline(artifacts / settings.name, settings, workers or None), [n for n in names if n != HARD]
     if HARD in names:
         print(tables.to_markdown(retention.readable(hard.hard_table(hard.hard_records(pipeline)))))
@@ -377,16 +379,19 @@ def _pipeline(profile_name: str, artifacts: Path) -> Any:
     from dphlib.stages import Pipeline
 
     settings = profile(profile_name)
-    _require_gpu(settings)
+    _require_machine(settings)
     return Pipeline(artifacts / profile_name, settings)
 
 
-def _require_gpu(settings: Profile) -> None:
-    """Before anything is read or downloaded: a GPU or a sampler that is not here is one line."""
+def _require_machine(settings: Profile) -> None:
+    """Before anything is read or downloaded: what a profile for a GPU lacks here is one line."""
     if settings.base is not None:
+        from dphlib.plan import require_memory
         from dphlib.policies import requirements
 
         requirements(settings)
+        if (gib := gpu_total_gib()) is not None:
+            require_memory(settings, gib)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

@@ -292,6 +292,7 @@ class Pipeline:
                 trainer.train(
                     policy, tokenizer, prompts, references, verifier, method, train, run.seed,
                     base=initial, sampler=sampler, folder=kept, on_iteration=on_iteration,
+                    paged_8bit=settings.tuning.paged_8bit,
                 )  # fmt: skip
             policies.save_policy(policy, tokenizer, out, settings, run, folder, data_text)
             shutil.copy2(kept / "train_log.jsonl", out)
