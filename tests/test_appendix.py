@@ -24,7 +24,8 @@ ENTRIES = [
     "Algorithm", "Program", "Compilation", "Binary", "Model", "Data set", "Run-time environment", "Hardware",
     "Run-time state", "Execution", "Metrics", "Output", "Experiments", "How much disk space required",
     "How much time is needed to prepare workflow", "How much time is needed to complete experiments",
-    "Publicly available", "Code licenses", "Data licenses", "Model licenses", "Workflow automation framework used", "Archived",
+    "Publicly available", "Code licenses", "Data licenses", "Model licenses", "Workflow automation framework used",
+    "Archived",
 ]  # fmt: skip
 
 
