@@ -244,7 +244,7 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
     )  # fmt: skip
     if (full := name.removesuffix(SMOKE)) in GPU_PROFILES:
         settings = chosen_by_environment(GPU_PROFILES[full])
-        chosen = replace(cpu, name=name, **(settings if name == full else smallest(settings)))
+        chosen = replace(cpu, name=name, **(settings if name == full else smallest(settings)))  # type: ignore[arg-type]
     else:
         chosen = cpu if name == "cpu" else _smoke(cpu)
     if seeds:

@@ -104,7 +104,7 @@ def requirements(settings: Profile) -> dict[str, str]:
     if program == "vllm":
         from dphlib.vllm_sampler import require_vllm
 
-        program = f"vllm {require_vllm()}"
+        program = f"vllm {require_vllm()}"  # type: ignore[assignment]
     if settings.tuning.kind == "qlora" and find_spec("bitsandbytes") is None:
         raise RunError(f'profile {settings.name} tunes by QLoRA, which needs bitsandbytes: pip install "dphlib[gpu]"')
     commit = f" at {base.revision}" if base.revision else ""
