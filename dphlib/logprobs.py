@@ -1,13 +1,18 @@
 """Log-probabilities of given tokens from hidden states, in chunks: one token a position, or K and the rest of the mass.
 
 With a vocabulary of 128k the logits of a micro-batch of 8k tokens are 4 GiB in fp32, and the plain way holds
-several such tensors for the backward pass. Here the logits of a chunk of tokens are made, used and dropped,
-and made again in the backward pass; only what fits one chunk is kept. Values and gradients are those of the
-plain way
+several such tensors for the backward pass. Here the logits of a chunk of tokens are made, used and dropped;
+only what fits one chunk is kept. Values and gradients are those of the plain way
 
     log_softmax(hidden @ weight.T / temperature).gather(tokens)
 
-with logits in fp32 (float64 for float64 inputs), also when hidden states and weight are 16-bit.
+with logits in fp32 (float64 for float64 inputs), also when hidden states and weight are 16-bit. The backward pass of
+what does not fit one chunk:
+
+1. A weight that is trained: the logits are made again, a block of the vocabulary for all tokens at a time, so that the
+   block's rows of the weight's gradient are whole at once. Four matrix products where the plain way has three.
+2. A frozen weight, as under an adapter: a log-probability's slope along its hidden state does not depend on what comes
+   back, so the forward pass takes it along, and nothing is made again. Two products, as many as the plain way.
 
 Not here: output layers with a bias, logit scaling or soft-capping; and sharded weights (gather them first).
 Pass the hidden states of the scored positions only: position t - 1 scores token t.
@@ -24,6 +29,8 @@ from torch import Tensor
 
 CHUNK_ELEMENTS = 2**25
 """Logits that a chunk holds unless `chunk` is given: 128 MiB in fp32."""
+_TILE = 128
+"""A GPU's matrix product is cut into tiles of so many rows and columns; part of one takes the time of a whole."""
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -38,6 +45,11 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
         return a.float() @ b.float()
 
 
+def _divided(logits: Tensor, temperature: float) -> Tensor:
+    """`logits`, divided in place; at temperature 1 a pass over them is saved."""
+    return logits if temperature == 1.0 else logits.div_(temperature)
+
+
 class _ChosenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -48,38 +60,66 @@ class _ChosenLogprobs(torch.autograd.Function):
         temperature: float,
         chunk: int,
         entropy: bool,
+        along: bool,
     ) -> tuple[Tensor, Tensor]:
         working = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs_N, lse_N, entropy_N = (torch.empty(len(hidden), dtype=working, device=hidden.device) for _ in range(3))
+        slope_N_D = torch.empty(hidden.shape, dtype=working, device=hidden.device) if along else None
         log_p = None
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
-            logits = _matmul(hidden[rows], weight.T).div_(temperature)
+            logits = _divided(_matmul(hidden[rows], weight.T), temperature)
             lse_N[rows] = lse = logits.logsumexp(-1)
             log_p = logits.sub_(lse[:, None])
             logprobs_N[rows] = log_p.gather(-1, tokens[rows, None]).squeeze(-1)
             if entropy:
                 entropy_N[rows] = -(log_p.exp() * log_p).sum(-1)
+            if along:  # d logprob / d logits = onehot - p
+                slope = log_p.exp_().neg_()
+                slope.scatter_add_(-1, tokens[rows, None], slope.new_ones(len(slope), 1))
+                slope_N_D[rows] = _divided(_matmul(slope.to(weight.dtype), weight), temperature)
         # what fits one chunk is kept, which saves a small vocabulary the second product
         kept = log_p if len(hidden) <= chunk else None
-        ctx.save_for_backward(hidden, weight, tokens, lse_N, entropy_N, kept)
+        ctx.save_for_backward(hidden, weight, tokens, lse_N, entropy_N, kept, slope_N_D)
         ctx.temperature, ctx.chunk, ctx.entropy = temperature, chunk, entropy
         return logprobs_N, entropy_N
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_logprobs_N: Tensor, grad_entropy_N: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, tokens, lse_N, entropy_N, kept = ctx.saved_tensors
+        hidden, weight, tokens, lse_N, entropy_N, kept, slope_N_D = ctx.saved_tensors
+        rest = (None,) * 5
+        if slope_N_D is not None:
+            return ((slope_N_D * grad_logprobs_N[:, None]).to(hidden.dtype), None, *rest)
 
-        def grad_logits(rows: slice, log_p: Tensor) -> Tensor:
+        def scale_of(log_p: Tensor) -> Tensor:
             # d logprob / d logits = onehot - p;  d entropy / d logits = -p (log p + entropy)
-            scale = grad_logprobs_N[rows, None]
-            if ctx.entropy:
-                scale = scale + grad_entropy_N[rows, None] * (log_p + entropy_N[rows, None])
-            grad_logits = log_p.exp().mul_(-scale)
-            return grad_logits.scatter_add_(-1, tokens[rows, None], grad_logprobs_N[rows, None])
+            scale = grad_logprobs_N[:, None]
+            return scale + grad_entropy_N[:, None] * (log_p + entropy_N[:, None]) if ctx.entropy else scale
 
-        return (*_through_logits(ctx, hidden, weight, lse_N, kept, grad_logits), None, None, None, None)
+        if kept is not None:
+            grad_logits = kept.exp().mul_(-scale_of(kept))
+            grad_logits = grad_logits.scatter_add_(-1, tokens[:, None], grad_logprobs_N[:, None])
+            return (*_through_logits(ctx, hidden, weight, lse_N, kept, lambda rows, log_p: grad_logits), *rest)
+
+        need_hidden, need_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.zeros(hidden.shape, dtype=lse_N.dtype, device=hidden.device) if need_hidden else None
+        grad_weight = torch.empty_like(weight) if need_weight else None
+        width = _whole_tiles(ctx.chunk * len(weight) // max(1, len(hidden)))
+        for start in range(0, len(weight), width):
+            block = weight[start : start + width]
+            log_p = _divided(_matmul(hidden, block.T), ctx.temperature).sub_(lse_N[:, None])
+            scale = scale_of(log_p)
+            grad_logits = log_p.exp_().mul_(-scale)
+            inside = (tokens >= start) & (tokens < start + len(block))
+            column = (tokens - start).clamp(0, len(block) - 1)
+            grad_logits.scatter_add_(-1, column[:, None], grad_logprobs_N.where(inside, 0.0)[:, None])
+            grad_logits = _divided(grad_logits, ctx.temperature).to(hidden.dtype)
+            if need_hidden:
+                grad_hidden += _matmul(grad_logits.to(weight.dtype), block)
+            if need_weight:
+                grad_weight[start : start + width] = _matmul(grad_logits.T, hidden)
+        return (None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, *rest)
 
 
 class _BinnedLogprobs(torch.autograd.Function):
@@ -91,7 +131,7 @@ class _BinnedLogprobs(torch.autograd.Function):
         log_p = None
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
-            logits = _matmul(hidden[rows], weight.T).div_(temperature)
+            logits = _divided(_matmul(hidden[rows], weight.T), temperature)
             lse_N[rows] = lse = logits.logsumexp(-1)
             log_p = logits.sub_(lse[:, None])
             binned_N_K1[rows, :-1] = log_p.gather(-1, ids[rows])
@@ -142,9 +182,8 @@ def _through_logits(
         rows = slice(start, start + ctx.chunk)
         log_p = kept
         if log_p is None:
-            log_p = _matmul(hidden[rows], weight.T).div_(ctx.temperature).sub_(lse_N[rows, None])
-        grad_logits = grad_logits_of(rows, log_p)
-        grad_logits /= ctx.temperature
+            log_p = _divided(_matmul(hidden[rows], weight.T), ctx.temperature).sub_(lse_N[rows, None])
+        grad_logits = _divided(grad_logits_of(rows, log_p), ctx.temperature)
         if need_hidden:
             grad_hidden[rows] = _matmul(grad_logits.to(weight.dtype), weight).to(hidden.dtype)
         if need_weight:
@@ -206,7 +245,9 @@ def logprobs_from_hidden(
     tensor([-1.3863])
     """
     hidden, weight, chunk = _checked(hidden_N_D, lm_head_weight_V_D, tokens_N, "tokens_N", "(N,)", temperature, chunk)
-    logprobs_N, entropy_N = _ChosenLogprobs.apply(hidden, weight, tokens_N, temperature, chunk, with_entropy)
+    frozen = torch.is_grad_enabled() and hidden.requires_grad and not weight.requires_grad
+    along = frozen and not with_entropy and len(hidden) > chunk
+    logprobs_N, entropy_N = _ChosenLogprobs.apply(hidden, weight, tokens_N, temperature, chunk, with_entropy, along)
     return (logprobs_N, entropy_N) if with_entropy else logprobs_N
 
 
@@ -263,6 +304,15 @@ def top_ids_from_hidden(hidden_N_D: Tensor, lm_head_weight_V_D: Tensor, k: int, 
     return torch.cat([_matmul(part, weight.T).topk(k).indices for part in parts])
 
 
+def _whole_tiles(count: int) -> int:
+    """`count`, at least 1, without the last part of a tile where there is a whole one.
+
+    >>> _whole_tiles(0), _whole_tiles(100), _whole_tiles(261)
+    (1, 100, 256)
+    """
+    return count - count % _TILE if count > _TILE else max(1, count)
+
+
 def _checked(
     hidden: Tensor, weight: Tensor, ids: Tensor, name: str, wanted: str, temperature: float, chunk: int | None
 ) -> tuple[Tensor, Tensor, int]:
@@ -277,7 +327,7 @@ def _checked(
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; it must be > 0 (greedy decoding has no log-probabilities)")
     if chunk is None:
-        chunk = max(1, CHUNK_ELEMENTS // len(weight))
+        chunk = _whole_tiles(CHUNK_ELEMENTS // len(weight))
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; it must be at least 1 token, or None for the default")
     if hidden.dtype != weight.dtype:  # autocast leaves 16-bit activations beside fp32 weights

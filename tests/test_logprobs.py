@@ -77,6 +77,36 @@ def test_only_the_gradient_that_is_asked_for(which):
     torch.testing.assert_close(ours, true)
 
 
+@pytest.mark.parametrize("chunk", [None, 1, 4, 13])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_under_a_frozen_weight_the_forward_pass_does_all_the_work(chunk, temperature, monkeypatch):
+    """As in LoRA: the hidden states' gradient is the plain way's, and the logits are not made a second time."""
+    hidden, weight, tokens, a, _ = example()
+    weight = weight.detach()
+    true = torch.autograd.grad((a * plain(hidden, weight, tokens, temperature)[0]).sum(), hidden)[0]
+    logprobs = logprobs_from_hidden(hidden, weight, tokens, temperature=temperature, chunk=chunk)
+    torch.testing.assert_close(logprobs, plain(hidden, weight, tokens, temperature)[0], rtol=1e-12, atol=1e-12)
+    products = []
+    monkeypatch.setattr(module, "_matmul", lambda a, b: products.append(a.shape) or a @ b)
+    (ours,) = torch.autograd.grad((a * logprobs).sum(), hidden)
+    torch.testing.assert_close(ours, true, rtol=1e-10, atol=1e-12)
+    assert len(products) == (1 if chunk in (None, 13) else 0)  # what fits one chunk is kept for the backward pass
+    with torch.no_grad():
+        scored = logprobs_from_hidden(hidden, weight, tokens, temperature=temperature, chunk=chunk)
+    assert torch.equal(scored, logprobs)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_confident_tokens_keep_their_gradient_in_16_bits(trained):
+    """1 - p is small there, and would be lost if p were rounded before the difference is taken."""
+    hidden, weight = torch.tensor([[1.0, 0.0]] * 9), torch.tensor([[9.0, 1.0], [0.0, 0.5], [0.0, -1.0]])
+    hidden, weight = hidden.bfloat16().requires_grad_(), weight.bfloat16().requires_grad_(trained)
+    logprobs_from_hidden(hidden, weight, torch.zeros(9, dtype=torch.long), chunk=2).sum().backward()
+    full = hidden.detach().float().requires_grad_()
+    plain(full, weight.detach().float(), torch.zeros(9, dtype=torch.long))[0].sum().backward()
+    assert float((hidden.grad.float() - full.grad).norm() / full.grad.norm()) < 0.01
+
+
 def test_large_logits_stay_finite():
     hidden = torch.tensor([[1e4], [-1e4]], requires_grad=True)
     logprobs, entropy = logprobs_from_hidden(
