@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from dphlib import __version__
 from dphlib.files import clear_errors, sha256_file, write_json, write_text
+from dphlib.model import refuse_damaged
 from dphlib.tuning import refuse_adapted
 
 WEIGHTS, CONFIG, BASE = "adapter_model.safetensors", "adapter_config.json", "base.json"
@@ -153,11 +153,7 @@ def check_adapter(folder: Path, base: Base) -> None:
     if recorded["sha256"] != base.sha256:
         theirs, ours = ((f"{b['name']} ({b['revision'] or b['sha256'][:12]})") for b in (recorded, asdict(base)))
         raise ValueError(f"{folder} is an adapter of {theirs}, the model is {ours}; load the adapter's own base")
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            file.keys()
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS} is damaged ({error}); copy it again, or train it again") from error
+    refuse_damaged(folder / WEIGHTS, "copy it again, or train it again")
 
 
 def card_text(base: Base, card: Card, settings: dict[str, Any], sha256: str) -> str:

@@ -78,7 +78,7 @@ def run(
     """
     settings, started = profile(profile_name, seeds, study_seeds), time.monotonic()
     chosen(studies)
-    _require_gpu(settings)
+    _require_machine(settings)
     out = artifacts.resolve() / settings.name
     out.mkdir(parents=True, exist_ok=True)
     require_space(out, _space_gib(settings))
@@ -317,6 +317,7 @@ def ablate(
     settings, names = profile(profile_name, seeds, seeds), chosen(study)
     if not names:
         raise ValueError(f"no study given; known: all, {', '.join(STUDIES)}")
+    _require_machine(settings)
     pipeline, compared = Pipeline(artifacts / settings.name, settings, workers or None), [n for n in names if n != HARD]
     if HARD in names:
         print(tables.to_markdown(retention.readable(hard.hard_table(hard.hard_records(pipeline)))))
@@ -357,16 +358,18 @@ def _pipeline(profile_name: str, artifacts: Path) -> Any:
     from dphlib.stages import Pipeline
 
     settings = profile(profile_name)
-    _require_gpu(settings)
+    _require_machine(settings)
     return Pipeline(artifacts / profile_name, settings)
 
 
-def _require_gpu(settings: Profile) -> None:
-    """Before anything is read or downloaded: a GPU or a sampler that is not here is one line."""
+def _require_machine(settings: Profile) -> None:
+    """Before anything is read or downloaded: a GPU, a sampler or memory that is not here is one line."""
     if settings.base is not None:
+        from dphlib.plan import require_memory
         from dphlib.policies import requirements
 
         requirements(settings)
+        require_memory(settings)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

@@ -68,6 +68,6 @@ def cost_job(root: str, profile_name: str, method: str, iterations: int) -> list
     ):
         logs = trainer.train(
             policy, tokenizer, parts.exploration, references, verifier, config, train_config, 0,
-            base=initial, sampler=sampler,
+            base=initial, sampler=sampler, paged_8bit=settings.tuning.paged_8bit,
         )  # fmt: skip
     return [{"method": method, "step": log["iteration"], **{c: log[c] for c in _COLUMNS}} for log in logs[1:]]

@@ -93,6 +93,14 @@ def release_gpu() -> None:
         torch.cuda.empty_cache()
 
 
+def gpu_total_gib() -> float | None:
+    """Memory of this process's GPU, GiB; None without torch or a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(0).total_memory / 2**30
+
+
 def derive_seed(*parts: str | int | float | bool | None) -> int:
     """A seed of 63 bits from labels and numbers, the same in every process and on every machine.
 

@@ -18,6 +18,12 @@ from dphlib.files import RunError
 from dphlib.stage_config import TrainConfig
 
 _SIGNS = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
+# vLLM finds out by counting, before anything fails, and says it in a ValueError.
+_VLLM_SIGNS = (
+    "is less than desired GPU memory utilization",
+    "No available memory for the cache blocks",
+    "larger than the available KV cache memory",
+)
 
 
 @contextmanager
@@ -25,8 +31,9 @@ def advised(doing: str, advice: Callable[..., str], *of: Any) -> Iterator[None]:
     """Turns an out-of-memory error inside into a `RunError` with `advice(*of)`; other errors pass unchanged."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RunError) or not (isinstance(error, MemoryError) or any(s in str(error) for s in _SIGNS)):
+    except (RuntimeError, MemoryError, ValueError) as error:
+        signs = _VLLM_SIGNS if isinstance(error, ValueError) else _SIGNS
+        if isinstance(error, RunError) or not (isinstance(error, MemoryError) or any(s in str(error) for s in signs)):
             raise
         reason = str(error).strip().partition(". ")[0].partition("\n")[0] or "out of memory"
         raise RunError(f"out of memory in {doing} ({reason}{_held()}). {advice(*of)}") from error
@@ -68,6 +75,20 @@ def sampling_advice(config: TrainConfig, backend: str) -> str:
     ways = ["backend.batch_rows to half (half the cache; answers are drawn by other random numbers)"]
     half = max(1, config.max_new_tokens // 2)
     return _sentence([*ways, f"train.max_new_tokens {config.max_new_tokens} -> {half}"])
+
+
+def loading_advice(kind: str) -> str:
+    """What makes a model fit that is loaded; `kind` of tuning."""
+    ways = [] if kind == "qlora" else [f"tuning.kind {kind} -> qlora (a quarter of the weights' memory)"]
+    ways.append("a smaller base by DPH_BASE")
+    return _sentence([*ways, "end what else holds the GPU (nvidia-smi lists it)"])
+
+
+def engine_advice(memory_fraction: float) -> str:
+    """What makes vLLM start."""
+    now = f"backend.memory_fraction {memory_fraction:g}"
+    ways = [f"{now} -> more, where weights and cache need it", f"{now} -> less, where others hold the GPU (nvidia-smi)"]
+    return _sentence([*ways, "backend.max_tokens to half", "DPH_SAMPLER=transformers"])
 
 
 def _sampler_ways(backend: str) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import errors, snapshot_download
+from safetensors import SafetensorError, safe_open
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
@@ -113,11 +114,13 @@ def load(
     Raises:
         FileNotFoundError: no model there.
         RunError: the hub does not hand it out.
-        ValueError: the tokenizer has more tokens than the model has embeddings.
+        ValueError: the tokenizer has more tokens than the model has embeddings, or a weight file is damaged.
     """
     folder = Path(name) if revision is None else fetch(str(name), revision)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"no model in {folder}: config.json is missing; run the stage that makes it first")
+    for file in sorted(folder.glob("*.safetensors")):
+        refuse_damaged(file, "copy or download it again, or run the stage that makes it again")
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -134,6 +137,15 @@ def load(
     if quantization is None:
         model = model.to(placement.device)
     return model.eval(), tokenizer
+
+
+def refuse_damaged(file: Path, way_out: str) -> None:
+    """Raises ValueError, which ends with `way_out`, when a safetensors file is cut off or is none."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            opened.keys()
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); {way_out}") from error
 
 
 def fetch(name: str, revision: str) -> Path:

@@ -3,7 +3,8 @@
 Memory, in bytes (P weights, L linear weights of the layers, T trained weights):
 
     base            2 P in 16 bits; QLoRA 4.127 / 8 L + 2 (P - L): NF4, block scales quantised again
-    trained state   18 T: gradient, fp32 copy and its gradient, two moments; LoRA and QLoRA 2 T more for the adapter
+    trained state   18 T: gradient, fp32 copy and its gradient, two moments (12 T where `paged_8bit` has them in 8
+                    bits); LoRA and QLoRA 2 T more for the adapter
     activations     N tokens of a micro-batch: 2 N (10 D + 4 I) bytes a layer, D hidden and I inner size; with gradient
                     checkpointing 2 N D a layer and once the former
                     where the GPU has no bfloat16, adapters compute in float32: 4 N (6 D + I) more, their inputs
@@ -33,7 +34,8 @@ from dphlib.config import Profile
 from dphlib.data_sets import SUITES
 from dphlib.facts import read_json
 from dphlib.files import RunError
-from dphlib.gpu_profiles import SMOKE
+from dphlib.gpu_profiles import BASES, SMOKE
+from dphlib.machine import gpu_total_gib
 
 _NF4_BITS = 4.127
 _CHUNK_BYTES = 3 * 4 * 2**25
@@ -123,7 +125,7 @@ def plan(settings: Profile, card: str = "") -> Plan:
     memory = {"base": weights}
     if tuning.kind == "qlora":
         memory["base"] = _NF4_BITS / 8 * base.linear_parameters + 2 * (base.parameters - base.linear_parameters)
-    memory["trained state"] = (18 if whole else 20) * trained
+    memory["trained state"] = ((18 if whole else 20) - 6 * bool(tuning.paged_8bit)) * trained
     tokens = max(train.token_budget, settings.data.max_prompt_tokens + train.max_new_tokens)
     layer = 2 * tokens * (10 * base.hidden_size + 4 * base.intermediate_size)
     if not whole and not gpu.bfloat16:
@@ -148,6 +150,28 @@ def plan(settings: Profile, card: str = "") -> Plan:
     }
     hours = (_presample_hours(settings, gpu), _hours(settings, gpu), _evaluation_hours(settings, gpu))
     return Plan(gpu, {base.name: weights}, disk, memory, *hours, runs)
+
+
+def require_memory(settings: Profile, gib: float | None = None) -> None:
+    """Refuses a GPU that cannot hold what no smaller batch makes smaller: the base and the trained state.
+
+    Nothing is said of a base whose shape is not known here.
+
+    Args:
+        gib: the GPU's memory; None for this machine's, without a GPU nothing is said.
+
+    Raises:
+        RunError: it cannot.
+    """
+    gib = gpu_total_gib() if gib is None else gib
+    needed = plan(settings).memory
+    least = (needed["base"] + needed["trained state"]) / 2**30
+    if settings.base.name in BASES and gib is not None and least > gib:
+        raise RunError(
+            f"profile {settings.name} needs {least:.0f} GiB of GPU memory for {settings.base.name} and its training "
+            f"({settings.tuning.kind}) alone, and this GPU has {gib:.0f}; take a smaller profile (gpu24), a smaller "
+            f"base by DPH_BASE, or a larger GPU; dph plan --profile {settings.name} lists what is needed"
+        )
 
 
 def _sampling_bytes(settings: Profile) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib import adapters, model, tuning
+from dphlib import adapters, memory, model, tuning
 from dphlib.config import Profile, RunConfig
 from dphlib.files import RunError
 from dphlib.machine import release_gpu
@@ -127,7 +127,8 @@ def prompt_text(settings: Profile, tokenizer: PreTrainedTokenizerBase, problem: 
 
 def load_initial(settings: Profile, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The initial policy in `folder`, frozen, and its tokenizer."""
-    policy, tokenizer = model.load(folder, placement_of(settings))
+    with _loading(settings):
+        policy, tokenizer = model.load(folder, placement_of(settings))
     return policy.requires_grad_(False), tokenizer
 
 
@@ -136,7 +137,8 @@ def load_policy(settings: Profile, folder: Path, seed: int) -> tuple[Any, PreTra
 
     `seed` is that of an adapter's first weights.
     """
-    return tuning.load_policy(str(folder), settings.tuning, placement=placement_of(settings), seed=seed)
+    with _loading(settings):
+        return tuning.load_policy(str(folder), settings.tuning, placement=placement_of(settings), seed=seed)
 
 
 def save_policy(
@@ -165,11 +167,17 @@ def save_policy(
 def load_trained(settings: Profile, base: Path, trained: Path | None) -> tuple[Any, PreTrainedTokenizerBase]:
     """What `save_policy` wrote below `trained`; the base itself for None."""
     where = placement_of(settings)
-    if trained and (trained / ADAPTER).is_dir():
-        quantization = tuning.quantization_for(where) if settings.tuning.kind == "qlora" else None
-        policy, tokenizer = model.load(base, where, quantization=quantization)
-        return adapters.load_adapter(policy, trained / ADAPTER, _describe(settings, base)), tokenizer
-    return model.load(trained / MODEL if trained else base, where)
+    with _loading(settings):
+        if trained and (trained / ADAPTER).is_dir():
+            quantization = tuning.quantization_for(where) if settings.tuning.kind == "qlora" else None
+            policy, tokenizer = model.load(base, where, quantization=quantization)
+            return adapters.load_adapter(policy, trained / ADAPTER, _describe(settings, base)), tokenizer
+        return model.load(trained / MODEL if trained else base, where)
+
+
+def _loading(settings: Profile) -> AbstractContextManager[None]:
+    """Inside, a full memory is an error that says what to change."""
+    return memory.advised("loading the model", memory.loading_advice, settings.tuning.kind)
 
 
 @contextmanager
@@ -179,23 +187,30 @@ def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrained
     Args:
         folder: the unquantised base, which vLLM loads.
         policy: None for vLLM to sample from the base itself.
+
+    Raises:
+        RunError: out of memory, here or inside the context, with the settings to change.
     """
     backend = settings.backend
+    advised = memory.advised("drawing answers", memory.sampling_advice, settings.train, backend.program)
     if backend.program == "transformers":
-        yield TransformersSampler(policy, tokenizer, backend.batch_rows)
+        with advised:
+            yield TransformersSampler(policy, tokenizer, backend.batch_rows)
         return
     from dphlib.vllm_sampler import VllmSampler
 
     release_gpu()  # vLLM takes its share of what is free
-    engine = VllmSampler(
-        folder, tokenizer, lora_rank=settings.tuning.rank if hasattr(policy, "peft_config") else None,
-        max_tokens=backend.max_tokens, dtype=placement_of(settings).dtype, memory_fraction=backend.memory_fraction,
-        sleep=backend.sleep,
-    )  # fmt: skip
+    with memory.advised("starting vLLM", memory.engine_advice, backend.memory_fraction):
+        engine = VllmSampler(
+            folder, tokenizer, lora_rank=settings.tuning.rank if hasattr(policy, "peft_config") else None,
+            max_tokens=backend.max_tokens, dtype=placement_of(settings).dtype,
+            memory_fraction=backend.memory_fraction, sleep=backend.sleep,
+        )  # fmt: skip
     try:
         if policy is not None:
             engine.sync(policy)
-        yield engine
+        with advised:
+            yield engine
     finally:
         engine.close()
 

@@ -176,6 +176,8 @@ class TuningConfig:
             not 1 at the first update.
         target_modules: names of the linear layers that get an adapter, a selection of `LINEAR_LAYERS`.
         gradient_checkpointing: layers are computed again in the backward pass: less memory, about a third more time.
+        paged_8bit: the optimizer's moments in 8 bits, in memory that moves to the CPU when the GPU is full
+            (bitsandbytes, GPU only); None: for QLoRA on a GPU.
 
     >>> TuningConfig("lora", rank=8).alpha
     32
@@ -187,6 +189,7 @@ class TuningConfig:
     dropout: float = 0.0
     target_modules: tuple[str, ...] = LINEAR_LAYERS
     gradient_checkpointing: bool = False
+    paged_8bit: bool | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(TuningKind):

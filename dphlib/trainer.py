@@ -80,6 +80,7 @@ def train(
     sampler: Sampler | None = None,
     folder: Path | None = None,
     on_iteration: Callable[[dict[str, Any]], None] = lambda log: None,
+    paged_8bit: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Trains `policy` in place.
 
@@ -94,6 +95,7 @@ def train(
         folder: keeps the log and, every `config.checkpoint_every` iterations, a checkpoint; a run that was interrupted
             goes on from the last. It belongs to this run alone.
         on_iteration: called with the iteration's log row after its update, not again for iterations before a restart.
+        paged_8bit: see `tuning.optimizer`.
 
     Returns:
         One log row an iteration, entries as in `train_log.METRICS`.
@@ -108,7 +110,7 @@ def train(
         raise ValueError("this method needs the initial policy beside it (rkl, dph_js_definition): pass base")
     sampler = sampler or TransformersSampler(policy, tokenizer, batch_rows=1024)
     backend = str(sampler.record()["sampler"])
-    adamw = optimizer(policy, config.lr)
+    adamw = optimizer(policy, config.lr, paged_8bit=paged_8bit)
     prompt_cycle = Cycle(prompts, derive_seed("prompts", seed))
     reference_cycle = Cycle(references if method.divergence else [], derive_seed("references", seed))
     cycles = {"prompts": prompt_cycle, "references": reference_cycle}

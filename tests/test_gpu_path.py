@@ -11,7 +11,7 @@ import torch
 from data_files import official
 from small import RewardsFirstToken, sum_problems, tokenizer
 
-from dphlib import model, policies, problem_sets, vllm_sampler
+from dphlib import model, policies, problem_sets, trainer, vllm_sampler
 from dphlib.adapters import describe_base, load_adapter
 from dphlib.config import BackendConfig, BaseConfig, DataConfig, ModelConfig, RunConfig, TuningConfig, profile
 from dphlib.files import RunError
@@ -50,7 +50,7 @@ def small(base_folder, kind="lora"):
     return replace(
         settings,
         base=BaseConfig(str(base_folder), None, "mit", vocabulary=len(tokenizer()), tied=True, chat=False, **shape),
-        tuning=TuningConfig(kind, rank=2, alpha=4, gradient_checkpointing=True),
+        tuning=TuningConfig(kind, rank=2, alpha=4, gradient_checkpointing=True, paged_8bit=False),
         backend=BackendConfig("transformers", batch_rows=64),
         data=DataConfig(SUITES, problems={"train": 2}, max_prompt_tokens=4000),
         train=replace(settings.train, iterations=2, prompts=2, rollouts=4, rehearsal_rows=2, max_new_tokens=6),
@@ -73,11 +73,14 @@ def test_every_stage_runs_on_data_sets_with_a_base_that_is_not_trained_here(
     tmp_path, base_folder, data_folder, kind, monkeypatch
 ):
     monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)  # random weights solve nothing
+    made, asked = trainer.optimizer, []
+    monkeypatch.setattr(trainer, "optimizer", lambda *a, **options: asked.append(options) or made(*a, **options))
     settings = small(base_folder, kind)
     pipeline = Pipeline(tmp_path / "run", settings)
     trained = pipeline.train_one(RUN).path
     rows = [json.loads(line) for line in (trained / "train_log.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and list(rows[0]) == [metric.name for metric in METRICS]
+    assert asked == [{"paged_8bit": False}]
     assert all(row["tis_mean"] == pytest.approx(1, abs=1e-3) and row["reference_tokens"] > 0 for row in rows)
     assert all(row["unjudged"] == 0 and row["grad_norm"] > 0 for row in rows)
     records = pd.read_parquet(pipeline.evaluate_one(RUN).path / "records.parquet")

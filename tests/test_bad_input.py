@@ -1,0 +1,173 @@
+"""What a GPU run may lack or be given in the wrong form: one clear line each, with the way out.
+
+Further lines are tested where their modules are: no GPU in `test_plan`, checkpoints in `test_checkpoints`, adapters,
+the hub's refusals and chat templates in `test_tuning`, vLLM's versions in `test_sampler`, memory in `test_trainer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from data_files import official
+from small import policy, tokenizer
+from test_gpu_path import base_folder, small  # noqa: F401
+from test_trainer import OUT_OF_MEMORY, run
+
+from dphlib import cli, model, plan, policies, problem_sets, vllm_sampler
+from dphlib.config import BackendConfig, DataConfig, profile
+from dphlib.files import RunError
+from dphlib.machine import gpu_total_gib
+from dphlib.placement import Placement
+from dphlib.stages import Pipeline
+
+COMMANDS = [
+    ["presample"],
+    ["train", "--method", "dph_js"],
+    ["evaluate", "--method", "grpo"],
+    ["ablate", "--study", "eta"],
+]
+
+
+@pytest.fixture
+def gpu_of(monkeypatch):
+    """Makes this machine one with a GPU of some memory in GiB, and with some version of vLLM."""
+
+    def make(gib: float, vllm: str | None = vllm_sampler.VERSION) -> None:
+        monkeypatch.setattr(policies, "choose_placement", lambda: Placement("cuda", "bfloat16", "sdpa"))
+        monkeypatch.setattr(plan, "gpu_total_gib", lambda: gib)
+        monkeypatch.setattr(vllm_sampler.require_vllm, "__defaults__", (lambda name: vllm if name == "vllm" else None,))
+
+    return make
+
+
+def said(capsys, arguments, folder) -> str:
+    """The one line that a command ends with, before it has made anything."""
+    assert cli.main([*arguments, "--artifacts", str(folder)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert not list(folder.rglob("*.json"))
+    return line
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_too_little_gpu_memory_is_one_line_before_anything_is_made(command, tmp_path, capsys, gpu_of):
+    gpu_of(15.0)
+    line = said(capsys, [*command, "--profile", "gpu80"], tmp_path)
+    assert line.startswith("dph: profile gpu80 needs 17 GiB of GPU memory for meta-llama/Llama-3.1-8B-Instruct")
+    assert "this GPU has 15; take a smaller profile (gpu24), a smaller base by DPH_BASE, or a larger GPU" in line
+
+
+def test_memory_is_refused_by_what_no_setting_of_a_batch_changes(monkeypatch):
+    for name, gib in (("gpu24", 23.0), ("gpu80", 79.0)):
+        plan.require_memory(profile(name), gib)
+    with pytest.raises(RunError, match=r"profile paper needs 150 GiB .* \(full\) alone, and this GPU has 140"):
+        plan.require_memory(profile("paper"), 139.8)
+    paged = replace(profile("paper"), tuning=replace(profile("paper").tuning, paged_8bit=True))
+    plan.require_memory(paged, 139.8)
+    monkeypatch.setenv("DPH_BASE", "/models/of/a/shape/that/is/not/known")
+    plan.require_memory(profile("gpu80"), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        (None, "dph: sampler vllm: vLLM is not installed; on a GPU: pip install"),
+        ("0.9.1", "dph: sampler vllm: vLLM 0.9.1 is installed, 0.32.0 is needed; pip install vllm==0.32.0"),
+    ],
+)
+def test_vllm_is_looked_for_before_anything_is_made(version, says, tmp_path, capsys, gpu_of, monkeypatch):
+    gpu_of(80.0, version)
+    line = said(capsys, ["train", "--method", "dph_js", "--profile", "gpu80"], tmp_path)
+    assert line.startswith(says) and line.endswith("or choose the sampler transformers")
+    monkeypatch.setenv("DPH_SAMPLER", "transformers")
+    monkeypatch.setattr(plan, "gpu_total_gib", lambda: 1.0)
+    assert "GiB of GPU memory" in said(capsys, ["train", "--method", "dph_js", "--profile", "gpu80"], tmp_path)
+
+
+def one_line(error) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_model_cut_in_half_is_named(tmp_path):
+    model.save(policy(), tokenizer(), tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged .*; copy or download it again") as error:
+        model.load(tmp_path)
+    one_line(error)
+
+
+def test_a_base_without_a_chat_template_is_told_when_the_problems_are_made(
+    tmp_path, base_folder, monkeypatch  # noqa: F811
+):  # fmt: skip
+    monkeypatch.setenv(problem_sets.FOLDER, str(official(tmp_path / "data")))
+    settings = small(base_folder)
+    settings = replace(settings, base=replace(settings.base, chat=True), data=DataConfig({"train": ("amc23",)}))
+    with pytest.raises(ValueError, match=r"has no chat template; take the instruct variant") as error:
+        Pipeline(tmp_path / "run", settings).world()
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"), [("lora", "tuning.kind lora -> qlora"), ("qlora", "a smaller base by DPH_BASE")]
+)
+def test_a_model_that_does_not_fit_when_it_is_loaded(base_folder, monkeypatch, kind, way):  # noqa: F811
+    settings = small(base_folder, kind)
+
+    def full(*_, **__):
+        raise OUT_OF_MEMORY
+
+    monkeypatch.setattr(policies, "placement_of", lambda settings: Placement("cpu", "float32", "sdpa"))
+    monkeypatch.setattr(model, "load", full)
+    for load in (
+        lambda: policies.load_policy(settings, base_folder, 0),
+        lambda: policies.load_initial(settings, base_folder),
+        lambda: policies.load_trained(settings, base_folder, None),
+    ):
+        with pytest.raises(RunError, match=r"out of memory in loading the model .*Change one of these") as error:
+            load()
+        assert way in one_line(error) and "nvidia-smi" in str(error.value)
+
+
+def test_answers_that_do_not_fit_outside_of_training(base_folder):  # noqa: F811
+    with pytest.raises(RunError, match=r"out of memory in drawing answers .*backend\.batch_rows to half") as error:
+        with policies.sampling(small(base_folder), base_folder, policy(), tokenizer()):
+            raise OUT_OF_MEMORY
+    one_line(error)
+    with pytest.raises(ValueError, match=r"^another$"):
+        with policies.sampling(small(base_folder), base_folder, policy(), tokenizer()):
+            raise ValueError("another")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Free memory on device cuda:0 (3.0/24.0 GiB) on startup is less than desired GPU memory utilization (0.35, 8.4 "
+        "GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes.",
+        "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.",
+    ],
+)
+def test_a_vllm_that_does_not_fit(base_folder, monkeypatch, words):  # noqa: F811
+    def full(*_, **__):
+        raise ValueError(words)
+
+    monkeypatch.setattr(policies, "placement_of", lambda settings: Placement("cpu", "float32", "sdpa"))
+    monkeypatch.setattr(vllm_sampler, "VllmSampler", full)
+    settings = replace(small(base_folder), backend=BackendConfig("vllm", memory_fraction=0.35))
+    with pytest.raises(RunError, match=r"out of memory in starting vLLM .*backend\.memory_fraction 0\.35 -> ") as error:
+        with policies.sampling(settings, base_folder, None, tokenizer()):
+            raise AssertionError("no engine, no sampler")
+    assert "DPH_SAMPLER=transformers" in one_line(error)
+
+
+def test_8_bit_moments_without_a_gpu():
+    with pytest.raises(ValueError, match="paged 8-bit AdamW needs a GPU; leave paged_8bit out") as error:
+        run("grpo", iterations=1, options={"paged_8bit": True})
+    one_line(error)
+
+
+def test_without_a_gpu_there_is_no_gpu_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_total_gib() is None
