@@ -94,8 +94,7 @@ def test_gpu_step_runs_every_kind_and_method_on_a_cpu(script, capsys):
     assert all((row["through_reference"] > 0) == (row["method"] == "rkl") for row in rows)
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
-@pytest.mark.parametrize("checkpointing", ["on", "off"])
+@pytest.mark.parametrize(("kind", "checkpointing"), [("lora", "off"), ("full", "on")])
 def test_the_operations_of_a_step_are_those_that_torch_counts(script, capsys, monkeypatch, kind, checkpointing):
     """But for attention, which it does not count on a CPU, and the first layer's inputs, which under LoRA have no
     gradient without checkpointing: of two layers a part, of 32 none to speak of.
