@@ -74,7 +74,7 @@ class _ChosenLogprobs(torch.autograd.Function):
             logprobs_N[rows] = log_p.gather(-1, tokens[rows, None]).squeeze(-1)
             if entropy:
                 entropy_N[rows] = -(log_p.exp() * log_p).sum(-1)
-            if along:  # d logprob / d logits = onehot - p
+            if slope_N_D is not None:  # d logprob / d logits = onehot - p
                 slope = log_p.exp_().neg_()
                 slope.scatter_add_(-1, tokens[rows, None], slope.new_ones(len(slope), 1))
                 slope_N_D[rows] = _divided(_matmul(slope.to(weight.dtype), weight), temperature)
@@ -115,9 +115,9 @@ class _ChosenLogprobs(torch.autograd.Function):
             column = (tokens - start).clamp(0, len(block) - 1)
             grad_logits.scatter_add_(-1, column[:, None], grad_logprobs_N.where(inside, 0.0)[:, None])
             grad_logits = _divided(grad_logits, ctx.temperature).to(hidden.dtype)
-            if need_hidden:
+            if grad_hidden is not None:
                 grad_hidden += _matmul(grad_logits.to(weight.dtype), block)
-            if need_weight:
+            if grad_weight is not None:
                 grad_weight[start : start + width] = _matmul(grad_logits.T, hidden)
         return (None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, *rest)
 
