@@ -164,9 +164,11 @@ def require_memory(settings: Profile, gib: float | None = None) -> None:
         RunError: it cannot.
     """
     gib = gpu_total_gib() if gib is None else gib
+    if gib is None or settings.base.name not in BASES:
+        return
     needed = plan(settings).memory
     least = (needed["base"] + needed["trained state"]) / 2**30
-    if settings.base.name in BASES and gib is not None and least > gib:
+    if least > gib:
         raise RunError(
             f"profile {settings.name} needs {least:.0f} GiB of GPU memory for {settings.base.name} and its training "
             f"({settings.tuning.kind}) alone, and this GPU has {gib:.0f}; take a smaller profile (gpu24), a smaller "
