@@ -30,7 +30,6 @@ from dphlib.data_commands import data
 from dphlib.facts import read_json
 from dphlib.files import digest, say, write_json, write_text
 from dphlib.jobs import JobError, duration
-from dphlib.machine import gpu_total_gib
 from dphlib.notebooks import (
     NotebookError,
     NotebookInterrupted,
@@ -384,14 +383,13 @@ def _pipeline(profile_name: str, artifacts: Path) -> Any:
 
 
 def _require_machine(settings: Profile) -> None:
-    """Before anything is read or downloaded: what a profile for a GPU lacks here is one line."""
+    """Before anything is read or downloaded: a GPU, a sampler or memory that is not here is one line."""
     if settings.base is not None:
         from dphlib.plan import require_memory
         from dphlib.policies import requirements
 
         requirements(settings)
-        if (gib := gpu_total_gib()) is not None:
-            require_memory(settings, gib)
+        require_memory(settings)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

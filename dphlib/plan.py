@@ -35,6 +35,7 @@ from dphlib.data_sets import SUITES
 from dphlib.facts import read_json
 from dphlib.files import RunError
 from dphlib.gpu_profiles import BASES, SMOKE
+from dphlib.machine import gpu_total_gib
 
 _NF4_BITS = 4.127
 _CHUNK_BYTES = 3 * 4 * 2**25
@@ -151,20 +152,23 @@ def plan(settings: Profile, card: str = "") -> Plan:
     return Plan(gpu, {base.name: weights}, disk, memory, *hours, runs)
 
 
-def require_memory(settings: Profile, gib: float) -> None:
+def require_memory(settings: Profile, gib: float | None = None) -> None:
     """Refuses a GPU that cannot hold what no smaller batch makes smaller: the base and the trained state.
 
     Nothing is said of a base whose shape is not known here.
 
     Args:
-        gib: the GPU's memory.
+        gib: the GPU's memory; None for this machine's, without a GPU nothing is said.
 
     Raises:
         RunError: it cannot.
     """
+    gib = gpu_total_gib() if gib is None else gib
+    if gib is None or settings.base.name not in BASES:
+        return
     needed = plan(settings).memory
     least = (needed["base"] + needed["trained state"]) / 2**30
-    if settings.base.name in BASES and least > gib:
+    if least > gib:
         raise RunError(
             f"profile {settings.name} needs {least:.0f} GiB of GPU memory for {settings.base.name} and its training "
             f"({settings.tuning.kind}) alone, and this GPU has {gib:.0f}; take a smaller profile (gpu24), a smaller "

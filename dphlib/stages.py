@@ -290,9 +290,8 @@ class Pipeline:
                             records.to_parquet(path, index=False)
 
                 trainer.train(
-                    policy, tokenizer, prompts, references, verifier, method, train, run.seed,
-                    base=initial, sampler=sampler, folder=kept, on_iteration=on_iteration,
-                    paged_8bit=settings.tuning.paged_8bit,
+                    policy, tokenizer, prompts, references, verifier, method, train, run.seed, base=initial,
+                    sampler=sampler, folder=kept, on_iteration=on_iteration, paged_8bit=settings.tuning.paged_8bit,
                 )  # fmt: skip
             policies.save_policy(policy, tokenizer, out, settings, run, folder, data_text)
             shutil.copy2(kept / "train_log.jsonl", out)

@@ -18,6 +18,7 @@ from test_trainer import OUT_OF_MEMORY, run
 from dphlib import cli, model, plan, policies, problem_sets, vllm_sampler
 from dphlib.config import BackendConfig, DataConfig, profile
 from dphlib.files import RunError
+from dphlib.machine import gpu_total_gib
 from dphlib.placement import Placement
 from dphlib.stages import Pipeline
 
@@ -35,7 +36,7 @@ def gpu_of(monkeypatch):
 
     def make(gib: float, vllm: str | None = vllm_sampler.VERSION) -> None:
         monkeypatch.setattr(policies, "choose_placement", lambda: Placement("cuda", "bfloat16", "sdpa"))
-        monkeypatch.setattr(cli, "gpu_total_gib", lambda: gib)
+        monkeypatch.setattr(plan, "gpu_total_gib", lambda: gib)
         monkeypatch.setattr(vllm_sampler.require_vllm, "__defaults__", (lambda name: vllm if name == "vllm" else None,))
 
     return make
@@ -80,7 +81,7 @@ def test_vllm_is_looked_for_before_anything_is_made(version, says, tmp_path, cap
     line = said(capsys, ["train", "--method", "dph_js", "--profile", "gpu80"], tmp_path)
     assert line.startswith(says) and line.endswith("or choose the sampler transformers")
     monkeypatch.setenv("DPH_SAMPLER", "transformers")
-    monkeypatch.setattr(cli, "gpu_total_gib", lambda: 1.0)
+    monkeypatch.setattr(plan, "gpu_total_gib", lambda: 1.0)
     assert "GiB of GPU memory" in said(capsys, ["train", "--method", "dph_js", "--profile", "gpu80"], tmp_path)
 
 
@@ -169,4 +170,4 @@ def test_8_bit_moments_without_a_gpu():
 
 def test_without_a_gpu_there_is_no_gpu_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert cli.gpu_total_gib() is None
+    assert gpu_total_gib() is None
