@@ -46,4 +46,4 @@ def test_public_functions_and_classes_stand_on_their_modules_page(pages, module)
 
 def test_arguments_and_errors_are_lists_not_running_text(pages):
     page = (pages / "dphlib/losses.html").read_text()
-    assert page.count("Arguments:") > 3 and "Raises:" in page
+    assert page.count("Arguments:") >= 3 and "Raises:" in page
