@@ -148,6 +148,12 @@ def test_the_peak_of_tensors_is_exact(script):
     assert script("measuring").tensors_peak_mib(two_then_one) == pytest.approx(8, abs=0.01)
 
 
+def test_a_case_in_a_process_of_its_own_gives_its_last_line(script, tmp_path):
+    (tmp_path / "case.py").write_text("import json, sys; print('warming up'); print(json.dumps({'got': sys.argv[1:]}))")
+    found = script("measuring").in_child(str(tmp_path / "case.py"), "--head", "frozen", "--child", "ours")
+    assert found == {"got": ["--head", "frozen", "--child", "ours"]}
+
+
 def test_the_sizes_are_those_that_are_claimed(script):
     base, sizes = script("gpu_step").SIZES["8b"]
     assert base.parameters == 8_030_261_248 and (sizes["sequences"], sizes["length"]) == (64, 2048)
