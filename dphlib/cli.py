@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import tyro
 from filelock import FileLock, Timeout
 
+from dphlib import plan as plan_module
 from dphlib import store
 from dphlib.config import Profile, RunConfig, profile
 from dphlib.data_commands import data
@@ -83,7 +84,7 @@ def run(
     _require_machine(settings)
     out = artifacts.resolve() / settings.name
     out.mkdir(parents=True, exist_ok=True)
-    require_space(out, _space_gib(settings))
+    require_space(out, SPACE_GIB + plan_module.written_gib(settings))
     lock = FileLock(out / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -96,7 +97,7 @@ def run(
         asked = {"seeds": seeds, "studies": studies, "study_seeds": study_seeds}
         asked = {name: value for name, value in asked.items() if value}
         parameters |= asked
-        done = _run_stale(out, parameters, names, _changed_outside(settings))
+        done = _run_stale(out, parameters, names, plan_module.outside(settings))
         if only:
             print(f"{only}: {out / 'notebooks'}")
             return 0
@@ -104,34 +105,6 @@ def run(
             _finish(out, settings, asked)
     _closing_words(out, done, time.monotonic() - started)
     return 0
-
-
-def _space_gib(settings: Profile) -> float:
-    """Disk that a run asks for; downloads go to the hub's cache, which may be on another disk."""
-    if settings.base is None:
-        return SPACE_GIB
-    from dphlib import plan as plan_module
-
-    sizes = plan_module.plan(settings).disk
-    return SPACE_GIB + sum(size for name, size in sizes.items() if name != "base") / 2**30
-
-
-def _changed_outside(settings: Profile) -> list[Any]:
-    """What a GPU profile's notebooks depend on beside their parameters: the environment's settings, the data's files.
-
-    The base is downloaded here where it is not there yet: without access nothing is begun.
-
-    Raises:
-        FileNotFoundError, DataError: a data set is not where it should be.
-        RunError: no access to the base.
-    """
-    if settings.base is None:
-        return []
-    from dphlib import policies, problem_sets
-
-    found = problem_sets.recipe(settings)
-    policies.base_folder(settings)
-    return [settings, found, policies.base_recipe(settings)]
 
 
 def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | None, outside: Sequence[Any]) -> list[str]:
@@ -222,8 +195,6 @@ def plan(profile_name: ProfileArgument = "cpu", card: str = "") -> int:
         profile_name: of `config.PROFILES`.
         card: another GPU than the profile's own: t4, l4, h100 or h200.
     """
-    from dphlib import plan as plan_module
-
     settings = profile(profile_name)
     print(plan_module.measured(settings, REFERENCE) if settings.base is None else plan_module.to_text(settings, card))
     return 0

@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dphlib.config import Profile
 from dphlib.data_sets import SUITES
@@ -284,3 +285,28 @@ def measured(settings: Profile, reference: Path) -> str:
 def _part(title: str, sizes: dict[str, float]) -> list[str]:
     width = max(map(len, sizes))
     return [f"{title}:", *(f"  {name:<{width}}  {size / 2**30:7.1f} GiB" for name, size in sizes.items())]
+
+
+def written_gib(settings: Profile) -> float:
+    """Disk that a GPU profile's run writes, 0 for the CPU's; without the base, which goes to the hub's cache."""
+    if settings.base is None:
+        return 0.0
+    return sum(size for name, size in plan(settings).disk.items() if name != "base") / 2**30
+
+
+def outside(settings: Profile) -> list[Any]:
+    """What a GPU profile's notebooks depend on beside their parameters: the environment's settings, the data's files.
+
+    The base is downloaded here where it is not there yet: without access nothing is begun.
+
+    Raises:
+        FileNotFoundError, DataError: a data set is not where it should be.
+        RunError: no access to the base.
+    """
+    if settings.base is None:
+        return []
+    from dphlib import policies, problem_sets
+
+    found = problem_sets.recipe(settings)
+    policies.base_folder(settings)
+    return [settings, found, policies.base_recipe(settings)]

@@ -240,9 +240,8 @@ def update(
         return PartitionedLossStats(*([zero] * len(PartitionedLossStats.__dataclass_fields__))), 0.0, 0
     stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if scale > 1:
-        for parameter in stepped:
-            if parameter.grad is not None:
-                parameter.grad /= scale
+        for gradient in (parameter.grad for parameter in stepped if parameter.grad is not None):
+            gradient /= scale
     norm = torch.nn.utils.clip_grad_norm_(stepped, config.max_grad_norm)
     if scale > 1 and not norm.isfinite():
         optimizer.zero_grad(set_to_none=True)

@@ -21,7 +21,7 @@ import pytest
 from data_files import bird, official, spider, write
 from scripted_base import ANSWERS, save_base
 
-from dphlib import cli, cost, data, problem_sets, report, stages
+from dphlib import cli, cost, data, plan, problem_sets, report, stages
 from dphlib.claims import from_json
 from dphlib.config import profile
 from dphlib.notebooks import check_executed, declared_parameters, find_notebooks
@@ -185,15 +185,15 @@ def test_the_command_runs_a_notebook_by_papermill_and_the_report_names_the_model
 
 
 def test_a_change_of_the_environment_runs_the_notebooks_again(ran, monkeypatch):
-    before = cli._changed_outside(profile(PROFILE))
-    assert before == cli._changed_outside(profile(PROFILE))
+    before = plan.outside(profile(PROFILE))
+    assert before == plan.outside(profile(PROFILE))
     monkeypatch.setenv("DPH_METHODS", "grpo,dph_f,dph_js")
-    assert cli._changed_outside(profile(PROFILE)) != before
+    assert plan.outside(profile(PROFILE)) != before
     monkeypatch.undo()
     path = Path(problem_sets._folder()) / "amc23/test.jsonl"
     whole = path.read_text()
     path.write_text(whole.replace("p0", "other"))
-    assert cli._changed_outside(profile(PROFILE)) != before
+    assert plan.outside(profile(PROFILE)) != before
     path.write_text(whole)
 
 
