@@ -202,7 +202,8 @@ def test_a_shared_prompt_gives_the_values_and_gradients_of_rows_alone():
 
 def test_draws_follow_the_distribution():
     probs = torch.tensor([0.5, 0.0, 0.3, 0.2])
-    drawn = _choose(probs.log().expand(20_000, -1), SamplingConfig(1), torch.Generator().manual_seed(0))
+    uniform = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0))
+    drawn = _choose(probs.log().expand(20_000, -1), SamplingConfig(1), uniform)
     shares = torch.bincount(drawn, minlength=4) / len(drawn)
     assert shares[1] == 0
     torch.testing.assert_close(shares, probs, atol=0.015, rtol=0)
