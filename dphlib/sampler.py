@@ -96,7 +96,7 @@ class TransformersSampler:
         for start in range(0, len(order), per_batch):
             indices = order[start : start + per_batch]
             rows = self._decode([tokens[i] for i in indices], config, generator)
-            texts = self.tokenizer.batch_decode([row[0] for row in rows], skip_special_tokens=True)
+            texts = self.tokenizer.batch_decode([row[0] for row in rows], skip_special_tokens=True) if rows else []
             first, _ = self.processes.cut(len(indices))
             drawn = []
             for row_index, (row, text) in enumerate(zip(rows, texts, strict=True), first * config.samples):

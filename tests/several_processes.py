@@ -1,6 +1,6 @@
 """Runs that several processes train as one does; started by a launcher it makes all of them and keeps what came out.
 
-`python several_processes.py FOLDER`, by `accelerate launch`; the tests call `trained` for the same without a launcher.
+`several_processes.py FOLDER [CASE ...]`, by `accelerate launch`; the tests call `trained` for the same without one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LEFT_OUT = ("_s", "_gib")  # times and memory, which belong to the machine
 
 
 def trained(
-    case: str, processes: Processes, folder: Path | None = None, iterations: int = 3
+    case: str, processes: Processes, folder: Path | None = None, iterations: int = 2
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """Weights and log of a case; sharded where it says so and there are several processes."""
     method, changes, kind, shards = CASES[case]
@@ -61,10 +61,10 @@ def trained(
     return {name: weight.clone().contiguous() for name, weight in state.items()}, kept
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *cases: str) -> None:
     processes = launched.join()
     deterministic(1)
-    for case in CASES:
+    for case in cases or CASES:
         state, logs = trained(case, processes, folder / "runs" / case)
         if processes.first:
             save_file(state, folder / f"{case}.safetensors")
@@ -77,4 +77,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
