@@ -400,7 +400,7 @@ def _require_machine(settings: Profile) -> None:
         from dphlib.policies import requirements
 
         requirements(settings)
-        if (gib := gpu_total_gib()) is not None:
+        if (gib := gpu_total_gib()) is not None and not launched.sharded():  # shards: `plan.sharded_gib`
             require_memory(settings, gib)
 
 

@@ -195,7 +195,7 @@ def _sampling_bytes(settings: Profile) -> float:
 def _decode_s(settings: Profile, card: Card, rows: int, limit: int) -> float:
     """Seconds to draw `rows` answers of at most `limit` tokens."""
     base, backend = settings.base, settings.backend
-    if backend.program == "vllm":
+    if backend.program != "transformers":
         return math.ceil(rows / _ROWS) * limit / 2 * 2 * base.parameters / card.bandwidth / _EFFICIENCY
     quantised = base.linear_parameters if settings.tuning.kind == "qlora" else 0
     read = 4.5 * quantised + 2 * (base.parameters - quantised)

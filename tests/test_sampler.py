@@ -217,7 +217,8 @@ def test_the_sums_of_a_gpu_choose_the_same_tokens_but_for_rounding(monkeypatch):
     for chosen, point in ((plain, False), (fixed, True)):
         monkeypatch.setattr(sampling, "_cumulative", partial(CUMULATIVE, fixed_point=point))
         for setting in settings:
-            chosen.append(_choose(torch.log_softmax(logits, -1), setting, torch.Generator().manual_seed(1)))
+            uniform = torch.rand(500, 1, generator=torch.Generator().manual_seed(1))
+            chosen.append(_choose(torch.log_softmax(logits, -1), setting, uniform))
     for a, b in zip(plain, fixed, strict=True):
         assert (a == b).float().mean() > 0.99
     sums = CUMULATIVE(torch.softmax(logits, -1), fixed_point=True)
