@@ -3,6 +3,7 @@
 dph run --profile cpu          all notebooks, then claims, report, manifest
 dph run --profile cpu --seeds 5 --studies all    the same with five seeds and every study of `dphlib.studies`
 dph ablate --study eta         one study alone: its arms, their table, a sentence for each comparison
+accelerate launch --config_file FILE -m dphlib.cli train ...   one run by several processes, see docs/several_gpus.md
 dph plan --profile gpu80        what a profile will need: downloads, disk, GPU memory, hours
 dph presample | partition | train | evaluate | claims | report   one step, building what it needs
 dph notebooks --out FOLDER     copies the notebooks, to open them in Jupyter
@@ -24,8 +25,8 @@ from typing import Annotated, Any
 import tyro
 from filelock import FileLock, Timeout
 
+from dphlib import launched, store, tracking
 from dphlib import plan as plan_module
-from dphlib import store
 from dphlib.config import Profile, RunConfig, profile
 from dphlib.data_commands import data
 from dphlib.facts import read_json
@@ -252,8 +253,9 @@ def train(
     variant: str = "main",
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
+    tracker: str = "",
 ) -> int:
-    """Trains one run.
+    """Trains one run, by as many processes as a launcher starts.
 
     Args:
         method: of the paper, or a control: grpo_dexp, sft_rehearsal, dph_f_all.
@@ -262,8 +264,16 @@ def train(
             k=..., answers=..., clip_high=..., top_p=..., entropy=..., iterations=..., domain=sums.
         profile_name: of `config.PROFILES`.
         artifacts: folder of the runs.
+        tracker: also log to this tracker of Accelerate's, such as tensorboard or wandb.
     """
-    print(_pipeline(profile_name, artifacts).train([RunConfig(method, variant, seed)])[0].path)
+    run = RunConfig(method, variant, seed)
+    if tracker:
+        tracking.check(tracker)
+    processes = launched.join(gpu=profile(profile_name).base is not None)
+    trained = _pipeline(profile_name, artifacts, processes=processes, tracker=tracker).train([run])[0]
+    if processes.first:
+        print(trained.path)
+    launched.leave()
     return 0
 
 
@@ -345,12 +355,12 @@ def report(source: Path = REFERENCE) -> int:
     return 0
 
 
-def _pipeline(profile_name: str, artifacts: Path) -> Any:
+def _pipeline(profile_name: str, artifacts: Path, **options: Any) -> Any:
     from dphlib.stages import Pipeline
 
     settings = profile(profile_name)
     _require_machine(settings)
-    return Pipeline(artifacts / profile_name, settings)
+    return Pipeline(artifacts / profile_name, settings, **options)
 
 
 def _require_machine(settings: Profile) -> None:
@@ -360,7 +370,8 @@ def _require_machine(settings: Profile) -> None:
         from dphlib.policies import requirements
 
         requirements(settings)
-        require_memory(settings)
+        if not launched.sharded():  # shards: `plan.sharded_gib`
+            require_memory(settings)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
@@ -373,16 +384,26 @@ COMMANDS: dict[str, Callable[..., int]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `dph`. Errors that a user can mend are one line; others keep their traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if launched.several() and list(arguments[:1]) not in (["train"], ["--help"], ["-h"]):
+        launched.tell(f"dph: several processes can train only, not {' '.join(arguments[:1])}; run it without launcher")
+        return 1
     try:
         return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="dph")
     except NotebookInterrupted as stop:
         say(str(stop))
         return stop.code
     except KeyboardInterrupt:
-        say("interrupted; what is finished is kept, run again to go on")
+        launched.tell("interrupted; what is finished is kept, run again to go on")
         return 130
     except (RunError, NotebookError, JobError, ValueError, FileNotFoundError, FileExistsError) as error:
-        say(f"dph: {error}")
+        launched.tell(f"dph: {error}")
+        return 1
+    except Exception as error:
+        if not (lost := launched.explain(error)):
+            launched.speaks()  # the traceback is what the user reads
+            raise
+        launched.tell(f"dph: {lost}")
         return 1
 
 

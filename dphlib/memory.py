@@ -70,11 +70,14 @@ def scoring_advice(policy: Any, config: TrainConfig, longest: int, backend: str)
 
 def sampling_advice(config: TrainConfig, backend: str) -> str:
     """What makes rollouts fit; `backend` is the sampler's program."""
+    half = max(1, config.max_new_tokens // 2)
+    shorter = f"train.max_new_tokens {config.max_new_tokens} -> {half}"
     if backend.startswith("vllm"):
         return _sentence(["backend.memory_fraction 0.05 lower", "backend.sleep True"])
+    if backend.startswith("server"):
+        return _sentence([shorter])
     ways = ["backend.batch_rows to half (half the cache; answers are drawn by other random numbers)"]
-    half = max(1, config.max_new_tokens // 2)
-    return _sentence([*ways, f"train.max_new_tokens {config.max_new_tokens} -> {half}"])
+    return _sentence([*ways, shorter])
 
 
 def loading_advice(kind: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -22,14 +23,15 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib import adapters, memory, model, tuning
+from dphlib import adapters, memory, model, server_sampler, sharding, tuning
 from dphlib.config import Profile, RunConfig
 from dphlib.files import RunError
 from dphlib.machine import release_gpu
 from dphlib.partition import Reference
+from dphlib.passes import scored
 from dphlib.placement import Placement, choose_placement
-from dphlib.sampler import Sampler, TransformersSampler
-from dphlib.scoring import answer_logprobs
+from dphlib.processes import ALONE, Processes
+from dphlib.sampler import CopySampler, Sampler, SpreadSampler, TransformersSampler
 from dphlib.types import Problem
 
 MODEL, ADAPTER = "model", "adapter"
@@ -152,15 +154,21 @@ def save_policy(
     run: RunConfig,
     folder: Path,
     data: str,
+    processes: Processes = ALONE,
 ) -> None:
     """Writes a trained policy below `out`: all its weights, or its adapter with a card.
 
     Args:
+        out: unused in all processes but the first, which writes.
         folder: the base it was trained on.
         data: what it was trained on, for the card.
+        processes: those that trained it, each of which calls this.
     """
+    state = sharding.whole_state(policy, processes.first) if sharding.is_sharded(policy) else None
+    if not processes.first:
+        return
     if settings.tuning.kind == "full":
-        model.save(policy, tokenizer, out / MODEL)
+        model.save(policy, tokenizer, out / MODEL, state)
         return
     method = f"{run.method}, variant {run.variant}: {settings.method_config(run)}"
     card = adapters.Card(method, data, (run.seed,), _describe(settings, folder).licence)
@@ -184,22 +192,50 @@ def _loading(settings: Profile) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[Sampler]:
+def sampling(
+    settings: Profile,
+    folder: Path,
+    policy: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    processes: Processes = ALONE,
+) -> Iterator[Sampler]:
     """A sampler of `policy` by the profile's program; its engine ends with the context.
 
     Args:
         folder: the unquantised base, which vLLM loads.
         policy: None for vLLM to sample from the base itself.
+        processes: those that train; all get the same answers.
 
     Raises:
-        RunError: out of memory, here or inside the context, with the settings to change.
+        RunError: vLLM beside each of several processes, or a server that does not answer; out of memory, here
+            or inside the context, with the settings to change.
     """
     backend = settings.backend
     advised = memory.advised("drawing answers", memory.sampling_advice, settings.train, backend.program)
     if backend.program == "transformers":
         with advised:
-            yield TransformersSampler(policy, tokenizer, backend.batch_rows)
+            if sharding.is_sharded(policy):
+                copy, _ = load_initial(settings, folder)
+                yield CopySampler(copy, tokenizer, backend.batch_rows, processes)
+                return
+            yield TransformersSampler(policy, tokenizer, backend.batch_rows, processes)
         return
+    if backend.program == "vllm_server":
+        with tempfile.TemporaryDirectory(prefix="dphlib-shared-") as here:
+            servers, shared = os.environ.get(server_sampler.SERVERS, ""), os.environ.get(server_sampler.SHARED) or here
+            sampler = server_sampler.ServerSampler(
+                servers.split(","), Path(shared), tokenizer, adapters=hasattr(policy, "peft_config"),
+                processes=processes,
+            )  # fmt: skip
+            if policy is not None:
+                sampler.sync(policy)
+            yield sampler if processes.count == 1 else SpreadSampler(sampler, processes)
+        return
+    if processes.count > 1:
+        raise RunError(
+            f"sampler vllm lives in one process, and {processes.count} train: give vLLM GPUs of its own by "
+            "DPH_SAMPLER=vllm_server (docs/several_gpus.md), or sample by DPH_SAMPLER=transformers"
+        )
     from dphlib.vllm_sampler import VllmSampler
 
     release_gpu()  # vLLM takes its share of what is free
@@ -219,7 +255,11 @@ def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrained
 
 
 def rescored(
-    settings: Profile, policy: Any, tokenizer: PreTrainedTokenizerBase, references: Sequence[Reference]
+    settings: Profile,
+    policy: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    references: Sequence[Reference],
+    processes: Processes = ALONE,
 ) -> list[Reference]:
     """The stored answers with the log-probs of `policy`, which is still the initial one.
 
@@ -227,9 +267,10 @@ def rescored(
     """
     if settings.backend.program == "transformers" and settings.tuning.kind != "qlora":
         return list(references)
-    answers = [(reference.problem.prompt, reference.token_ids) for reference in references]
-    scored = answer_logprobs(policy, tokenizer, answers, 2 * settings.train.token_budget)
-    return [replace(r, logprobs=tuple(row)) for r, row in zip(references, scored, strict=True)]
+    prompts = tokenizer([reference.problem.prompt for reference in references])["input_ids"] if references else []
+    rows = [(prompt, reference.token_ids) for prompt, reference in zip(prompts, references, strict=True)]
+    logprobs = scored(policy, tokenizer, rows, settings.train, processes)
+    return [replace(r, logprobs=tuple(row)) for r, row in zip(references, logprobs, strict=True)]
 
 
 def _describe(settings: Profile, folder: Path) -> adapters.Base:

@@ -8,12 +8,15 @@ the batch. Token ids are carried from here to the trainer and never tokenised ag
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dphlib.processes import ALONE, Processes
+from dphlib.sharding import whole
 from dphlib.shared_prompt import decoding
 from dphlib.types import GREEDY_SAMPLE, Answer, Problem
 
@@ -64,10 +67,18 @@ class TransformersSampler:
         model: the policy; used as it stands at each call, so a training step is seen at once.
         tokenizer: pads on the left.
         batch_rows: rows decoded at a time. It decides which random numbers a row gets: same value, same answers.
+        processes: each decodes a part of every batch, and a row gets the random numbers that it gets from one alone.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_rows: int = 1024) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_rows: int = 1024,
+        processes: Processes = ALONE,
+    ) -> None:
         self.model, self.tokenizer, self.batch_rows = model, tokenizer, batch_rows
+        self.processes = processes
 
     def sample(
         self,
@@ -85,13 +96,16 @@ class TransformersSampler:
         for start in range(0, len(order), per_batch):
             indices = order[start : start + per_batch]
             rows = self._decode([tokens[i] for i in indices], config, generator)
-            texts = self.tokenizer.batch_decode([row[0] for row in rows], skip_special_tokens=True)
-            for row_index, (row, text) in enumerate(zip(rows, texts, strict=True)):
+            texts = self.tokenizer.batch_decode([row[0] for row in rows], skip_special_tokens=True) if rows else []
+            first, _ = self.processes.cut(len(indices))
+            drawn = []
+            for row_index, (row, text) in enumerate(zip(rows, texts, strict=True), first * config.samples):
                 problem = problems[indices[row_index // config.samples]]
                 sample = GREEDY_SAMPLE if config.temperature == 0 else row_index % config.samples
-                answers[indices[row_index // config.samples]].append(
-                    Answer(problem.id, sample, tuple(row[0]), tuple(row[1]), text, row[2], row[3])
-                )
+                drawn.append(Answer(problem.id, sample, tuple(row[0]), tuple(row[1]), text, row[2], row[3]))
+            everyones = (answer for part in self.processes.gather(drawn) for answer in part)
+            for row_index, answer in enumerate(everyones):
+                answers[indices[row_index // config.samples]].append(answer)
             on_done(start + len(indices))
         return answers
 
@@ -107,52 +121,104 @@ class TransformersSampler:
     def _decode(
         self, prompts: list[list[int]], config: SamplingConfig, generator: torch.Generator
     ) -> list[tuple[list[int], list[float], bool, float]]:
-        """(token ids, log-probs, truncated, mean entropy) of each row, a prompt's samples side by side."""
+        """(token ids, log-probs, truncated, mean entropy) of this process's rows, a prompt's samples side by side.
+
+        Rows are numbered over all processes, which go from step to step together: random numbers are drawn for all rows
+        that are left, and each process takes those of its own.
+        """
         eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         rows, steps = len(prompts) * config.samples, config.max_new_tokens
+        first, last = self.processes.cut(len(prompts))
+        here = torch.zeros(rows, dtype=torch.bool)
+        here[first * config.samples : last * config.samples] = True
         tokens_B_N = torch.full((rows, steps), pad)
         logprobs_B_N = torch.zeros(rows, steps)
         entropy_B_N = torch.zeros(rows, steps)
         lengths = torch.full((rows,), steps)
         ended = torch.zeros(rows, dtype=torch.bool)
         alive = torch.arange(rows)  # which row of the answer each row of the batch is
-        with decoding(self.model, prompts, config.samples, steps, pad) as batch:
+        mine = here  # those of the batch that are decoded here
+        own = prompts[first:last]
+        with decoding(self.model, own, config.samples, steps, pad) if own else nullcontext() as batch:
             for step in range(steps):
-                logprobs_B_V = torch.log_softmax(batch.logits_B_V.float(), -1)
-                drawn_B = _choose(logprobs_B_V, config, generator)
-                logprob_B = logprobs_B_V.gather(1, drawn_B[:, None])[:, 0].cpu()  # the rows' own numbers only
-                spread_B, chosen_B = -(logprobs_B_V.exp() * logprobs_B_V).sum(-1).cpu(), drawn_B.cpu()
-                live = ~ended[alive]
-                target = alive[live]
-                tokens_B_N[target, step] = chosen_B[live]
-                logprobs_B_N[target, step] = logprob_B[live]
-                entropy_B_N[target, step] = spread_B[live]
-                now = live & (chosen_B == eos)
-                ended[alive[now]] = True
-                lengths[alive[now]] = step + 1
+                drawn_B_1 = torch.rand(len(alive), 1, generator=generator) if config.temperature else None
+                if mine.any():
+                    logprobs_B_V = torch.log_softmax(batch.logits_B_V.float(), -1)
+                    drawn_B = _choose(logprobs_B_V, config, drawn_B_1[mine] if config.temperature else None)
+                    logprob_B = logprobs_B_V.gather(1, drawn_B[:, None])[:, 0].cpu()  # the rows' own numbers only
+                    spread_B, chosen_B = -(logprobs_B_V.exp() * logprobs_B_V).sum(-1).cpu(), drawn_B.cpu()
+                    row_B = alive[mine]
+                    live = ~ended[row_B]
+                    target = row_B[live]
+                    tokens_B_N[target, step] = chosen_B[live]
+                    logprobs_B_N[target, step] = logprob_B[live]
+                    entropy_B_N[target, step] = spread_B[live]
+                    now = live & (chosen_B == eos)
+                    ended[row_B[now]] = True
+                    lengths[row_B[now]] = step + 1
+                ended = self.processes.unite(ended)
                 keep = ~ended[alive]
                 if not keep.any() or step == steps - 1:
                     break
                 if keep.float().mean() < 0.9:  # dropping rows copies what is cached of them, so not at every step
-                    batch.keep(keep.nonzero()[:, 0].to(self.model.device))
-                    alive, chosen_B = alive[keep], chosen_B[keep]
-                batch.step(chosen_B.to(self.model.device))
+                    if (kept := keep[mine]).any():
+                        batch.keep(kept.nonzero()[:, 0].to(self.model.device))
+                        chosen_B = chosen_B[kept]
+                    alive, mine = alive[keep], mine[keep]
+                if mine.any():
+                    batch.step(chosen_B.to(self.model.device))
         sums_B = entropy_B_N.sum(-1) / lengths
         return [
             (tokens[:n], logprobs[:n], not finished, entropy)
             for tokens, logprobs, n, finished, entropy in zip(
-                tokens_B_N.tolist(),
-                logprobs_B_N.tolist(),
-                lengths.tolist(),
-                ended.tolist(),
-                sums_B.tolist(),
+                tokens_B_N[here].tolist(),
+                logprobs_B_N[here].tolist(),
+                lengths[here].tolist(),
+                ended[here].tolist(),
+                sums_B[here].tolist(),
                 strict=True,
             )
         ]
 
 
-def _choose(logprobs_B_V: torch.Tensor, config: SamplingConfig, generator: torch.Generator) -> torch.Tensor:
-    """One token a row: the likeliest at temperature 0, else a draw from the tempered, nucleus-cut distribution."""
+class CopySampler(TransformersSampler):
+    """Draws from a whole copy of a policy that is sharded, for decoding would gather all weights for each token.
+
+    `model` is the copy, which `sync` gives the policy's weights.
+    """
+
+    @torch.no_grad()
+    def sync(self, policy: Any) -> None:
+        for name, parameter in policy.named_parameters():
+            self.model.get_parameter(name).copy_(whole(parameter))
+
+
+class SpreadSampler:
+    """A program of which each process has one: it answers a share of the problems, every process gets all answers.
+
+    The program's draws must depend on problem and seed alone. Equal problems stay together, so that it sees their
+    number.
+    """
+
+    def __init__(self, sampler: Sampler, processes: Processes) -> None:
+        self.sampler, self.processes = sampler, processes
+
+    def sample(self, problems: Sequence[Problem], config: SamplingConfig, seed: int) -> list[list[Answer]]:
+        keys, sizes = [problem.id for problem in problems], [1] * len(problems)
+        return self.processes.spread(lambda part: self.sampler.sample(part, config, seed), problems, keys, sizes)
+
+    def sync(self, policy: Any) -> None:
+        self.sampler.sync(policy)
+
+    def record(self) -> dict[str, str | None]:
+        return self.sampler.record()
+
+
+def _choose(logprobs_B_V: torch.Tensor, config: SamplingConfig, drawn_B_1: torch.Tensor | None) -> torch.Tensor:
+    """One token a row: the likeliest at temperature 0, else a draw from the tempered, nucleus-cut distribution.
+
+    `drawn_B_1` are uniform numbers in [0, 1), which temperature 0 does not need.
+    """
     if config.temperature == 0:
         return logprobs_B_V.argmax(-1)
     probs_B_V = torch.softmax(logprobs_B_V / config.temperature, -1)
@@ -164,7 +230,7 @@ def _choose(logprobs_B_V: torch.Tensor, config: SamplingConfig, generator: torch
     # By the inverse distribution function: `multinomial` draws an exponential for each token of the vocabulary.
     cumulative_B_V = _cumulative(probs_B_V)
     total_B_1 = cumulative_B_V[:, -1:]
-    drawn_B_1 = torch.rand(len(probs_B_V), 1, generator=generator).to(probs_B_V.device) * total_B_1
+    drawn_B_1 = drawn_B_1.to(probs_B_V.device) * total_B_1
     drawn_B_1 = drawn_B_1.minimum(total_B_1.nextafter(torch.zeros_like(total_B_1)))  # below it, whatever the rounding
     return (cumulative_B_V <= drawn_B_1).sum(-1)
 

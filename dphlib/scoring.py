@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.estimators import TopK, topk_reference
 from dphlib.logprobs import logprobs_from_hidden
+from dphlib.sharding import is_sharded
 from dphlib.shared_prompt import attends_fully
 
 TokenRow = tuple[Sequence[int], Sequence[int]]
@@ -68,6 +69,12 @@ def score_rows(
         with_entropy: also give the entropy of the distribution that each token was drawn from, with gradient;
             without it nothing of it is computed.
     """
+    if is_sharded(policy):
+        return policy.with_weights(lambda: _score_rows(policy, pad_token_id, rows, with_entropy))
+    return _score_rows(policy, pad_token_id, rows, with_entropy)
+
+
+def _score_rows(policy: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow], with_entropy: bool) -> ScoredRows:
     hidden_N_D, chosen_N, mask_B_T = answer_hidden(policy, pad_token_id, rows)
     weight_V_D = policy.get_output_embeddings().weight
     entropy_N = None
@@ -100,8 +107,9 @@ def answer_hidden(
     answers_B_T, mask_B_T = answers_B_T.to(policy.device), mask_B_T.to(policy.device)
     prompts = list(dict.fromkeys(tuple(prompt) for prompt, _ in rows))
     # Checkpointing makes a layer's states again in the backward pass, so none can be handed on to the answers.
-    recomputes = policy.training and policy.is_gradient_checkpointing
-    if len(prompts) < len(rows) and longest > 1 and not recomputes and attends_fully(policy.config):
+    # And sharded layers must run equally often in every process, whatever its rows are.
+    once = is_sharded(policy) or (policy.training and policy.is_gradient_checkpointing)
+    if len(prompts) < len(rows) and longest > 1 and not once and attends_fully(policy.config):
         hidden_B_T_D = _hidden_after_shared(policy, pad_token_id, rows, prompts, answers_B_T)
         return hidden_B_T_D[mask_B_T], answers_B_T[mask_B_T], mask_B_T
     width = max(len(prompt) + len(answer) for prompt, answer in rows)

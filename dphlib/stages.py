@@ -10,7 +10,6 @@ Which runs there are is said in `config` (main runs, ablations) and `studies`; w
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -23,12 +22,12 @@ from dphlib import problem_sets
 from dphlib.config import PresampleConfig, Profile, RunConfig, profile
 from dphlib.jobs import Job, Progress, report, run_jobs
 from dphlib.partition import Partition, Reference, partition
+from dphlib.processes import ALONE, Processes
 from dphlib.runs import (
     NotBuilt,
     Run,
     Stage,
     append_jsonl,
-    atomic_path,
     derive_seed,
     deterministic,
     open_run,
@@ -42,7 +41,7 @@ from dphlib.types import Group, Problem
 _WORLD_CODE = ("cpuworld", "sums")
 _BASE_CODE = ("sft", "model")
 _SAMPLE_CODE = ("policies", "verify")
-TRAIN_CODE = ("trainer", "policies")
+TRAIN_CODE = ("trainer", "policies", "train_run")
 _EVALUATE_CODE = ("evaluate", "policies")
 
 
@@ -53,11 +52,21 @@ class Pipeline:
         root: run folder, `artifacts/<profile>`.
         settings: the profile.
         workers: parallel processes, None for one a core, and for one where models are on a GPU.
+        processes: those that a launcher started to train one run together, see `launched`.
+        tracker: where training logs go as well, see `tracking`.
     """
 
-    def __init__(self, root: Path | str, settings: Profile, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        settings: Profile,
+        workers: int | None = None,
+        processes: Processes = ALONE,
+        tracker: str = "",
+    ) -> None:
         self.run: Run = open_run(Path(root), settings.name)
         self.settings, self.workers = settings, workers or (1 if settings.base else None)
+        self.processes, self.tracker = processes, tracker
         self._span = (0.0, 1.0)
 
     # --- world and base ---
@@ -223,9 +232,23 @@ class Pipeline:
     # --- training and evaluation ---
 
     def train(self, runs: Sequence[RunConfig]) -> list[Stage]:
-        """Trains every run that is not there yet; see `train_one` for what a run's folder holds."""
+        """Trains every run that is not there yet; see `train_one` for what a run's folder holds.
+
+        Several processes train one run after another, all of them each.
+        """
+        if self.processes.count > 1:
+            return [self._train_together(run) for run in runs]
         self._run_jobs("train", runs)
         return [self.train_one(run) for run in runs]
+
+    def _train_together(self, run: RunConfig) -> Stage:
+        with self.processes.first_alone():  # it builds what the run needs, the others find it
+            self._source(run)
+            built = _is_built(self.train_one, run)
+        if not self.processes.gather(built)[0]:
+            self.train_one(run, build_beside=not self.processes.first)
+            self.processes.wait()
+        return self.train_one(run, look=True)
 
     def evaluate(self, runs: Sequence[RunConfig]) -> pd.DataFrame:
         """Records of the base and of every run: `EvalRecord` rows, the way-points of training included."""
@@ -246,10 +269,11 @@ class Pipeline:
             rows += [{**identity, **row} for row in read_jsonl(self.train_one(run).path / "train_log.jsonl")]
         return pd.DataFrame(rows)
 
-    def train_one(self, run: RunConfig, look: bool = False) -> Stage:
+    def train_one(self, run: RunConfig, look: bool = False, build_beside: bool = False) -> Stage | None:
         """One run: `model/` or `adapter/`, `train_log.jsonl`, and `waypoints.parquet` where it has way-points.
 
-        Main runs of `HEADLINE` have them, and runs of another length. `look`: do not build it.
+        Main runs of `HEADLINE` have them, and runs of another length. `look`: do not build it. `build_beside`: train it
+        together with the process that builds it, and write nothing; gives None.
         """
         settings, world, base = self.settings, self.world(), self.base()
         suite, source = self._source(run)
@@ -257,49 +281,24 @@ class Pipeline:
         waypoints = settings.waypoints(run)
 
         def build(out: Path) -> None:
-            from dphlib import evaluate, policies, trainer
-            from dphlib.verify import Verifier
+            from dphlib import train_run
 
-            deterministic(1)
             parts = self._read_parts(suite, source)
-            prompts = self.suite(suite) if method.trains_on == "all" else parts.exploration
-            policy, tokenizer = policies.load_policy(settings, folder := self.base_folder(), run.seed)
-            initial = policies.load_initial(settings, folder)[0] if settings.tuning.kind == "full" else None
-            references = policies.rescored(settings, policy, tokenizer, parts.references)
-            problems = {"in_domain": self.suite("in_domain")} if waypoints else {}
-            data_text = problem_sets.described(settings, suite, len(self.suite(suite)))
-            kept, styled = work_folder(out), settings.data is None
+            inputs = train_run.Inputs(
+                base=self.base_folder(),
+                databases=self.databases(),
+                prompts=self.suite(suite) if method.trains_on == "all" else parts.exploration,
+                references=parts.references,
+                waypoint_problems=self.suite("in_domain") if waypoints else [],
+                waypoints=waypoints,
+                data_text=problem_sets.described(settings, suite, len(self.suite(suite))),
+            )
+            kept = Path(self.processes.gather(str(work_folder(out)) if self.processes.first else "")[0])
+            train_run.build(out, kept, settings, run, inputs, self._report, self.processes, self.tracker)
 
-            with (
-                Verifier(self.databases()) as verifier,
-                policies.sampling(settings, folder, policy, tokenizer) as sampler,
-            ):
-
-                def on_iteration(log: dict[str, Any]) -> None:
-                    self._report(log["iteration"] / train.iterations)
-                    if log["iteration"] in waypoints:
-                        sampler.sync(policy)
-                        records = evaluate.evaluate(
-                            policy, tokenizer, problems, {"in_domain": settings.evaluation.step_samples}, verifier,  # type: ignore[arg-type]
-                            evaluate.Identity(run.method, run.variant, run.seed, log["iteration"]),
-                            draw_seed=derive_seed("waypoint", settings.evaluation.draw_seed, run.name),
-                            max_new_tokens=settings.evaluation.max_new_tokens, greedy=False, sampler=sampler,
-                            styles=styled,
-                        )  # fmt: skip
-                        with atomic_path(kept / f"waypoint-{log['iteration']}.parquet") as path:
-                            records.to_parquet(path, index=False)
-
-                trainer.train(
-                    policy, tokenizer, prompts, references, verifier, method, train, run.seed, base=initial,
-                    sampler=sampler, folder=kept, on_iteration=on_iteration, paged_8bit=settings.tuning.paged_8bit,
-                )  # fmt: skip
-            policies.save_policy(policy, tokenizer, out, settings, run, folder, data_text)
-            shutil.copy2(kept / "train_log.jsonl", out)
-            if waypoints:
-                steps = [step for step in waypoints if step <= train.iterations]
-                frames = [pd.read_parquet(kept / f"waypoint-{step}.parquet") for step in steps]
-                pd.concat(frames, ignore_index=True).to_parquet(out / "waypoints.parquet", index=False)
-
+        if build_beside:
+            build(Path())
+            return None
         params = {"run": run, "method": method, "train": train, "waypoints": waypoints, "tuning": settings.tuning}
         params |= {"backend": settings.backend} | ({"evaluation": asdict(settings.evaluation)} if waypoints else {})
         return self.run.stage(
@@ -372,6 +371,7 @@ class Pipeline:
         # Slow ones first, so that no core waits for the last: long runs, an online reference, the full prompt set.
         order = sorted(runs, key=self.settings.quickness)
         where = {"root": str(self.run.root), "profile_name": self.settings.name, "kind": kind}
+        where |= {"tracker": self.tracker} if self.tracker else {}
         jobs = [Job(run.name, "dphlib.stages:run_job", {**where, "run": asdict(run)}) for run in order]
         run_jobs(jobs, workers=self.workers, label=kind)
 
@@ -389,9 +389,9 @@ def _is_built(look: Callable[..., Stage], run: RunConfig) -> bool:
     return True
 
 
-def run_job(root: str, profile_name: str, kind: str, run: dict[str, Any]) -> bool:
+def run_job(root: str, profile_name: str, kind: str, run: dict[str, Any], tracker: str = "") -> bool:
     """Builds one run's stage in a worker process; what is to be evaluated is trained first where it is not."""
-    pipeline, config = Pipeline(root, profile(profile_name)), RunConfig(**run)
+    pipeline, config = Pipeline(root, profile(profile_name), tracker=tracker), RunConfig(**run)
     if kind == "evaluate" and not _is_built(pipeline.train_one, config):
         pipeline._span = (0.0, 0.7)
         pipeline.train_one(config)

@@ -16,6 +16,7 @@ from typing import Any
 
 from dphlib.files import write_text
 from dphlib.machine import gpu_peak_gib, peak_gib
+from dphlib.processes import ALONE, Processes
 from dphlib.types import Group
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "training_log.md"
@@ -141,7 +142,8 @@ METRICS: tuple[Metric, ...] = (
            "another one in each row that follows an update; null without an adapter file"),
     *(Metric(name, f"wall time of {what}", "seconds", expected) for name, (what, expected) in _PHASES.items()),
     Metric("step_s", "sum of these times", "seconds", "depends on the machine's load; notebook 07 measures cost"),
-    Metric("peak_gib", "peak resident memory of the process so far", "GiB", "flat after the first iterations"),
+    Metric("peak_gib", "peak resident memory of the process so far; of several the largest", "GiB",
+           "flat after the first iterations"),
     Metric("peak_gpu_gib", "peak memory of torch's tensors on the GPU so far", "GiB",
            "flat after the first iterations; null without a GPU"),
 )  # fmt: skip
@@ -171,6 +173,7 @@ def log_row(
     *,
     weights: Mapping[str, float | None],
     sampler: Mapping[str, str | None],
+    processes: Processes = ALONE,
     **counted: Any,
 ) -> dict[str, Any]:
     """The entries of `METRICS`, in their order.
@@ -182,11 +185,13 @@ def log_row(
         norms: gradient norm of each optimizer step.
         weights: `importance.ImportanceStats.to_log()`.
         sampler: `sampler.Sampler.record()`.
+        processes: memory is the largest of these; times are those of this process, which waits for the others.
         counted: the entries that the trainer counts itself.
     """
     total = sum(losses[1:], start=losses[0])
     answers = [answer for group in groups for answer in group.answers]
     verdicts = [verdict for group in groups for verdict in group.verdicts]
+    peaks, gpu_peaks = zip(*processes.gather((peak_gib(), gpu_peak_gib())), strict=True)
     entries = {
         "iteration": iteration,
         "reward": mean([v.reward for v in verdicts if v.reward is not None]),
@@ -206,8 +211,8 @@ def log_row(
         **sampler,
         **clock.seconds,
         "step_s": sum(clock.seconds.values()),
-        "peak_gib": round(peak_gib(), 3),
-        "peak_gpu_gib": gpu_peak_gib(),
+        "peak_gib": round(max(peaks), 3),
+        "peak_gpu_gib": None if None in gpu_peaks else max(gpu_peaks),
         **counted,
     }
     return {metric.name: entries[metric.name] for metric in METRICS}

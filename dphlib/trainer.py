@@ -15,8 +15,9 @@ the divergence through its generator. Both sets share micro-batches, told apart 
 6. The initial policy is a second model, or for an adapter the same model with its adapter switched off.
 7. On a base in float16 the backward pass runs on the loss times a power of two near the batch's number of tokens, or a
    token's share of the mean would be rounded to nothing; a step whose gradient overflows all the same is left out.
+8. Of several `processes` each runs this loop on the same batch and passes its share of the rows through the model.
 
-Rows are made in `batches`, log entries in `train_log`. Not here: several processes.
+Rows are made in `batches`, log entries in `train_log`; the models' passes over a process's rows are in `passes`.
 """
 
 from __future__ import annotations
@@ -30,35 +31,19 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib import memory
-from dphlib.batches import (
-    Cycle,
-    Row,
-    aggregation,
-    batch_denominators,
-    exploration_rows,
-    learning,
-    padded,
-    rehearsal_rows,
-    token_count,
-)
+from dphlib.batches import Cycle, Row, exploration_rows, learning, rehearsal_rows, token_count
 from dphlib.checkpoints import Checkpoints, fingerprint
 from dphlib.config import MethodConfig, TrainConfig
-from dphlib.divergences import generator
 from dphlib.files import RunError, digest
 from dphlib.importance import ImportanceStats, importance_weights
-from dphlib.losses import (
-    IGNORE,
-    ON_POLICY_DIVERGENCE,
-    PartitionedLossStats,
-    negative_log_likelihood,
-    partitioned_loss,
-)
+from dphlib.losses import ON_POLICY_DIVERGENCE
 from dphlib.machine import derive_seed
 from dphlib.partition import Reference
+from dphlib.passes import scored, update
+from dphlib.processes import ALONE, Processes
 from dphlib.sampler import Sampler, SamplingConfig, TransformersSampler
-from dphlib.scoring import answer_logprobs, batch_logprobs, micro_batches, score_rows
 from dphlib.train_log import Clock, log_row
-from dphlib.tuning import fold_gradients, initial_policy, optimizer
+from dphlib.tuning import initial_policy, optimizer
 from dphlib.types import Group, Problem
 from dphlib.verify import Verifier
 
@@ -81,6 +66,7 @@ def train(
     folder: Path | None = None,
     on_iteration: Callable[[dict[str, Any]], None] = lambda log: None,
     paged_8bit: bool | None = None,
+    processes: Processes = ALONE,
 ) -> list[dict[str, Any]]:
     """Trains `policy` in place.
 
@@ -96,26 +82,30 @@ def train(
             goes on from the last. It belongs to this run alone.
         on_iteration: called with the iteration's log row after its update, not again for iterations before a restart.
         paged_8bit: see `tuning.optimizer`.
+        processes: those that train this policy together, each with the same arguments. Sampler and verifier must give
+            all of them the same answers and verdicts (`sampler.SpreadSampler`, `verify.SpreadVerifier`).
 
     Returns:
         One log row an iteration, entries as in `train_log.METRICS`.
 
     Raises:
         ValueError: nothing to train on, or a method that needs the base model without it.
-        RunError: out of memory, with the settings to change; a checkpoint that cannot be used.
+        RunError: out of memory, with the settings to change; a checkpoint that cannot be used; processes that differ.
     """
     if not prompts and not (references and method.divergence):
         raise ValueError("nothing to train on: no prompt to explore and no stored answer to rehearse")
     if method.needs_reference and base is None and not hasattr(policy, "disable_adapter"):
         raise ValueError("this method needs the initial policy beside it (rkl, dph_js_definition): pass base")
-    sampler = sampler or TransformersSampler(policy, tokenizer, batch_rows=1024)
+    sampler = sampler or TransformersSampler(policy, tokenizer, batch_rows=1024, processes=processes)
     backend = str(sampler.record()["sampler"])
     adamw = optimizer(policy, config.lr, paged_8bit=paged_8bit)
     prompt_cycle = Cycle(prompts, derive_seed("prompts", seed))
     reference_cycle = Cycle(references if method.divergence else [], derive_seed("references", seed))
     cycles = {"prompts": prompt_cycle, "references": reference_cycle}
-    kept = Checkpoints(folder, _recipe(policy, prompts, references, method, config, seed)) if folder else None
+    recipe = _recipe(policy, prompts, references, method, config, seed)
+    kept = Checkpoints(folder, recipe, processes) if folder else None
     logs = kept.restore(policy, adamw, cycles) if kept else []
+    processes.require_equal("prompts, settings or checkpoints", [digest(recipe), len(logs)])
     if len(logs) > config.iterations:
         raise RunError(f"{folder} holds a run of {len(logs)} iterations, {config.iterations} are asked for; remove it")
     for iteration in range(len(logs) + 1, config.iterations + 1):
@@ -129,6 +119,8 @@ def train(
             clock.lap("sync_s")
             groups = _roll_out(sampler, verifier, prompt_cycle, method, config, draw_seed, clock)
             rows, rewards = exploration_rows(groups, tokenizer, method, config)
+            if processes.count > 1:
+                processes.require_equal(f"rollouts of iteration {iteration}", _identity(rows))
 
             # 2. Rehearse: stored answers with the log-probs that pi_ref gave them.
             stored = reference_cycle.draw(config.rehearsal_rows)
@@ -142,8 +134,10 @@ def train(
         present = (policy, config, longest, backend)
         with memory.advised(f"the scoring of iteration {iteration}", memory.scoring_advice, *present):
             with initial_policy(policy, base) as initial:
-                reference_tokens = _score_by_reference(initial, tokenizer, rows, rehearsal, method, config, clock)
-            weights = _weigh_by_sampler(policy, tokenizer, learning(rows, method), config, clock)
+                reference_tokens = _score_by_reference(
+                    initial, tokenizer, rows, rehearsal, method, config, clock, processes
+                )
+            weights = _weigh_by_sampler(policy, tokenizer, learning(rows, method), config, clock, processes)
 
         # 4. One optimizer step for each mini-batch.
         stats, norms, policy_tokens = [], [], 0
@@ -153,7 +147,9 @@ def train(
                 for group in adamw.param_groups:
                     group["lr"] = learning_rate(config, step)
                 batch = rows[part :: config.mini_batches] + rehearsal[part :: config.mini_batches]
-                step_stats, norm, tokens = update(policy, tokenizer.pad_token_id, adamw, batch, method, config)
+                step_stats, norm, tokens = update(
+                    policy, tokenizer.pad_token_id, adamw, batch, method, config, processes
+                )
                 stats.append(step_stats)
                 norms.append(norm)
                 policy_tokens += tokens
@@ -162,13 +158,13 @@ def train(
         # 5. Log, and keep what is needed to go on from here.
         due = config.diagnose_every and (iteration == 1 or iteration % config.diagnose_every == 0)
         with initial_policy(policy, base) as initial:
-            kl = _kl_to_base(initial, tokenizer, groups, config) if initial is not None and due else None
+            kl = _kl_to_base(initial, tokenizer, groups, config, processes) if initial is not None and due else None
         logs.append(
             log_row(
                 iteration, groups, rewards, stats, norms, clock,
                 weights=weights.to_log(), sampler=drawn_by, kl_to_base=kl, lr=learning_rate(config, step),
                 rl_rows=len(rows), rehearsal_rows=len(rehearsal),
-                policy_tokens=policy_tokens, reference_tokens=reference_tokens,
+                policy_tokens=policy_tokens, reference_tokens=reference_tokens, processes=processes,
             )
         )  # fmt: skip
         if kept:
@@ -186,86 +182,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     [0.25, 0.5, 0.5]
     """
     return config.lr if step >= config.warmup_steps else config.lr * step / config.warmup_steps
-
-
-def update(
-    policy: PreTrainedModel,
-    pad_token_id: int,
-    optimizer: torch.optim.Optimizer,
-    batch: Sequence[Row],
-    method: MethodConfig,
-    config: TrainConfig,
-) -> tuple[PartitionedLossStats, float, int]:
-    """One optimizer step on `batch`.
-
-    Returns:
-        (statistics of the whole mini-batch, gradient norm before clipping, NaN where it overflowed in float16, tokens
-        of the rows learnt from, a prompt counted for each of its rows).
-    """
-    denominators = batch_denominators(batch, config)
-    learn = learning(batch, method)
-    policy.train()
-    total, scale = None, _loss_scale(policy, learn)
-    for indices in micro_batches([row.tokens for row in learn], config.token_budget):
-        rows = [learn[i] for i in indices]
-        logprobs_B_T, mask_B_T, entropy_B_T = score_rows(
-            policy, pad_token_id, [row.tokens for row in rows], with_entropy=method.entropy_coef > 0
-        )
-        advantages_B_T = torch.tensor([[row.advantage] for row in rows], device=mask_B_T.device)
-        if config.importance_cap is not None:  # linear in the advantage, so this is the weight of the token's loss
-            advantages_B_T = advantages_B_T * padded([row.weights for row in rows], mask_B_T)
-        loss, stats = partitioned_loss(
-            logprobs_B_T,
-            loss_id_B_T=torch.tensor([[row.loss_id] for row in rows], device=mask_B_T.device).where(mask_B_T, IGNORE),
-            old_logprobs_B_T=padded([row.old_logprobs for row in rows], mask_B_T),
-            advantages_B_T=advantages_B_T,
-            ref_logprobs_B_T=padded([row.ref_logprobs for row in rows], mask_B_T),
-            entropy_B_T=entropy_B_T,
-            divergence=_divergence(method),
-            eta=method.eta,
-            clip_low=method.clip_low,
-            clip_high=method.clip_high,
-            dual_clip=config.dual_clip,
-            rkl_coef=method.rkl_coef,
-            entropy_coef=method.entropy_coef,
-            denominators=denominators,
-            **aggregation(config),
-        )
-        (loss if scale == 1 else loss * scale).backward()
-        fold_gradients(optimizer)
-        total = stats if total is None else total + stats
-    policy.eval()
-    if total is None:  # every group agreed and nothing is rehearsed: no gradient, the weights stay
-        zero = torch.zeros(())
-        return PartitionedLossStats(*([zero] * len(PartitionedLossStats.__dataclass_fields__))), 0.0, 0
-    stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if scale > 1:
-        for gradient in (parameter.grad for parameter in stepped if parameter.grad is not None):
-            gradient /= scale
-    norm = torch.nn.utils.clip_grad_norm_(stepped, config.max_grad_norm)
-    if scale > 1 and not norm.isfinite():
-        optimizer.zero_grad(set_to_none=True)
-        return total, float("nan"), token_count(learn)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return total, float(norm), token_count(learn)
-
-
-def _loss_scale(policy: Any, rows: Sequence[Row]) -> int:
-    """1, or for a base in float16 the largest power of two that is not above the rows' number of answer tokens."""
-    if policy.get_output_embeddings().weight.dtype != torch.float16:
-        return 1
-    return 1 << max(1, sum(len(row.tokens[1]) for row in rows)).bit_length() - 1
-
-
-def _divergence(method: MethodConfig) -> Any:
-    if method.divergence == "js_definition":
-        return "js_definition"
-    if method.divergence == "likelihood":
-        return negative_log_likelihood
-    if method.divergence is None:
-        return generator("forward_kl")  # a baseline has no token for it
-    return generator(method.divergence, **({"alpha": method.alpha} if method.alpha is not None else {}))
 
 
 def _roll_out(
@@ -314,19 +230,6 @@ def _on_policy_rows(
     ]
 
 
-@torch.inference_mode()
-def _scored(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], config: TrainConfig
-) -> list[list[float]]:
-    """Log-probs of the rows' answer tokens under `model`, nats, in order; micro-batches of twice the token budget."""
-    logprobs: list[list[float]] = [[] for _ in rows]
-    for indices in micro_batches([row.tokens for row in rows], 2 * config.token_budget):
-        scored_B_T, _ = batch_logprobs(model, tokenizer.pad_token_id, [rows[i].tokens for i in indices])
-        for index, scored in zip(indices, scored_B_T.tolist(), strict=True):
-            logprobs[index] = scored[: len(rows[index].tokens[1])]
-    return logprobs
-
-
 def _score_by_reference(
     initial: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
@@ -335,12 +238,14 @@ def _score_by_reference(
     method: MethodConfig,
     config: TrainConfig,
     clock: Clock,
+    processes: Processes,
 ) -> int:
     """Fills `ref_logprobs` of the rows that need an online reference; returns the tokens that passed through it."""
     needing = list(rows) if method.rkl_coef > 0 else []
     needing += [row for row in rehearsal if row.loss_id == ON_POLICY_DIVERGENCE]
     if needing:
-        for row, logprobs in zip(needing, _scored(initial, tokenizer, needing, config), strict=True):
+        reference_logprobs = scored(initial, tokenizer, [row.tokens for row in needing], config, processes)
+        for row, logprobs in zip(needing, reference_logprobs, strict=True):
             row.ref_logprobs = logprobs
     clock.lap("reference_s")
     return token_count(needing)
@@ -352,11 +257,13 @@ def _weigh_by_sampler(
     rows: Sequence[Row],
     config: TrainConfig,
     clock: Clock,
+    processes: Processes,
 ) -> ImportanceStats:
     """Weights for rows that another program drew; their old log-probs become the trainer's. Nothing without a cap."""
     stats = ImportanceStats()
     if config.importance_cap is not None:
-        for row, logprobs in zip(rows, _scored(policy, tokenizer, rows, config), strict=True):
+        trainers = scored(policy, tokenizer, [row.tokens for row in rows], config, processes)
+        for row, logprobs in zip(rows, trainers, strict=True):
             ours, theirs = torch.tensor([logprobs]), torch.tensor([row.old_logprobs])
             weights_1_T, row_stats = importance_weights(
                 ours, theirs, torch.ones_like(ours, dtype=torch.bool), config.importance_cap
@@ -368,16 +275,26 @@ def _weigh_by_sampler(
 
 
 def _kl_to_base(
-    initial: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], config: TrainConfig
+    initial: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    groups: Sequence[Group],
+    config: TrainConfig,
+    processes: Processes,
 ) -> float | None:
     """Estimate of KL(pi_theta || pi_base), nats a token, on two answers of each group, taken before the update."""
     pairs = [(g.problem.prompt, a) for g in groups for a in g.answers[:2]]
     if not pairs:
         return None
-    answers = [(prompt, answer.token_ids) for prompt, answer in pairs]
-    scored = answer_logprobs(initial, tokenizer, answers, 2 * config.token_budget)
-    difference = sum(sum(a.logprobs) - sum(row) for (_, a), row in zip(pairs, scored, strict=True))
+    prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
+    answers = [(prompt, answer.token_ids) for prompt, (_, answer) in zip(prompts, pairs, strict=True)]
+    base_logprobs = scored(initial, tokenizer, answers, config, processes)
+    difference = sum(sum(a.logprobs) - sum(row) for (_, a), row in zip(pairs, base_logprobs, strict=True))
     return difference / sum(len(answer.token_ids) for _, answer in pairs)
+
+
+def _identity(rows: Sequence[Row]) -> str:
+    """Tells one batch of rollouts from another."""
+    return digest([[row.tokens[1], row.advantage] for row in rows])
 
 
 def _recipe(
@@ -397,4 +314,5 @@ def _recipe(
         "prompts": digest([problem.to_json() for problem in prompts]),
         "references": digest([[reference.problem.id, reference.token_ids] for reference in references]),
         "base": fingerprint(policy),
+        "formats": sorted({str(p.dtype) for p in policy.parameters() if p.requires_grad}),
     }

@@ -8,7 +8,7 @@
 4. An answer ends at the tokenizer's end token and at no other, as with `TransformersSampler`.
 
 vLLM's engine leaves its marks on the process (random state, number of threads); they are removed here. Sleep mode
-needs a GPU. Not here: vLLM as a server for another machine.
+needs a GPU. vLLM as a server, perhaps of another machine: see `server_sampler`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from dphlib.adapters import CONFIG, adapter_sha256, check_adapter, describe_base
 from dphlib.files import RunError
 from dphlib.machine import derive_seed, package_version
 from dphlib.sampler import SamplingConfig
+from dphlib.sharding import whole
 from dphlib.types import GREEDY_SAMPLE, Answer, Problem
 
 VERSION = "0.32.0"
@@ -154,30 +155,21 @@ class VllmSampler:
             return []
         from vllm import SamplingParams, TokensPrompt
 
-        prompts = self.tokenizer([problem.prompt for problem in problems])["input_ids"]
-        for problem, ids in zip(problems, prompts, strict=True):
-            if len(ids) + config.max_new_tokens > self.max_tokens:
-                raise ValueError(
-                    f"problem {problem.id}: {len(ids)} prompt tokens and {config.max_new_tokens} for the answer are "
-                    f"more than max_tokens = {self.max_tokens}; raise it, or leave the problem out"
-                )
-        seen: Counter[str] = Counter()
-        parameters = []
-        for problem in problems:
-            seen[problem.id] += 1  # a problem that is drawn twice gets other answers the second time
-            parameters.append(
-                SamplingParams(
-                    n=config.samples,
-                    temperature=config.temperature,
-                    top_p=config.top_p,
-                    max_tokens=config.max_new_tokens,
-                    seed=derive_seed("vllm", seed, problem.id, seen[problem.id]) >> 1,  # vLLM adds the sample's index
-                    logprobs=0,
-                    detokenize=False,
-                    ignore_eos=True,
-                    stop_token_ids=[self.tokenizer.eos_token_id],
-                )
+        prompts, seeds = requests_of(problems, self.tokenizer, config, seed, self.max_tokens)
+        parameters = [
+            SamplingParams(
+                n=config.samples,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                max_tokens=config.max_new_tokens,
+                seed=request_seed,
+                logprobs=0,
+                detokenize=False,
+                ignore_eos=True,
+                stop_token_ids=[self.tokenizer.eos_token_id],
             )
+            for request_seed in seeds
+        ]
         with self._awake():
             outputs = self.engine.generate(
                 [TokensPrompt(prompt_token_ids=ids) for ids in prompts],
@@ -248,7 +240,7 @@ class VllmSampler:
             raise ValueError("4-bit weights cannot be handed to vLLM; train an adapter on them (tuning qlora)")
         with self._awake():
             # The state holds a tied output layer under its own name too; vLLM would keep the old one without it.
-            weights = iter(policy.state_dict().items())
+            weights = ((name, whole(weight)) for name, weight in policy.state_dict().items())
             self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
             self._reset_prefix_cache()
 
@@ -280,6 +272,24 @@ class VllmSampler:
         cleanup_dist_env_and_memory()
         VllmSampler._living = False
         shutil.rmtree(self._work, ignore_errors=True)
+
+
+def requests_of(
+    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, config: SamplingConfig, seed: int, max_tokens: int
+) -> tuple[list[list[int]], list[int]]:
+    """Prompt token ids and vLLM's seed of each problem's request; see `VllmSampler.sample`."""
+    prompts = tokenizer([problem.prompt for problem in problems])["input_ids"]
+    seen: Counter[str] = Counter()
+    seeds = []
+    for problem, ids in zip(problems, prompts, strict=True):
+        if len(ids) + config.max_new_tokens > max_tokens:
+            raise ValueError(
+                f"problem {problem.id}: {len(ids)} prompt tokens and {config.max_new_tokens} for the answer are "
+                f"more than max_tokens = {max_tokens}; raise it, or leave the problem out"
+            )
+        seen[problem.id] += 1  # a problem that is drawn twice gets other answers the second time
+        seeds.append(derive_seed("vllm", seed, problem.id, seen[problem.id]) >> 1)  # vLLM adds the sample's index
+    return prompts, seeds
 
 
 @contextmanager

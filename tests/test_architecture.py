@@ -19,13 +19,14 @@ PACKAGE = ROOT / "dphlib"
 
 # A module imports from what stands before it, never from what comes after.
 ORDER = """
-    places extras types variants methods stage_config gpu_profiles config studies files manifests machine runs jobs
+    places extras types variants methods stage_config gpu_profiles config studies files processes manifests
+    machine runs jobs launched tracking
     prompts sums cpuworld sqlite_files question_values schema_prompt
     worker_process workers gold_cache sql_judge verify_sql math_text verify_math verify
     data_golds data_sets data limit_ties data_check data_report data_commands
-    placement model muon tuning adapters sft shared_prompt sampler vllm_sampler partition store
+    placement model muon tuning adapters sft shared_prompt sharding sampler vllm_sampler server_sampler partition store
     divergences conjugates logprobs estimators losses importance scoring batches memory checkpoints train_log
-    trainer policies trl_trainer evaluate
+    passes trainer policies trl_trainer evaluate train_run
     estimator_moments estimator_study lessons showcase
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
     retention ablations study_plots judge claims facts claims_view readme report_page report
@@ -34,9 +35,9 @@ ORDER = """
 """.split()
 # These compute with tensors; every other module is imported without torch.
 WITH_TORCH = """
-    placement model muon tuning adapters sft shared_prompt sampler vllm_sampler
+    placement model muon tuning adapters sft shared_prompt sharding sampler vllm_sampler server_sampler
     divergences conjugates logprobs estimators losses importance scoring batches memory checkpoints
-    trainer policies trl_trainer evaluate
+    passes trainer policies trl_trainer evaluate train_run
     estimator_moments estimator_study lessons showcase verl_loss verl_plugin
 """.split()
 

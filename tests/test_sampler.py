@@ -202,7 +202,8 @@ def test_a_shared_prompt_gives_the_values_and_gradients_of_rows_alone():
 
 def test_draws_follow_the_distribution():
     probs = torch.tensor([0.5, 0.0, 0.3, 0.2])
-    drawn = _choose(probs.log().expand(20_000, -1), SamplingConfig(1), torch.Generator().manual_seed(0))
+    uniform = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0))
+    drawn = _choose(probs.log().expand(20_000, -1), SamplingConfig(1), uniform)
     shares = torch.bincount(drawn, minlength=4) / len(drawn)
     assert shares[1] == 0
     torch.testing.assert_close(shares, probs, atol=0.015, rtol=0)
@@ -216,7 +217,8 @@ def test_the_sums_of_a_gpu_choose_the_same_tokens_but_for_rounding(monkeypatch):
     for chosen, point in ((plain, False), (fixed, True)):
         monkeypatch.setattr(sampling, "_cumulative", partial(CUMULATIVE, fixed_point=point))
         for setting in settings:
-            chosen.append(_choose(torch.log_softmax(logits, -1), setting, torch.Generator().manual_seed(1)))
+            uniform = torch.rand(500, 1, generator=torch.Generator().manual_seed(1))
+            chosen.append(_choose(torch.log_softmax(logits, -1), setting, uniform))
     for a, b in zip(plain, fixed, strict=True):
         assert (a == b).float().mean() > 0.99
     sums = CUMULATIVE(torch.softmax(logits, -1), fixed_point=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small import RewardsFirstToken, policy, sum_problems, tokenizer
 
-from dphlib import trainer
+from dphlib import passes, trainer
 from dphlib.batches import Cycle, Row, batch_denominators, exploration_rows
 from dphlib.config import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig, TrainConfig, TuningConfig
 from dphlib.files import RunError
@@ -410,21 +410,21 @@ OUT_OF_MEMORY = torch.OutOfMemoryError(
     ("place", "settings", "says"),
     [
         (
-            "score_rows",
+            (passes, "score_rows"),
             {},
             r"update of iteration 1 \(CUDA out of memory\).*token_budget 8192 -> 4096 \(same result, 50 %",
         ),
-        ("score_rows", {}, r"gradient_checkpointing False -> True.*kind full -> lora"),
-        ("score_rows", {"token_budget": 8}, r"max_new_tokens 6 -> 3 \(the longest row has \d+ tokens\)"),
-        ("_scored", {}, r"scoring of iteration 1.*token_budget 8192 -> 4096"),
-        ("_roll_out", {}, r"rollouts of iteration 1.*batch_rows to half"),
+        ((passes, "score_rows"), {}, r"gradient_checkpointing False -> True.*kind full -> lora"),
+        ((passes, "score_rows"), {"token_budget": 8}, r"max_new_tokens 6 -> 3 \(the longest row has \d+ tokens\)"),
+        ((passes, "batch_logprobs"), {}, r"scoring of iteration 1.*token_budget 8192 -> 4096"),
+        ((trainer, "_roll_out"), {}, r"rollouts of iteration 1.*batch_rows to half"),
     ],
 )
 def test_out_of_memory_names_the_settings_to_change_and_by_how_much(monkeypatch, place, settings, says):
     def full(*_, **__):
         raise OUT_OF_MEMORY
 
-    monkeypatch.setattr(trainer, place, full)
+    monkeypatch.setattr(*place, full)
     with pytest.raises(RunError, match=says):
         run("rkl", iterations=1, **settings)
 
@@ -433,6 +433,6 @@ def test_another_error_is_not_taken_for_a_full_memory(monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(trainer, "score_rows", fails)
+    monkeypatch.setattr(passes, "score_rows", fails)
     with pytest.raises(RuntimeError, match=r"^shape mismatch$"):
         run("grpo", iterations=1)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from small import RewardsFirstToken, sum_problems, tokenizer
 
-from dphlib import adapters, model, trainer, tuning
+from dphlib import adapters, model, passes, trainer, tuning
 from dphlib.adapters import Card, describe_base, load_adapter, save_adapter
 from dphlib.batches import Row
 from dphlib.config import METHOD_CONFIGS, ModelConfig, TrainConfig, TuningConfig
@@ -83,7 +83,7 @@ def test_in_float16_gradients_are_those_of_float32_and_a_step_that_overflows_is_
     for name, dtype, scaled in (("32", "float32", True), ("16", "float16", True), ("16, plain", "float16", False)):
         policy = policy_of(base_folder, "lora", dtype=dtype)
         if not scaled:
-            monkeypatch.setattr(trainer, "_loss_scale", lambda policy, rows: 1)
+            monkeypatch.setattr(passes, "_loss_scale", lambda policy, rows: 1)
         learnt = [p for p in policy.parameters() if p.requires_grad]
         assert {p.dtype for p in learnt} == {torch.float32}, "adapters on float16 stay in float32"
         before = [p.detach().clone() for p in learnt]
@@ -93,7 +93,7 @@ def test_in_float16_gradients_are_those_of_float32_and_a_step_that_overflows_is_
         moved[name] = torch.cat([(now - was).ravel() for now, was in zip(learnt, before, strict=True)]).detach()
     error = {name: float((one - moved["32"]).norm() / moved["32"].norm()) for name, one in moved.items()}
     assert error["16"] < 0.02 < error["16, plain"], error
-    monkeypatch.setattr(trainer, "_loss_scale", lambda policy, rows: 2**60)
+    monkeypatch.setattr(passes, "_loss_scale", lambda policy, rows: 2**60)
     policy = policy_of(base_folder, "lora", dtype="float16")
     before = weights(policy)
     adamw = tuning.optimizer(policy, 0.1)
