@@ -69,7 +69,8 @@ class Processes:
         for index, key in enumerate(keys):
             members.setdefault(key, []).append(index)
         groups = sorted(members.values(), key=lambda group: -sum(sizes[i] for i in group))
-        shares, loads = [[] for _ in range(self.count)], [0] * self.count
+        shares: list[list[int]] = [[] for _ in range(self.count)]
+        loads = [0] * self.count
         for group in groups:
             lightest = loads.index(min(loads))
             shares[lightest] += group

@@ -232,10 +232,7 @@ class Pipeline:
     # --- training and evaluation ---
 
     def train(self, runs: Sequence[RunConfig]) -> list[Stage]:
-        """Trains every run that is not there yet; see `train_one` for what a run's folder holds.
-
-        Several processes train one run after another, all of them each.
-        """
+        """Trains every run that is not there yet, several processes each of them together; see `train_one`."""
         if self.processes.count > 1:
             return [self._train_together(run) for run in runs]
         self._run_jobs("train", runs)
@@ -246,7 +243,8 @@ class Pipeline:
             self._source(run)
             built = _is_built(self.train_one, run)
         if not self.processes.gather(built)[0]:
-            self.train_one(run, build_beside=not self.processes.first)
+            *_, train_beside = self._training(run)  # the others train with the first and write nothing
+            self.train_one(run) if self.processes.first else train_beside(Path())
             self.processes.wait()
         return self.train_one(run, look=True)
 
@@ -269,12 +267,18 @@ class Pipeline:
             rows += [{**identity, **row} for row in read_jsonl(self.train_one(run).path / "train_log.jsonl")]
         return pd.DataFrame(rows)
 
-    def train_one(self, run: RunConfig, look: bool = False, build_beside: bool = False) -> Stage | None:
+    def train_one(self, run: RunConfig, look: bool = False) -> Stage:
         """One run: `model/` or `adapter/`, `train_log.jsonl`, and `waypoints.parquet` where it has way-points.
 
-        Main runs of `HEADLINE` have them, and runs of another length. `look`: do not build it. `build_beside`: train it
-        together with the process that builds it, and write nothing; gives None.
+        Main runs of `HEADLINE` have them, and runs of another length. `look`: do not build it.
         """
+        params, inputs, build = self._training(run)
+        return self.run.stage(
+            f"train-{run.name}", params=params, inputs=inputs, code=TRAIN_CODE, build=None if look else build
+        )
+
+    def _training(self, run: RunConfig) -> tuple[dict[str, Any], tuple[Stage, ...], Callable[[Path], None]]:
+        """Parameters, inputs and build of a run's stage."""
         settings, world, base = self.settings, self.world(), self.base()
         suite, source = self._source(run)
         method, train = settings.method_config(run), run.train_config(settings.train)
@@ -296,15 +300,9 @@ class Pipeline:
             kept = Path(self.processes.gather(str(work_folder(out)) if self.processes.first else "")[0])
             train_run.build(out, kept, settings, run, inputs, self._report, self.processes, self.tracker)
 
-        if build_beside:
-            build(Path())
-            return None
         params = {"run": run, "method": method, "train": train, "waypoints": waypoints, "tuning": settings.tuning}
         params |= {"backend": settings.backend} | ({"evaluation": asdict(settings.evaluation)} if waypoints else {})
-        return self.run.stage(
-            f"train-{run.name}", params=params, inputs=(world, base, source), code=TRAIN_CODE,
-            build=None if look else build,
-        )  # fmt: skip
+        return params, (world, base, source), build
 
     def evaluate_one(self, run: RunConfig, look: bool = False) -> Stage:
         """`records.parquet` of one run's final policy. `look`: do not build it."""

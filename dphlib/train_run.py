@@ -81,7 +81,7 @@ def build(
         policies.sampling(settings, inputs.base, policy, tokenizer, processes) as sampler,
         tracking.tracked(tracker if processes.first else "", kept, settings, run) as track,
     ):
-        verifier = own_verifier if processes.count == 1 else SpreadVerifier(own_verifier, processes)
+        verifier: Any = own_verifier if processes.count == 1 else SpreadVerifier(own_verifier, processes)
 
         def on_iteration(log: dict[str, Any]) -> None:
             report(log["iteration"] / train.iterations)
