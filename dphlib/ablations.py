@@ -47,7 +47,9 @@ class _Measured:
     def __init__(self, records: pd.DataFrame) -> None:
         rows = stats.final(records)
         kinds = {"greedy": stats.greedy(rows), "sampled": stats.sampled(rows)}
-        self._tables = {name: stats.problem_table(part) if len(part) else None for name, part in kinds.items()}
+        tables = {name: stats.problem_table(part) for name, part in kinds.items() if len(part)}
+        parts = {name: table.groupby(["method", "variant", "suite"], observed=True) for name, table in tables.items()}
+        self._parts = {(name, *map(str, key)): part for name, groups in parts.items() for key, part in groups}
         self._arms: dict[tuple[Arm, str, str], stats.Arm | None] = {}
 
     def arm(self, arm: Arm, suite: str, measure: str) -> stats.Arm | None:
@@ -59,15 +61,10 @@ class _Measured:
 
     def _make(self, arm: Arm, suite: str, measure: str) -> stats.Arm | None:
         metric, k = next((metric, k) for name, metric, k in _MEASURES if name == measure)
-        table = self._tables["greedy" if measure == "greedy" else "sampled"]
-        if table is None:
+        part = self._parts.get(("greedy" if measure == "greedy" else "sampled", arm.method, arm.variant, suite))
+        if part is None or part["n"].min() < k or (metric == "styles_nats" and part[metric].isna().any()):
             return None
-        keep = (table["method"] == arm.method) & (table["variant"] == arm.variant) & (table["suite"] == suite)
-        if not keep.any() or table.loc[keep, "n"].min() < k:
-            return None
-        if metric == "styles_nats" and table.loc[keep, metric].isna().any():
-            return None
-        return stats.arm(table[keep], arm.method, suite, metric, k, arm.variant)  # type: ignore[arg-type]
+        return stats.arm(part, arm.method, suite, metric, k, arm.variant)  # type: ignore[arg-type]
 
 
 def _scale(measure: str) -> int:
@@ -99,8 +96,8 @@ def study_table(
         ValueError: arms that must not be compared.
     """
     every = [(name, one) for name in names for one in comparisons(settings, name)]
-    arms = {tuple(arm) for _, one in every for arm in (one.arm, one.against)}
-    chosen = [pair in arms for pair in zip(records["method"], records["variant"], strict=True)]
+    arms = [tuple(arm) for _, one in every for arm in (one.arm, one.against)]
+    chosen = pd.MultiIndex.from_frame(records[["method", "variant"]]).isin(arms)
     measured, rows = _Measured(records[chosen]), []
     for name, one in every:
         said = {"study": name, "change": change_of(one, settings), "arm": label(*one.arm)}

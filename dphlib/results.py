@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,9 @@ class Results:
 
     def study(self, names: Sequence[str]) -> pd.DataFrame:
         """The table of some studies (`ablations.study_table`), each computed once."""
-        for name in names:
-            if name not in self.made:
-                self.made[name] = ablations.study_table(self.records, self.settings, [name])
+        if missing := [name for name in names if name not in self.made]:
+            made = ablations.study_table(self.records, self.settings, missing)
+            self.made.update({name: made[made["study"] == name].reset_index(drop=True) for name in missing})
         return pd.concat([self.made[name] for name in names], ignore_index=True)
 
     @property
@@ -108,11 +108,14 @@ class Results:
 
 
 def _write_rows(frame: pd.DataFrame, path: Path, sorted_by: list[str]) -> None:
-    rows = frame.sort_values(sorted_by, kind="stable", ignore_index=True)
-    for column in rows.columns.intersection(_TEXTS):
-        rows[column] = rows[column].astype("category")
+    rows = _coded(frame.sort_values(sorted_by, kind="stable", ignore_index=True))
     with atomic_path(path) as temporary:
         rows.to_parquet(temporary, index=False, compression="zstd", compression_level=19)
+
+
+def _coded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Texts as categories."""
+    return frame.astype(dict.fromkeys(frame.columns.intersection(_TEXTS), "category"))
 
 
 def _read_rows(path: Path) -> pd.DataFrame:
@@ -281,6 +284,9 @@ def draw(results: Results, root: Path, names: Sequence[str] | None = None) -> li
     known: dict[str, Any] = {**figures, **TABLES, **STUDY_TABLES, **HARD_TABLES}
     for name in names:
         _product(known, name, "figure or table")
+    # Filters and groups of texts take three times as long as those of codes.
+    hard_rows = None if results.hard is None else _coded(results.hard)
+    results = replace(results, records=_coded(results.records), hard=hard_rows)
     for name in names:
         if name in figures:
             plt.close(figure(name, results, root))

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from math import comb, log2
 from typing import Literal
 
@@ -336,8 +337,7 @@ def _some(rows: pd.DataFrame) -> pd.DataFrame:
 def arm(
     table: pd.DataFrame, method: str, suite: str, metric: Metric = "pass", k: int = 1, variant: str = "main"
 ) -> Arm:
-    """The matrix seeds x problems of one method on one suite, from
-    `problem_table(sampled/greedy(final(records)))`.
+    """The matrix seeds x problems of a method on a suite, from `problem_table(sampled/greedy(final(records)))`.
 
     Args:
         metric: `pass` (unbiased pass@k; of the greedy table at k=1 it is greedy accuracy) or `styles_nats`.
@@ -358,22 +358,22 @@ def _arm(rows: pd.DataFrame, metric: Metric, k: int) -> Arm:
     elif metric != "styles_nats":
         raise ValueError(f"metric {metric!r}: 'pass' or 'styles_nats'")
     first = rows.iloc[0]
-    name = _name(first)
-    if rows["step"].nunique() > 1:
-        steps = sorted(set(rows["step"]))
+    name, steps = _name(first), sorted(set(rows["step"].tolist()))
+    if len(steps) > 1:
         raise ValueError(f"{name}: steps {steps}; take final(records), of seeds that were trained equally long")
-    arms = []
-    for seed, part in rows.groupby("seed"):
-        settings = {}
-        for setting in ["drawn", *SETTINGS]:
-            values = sorted(set(part[setting].tolist()))
+    rows = rows.sort_values(["seed", "problem_id"])  # then arrays: figures and tables ask for a thousand arms
+    columns = {column: rows[column].to_numpy() for column in ("seed", "problem_id", "drawn", *SETTINGS)}
+    value_N = rows["pass_at_k" if metric == "pass" else metric].to_numpy(float)
+    starts, arms = np.flatnonzero(np.diff(columns["seed"], prepend=columns["seed"][0] - 1)).tolist(), []
+    for start, end in pairwise([*starts, len(rows)]):
+        seed, settings = int(columns["seed"][start]), {}
+        for setting in ("drawn", *SETTINGS):
+            values = sorted(set(columns[setting][start:end].tolist()))
             if len(values) > 1:
                 raise ValueError(f"{name}, seed {seed}: problems differ in {setting}: {values}")
             settings[setting] = float(values[0])
-        part = part.sort_values("problem_id")
-        values_SP = part["pass_at_k" if metric == "pass" else metric].to_numpy(float)[None, :]
-        method, suite = f"{first['method']} ({first['variant']})", str(first["suite"])
-        arms.append(Arm(method, suite, (int(seed),), tuple(part["problem_id"]), values_SP, settings))
+        named, ids = f"{first['method']} ({first['variant']})", tuple(columns["problem_id"][start:end])
+        arms.append(Arm(named, str(first["suite"]), (seed,), ids, value_N[None, start:end], settings))
         check_comparable(arms[0], arms[-1])
     seeds = tuple(one.seeds[0] for one in arms)
     return replace(arms[0], seeds=seeds, values_SP=np.concatenate([one.values_SP for one in arms]))
