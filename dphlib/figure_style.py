@@ -59,7 +59,7 @@ def use_style() -> None:
             "lines.markersize": 3.4,
             "hatch.linewidth": 0.5,
             "figure.dpi": 110,
-            "savefig.dpi": 220,
+            "savefig.dpi": 180,
             "svg.fonttype": "path",
             "svg.hashsalt": "dphlib",
             "path.simplify": True,
@@ -148,7 +148,7 @@ def save(fig: Figure, folder: Path, name: str) -> list[Path]:
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
         path = Path(folder) / f"{name}{suffix}"
         with atomic_path(path) as temporary, mpl.rc_context({"svg.hashsalt": "dphlib", "svg.fonttype": "path"}):
-            fig.savefig(temporary, format=suffix[1:], metadata=metadata, facecolor="white", dpi=220)
+            fig.savefig(temporary, format=suffix[1:], metadata=metadata, facecolor="white", dpi=180)
         written.append(path)
     return written
 
