@@ -265,7 +265,7 @@ def _new_kernel(path: Path) -> Kernel:
 def _imported(source: str) -> list[str]:
     """Modules, and names that may be modules, which the statements of a cell import, in order.
 
-    >>> _imported("import numpy as np\nfrom dphlib import stats")
+    >>> _imported("import numpy as np; from dphlib import stats")
     ['numpy', 'dphlib', 'dphlib.stats']
     """
     try:

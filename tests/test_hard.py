@@ -128,7 +128,7 @@ def test_they_are_recorded_apart_drawn_where_there_and_leave_nothing_where_not(r
         one.write(tmp_path / str(one is with_hard))
     assert (tmp_path / "True/records.parquet").read_bytes() == (tmp_path / "False/records.parquet").read_bytes()
     again = Results.load(tmp_path / "True", results.settings)
-    order = ["method", "variant", "seed", "step", "suite", "problem_id", "sample"]
+    order = ["method", "variant", "seed", "step", "suite", "problem_id", "answer_hash", "sample"]
     assert_frame_equal(again.hard, records.sort_values(order, ignore_index=True), check_exact=True)
     assert Results.load(tmp_path / "False", results.settings).hard is None
 
