@@ -99,7 +99,7 @@ def declared(wheel: Path, extra: str = "") -> list[str]:  # noqa: F811
 
 
 def test_the_bootstrap_cell_installs_the_package_and_nothing_else(reader):
-    environment, folder = reader
+    environment, _ = reader
     there = {path.name for path in environment.site.iterdir() if path.name != "__pycache__"}
     assert there == {"borrowed.pth", "dphlib", f"dphlib-{__version__}.dist-info"}
 
