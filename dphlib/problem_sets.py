@@ -89,7 +89,7 @@ def recipe(settings: Profile) -> dict[str, Any]:
     from dphlib import data
 
     found = [data.find(name, data_dir=_folder()) for names in settings.data.suites.values() for name in names]
-    files = {str(path.name): sha256_file(path) for source in found for path in source.files}
+    files = {f"{source.suite}/{path.name}": sha256_file(path) for source in found for path in source.files}
     revisions = {source.suite: source.revision for source in found}
     return {"data": asdict(settings.data), "base": asdict(settings.base), "files": files, "revisions": revisions}
 

@@ -176,8 +176,10 @@ def test_the_command_runs_a_notebook_by_papermill_and_the_report_names_the_model
     root = artifacts / PROFILE
     assert check_executed(root / "notebooks" / "03_presample_and_partition.ipynb") > 5
     settings = profile(PROFILE)
-    write_run_manifest(root, {"profile": PROFILE, "seeds": [0], "ours": settings.described, "seconds": {}})
+    extra = {"profile": PROFILE, "seeds": [0], "ours": settings.described, "seconds": {}}
+    write_run_manifest(root, extra)
     page = report.build_report(root).read_text()
+    write_run_manifest(root, extra)
     assert settings.base.name in page and "half a million" not in page
     capsys.readouterr()
     assert cli.main(["run", "--profile", PROFILE, "--artifacts", str(artifacts), "--only", "03"]) == 0

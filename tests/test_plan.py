@@ -76,8 +76,11 @@ def test_the_paper_profile_has_the_authors_numbers():
     assert settings.data.max_prompt_tokens == 16_000
     assert settings.method_config(RunConfig("dph_js", "main", 0)).eta == 0.2
     assert settings.method_config(RunConfig("dph_js", "eta=0.01", 0)).eta == 0.01
-    strong = settings.method_config(RunConfig("dph_js", "strength=equal", 0))
-    assert strong.eta * strong.curvature == settings.method_config(RunConfig("dph_f", "main", 0)).eta
+    forward = settings.method_config(RunConfig("dph_f", "main", 0))
+    main = settings.method_config(RunConfig("dph_js", "main", 0))
+    assert main.eta * main.curvature == forward.eta * forward.curvature
+    with pytest.raises(ValueError, match="is its main run"):
+        settings.method_config(RunConfig("dph_js", "strength=equal", 0))
 
 
 @pytest.mark.parametrize("name", ["smoke", "cpu"])
