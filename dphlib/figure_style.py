@@ -158,7 +158,8 @@ def _settle(fig: Figure) -> None:
 
     The last digits of the layout's solver differ from call to call; nobody sees them, but ids in an SVG hash them.
     """
-    fig.draw_without_rendering()
+    if engine := fig.get_layout_engine():
+        engine.execute(fig)
     fig.set_layout_engine(None)  # with any engine at all, each file would be drawn twice
     for ax in fig.axes:
         ax.set_position(tuple(round(place, 6) for place in ax.get_position().bounds))

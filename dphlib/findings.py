@@ -68,7 +68,8 @@ def _markdown(frame: pd.DataFrame, digits: int = 1) -> str:
 
 
 def _provenance(manifest: dict[str, Any], results: Results) -> str:
-    seeds = results.records[results.records["seed"] >= 0].groupby(["method", "variant"])["seed"].nunique()
+    trained = results.records[results.records["seed"] >= 0]
+    seeds = trained.groupby(["method", "variant"], observed=True)["seed"].nunique()
     main, others = (seeds[(seeds.index.get_level_values("variant") == "main") == is_main] for is_main in (True, False))
     arms = f"{len(main)} main arms of {_range(main)} seeds"
     arms += f", {len(others)} other arms of {_range(others)}" if len(others) else ""
@@ -249,7 +250,7 @@ def _steps(records: pd.DataFrame, k: int = 8) -> str:
     """In-domain Pass@k at each evaluated iteration, means over seeds, and where it first lies below the base's."""
     rows = records[(records["variant"] == "main") & records["method"].isin(HEADLINE)]
     rows = stats.sampled(rows[rows["suite"] == "in_domain"])
-    curve = stats.pass_curve(rows, [k]).groupby(["method", "step"])["pass_at_k"].mean().mul(100)
+    curve = stats.pass_curve(rows, [k]).groupby(["method", "step"], observed=True)["pass_at_k"].mean().mul(100)
     base, out = float(curve.loc["base"].iloc[0]), []
     for method in (m for m in HEADLINE if m != "base" and m in curve.index.get_level_values("method")):
         line = curve.loc[method]

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm, t
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,12 +145,14 @@ def bootstrap(
                 of_seed.append(float(effect(*(a.values_SP[i].mean() if a.name == name else m for a, m in pairs))))
             variances.append((float(np.var(of_seed, ddof=1)) / len(of_seed), len(of_seed) - 1))
     total = sum(v for v, _ in variances)
-    spread = sum(v * v / freedom for v, freedom in variances if freedom > 0)
-    student = t(total**2 / spread) if spread > 1e-300 else norm()
+    spread = sum(v * v / count for v, count in variances if count > 0)
+    freedom = total**2 / spread if spread > 1e-300 else None  # None: the normal distribution
     deviation = float(np.std(np.asarray(effect(*over_both), dtype=float)))
-    half = float(student.ppf(0.5 + level / 2) * deviation)
+    share = 0.5 + level / 2
+    half = float((stdtrit(freedom, share) if freedom else ndtri(share)) * deviation)
     if deviation > 0:
-        p = 2 * float(student.sf(abs(estimate) / deviation))
+        beyond = -abs(estimate) / deviation
+        p = 2 * float(stdtr(freedom, beyond) if freedom else ndtr(beyond))
     else:
         p = float(estimate == 0)
     return Interval(estimate, estimate - half, estimate + half, _per_seed(arms, effect), p)

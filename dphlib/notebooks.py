@@ -386,4 +386,5 @@ class _Status:
         if row["done"] >= row["total"]:  # of a loop that ended
             return text
         left = f" · about {duration(row['left_s'])} left" if row.get("left_s") else ""
-        return f"{text} · {row['label']}: {row['done']:.4g} of {row['total']} {row.get('unit', '')}".rstrip() + left
+        done = f"{round(row['done'], 1):g} of {row['total']} {row.get('unit', '')}".rstrip()
+        return f"{text} · {row['label']}: {done}{left}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ _SORTED_BY = [*_RUN, "step", "suite", "problem_id", "answer_hash", "sample"]
 _TEXTS = ["method", "variant", "suite", "subset", "problem_id", "outcome", "style", "answer_hash"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Results:
     """The recorded tables of a run.
 
@@ -68,6 +69,16 @@ class Results:
             self.made.update({name: made[made["study"] == name].reset_index(drop=True) for name in missing})
         return pd.concat([self.made[name] for name in names], ignore_index=True)
 
+    @cached_property
+    def arms(self) -> tables.Arms:
+        """The records as the tables of the paper read them."""
+        return tables.Arms(self.records)
+
+    @cached_property
+    def recorded(self) -> set[tuple[str, str]]:
+        """Methods with variant that the records hold."""
+        return set(map(tuple, self.records[["method", "variant"]].drop_duplicates().to_numpy().tolist()))
+
     @property
     def sql_presample(self) -> pd.DataFrame:
         return self.presample[self.presample["suite"] == "train"]
@@ -92,7 +103,7 @@ class Results:
 
     @classmethod
     def load(cls, root: Path, settings: Profile) -> Results:
-        """What `write` wrote.
+        """What `write` wrote, texts as categories.
 
         Raises:
             RunError: no recorded run there, or a part of it is missing.
@@ -101,9 +112,9 @@ class Results:
         for part in ("records.parquet", TRAIN_LOGS, "presample.csv"):
             if not (root / part).exists():
                 raise RunError(f"no recorded run in {root}: {part} is missing; run ./run_all.sh {settings.name} first")
-        hard_rows = _read_rows(root / HARD_RECORDS) if (root / HARD_RECORDS).is_file() else None
+        hard_rows = pd.read_parquet(root / HARD_RECORDS) if (root / HARD_RECORDS).is_file() else None
         cost = _read_csv(root / "cost.csv") if (root / "cost.csv").is_file() else None
-        records, logs = _read_rows(root / "records.parquet"), _read_rows(root / TRAIN_LOGS)
+        records, logs = pd.read_parquet(root / "records.parquet"), pd.read_parquet(root / TRAIN_LOGS)
         return cls(settings, records, logs, _read_csv(root / "presample.csv"), cost, hard_rows)
 
 
@@ -116,12 +127,6 @@ def _write_rows(frame: pd.DataFrame, path: Path, sorted_by: list[str]) -> None:
 def _coded(frame: pd.DataFrame) -> pd.DataFrame:
     """Texts as categories."""
     return frame.astype(dict.fromkeys(frame.columns.intersection(_TEXTS), "category"))
-
-
-def _read_rows(path: Path) -> pd.DataFrame:
-    rows = pd.read_parquet(path)
-    texts = {name: str for name in rows.columns if isinstance(rows[name].dtype, pd.CategoricalDtype)}
-    return rows.astype(texts)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -146,13 +151,13 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
 }
 
 TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
-    "table1": lambda r: tables.table1(r.records),
-    "table2": lambda r: tables.table2(r.records),
-    "table3": lambda r: tables.table3(r.records),
+    "table1": lambda r: tables.table1(r.arms),
+    "table2": lambda r: tables.table2(r.arms),
+    "table3": lambda r: tables.table3(r.arms),
     "table4": lambda r: tables.table4(
-        r.records, r.settings.presample.k, r.settings.presample.threshold, r.settings.presample.k
+        r.arms, r.settings.presample.k, r.settings.presample.threshold, r.settings.presample.k
     ),
-    "table5": lambda r: tables.table5(r.records, r.settings.weight("dph_js")),
+    "table5": lambda r: tables.table5(r.arms, r.settings.weight("dph_js")),
     "methods": lambda r: tables.methods_table(r.settings),
 }
 
@@ -213,8 +218,7 @@ def _hard(results: Results) -> pd.DataFrame:
 
 def recorded_studies(results: Results, names: Sequence[str] = tuple(studies.STUDIES)) -> list[str]:
     """The studies of which the records hold an arm that no other run has."""
-    there = set(map(tuple, results.records[["method", "variant"]].drop_duplicates().to_numpy().tolist()))
-    return [name for name in names if there & set(studies.arms_beyond(results.settings, [name]))]
+    return [name for name in names if results.recorded & set(studies.arms_beyond(results.settings, [name]))]
 
 
 def _cost(results: Results) -> pd.DataFrame:

@@ -101,15 +101,13 @@ def problem_table(rows: pd.DataFrame) -> pd.DataFrame:
     styles were not told; a plug-in estimate, so compare at equal `drawn`. Raises ValueError for no rows, for an
     answer that is there twice, and for answers to one problem drawn under different settings.
     """
-    if rows.empty:
-        raise ValueError(NO_ROWS)
-    rows = rows.reset_index(drop=True)
-    twice = rows.duplicated([*PROBLEM, "sample"])
+    rows = _some(rows).reset_index(drop=True)
+    groups = rows.groupby(PROBLEM, observed=True, sort=True)
+    group = groups.ngroup().to_numpy()
+    twice = pd.DataFrame({"group": group, "sample": rows["sample"]}).duplicated()
     if twice.any():
         key = rows.loc[twice.idxmax(), [*PROBLEM, "sample"]].to_dict()
         raise ValueError(f"{int(twice.sum())} answers stand twice, such as {key}: join each run once")
-    groups = rows.groupby(PROBLEM, observed=True, sort=True)
-    group = groups.ngroup().to_numpy()
     table = groups[SETTINGS].min()
     for name in SETTINGS:
         mixed = table[name] != groups[name].max()
@@ -120,9 +118,9 @@ def problem_table(rows: pd.DataFrame) -> pd.DataFrame:
     table["drawn"] = np.bincount(group, minlength=size)
     table["n"] = np.bincount(group[judged], minlength=size)
     table["c"] = np.bincount(group[judged & rows["correct"].to_numpy(bool)], minlength=size)
-    told = (rows["style"] != NOT_TOLD).to_numpy()
-    styled = told & (rows["style"] != NO_STYLE).to_numpy()
-    codes, names = pd.factorize(rows["style"].astype(str), sort=True)
+    codes, names = pd.factorize(rows["style"], sort=True)
+    told, styled = (codes != code for code in pd.Index(names).get_indexer([NOT_TOLD, NO_STYLE]))  # -1 if nobody's
+    styled &= told
     counts = np.bincount(group[styled] * len(names) + codes[styled], minlength=size * len(names))
     entropies = _entropy(counts.reshape(size, len(names)))
     table["styles_nats"] = np.where(np.bincount(group[told], minlength=size) > 0, entropies, np.nan)
@@ -139,15 +137,18 @@ def _name(row: pd.Series) -> str:
     return f"{row['method']} ({row['variant']}) on {row['suite']}"
 
 
-def _with_pass(table: pd.DataFrame, k: int) -> pd.DataFrame:
-    short = table[table["n"] < k]
-    if not short.empty:
+def _pass_column(table: pd.DataFrame, k: int) -> np.ndarray:
+    if len(short := table[table["n"] < k]):
         row = short.iloc[0]
         raise ValueError(
             f"pass@{k}: {_name(row)}, seed {row['seed']}, step {row['step']}, {row['problem_id']}: "
             f"n={row['n']} judged, {row['drawn']} drawn: lower k, draw more, or take final(records)"
         )
-    return table.assign(pass_at_k=pass_at_k(table["n"].to_numpy(), table["c"].to_numpy(), k), k=k)
+    return np.asarray(pass_at_k(table["n"].to_numpy(), table["c"].to_numpy(), k))
+
+
+def _with_pass(table: pd.DataFrame, k: int) -> pd.DataFrame:
+    return table.assign(pass_at_k=_pass_column(table, k), k=k)
 
 
 # ---------------------------------------------------------------------------------------------- accuracies
@@ -353,17 +354,16 @@ def arm(
 
 
 def _arm(rows: pd.DataFrame, metric: Metric, k: int) -> Arm:
-    if metric == "pass":
-        rows = _with_pass(rows, k)
-    elif metric != "styles_nats":
+    if metric not in ("pass", "styles_nats"):
         raise ValueError(f"metric {metric!r}: 'pass' or 'styles_nats'")
     first = rows.iloc[0]
     name, steps = _name(first), sorted(set(rows["step"].tolist()))
     if len(steps) > 1:
         raise ValueError(f"{name}: steps {steps}; take final(records), of seeds that were trained equally long")
-    rows = rows.sort_values(["seed", "problem_id"])  # then arrays: figures and tables ask for a thousand arms
-    columns = {column: rows[column].to_numpy() for column in ("seed", "problem_id", "drawn", *SETTINGS)}
-    value_N = rows["pass_at_k" if metric == "pass" else metric].to_numpy(float)
+    order = np.lexsort((rows["problem_id"].to_numpy().astype(str), rows["seed"].to_numpy()))
+    value_N = (_pass_column(rows, k) if metric == "pass" else rows[metric].to_numpy(float))[order]
+    # Arrays: figures and tables ask for a thousand arms.
+    columns = {name: rows[name].to_numpy()[order] for name in ("seed", "problem_id", "drawn", *SETTINGS)}
     starts, arms = np.flatnonzero(np.diff(columns["seed"], prepend=columns["seed"][0] - 1)).tolist(), []
     for start, end in pairwise([*starts, len(rows)]):
         seed, settings = int(columns["seed"][start]), {}

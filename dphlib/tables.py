@@ -92,7 +92,7 @@ def note(name: str, ours: str = "") -> str:
     return _NOTES_ON_DATA[name].format(ours=ours) if ours else NOTES[name]
 
 
-class _Arms:
+class Arms:
     """Final rows as problem tables, made once for the cells of a table."""
 
     def __init__(self, records: pd.DataFrame) -> None:
@@ -127,8 +127,8 @@ class _Arms:
         )
 
 
-def _arms(records: pd.DataFrame | _Arms) -> _Arms:
-    return records if isinstance(records, _Arms) else _Arms(records)
+def _arms(records: pd.DataFrame | Arms) -> Arms:
+    return records if isinstance(records, Arms) else Arms(records)
 
 
 def _cell(
@@ -152,7 +152,7 @@ _METRICS = {"greedy": ("greedy", 1), "Pass@8": ("pass", 8), "Pass@16": ("pass", 
 _PAPER_SET = {"in_domain": "BIRD", "cross_domain": "Spider"}
 
 
-def table1(records: pd.DataFrame | _Arms) -> pd.DataFrame:
+def table1(records: pd.DataFrame | Arms) -> pd.DataFrame:
     """Table 1: greedy, Pass@8, Pass@16 in domain and cross domain, beside the paper's Llama-3.1-8B-Instruct."""
     arms, cells = _arms(records), []
     for method in paper.TABLE_1.rows:
@@ -164,7 +164,7 @@ def table1(records: pd.DataFrame | _Arms) -> pd.DataFrame:
     return _frame(cells)
 
 
-def table2(records: pd.DataFrame | _Arms) -> pd.DataFrame:
+def table2(records: pd.DataFrame | Arms) -> pd.DataFrame:
     """Table 2: Pass@8 of each kind of sums and their average; then the paper's five sets, which are others."""
     arms, cells = _arms(records), []
     subsets = arms.subsets("out_of_domain")
@@ -178,7 +178,7 @@ def table2(records: pd.DataFrame | _Arms) -> pd.DataFrame:
     return _frame(cells)
 
 
-def table3(records: pd.DataFrame | _Arms) -> pd.DataFrame:
+def table3(records: pd.DataFrame | Arms) -> pd.DataFrame:
     """Table 3: trained on sums, evaluated on held-out sums; the paper's three uncertain numbers of two models."""
     arms, cells = _arms(records), []
     for method in paper.TABLE_3.rows:
@@ -193,7 +193,7 @@ def table3(records: pd.DataFrame | _Arms) -> pd.DataFrame:
     return _frame(cells)
 
 
-def table4(records: pd.DataFrame | _Arms, k: int = 8, threshold: int = 6, other: int = 8) -> pd.DataFrame:
+def table4(records: pd.DataFrame | Arms, k: int = 8, threshold: int = 6, other: int = 8) -> pd.DataFrame:
     """Table 4: two thresholds of the partition; `threshold` is the main runs', `other` the ablation's, of k."""
     arms, cells = _arms(records), []
     for method in ("dph_f", "dph_js"):
@@ -204,7 +204,7 @@ def table4(records: pd.DataFrame | _Arms, k: int = 8, threshold: int = 6, other:
     return _frame(cells)
 
 
-def table5(records: pd.DataFrame | _Arms, main_eta: float = 0.5) -> pd.DataFrame:
+def table5(records: pd.DataFrame | Arms, main_eta: float = 0.5) -> pd.DataFrame:
     """Table 5: DPH-JS by its generator and by definition at three weights; `main_eta` is the main runs'."""
     arms, cells = _arms(records), []
     weights = {0.05 * main_eta: "0.01", 0.25 * main_eta: "0.05", main_eta: "0.2"}

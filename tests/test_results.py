@@ -47,10 +47,10 @@ def files(root: Path) -> dict[str, bytes]:
 
 def test_what_is_written_is_read_again(results, tmp_path):
     again = written(results, tmp_path)
-    assert_frame_equal(again.records, results.records.sort_values(SORTED_BY, ignore_index=True), check_exact=True)
-    assert_frame_equal(
-        sorted_logs(again.train_logs)[list(results.train_logs)], sorted_logs(results.train_logs), check_exact=True
-    )
+    read = again.records.astype(results.records.dtypes)
+    assert_frame_equal(read, results.records.sort_values(SORTED_BY, ignore_index=True), check_exact=True)
+    logs = again.train_logs[list(results.train_logs)].astype(results.train_logs.dtypes)
+    assert_frame_equal(sorted_logs(logs), sorted_logs(results.train_logs), check_exact=True)
     assert_frame_equal(again.presample, results.presample, check_exact=True)
     assert_frame_equal(again.cost, results.cost, check_exact=True)
     assert len(again.sql_presample) == 40
