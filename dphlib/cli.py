@@ -86,6 +86,8 @@ def partition(
 ) -> int:
     """Partitions a suite; threshold 0 is the profile's; export: a new folder, for it as other trainers read it."""
     pipeline = _pipeline(profile_name, artifacts)
+    if export is not None:
+        store.new_folder(export)
     parts = pipeline.parts(suite, threshold or None)
     print(f"D_pef {len(parts.near_perfect)}, D_exp {len(parts.exploration)}, references {len(parts.references)}")
     print(pipeline.partition(suite, threshold or None).path)

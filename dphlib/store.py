@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dphlib.files import RunError, digest, read_jsonl, sha256_file, write_json, write_text
+from dphlib.files import RunError, clear_errors, digest, read_jsonl, sha256_file, write_json, write_text
 from dphlib.partition import Partition, Reference
 from dphlib.types import Problem
 
@@ -67,6 +67,22 @@ def tokenizer_sha256(tokenizer: Any) -> str:
     return digest({"vocabulary": tokenizer.get_vocab(), "end": tokenizer.eos_token_id, "probe": probe})
 
 
+def new_folder(folder: Path) -> None:
+    """Makes the folder of a store to come; called before the work that fills it, too.
+
+    Raises:
+        FileExistsError: it holds a store; a training run may be reading it.
+        RunError: it cannot be made.
+    """
+    if (folder / HEAD).exists():
+        raise FileExistsError(f"{folder} holds a store; remove it or choose another folder, stores are not overwritten")
+    try:
+        with clear_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: {error.strerror}; choose another folder") from error
+
+
 def export(folder: Path, parts: Partition, threshold: int, base: Path) -> Store:
     """Writes a store that stands alone.
 
@@ -84,8 +100,7 @@ def export(folder: Path, parts: Partition, threshold: int, base: Path) -> Store:
 
     from dphlib.adapters import describe_base
 
-    if (folder / HEAD).exists():
-        raise FileExistsError(f"{folder} holds a store; remove it or choose another folder, stores are not overwritten")
+    new_folder(folder)
     hashes = {
         "base_sha256": describe_base(base, "other").sha256,
         "tokenizer_sha256": tokenizer_sha256(AutoTokenizer.from_pretrained(base)),

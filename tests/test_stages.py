@@ -83,6 +83,9 @@ def test_the_partition_is_exported_for_other_trainers(built, tmp_path, monkeypat
         assert held.threshold == threshold
     assert cli.main(["partition", "--export", str(folder)]) == 1
     assert "holds a store" in capsys.readouterr().err
+    monkeypatch.setattr(pipeline, "parts", None)  # not asked: the folder is looked at before any work
+    assert cli.main(["partition", "--export", str(folder / store.HEAD / "below")]) == 1
+    assert "choose another folder" in capsys.readouterr().err
 
 
 def test_partition_follows_the_threshold(built):
