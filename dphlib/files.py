@@ -53,6 +53,15 @@ def clear_errors(path: Path) -> Iterator[None]:
         raise RunError(f"{name}: {error}; {way_out}") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Makes the folder that long work will fill, before that work. Raises `RunError` when it cannot be made."""
+    try:
+        with clear_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: {error.strerror}; choose another folder") from error
+
+
 def require_space(path: Path, gib: float) -> None:
     """Raises `RunError` when fewer than `gib` GiB are free where `path`, existing or not, lies."""
     there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dphlib.files import RunError, clear_errors, digest, read_jsonl, sha256_file, write_json, write_text
+from dphlib.files import RunError, digest, make_folder, read_jsonl, sha256_file, write_json, write_text
 from dphlib.partition import Partition, Reference
 from dphlib.types import Problem
 
@@ -76,11 +76,7 @@ def new_folder(folder: Path) -> None:
     """
     if (folder / HEAD).exists():
         raise FileExistsError(f"{folder} holds a store; remove it or choose another folder, stores are not overwritten")
-    try:
-        with clear_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder}: {error.strerror}; choose another folder") from error
+    make_folder(folder)
 
 
 def export(folder: Path, parts: Partition, threshold: int, base: Path) -> Store:

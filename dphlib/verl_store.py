@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dphlib import __version__
-from dphlib.files import RunError, atomic_path
+from dphlib.files import RunError, atomic_path, make_folder
 from dphlib.partition import Partition, Reference
 from dphlib.places import ARTIFACTS
 from dphlib.store import tokenizer_sha256
@@ -157,6 +157,7 @@ def verl(
     from dphlib.stages import Pipeline
 
     pipeline = Pipeline(artifacts / profile, config.profile(profile))
+    make_folder(out)
     base = pipeline.base_folder()
     tokenizer = AutoTokenizer.from_pretrained(base)
     print(write_store(pipeline.parts(suite), base, tokenizer, out))
