@@ -8,6 +8,7 @@ What a figure shows is in `plots`.
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from PIL import Image
 
 from dphlib.files import atomic_path
 from dphlib.labels import COLOURS, LINES, MARKERS, NAMES
@@ -144,13 +146,22 @@ def save(fig: Figure, folder: Path, name: str) -> list[Path]:
     No date, version or random id goes into them: the same figure gives the same bytes. Written whole or not at all.
     """
     _settle(fig)
-    written = []
-    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
-        path = Path(folder) / f"{name}{suffix}"
-        with atomic_path(path) as temporary, mpl.rc_context({"svg.hashsalt": "dphlib", "svg.fonttype": "path"}):
-            fig.savefig(temporary, format=suffix[1:], metadata=metadata, facecolor="white", dpi=180)
-        written.append(path)
-    return written
+    png, svg = (Path(folder) / f"{name}{suffix}" for suffix in (".png", ".svg"))
+    drawn = io.BytesIO()
+    fig.savefig(drawn, format="png", facecolor="white", dpi=180)
+    with atomic_path(png) as temporary:
+        Path(temporary).write_bytes(few_colours(drawn.getvalue()))
+    with atomic_path(svg) as temporary, mpl.rc_context({"svg.hashsalt": "dphlib", "svg.fonttype": "path"}):
+        fig.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white", dpi=180)
+    return [png, svg]
+
+
+def few_colours(png: bytes) -> bytes:
+    """The same PNG in 256 colours, without metadata: a third of the bytes; in a plot no eye tells the difference."""
+    out, image = io.BytesIO(), Image.open(io.BytesIO(png))
+    few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(out, "PNG", optimize=True, dpi=image.info.get("dpi"))
+    return out.getvalue()
 
 
 def _settle(fig: Figure) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import shutil
+from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Annotated
 
@@ -77,6 +79,7 @@ def reference(profile_name: Annotated[str, tyro.conf.arg(name="profile")] = "cpu
         shutil.copytree(source / name, REFERENCE / name, ignore=shutil.ignore_patterns("keys.json", "*.failed.ipynb"))
     for notebook in sorted((REFERENCE / "notebooks").glob("*.ipynb")):
         normalise(notebook)
+        _lighten(notebook)
     extra = {key: manifest[key] for key in ("profile", "seeds", "asked", "seconds")}
     write_run_manifest(REFERENCE, extra, manifest)
     build_report(REFERENCE)
@@ -86,3 +89,14 @@ def reference(profile_name: Annotated[str, tyro.conf.arg(name="profile")] = "cpu
         write_text(ROOT / page.PAGE, fresh_page(page, ROOT))
     print(f"{REFERENCE}: {sum(p.stat().st_size for p in REFERENCE.rglob('*') if p.is_file()) / 2**20:.1f} MiB")
     return 0
+
+
+def _lighten(path: Path) -> None:
+    """A notebook's images in few colours."""
+    from dphlib.figure_style import few_colours
+
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for output in (output for cell in notebook["cells"] for output in cell.get("outputs", [])):
+        if image := output.get("data", {}).get("image/png"):
+            output["data"]["image/png"] = b64encode(few_colours(b64decode(image))).decode()
+    write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
