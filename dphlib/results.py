@@ -270,20 +270,27 @@ def judge(results: Results, root: Path) -> list[claims.ClaimResult]:
     return judged
 
 
-def draw(results: Results, root: Path, names: Sequence[str] | None = None) -> list[claims.ClaimResult]:
-    """Every figure, table and claim into `root`; `names` chooses among the figures and tables.
+def products(results: Results) -> list[str]:
+    """Names of the figures and tables that these results have; those that they have not are told (`left_out`)."""
+    if absent := left_out(results):
+        print(f"not run, so not drawn: {', '.join(absent)}")
+    every = (*FIGURES, *TABLES, *STUDY_FIGURES, *STUDY_TABLES, *HARD_FIGURES, *HARD_TABLES)
+    return [name for name in every if name not in absent]
 
-    Without `names`, those that the results do not have are left out, and named (`left_out`).
+
+def draw(
+    results: Results, root: Path, names: Sequence[str] | None = None, judged: bool = True
+) -> list[claims.ClaimResult]:
+    """Every figure, table and claim into `root`.
+
+    Args:
+        names: of `products`; None for all.
+        judged: whether the claims are judged too; without, none is returned.
 
     Raises:
         ValueError: a name that is neither a figure's nor a table's, before anything is drawn.
     """
-    if names is None:
-        absent, of_studies = left_out(results), (*STUDY_FIGURES, *STUDY_TABLES)
-        if absent:
-            print(f"not run, so not drawn: {', '.join(absent)}")
-        every = (*FIGURES, *TABLES, *of_studies, *HARD_FIGURES, *HARD_TABLES)
-        names = [name for name in every if name not in absent]
+    names = products(results) if names is None else names
     figures = {**FIGURES, **STUDY_FIGURES, **HARD_FIGURES}
     known: dict[str, Any] = {**figures, **TABLES, **STUDY_TABLES, **HARD_TABLES}
     for name in names:
@@ -296,7 +303,7 @@ def draw(results: Results, root: Path, names: Sequence[str] | None = None) -> li
             plt.close(figure(name, results, root))
         else:
             table(name, results, root)
-    return judge(results, root)
+    return judge(results, root) if judged else []
 
 
 def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = False, with_hard: bool = False) -> Results:
