@@ -14,7 +14,6 @@ import tyro
 from dphlib.config import Profile, profile
 from dphlib.facts import read_json
 from dphlib.files import write_text
-from dphlib.jobs import Job, run_jobs
 from dphlib.notebooks import normalise
 from dphlib.places import ARTIFACTS, IN_REPOSITORY, REFERENCE, ROOT
 from dphlib.runs import RunError, verify_run_manifest, write_run_manifest
@@ -23,7 +22,6 @@ RESULTS = (
     "records.parquet", "hard.parquet", "train_log.parquet", "presample.csv", "cost.csv", "claims.json", "manifest.json",
     "seconds.json",
 )  # fmt: skip
-PARTS = ("studies", "rest")
 RESULT_FOLDERS = ("tables", "figures", "notebooks", "report", "metrics")
 
 
@@ -34,11 +32,11 @@ def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
         source: a results folder.
         out: where the products go; each is compared with the one in `source`.
     """
+    from dphlib.results import draw_recorded
+
     if not (source / "manifest.json").is_file():
         raise RunError(f"no recorded run in {source}: manifest.json is missing; give one with --source")
-    where = {"source": str(source), "out": str(out)}
-    jobs = [Job(part, "dphlib.reference_run:draw_part", {**where, "studies": part == "studies"}) for part in PARTS]
-    run_jobs(jobs, workers=None, label="replot")
+    draw_recorded(source, out, _asked(source))
     made = sorted(path for path in out.rglob("*") if path.is_file())
     differ = [p for p in made if not filecmp.cmp(p, source / p.relative_to(out), shallow=False)]
     for path in differ:
@@ -47,21 +45,15 @@ def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
     return 1 if differ else 0
 
 
-def draw_part(source: str, out: str, studies: bool) -> None:
-    """Draws the studies and the hard problems and judges the claims, or draws the rest; they take about as long."""
-    from dphlib import results
-
-    recorded = results.Results.load(Path(source), recorded_profile(Path(source)))
-    rest = (*results.FIGURES, *results.TABLES)
-    names = [name for name in results.products(recorded) if (name not in rest) == studies]
-    results.draw(recorded, Path(out), names, judged=studies)
-
-
 def recorded_profile(source: Path) -> Profile:
     """The profile of recorded results, with the seeds that were asked for."""
+    return profile(*_asked(source))
+
+
+def _asked(source: Path) -> tuple[str, str, str]:
     manifest = read_json(source / "manifest.json")
     asked = manifest.get("asked", {})
-    return profile(manifest["profile"], asked.get("seeds", ""), asked.get("study_seeds", ""))
+    return manifest["profile"], asked.get("seeds", ""), asked.get("study_seeds", "")
 
 
 def reference(profile_name: Annotated[str, tyro.conf.arg(name="profile")] = "cpu", artifacts: Path = ARTIFACTS) -> int:

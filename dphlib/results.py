@@ -19,11 +19,12 @@ from matplotlib.figure import Figure
 
 from dphlib import ablations, claims, hard, plots, problem_sets, run_plots, stats, studies, study_plots, tables
 from dphlib.claims_view import claims_figure
-from dphlib.config import Profile, RunConfig
+from dphlib.config import Profile, RunConfig, profile
 from dphlib.cost import measure_cost
 from dphlib.figure_style import save as save_figure
 from dphlib.files import write_json, write_text
 from dphlib.gpu_profiles import GPU_PROFILES, SMOKE
+from dphlib.jobs import Job, run_jobs
 from dphlib.method_plot import method_figure
 from dphlib.places import REFERENCE_METRICS
 from dphlib.runs import RunError, atomic_path
@@ -304,6 +305,28 @@ def draw(
         else:
             table(name, results, root)
     return judge(results, root) if judged else []
+
+
+def draw_recorded(source: Path, root: Path, asked: tuple[str, str, str]) -> list[claims.ClaimResult]:
+    """`draw` from a folder of recorded results into `root`, by two processes.
+
+    Args:
+        asked: what `config.profile` takes: name, seeds, study_seeds.
+    """
+    where = {"source": str(source), "root": str(root), "asked": asked}
+    run_jobs([Job(p, "dphlib.results:draw_part", {**where, "part": p}) for p in PARTS], workers=None, label="drawing")
+    return claims.from_json((root / "claims.json").read_text(encoding="utf-8"))
+
+
+PARTS = ("studies and claims", "the rest")
+"""They take about as long."""
+
+
+def draw_part(source: str, root: str, asked: Sequence[str], part: str) -> None:
+    """One of `PARTS`, as a job."""
+    results = Results.load(Path(source), profile(*asked))
+    rest, others = (*FIGURES, *TABLES), part == PARTS[0]
+    draw(results, Path(root), [name for name in products(results) if (name not in rest) == others], judged=others)
 
 
 def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = False, with_hard: bool = False) -> Results:

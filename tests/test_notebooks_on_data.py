@@ -21,7 +21,7 @@ import pytest
 from data_files import bird, official, spider, write
 from scripted_base import ANSWERS, save_base
 
-from dphlib import cli, cost, data, plan, problem_sets, report, stages
+from dphlib import cli, cost, data, plan, problem_sets, report, results, stages
 from dphlib.claims import from_json
 from dphlib.config import profile
 from dphlib.notebooks import check_executed, declared_parameters, find_notebooks
@@ -97,7 +97,7 @@ def ran(tmp_path_factory):
             "DPH_SAMPLER": "transformers", "DPH_DEVICE": "cpu", "DPH_METHODS": "grpo,dph_js",
         }.items():  # fmt: skip
             patch.setenv(name, value)
-        for module in (stages, cost):
+        for module in (stages, cost, results):
             patch.setattr(module, "run_jobs", at_once)
         patch.setattr(stages, "deterministic", lambda threads: deterministic(1))  # as the other tests, and quicker
         for path in NOTEBOOKS:
