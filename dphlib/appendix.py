@@ -97,7 +97,8 @@ def _checklist(root: Path, manifest: dict[str, Any], claims: list[dict[str, Any]
         "How much disk space required (approximately)?": f"{space:.1f} GiB for the environment; set-up "
         f"asks for {asked} GiB",
         "How much time is needed to prepare workflow (approximately)?": set_up,
-        "How much time is needed to complete experiments (approximately)?": f"{_run_minutes(taken):.0f} min",
+        "How much time is needed to complete experiments (approximately)?": f"{_run_minutes(taken):.0f} min; "
+        "README, Times, says how they were measured",
         "Publicly available?": address or "this copy has no public address",
         "Code licenses (if publicly available)?": str(project["project"]["license"]),
         "Data licenses (if publicly available)?": "the CPU world: as the code; others: below and in THIRD_PARTY.md",
