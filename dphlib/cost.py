@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from dphlib.config import MethodConfig, Profile, RunConfig, profile
-from dphlib.jobs import Job, run_jobs
+from dphlib.jobs import Job, report, run_jobs
 from dphlib.runs import deterministic, write_json
 from dphlib.stages import TRAIN_CODE, Pipeline
 
@@ -37,7 +37,9 @@ def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
         # by side and share processes; on one GPU they may not.
         alone = pipeline.settings.cost_iterations > 1 or pipeline.settings.base is not None
         calls = [[job] for job in jobs] if alone else [jobs]
-        results = [rows for call in calls for rows in run_jobs(call, workers=None, label="cost")]
+        results = []
+        for number, call in enumerate(calls, 1):
+            results += run_jobs(call, workers=None, label=f"cost, {number} of {len(calls)}" if alone else "cost")
         write_json(out / "cost.json", [row for rows in results for row in rows])
 
     params = {"train": config, "methods": {method: _config(pipeline.settings, method) for method in COST_METHODS}}
@@ -69,5 +71,6 @@ def cost_job(root: str, profile_name: str, method: str, iterations: int) -> list
         logs = trainer.train(
             policy, tokenizer, parts.exploration, references, verifier, config, train_config, 0,
             base=initial, sampler=sampler, paged_8bit=settings.tuning.paged_8bit,
+            on_iteration=lambda log: report(log["iteration"], iterations),
         )  # fmt: skip
     return [{"method": method, "step": log["iteration"], **{c: log[c] for c in _COLUMNS}} for log in logs[1:]]
