@@ -9,7 +9,7 @@
 While it is empty the same places say how to go on without it, and no link is broken. The notebooks take
 theirs from `badge_source` and `bootstrap_source`, in cells tagged `badge` and `bootstrap`. THIRD_PARTY.md comes from
 `third_party`, the generated blocks of docs/verifier.md from `verifier_page`, those of docs/findings.md from `findings`,
-those of docs/artifact_appendix.md from `appendix`.
+those of docs/artifact_appendix.md from `appendix`, those of docs/speed.md from `speed_page`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dphlib import __version__, appendix, findings, third_party, verifier_page
+from dphlib import __version__, appendix, findings, speed_page, third_party, verifier_page
 from dphlib.files import write_text
 from dphlib.places import ROOT
 
 _ADDRESS = re.compile(r"https://([\w.-]+)/([\w.-]+/[\w.-]*\w)")
 _COLAB, _BINDER = "https://colab.research.google.com", "https://mybinder.org"
 FIRST_NOTEBOOK = "00_kick_the_tires"
-_PAGES = (verifier_page, findings, appendix)
+_PAGES = (verifier_page, findings, appendix, speed_page)
 OF_THE_RUN = (findings, appendix)
 """Modules of the generated blocks of a page: `PAGE`, its place, and `page_blocks(root)`, name -> text; of these, the
 ones that are made from the reference run."""

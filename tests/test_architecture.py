@@ -31,7 +31,7 @@ ORDER = """
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
     retention ablations study_plots judge claims facts claims_view readme report_page report
     problem_sets plan stages cost hard results data_views findings appendix colab kernel notebooks verifier_page
-    third_party site verl_store verl_loss verl_plugin reference_run run_command cli __main__
+    speed_page third_party site verl_store verl_loss verl_plugin reference_run run_command cli __main__
 """.split()
 # These compute with tensors; every other module is imported without torch.
 WITH_TORCH = """

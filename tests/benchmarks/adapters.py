@@ -1,6 +1,6 @@
 """What the adapters for TRL and verl cost themselves, as a share of the step they stand in.
 
-    python tests/benchmarks/adapters.py [--steps 6] [--prompts 16] [--json out.json]
+    python tests/benchmarks/adapters.py [--steps 6] [--prompts 16]
 
 TRL: real steps of `DPHTrainer`, rollouts and update, with the authors' mix of one stored answer to eight rollouts. A
 forward and a backward pass of the stored answers belong to the method on any engine; what is timed as the adapter's is
@@ -16,7 +16,6 @@ The policy is the CPU world's, so small that it hides an adapter's cost least.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import sys
@@ -30,12 +29,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
+from measuring import Target, tell  # noqa: E402
 from small import sum_problems, tokenizer  # noqa: E402
 
 from dphlib import model, store  # noqa: E402
 from dphlib.config import ModelConfig  # noqa: E402
 from dphlib.divergences import generator  # noqa: E402
-from dphlib.machine import machine  # noqa: E402
 from dphlib.partition import Partition, Reference  # noqa: E402
 from dphlib.sampler import SamplingConfig, TransformersSampler  # noqa: E402
 from dphlib.verl_loss import REPLAY_REWARD, partitioned_advantage, policy_loss  # noqa: E402
@@ -143,20 +142,19 @@ def verl_share(steps: int, rollouts: int = 2048, replayed: int = 256, tokens: in
 
 
 def main() -> None:
-    """Measures, prints a table and writes JSON if asked to."""
+    """Measures both and tells it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--prompts", type=int, default=16, help="for TRL; 8 rollouts each, as many stored")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    found = {"machine": machine(), "verl": verl_share(max(1, arguments.steps // 2))}
-    found["trl"] = trl_share(arguments.steps, arguments.prompts)
-    for engine in ("trl", "verl"):
-        print(f"\n{engine}")
-        for name, value in found[engine].items():
-            print(f"  {name:12} {value:8.2%}" if name == "share" else f"  {name:12} {value:8.4f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    verl, trl = verl_share(max(1, arguments.steps // 2)), trl_share(arguments.steps, arguments.prompts)
+    rows = [
+        {"engine": "trl", "passes_s": trl["step_s"] - trl["adapter_s"], "adapter_s": trl["adapter_s"]},
+        {"engine": "verl", "passes_s": verl["passes_s"], "adapter_s": verl["adapter_s"]},
+    ]
+    shares = {"TRL": trl["share"], "verl": verl["share"]}
+    targets = [Target(f"the {name} adapter's own share of a step", share, 0.05) for name, share in shares.items()]
+    tell("adapters", vars(arguments), rows, targets)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Every gold of every mathematics set against itself: `python tests/benchmarks/math_golds.py [--json]`.
 
-About ten minutes of two cores, nearly all of them for College Math. Exits with 1 if anything but the golds listed in
+Some minutes of two cores, nearly all of them for College Math. Exits with 1 if anything but the golds listed in
 tests/math_disagreements.json is refused; tests/test_math_data.py does the same on samples.
 """
 

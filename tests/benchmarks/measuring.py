@@ -196,13 +196,14 @@ def tell(
     targets: Sequence[Target] = (),
     notes: Sequence[str] = (),
 ) -> None:
-    """Prints a table, the targets and notes, and last everything as one line of JSON."""
+    """Prints a table, the targets and notes, and last everything as one line of JSON, as `recorded.jsonl` keeps it."""
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda x: f"{x:.4g}", na_rep="-"))
     for target in targets:
         sign, word = ("<=" if target.at_most else ">="), ("held" if target.held else "missed")
         print(f"{target.what}: {target.value:.3f} {sign} {target.bound:g}: {word}")
     for note in notes:
         print(note)
-    facts = {"benchmark": benchmark, "machine": machine(), "versions": versions(), "settings": dict(settings)}
+    facts = {"benchmark": benchmark, "command": " ".join([f"{benchmark}.py", *sys.argv[1:]])}
+    facts |= {"machine": machine(), "versions": versions(), "settings": dict(settings)}
     facts |= {"rows": list(rows), "targets": [{**target._asdict(), "held": target.held} for target in targets]}
     print(json.dumps(facts | {"notes": list(notes)}))
