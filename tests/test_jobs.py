@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -228,11 +229,12 @@ def test_success_cleans_up_in_the_worker_and_ends_what_a_job_started(bodies, tmp
         Job("orphan", f"{bodies}:orphan", {"folder": str(tmp_path)}),
         Job("clean", f"{bodies}:clean_up", {"path": str(mark)}),
     ]
+    gc.collect()  # what other tests left open is not closed in between
     before = set(os.listdir("/proc/self/fd"))
     run_jobs(work, workers=1, label="clean")
     assert mark.read_text() == "cleaned"
     assert wait_until(lambda: not alive(int((tmp_path / "orphan").read_text())))
-    assert set(os.listdir("/proc/self/fd")) == before, "no open pipe is left"
+    assert set(os.listdir("/proc/self/fd")) <= before, "no open pipe is left"
 
 
 # --- Progress -------------------------------------------------------------------------------
