@@ -237,7 +237,7 @@ class _Worker:
             os.close(results_w)
             os.close(lifeline_r)
         self.job: Job | None = None
-        self.fraction = 0.0
+        self.fraction, self._speaker = 0.0, ""  # a job's last line may be read after its result
         self._ended = False
         self.last_lines: deque[str] = deque(maxlen=20)
         self._inbox = inbox
@@ -260,10 +260,10 @@ class _Worker:
             for raw in output:
                 line = raw.decode("utf-8", errors="replace").rstrip("\r\n")
                 self.last_lines.append(line)
-                say(f"[{self.job.name}] {line}" if self.job else line)
+                say(f"[{self._speaker}] {line}" if self._speaker else line)
 
     def start(self, job: Job) -> None:
-        self.job, self.fraction = job, 0.0
+        self.job, self.fraction, self._speaker = job, 0.0, job.name
         message = {"name": job.name, "function": job.function, "arguments": dict(job.arguments)}
         try:
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
