@@ -18,9 +18,8 @@ to a rollout (loss types, importance weights for vLLM, masks, metrics) stays as 
 4. Stored log-probabilities are at temperature 1, and TRL scores at the temperature that it samples with: it must be 1.
 5. TRL adds 1e-4 to the groups' standard deviation, `losses.group_advantages` 1e-6.
 
-LoRA, QLoRA (`quantization_config`), vLLM and several processes are TRL's. Its release names the vLLM that it runs with,
-an older one than the extra `gpu` does. Not here: `js_definition`, which needs the initial policy beside the trained
-one; images.
+LoRA, QLoRA (`quantization_config`), vLLM and several processes are TRL's. Not here: `js_definition`, which needs the
+initial policy beside the trained one; images.
 """
 
 from __future__ import annotations

@@ -17,12 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "with_trl")]
 
 from safetensors.torch import load_file, save_file  # noqa: E402
-from small import policy, tokenizer  # noqa: E402
-from test_trl_trainer import PROBLEMS, adapted, five_rows, rehearsed, trainable  # noqa: E402
+from small_trl import export_store, rehearsed, save_base  # noqa: E402
+from test_trl_trainer import adapted, five_rows, trainable  # noqa: E402
 
-from dphlib import model, store  # noqa: E402
-from dphlib.partition import Partition, Reference  # noqa: E402
-from dphlib.sampler import SamplingConfig, TransformersSampler  # noqa: E402
+from dphlib import store  # noqa: E402
 
 
 def main() -> int:
@@ -30,10 +28,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
     if not (out / "base").exists():
-        model.save(policy(), tokenizer(), out / "base")
-        answers = TransformersSampler(policy(), tokenizer()).sample(PROBLEMS[:6], SamplingConfig(1, 1.0, 1.0, 9), 0)
-        stored = [Reference(p, a.token_ids, a.logprobs) for p, (a,) in zip(PROBLEMS[:6], answers, strict=True)]
-        store.export(out / "store", Partition(PROBLEMS[:6], PROBLEMS[6:], stored), 6, out / "base")
+        export_store(out / "store", save_base(out / "base"))
     trained = adapted(out / "base")
     settings = {"gradient_checkpointing": True, "ddp_backend": "gloo"}
     held, processes = store.read(out / "store"), int(os.environ.get("WORLD_SIZE", "1"))

@@ -14,48 +14,30 @@ import pytest
 import torch
 import trl
 from peft import LoraConfig, get_peft_model
-from small import sum_problems, tokenizer
-from trl import GRPOConfig
+from small import tokenizer
+from small_trl import PROBLEMS, config, dph, equal_rewards, export_store, rehearsed, save_base
 
 from dphlib import model, store, tuning
 from dphlib.config import ModelConfig
 from dphlib.divergences import generator
 from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, partitioned_loss
-from dphlib.partition import Partition, Reference
 from dphlib.placement import Placement
-from dphlib.sampler import SamplingConfig, TransformersSampler
 from dphlib.scoring import answer_logprobs, score_rows
 from dphlib.trl_trainer import TESTED, DPHTrainer, prompt_dataset, rehearsal_order, verified_reward, warn_of_untested
 from dphlib.verify import Verifier
 
 ROOT = Path(__file__).resolve().parents[2]
-PROBLEMS = sum_problems(10)
 logging.getLogger("trl").setLevel(logging.ERROR)
-
-
-def equal_rewards(completions, **_):
-    return [1.0] * len(completions)
 
 
 @pytest.fixture(scope="module")
 def base_folder(tmp_path_factory) -> Path:
-    """A model whose sizes are multiples of NF4's blocks."""
-    folder = tmp_path_factory.mktemp("base")
-    shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    model.save(model.new_model(shape, tokenizer(), 0), tokenizer(), folder)
-    return folder
+    return save_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def held_folder(base_folder, tmp_path_factory) -> Path:
-    """Six stored answers of the base, four prompts to explore."""
-    policy, words = model.load(base_folder)
-    answers = TransformersSampler(policy, words).sample(PROBLEMS[:6], SamplingConfig(1, 1.0, 1.0, 9), 0)
-    references = [Reference(p, a.token_ids, a.logprobs) for p, (a,) in zip(PROBLEMS[:6], answers, strict=True)]
-    parts = Partition(PROBLEMS[:6], PROBLEMS[6:], references)
-    folder = tmp_path_factory.mktemp("store")
-    store.export(folder, parts, 6, base_folder)
-    return folder
+    return export_store(tmp_path_factory.mktemp("store"), base_folder)
 
 
 @pytest.fixture(scope="module")
@@ -63,28 +45,11 @@ def held(held_folder) -> store.Store:
     return store.read(held_folder)
 
 
-def config(folder: Path, **changes) -> GRPOConfig:
-    settings = {
-        "per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 8, "max_steps": 2,
-        "gradient_accumulation_steps": 1, "learning_rate": 1e-2, "lr_scheduler_type": "constant", "logging_steps": 1,
-        "epsilon_high": 0.28, "delta": 3.0, "use_cpu": True, "bf16": False, "report_to": [], "save_strategy": "no",
-        "gradient_checkpointing": False, "disable_tqdm": True, "seed": 3,
-    }  # fmt: skip
-    return GRPOConfig(str(folder), **settings | changes)
-
-
 def adapted(base_folder: Path):
     """The base with an adapter that is not zero: it has left the reference before the first step."""
     torch.manual_seed(5)
     adapter = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
     return get_peft_model(model.load(base_folder)[0], adapter)
-
-
-def dph(policy, folder, held, *, rewards=equal_rewards, arguments=None, **settings) -> DPHTrainer:
-    dph_settings = {"store": held, "divergence": generator("forward_kl"), "eta": 0.5, "rehearsal_rows": 4}
-    arguments = {"processing_class": tokenizer()} | (arguments or {})
-    changes = {name: settings.pop(name) for name in (*dph_settings, "base") if name in settings}
-    return DPHTrainer(policy, rewards, config(folder, **settings), **arguments, **dph_settings | changes)
 
 
 def trainable(policy) -> dict[str, torch.Tensor]:
@@ -227,10 +192,6 @@ def five_rows(policy, folder, held, **sizes) -> DPHTrainer:
     trainer = dph(policy, folder, held, rehearsal_rows=5, optim="sgd", learning_rate=0.3, **sizes)
     trainer.train()
     return trainer
-
-
-def rehearsed(trainer) -> list[float]:
-    return [row["rehearsal/divergence"] for row in trainer.state.log_history if "grad_norm" in row]
 
 
 class OneOfTwo:

@@ -1,0 +1,58 @@
+"""A store of a small base, and TRL's trainer with settings for it: what the tests of DPH-RL in TRL share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from small import sum_problems, tokenizer
+from trl import GRPOConfig
+
+from dphlib import model, store
+from dphlib.config import ModelConfig
+from dphlib.divergences import generator
+from dphlib.partition import Partition, Reference
+from dphlib.sampler import SamplingConfig, TransformersSampler
+from dphlib.trl_trainer import DPHTrainer
+
+PROBLEMS = sum_problems(10)
+
+
+def equal_rewards(completions, **_):
+    return [1.0] * len(completions)
+
+
+def save_base(folder: Path) -> Path:
+    """A model whose sizes are multiples of NF4's blocks, with heads that vLLM's attention on a CPU has."""
+    shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
+    model.save(model.new_model(shape, tokenizer(), 0), tokenizer(), folder)
+    return folder
+
+
+def export_store(folder: Path, base_folder: Path) -> Path:
+    """Six stored answers of the base, four prompts to explore."""
+    policy, words = model.load(base_folder)
+    answers = TransformersSampler(policy, words).sample(PROBLEMS[:6], SamplingConfig(1, 1.0, 1.0, 9), 0)
+    references = [Reference(p, a.token_ids, a.logprobs) for p, (a,) in zip(PROBLEMS[:6], answers, strict=True)]
+    store.export(folder, Partition(PROBLEMS[:6], PROBLEMS[6:], references), 6, base_folder)
+    return folder
+
+
+def config(folder: Path, **changes) -> GRPOConfig:
+    settings = {
+        "per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 8, "max_steps": 2,
+        "gradient_accumulation_steps": 1, "learning_rate": 1e-2, "lr_scheduler_type": "constant", "logging_steps": 1,
+        "epsilon_high": 0.28, "delta": 3.0, "use_cpu": True, "bf16": False, "report_to": [], "save_strategy": "no",
+        "gradient_checkpointing": False, "disable_tqdm": True, "seed": 3,
+    }  # fmt: skip
+    return GRPOConfig(str(folder), **settings | changes)
+
+
+def dph(policy, folder, held, *, rewards=equal_rewards, arguments=None, **settings) -> DPHTrainer:
+    dph_settings = {"store": held, "divergence": generator("forward_kl"), "eta": 0.5, "rehearsal_rows": 4}
+    arguments = {"processing_class": tokenizer()} | (arguments or {})
+    changes = {name: settings.pop(name) for name in (*dph_settings, "base") if name in settings}
+    return DPHTrainer(policy, rewards, config(folder, **settings), **arguments, **dph_settings | changes)
+
+
+def rehearsed(trainer) -> list[float]:
+    return [row["rehearsal/divergence"] for row in trainer.state.log_history if "grad_norm" in row]
