@@ -11,7 +11,9 @@ import os
 import signal
 import struct
 import sys
+import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 Job = tuple[str, str, str]
@@ -20,6 +22,7 @@ Judge = Callable[[Job, Callable[[str], None]], tuple[str, str]]
 """Gets a job and `phase`, to be called with "gold" or "answer" as it turns to it; returns outcome, detail."""
 
 HEADER = struct.Struct(">I")
+REARM_S = 1.0  # a system call for each job would cost more than the timer's end is worth
 
 
 def frame(value: Any) -> bytes:
@@ -57,8 +60,11 @@ def serve(parent: int) -> None:
 
     try:
         while (jobs := _read()) is not None:
+            armed = -REARM_S
             for job in jobs:
-                signal.setitimer(signal.ITIMER_REAL, timer_s)
+                if (now := time.monotonic()) >= armed + REARM_S:
+                    signal.setitimer(signal.ITIMER_REAL, timer_s)
+                    armed = now
                 try:
                     reply = judge(tuple(job), phase)
                 except Exception as error:
@@ -100,7 +106,10 @@ def _read() -> Any:
     return json.loads(body) if body else None
 
 
-def _write(value: Any) -> None:
-    left = memoryview(frame(value))
-    while left:
-        left = left[os.write(0, left) :]
+_frame = lru_cache(1000)(frame)  # most verdicts have been given before
+
+
+def _write(reply: str | tuple[str, str]) -> None:
+    body = _frame(reply)
+    while (sent := os.write(0, body)) < len(body):
+        body = body[sent:]
