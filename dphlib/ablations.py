@@ -36,7 +36,7 @@ COLUMNS = [
 ]  # fmt: skip
 _NUMBERS = ("mean", "mean_low", "mean_high", "against_mean", "difference", "low", "high", "p", "p_holm")
 LEVEL = 0.05
-"""Below it a Holm's p is told from zero, as a 95 % interval that leaves zero out is."""
+"""A difference is clear where its Holm's p lies below this, and unclear otherwise, which does not mean zero."""
 SPOKEN = (("in domain", "Pass@8"), ("out of domain", "Pass@8"))
 """What a sentence tells: suite and measure."""
 
@@ -185,29 +185,34 @@ def change_of(one: Comparison, settings: Profile) -> str:
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
-    """A sentence a comparison of `study_table`: what it changes, by how much on each of `SPOKEN`, of how many seeds."""
+    """A sentence a comparison of `study_table`: what it changes, by how much on each of `SPOKEN`, of how many seeds.
+
+    A difference is clear or not by `LEVEL`. The family of Holm's p, whose size is named, is that of `study_table`: give
+    studies whole.
+    """
     said = []
     for change, part in table.groupby("change", sort=False):
-        effects = [_spoken(part, suite, measure) for suite, measure in SPOKEN]
+        effects = [_spoken(part, table, suite, measure) for suite, measure in SPOKEN]
         effects = [text for text in effects if text]
         seeds = part.loc[part["status"] == "run", ["seeds", "against_seeds"]]
         counted = f" ({seeds['seeds'].max()} seeds against {seeds['against_seeds'].max()})" if len(seeds) else ""
-        said.append(f"{change} {'; it '.join(effects)}{counted}." if effects else f"{change}: not run.")
+        said.append(f"{change} changes {'; '.join(effects)}{counted}." if effects else f"{change}: not run.")
     return said
 
 
-def _spoken(part: pd.DataFrame, suite: str, measure: str) -> str:
+def _spoken(part: pd.DataFrame, table: pd.DataFrame, suite: str, measure: str) -> str:
     found = part[(part["suite"] == suite) & (part["measure"] == measure) & (part["status"] == "run")]
     if found.empty:
         return ""
     one = found.iloc[0]
-    effect = f"{one['difference']:+.1f} {one['unit']} [{one['low']:+.1f}, {one['high']:+.1f}]"
-    what = f"{suite.replace(' ', '-')} {measure}"
+    by = f"{suite.replace(' ', '-')} {measure} by {one['difference']:+.1f} {one['unit']}"
+    by += f" [{one['low']:+.1f}, {one['high']:+.1f}]"
     if one["low"] <= 0 <= one["high"]:
-        return f"changes {what} by {effect}, not told from zero"
+        return f"{by}, unclear"
+    family = table[(table["study"] == one["study"]) & (table["suite"] == suite) & (table["measure"] == measure)]
     p = "below 0.001" if one["p_holm"] < 0.001 else f"{one['p_holm']:.3f}"
-    corrected = f"Holm's p {p}" if one["p_holm"] < LEVEL else f"not told from zero after Holm's correction, p {p}"
-    return f"{'raises' if one['low'] > 0 else 'lowers'} {what} by {effect} ({corrected})"
+    corrected = f"Holm's p of {int(family['p_holm'].notna().sum())} is {p}"
+    return f"{by}, clear ({corrected})" if one["p_holm"] < LEVEL else f"{by}, unclear (p {one['p']:.3f}, {corrected})"
 
 
 # --- Every variant against its main arm -----------------------------------------------------------

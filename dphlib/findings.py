@@ -157,7 +157,7 @@ def _studies(results: Results, study: str, summary: Callable[[pd.DataFrame], str
 
 
 def _told(rows: pd.DataFrame) -> str:
-    """How many comparisons are told from zero, on each measure that the sentences speak of."""
+    """How many comparisons leave zero out, on each measure that the sentences speak of."""
     parts = []
     for suite, measure in ablations.SPOKEN:
         ran = _spoken(rows, suite, measure)
@@ -183,25 +183,23 @@ def _largest(rows: pd.DataFrame) -> tuple[float, str]:
 
 
 def _strength_summary(rows: pd.DataFrame) -> str:
-    """RKL is counted apart: it stands on other tokens, so its row differs from forward KL's in data too."""
+    """RKL is counted apart: its k3 has forward KL's gradient too, on fresh rollouts of all prompts."""
     between = rows[rows["against"] == NAMES["dph_f"]]
     online = between["arm"].str.startswith(NAMES["rkl"])
     stored, other = between[~online], between[online]
-    said = f"Divergences on the same stored answers, told apart at equal strength: {_told(stored)}. "
+    said = f"Divergences on the same stored answers that differ at equal strength: {_told(stored)}. "
     said += (
         "So among these a difference remains that strength, as curvature at the reference, does not explain. "
         if _any_told(stored)
         else "So at equal strength this run does not tell them apart. That leaves MARA's objection standing; it does "
         "not prove it, for the intervals allow differences as large as their ends. "
     )
-    return said + f"Reverse KL, on rollout tokens and not on stored answers: {_told(other)}."
+    return said + f"RKL, on fresh rollouts of all prompts and not on stored answers: {_told(other)}."
 
 
 def _eta_summary(rows: pd.DataFrame) -> str:
     points, which = _largest(rows)
-    head = (
-        f"Changes of a weight that are told from zero: {_told(rows)}. The largest on in-domain Pass@8 is {points:.1f} "
-    )
+    head = f"Changes of a weight that leave zero out: {_told(rows)}. The largest on in-domain Pass@8 is {points:.1f} "
     return head + f"points ({which})."
 
 
@@ -222,7 +220,7 @@ def _controls_summary(rows: pd.DataFrame) -> str:
 
 def _direction(row: pd.Series) -> str:
     if row["p_holm"] >= ablations.LEVEL:
-        return "not told from zero"
+        return "unclear"
     return "a gain" if row["difference"] > 0 else "a loss"
 
 

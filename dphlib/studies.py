@@ -96,7 +96,7 @@ STUDIES: dict[str, Study] = {
             *_set(("dph_js", "strength=equal")),
             _as_strong("dph_js", "JS"),
             _as_strong("dph_js_definition", "JS by definition"),
-            _as_strong("rkl", "Reverse KL"),
+            _as_strong("rkl", "RKL"),
             *(_as_strong(f"alpha_{a}", f"Alpha {a}", MAIN) for a in (0.2, 0.5, 0.8)),
         ],
     ),

@@ -89,7 +89,7 @@ def test_the_words_on_strength_follow_the_corrected_differences_on_the_same_answ
     made = ablations.study_table(results.records, results.settings, ["strength"], ["in_domain"])
     rkl = made["arm"].str.startswith("RKL")
     p = rkl.map({True: 0.01 if online else 0.9, False: 0.01 if stored else 0.9})
-    said, apart = findings._strength_summary(made.assign(p_holm=p, low=1.0, high=2.0)).split("Reverse KL")
+    said, apart = findings._strength_summary(made.assign(p_holm=p, low=1.0, high=2.0)).split("RKL, on fresh")
     count = made.loc[(made["against"] == "DPH-F") & ~rkl, "arm"].nunique()
     assert f"on in domain Pass@8 {count} of {count} by their own intervals and {count * stored} after Holm's" in said
     assert ("So among these a difference remains" in said) == stored and ("MARA's objection" in said) != stored

@@ -126,11 +126,7 @@ def test_a_sentence_has_the_change_the_numbers_and_the_seeds(table):
         assert f"{one['difference']:+.1f} points [{one['low']:+.1f}, {one['high']:+.1f}]" in text
     assert text.endswith("(2 seeds against 3).")
     for one in said:
-        word, _, numbers = re.search(
-            r" (raises|lowers|changes) (.*?Pass@8)[^+-]*(\S+ points \[\S+ \S+\])", one
-        ).groups()
-        low, high = map(float, re.search(r"\[(\S+), (\S+)\]", numbers).groups())
-        assert {"raises": low >= 0, "lowers": high <= 0, "changes": low <= 0 <= high}[word], one
+        assert " changes in-domain Pass@8 by " in one and one.count("clear") == one.count("Pass@8")
 
 
 def test_a_family_of_comparisons_is_corrected_and_the_sentences_say_so(table):
@@ -139,12 +135,12 @@ def test_a_family_of_comparisons_is_corrected_and_the_sentences_say_so(table):
         assert len(family) == len(comparisons(CPU, study)) and len(family) > 1
         assert family["p_holm"].tolist() == pytest.approx(stats.holm(family["p"]).tolist())
     one = table[table["study"] == "controls"].iloc[[0]].assign(suite="in domain", measure="Pass@8", unit="points")
-    wide = {"difference": 3.0, "low": 0.5, "high": 5.5}
+    wide = {"difference": 3.0, "low": 0.5, "high": 5.5, "p": 0.02}
     for numbers, p, says in (
-        (wide, 0.2, r"raises .* points \[\+0.5, \+5.5\] \(not told from zero after Holm's correction, p 0.200\)"),
-        (wide, 0.0002, r"raises .* \(Holm's p below 0.001\)"),
-        ({"difference": -3.0, "low": -5.5, "high": -0.5}, 0.04, r"lowers .* \(Holm's p 0.040\)"),
-        ({"difference": 3.0, "low": -0.5, "high": 5.5}, 0.04, r"changes .*\], not told from zero \("),
+        (wide, 0.2, r"by \+3.0 points \[\+0.5, \+5.5\], unclear \(p 0.020, Holm's p of 1 is 0.200\)"),
+        (wide, 0.0002, r", clear \(Holm's p of 1 is below 0.001\)"),
+        ({"difference": -3.0, "low": -5.5, "high": -0.5}, 0.04, r"by -3.0 .*, clear \(Holm's p of 1 is 0.040\)"),
+        ({"difference": 3.0, "low": -0.5, "high": 5.5}, 0.04, r"\], unclear \(\d+ seeds"),
     ):
         said = ablations.sentences(one.assign(**numbers, p_holm=p))
         assert len(said) == 1 and re.search(says, said[0]), said
