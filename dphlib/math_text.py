@@ -174,10 +174,13 @@ hertz; rad radian; deg degree; mph; kph kmh; cent; dollar USD; euro; mol; eV; T;
 _UNITS = {name: group.split()[0] for group in _ALIKE.split(";") for name in group.split()}
 # Words that make another number, or another statement, of what they follow.
 _NO_UNIT = frozenset(
-    "and or not no is isn are if when where for but except unless wrong instead mod modulo over times plus minus half "
-    "quarter third tenth hundred thousand million billion trillion dozen percent percentage pct squared cubed "
-    "factorial nor to vs versus between than least most more less".split()
+    "and or not no is isn are if when where for but except unless wrong instead mod modulo over times plus minus "
+    "negative half halves quarter third fourth fifth sixth seventh eighth ninth tenth twelfth hundredth thousandth "
+    "hundred thousand million billion trillion dozen percent percentage pct squared cubed factorial base nor to "
+    "vs versus between than least most more less".split()
 )
+_OPPOSITE = {frozenset(pair.split("/")) for pair in "am/pm east/west north/south left/right up/down gain/loss".split()}
+_OPEN_END = re.compile(r"[=<>+\-*/^_,;:(\[{]$|\\(?:cdot|times|div|pm|mp|l?eq?|g?eq?|approx|neq?|to)$")
 _KNOWN = frozenset(_UNITS.values())
 _WORDS = re.compile(r"[A-Za-z]+")
 _UNIT = re.compile(
@@ -207,11 +210,15 @@ def split_units(text: str, *, words: bool = False) -> tuple[str, tuple[str, ...]
             known = len(match["plain"]) > 1 and all(_unit(word) in _KNOWN for word in found)
             spaced = words and re.search(r"[\s~]", match["gap"]) and len(match["plain"]) > 2
             fits = bool(known or spaced) and exact_value(rest) is not None
-        if not fits or not 0 < len(found) <= 5 or any(word.lower() in _NO_UNIT for word in found):
+        if not fits or not 0 < len(found) <= 5 or _OPEN_END.search(rest) or any(map(_is_value, found)):
             break
         units.append("".join(map(_unit, found)) + re.sub(r"[\s{}]", "", match["power"] or ""))
         text = rest
     return text, tuple(units)
+
+
+def _is_value(word: str) -> bool:
+    return bool({word.lower(), word.lower().removesuffix("s")} & _NO_UNIT)
 
 
 def _unit(word: str) -> str:
@@ -244,7 +251,8 @@ def restatement(gold: str, content: str) -> str | None:
     gold, gold_units = split_units(tidy(gold))
     content, units = split_units(tidy(content), words=exact_value(gold) is not None)
     known = all(unit.partition("^")[0] in _KNOWN for unit in gold_units + units)
-    if known and gold_units and units and gold_units != units:
+    opposite = any(frozenset((a.lower(), b.lower())) in _OPPOSITE for a in gold_units for b in units)
+    if opposite or (known and gold_units and units and gold_units != units):
         return "another unit"
     if set(_HIDING.findall(content) + _COMMENT.findall(content)) - set(_HIDING.findall(gold)):
         return "a command that hides or defines something"
@@ -268,6 +276,10 @@ def restatement(gold: str, content: str) -> str | None:
             return "not a worked-out number"
     elif len(wanted) == 1 and len(_split(content)) > 1:
         return "several values for one"
+    names = {sides[0] for part in _split(_inside(gold)) if len(sides := _RELATION.split(part)) == 2}
+    if len(names) > 1 and not _RELATION.search(content) and len(given) == len(wanted):
+        if any(same_value(*pair) is False for pair in zip(wanted, given, strict=True)):
+            return "values in another order than the names of the gold"
     if {_bracket(gold), _bracket(content)} in ({"\\{", "("}, {"\\{", "["}):
         return "another kind of bracket"
     extra = set(_UNWORKED.findall(content)) - set(_UNWORKED.findall(gold))
