@@ -26,7 +26,7 @@ environment: DPH_PYTHON       Python 3.11 or later to use (default: python3.13, 
                               verl's with -verl)
              DPH_TORCH_INDEX  where the CPU build of PyTorch is (default: https://download.pytorch.org/whl/cpu)
              DPH_MIN_FREE_GIB free disk space that set-up asks for (default: 6; with an NVIDIA GPU 20)
-             DPH_BASE, DPH_TUNING, DPH_SAMPLER, DPH_METHODS, DPH_DATA, DPH_DEVICE change the profiles for GPUs: README
+             DPH_BASE, DPH_TUNING, DPH_SAMPLER, DPH_METHODS, DPH_DATA, DPH_DEVICE change the profiles for GPUs: docs/gpu.md
 TEXT
 }
 

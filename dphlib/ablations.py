@@ -191,7 +191,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
     studies whole.
     """
     said = []
-    for change, part in table.groupby("change", sort=False):
+    for (_, change), part in table.groupby(["study", "change"], sort=False):
         effects = [_spoken(part, table, suite, measure) for suite, measure in SPOKEN]
         effects = [text for text in effects if text]
         seeds = part.loc[part["status"] == "run", ["seeds", "against_seeds"]]

@@ -1,4 +1,8 @@
-"""What an iteration of each method costs: seconds by phase, tokens through each model, memory of the process."""
+"""What an iteration of each method costs: seconds by phase, tokens through each model, peak memory.
+
+Memory is the GPU's where there is one, else the process's. Handing weights to the sampler counts as sampling, the
+scoring of what another program drew as update.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +47,9 @@ def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
         write_json(out / "cost.json", [row for rows in results for row in rows])
 
     params = {"train": config, "methods": {method: _config(pipeline.settings, method) for method in COST_METHODS}}
-    stage = pipeline.run.stage("cost", params=params, inputs=(world, base, source), code=TRAIN_CODE, build=build)
+    params |= {"tuning": pipeline.settings.tuning, "sampler": pipeline.settings.backend.draws}
+    code = (*TRAIN_CODE, "cost")
+    stage = pipeline.run.stage("cost", params=params, inputs=(world, base, source), code=code, build=build)
     return pd.DataFrame(json.loads((stage.path / "cost.json").read_text(encoding="utf-8")))
 
 
@@ -65,7 +71,7 @@ def cost_job(root: str, profile_name: str, method: str, iterations: int) -> list
     references = policies.rescored(settings, policy, tokenizer, parts.references)
     train_config = replace(settings.train, iterations=iterations, diagnose_every=0)
     with (
-        Verifier(pipeline.databases()) as verifier,
+        Verifier(pipeline.databases(), policies.judges(settings)) as verifier,
         policies.sampling(settings, base, policy, tokenizer) as sampler,
     ):
         logs = trainer.train(
@@ -73,4 +79,13 @@ def cost_job(root: str, profile_name: str, method: str, iterations: int) -> list
             base=initial, sampler=sampler, paged_8bit=settings.tuning.paged_8bit,
             on_iteration=lambda log: report(log["iteration"], iterations),
         )  # fmt: skip
-    return [{"method": method, "step": log["iteration"], **{c: log[c] for c in _COLUMNS}} for log in logs[1:]]
+    return [{"method": method, "step": log["iteration"], **_costs(log)} for log in logs[1:]]
+
+
+def _costs(log: dict[str, Any]) -> dict[str, Any]:
+    costs = {column: log[column] for column in _COLUMNS}
+    costs["sample_s"] += log["sync_s"]
+    costs["update_s"] += log["rescore_s"]
+    if log["peak_gpu_gib"] is not None:
+        costs["peak_gib"] = log["peak_gpu_gib"]
+    return costs

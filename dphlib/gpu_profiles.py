@@ -6,7 +6,8 @@ the model's name in the public code of at least two unrelated projects.
 
 1. `paper` has the authors' numbers but for `top_p`: ours is 1, for their 0.9 is not corrected for (a variant of the
    studies has it).
-2. One length for all methods, the authors' 5 epochs for DPH; their baselines' 30 are the variant `iterations=2210`.
+2. One length for all methods, five passes over all training prompts; the authors train DPH for 5 epochs on D_exp and
+   their baselines for 30 on all prompts, which is the variant `iterations=2210`.
 3. `gpu80` and `gpu24` train adapters with smaller batches, in the authors' proportions.
 4. `gpu24` also fits Colab's free T4 of 15 GiB with the sampler transformers, by calculation: `dph plan --card t4`.
 
@@ -76,7 +77,7 @@ _WEIGHTS = {
 _PRESAMPLE = PresampleConfig(k=8, temperature=1.0, top_p=0.95, threshold=6)  # [code]; threshold of Llama [2nd]
 
 _PAPER_TRAIN = TrainConfig(
-    iterations=368,  # 5 epochs [code] of BIRD's 9,428 training problems at 128 a batch
+    iterations=368,  # [ours] 5 x 9,428 / 128; departure 2
     prompts=128, rollouts=16, mini_batches=2, rehearsal_rows=256,  # [code]
     lr=1e-6, warmup_steps=0, dual_clip=3.0, aggregation="token_mean", advantage_scale="std",  # [code]
     max_grad_norm=1.0,  # [ours]
@@ -103,7 +104,7 @@ GPU_PROFILES: dict[str, dict[str, Any]] = {
             problems={"train": 2048, "in_domain": 256, "cross_domain": 256},
             max_prompt_tokens=1024,
         ),
-        "presample": _PRESAMPLE,
+        "presample": replace(_PRESAMPLE, threshold=7),  # of Qwen [2nd]
         "train": TrainConfig(
             iterations=100, prompts=16, rollouts=8, mini_batches=2, rehearsal_rows=16, lr=1e-5, warmup_steps=10,
             max_new_tokens=512, overlong_buffer=128, importance_cap=2.0, token_budget=16_384, diagnose_every=10,
@@ -149,7 +150,7 @@ GPU_PROFILES: dict[str, dict[str, Any]] = {
 ENVIRONMENT = {
     "DPH_BASE": "another base model: NAME@COMMIT on the hub, NAME of one that stands here, or a folder",
     "DPH_TUNING": "full, lora or qlora",
-    "DPH_SAMPLER": "vllm or transformers",
+    "DPH_SAMPLER": "vllm, vllm_server or transformers",
     "DPH_METHODS": "some of the methods, such as grpo,dph_f,dph_js: fewer hours",
     "DPH_DATA": "folder of the data sets' official files; without it those with a pinned copy come from the hub",
     "DPH_DEVICE": "cpu: computes without a GPU, for small models and tests",

@@ -120,7 +120,7 @@ def answered(pipeline: Pipeline, run: RunConfig | None, look: bool = False) -> S
         suites = {s: [p for p in pipeline.suite(s) if p.id in set(ids)] for s, ids in problems.items()}
         total = sum(map(len, suites.values()))
         with (
-            Verifier(pipeline.databases()) as verifier,
+            Verifier(pipeline.databases(), policies.judges(pipeline.settings)) as verifier,
             policies.sampling(pipeline.settings, base, policy, tokenizer) as sampler,
         ):
             records = evaluate.evaluate(
@@ -132,6 +132,7 @@ def answered(pipeline: Pipeline, run: RunConfig | None, look: bool = False) -> S
         records.to_parquet(out / "records.parquet", index=False)
 
     params = {"problems": problems, "draws": count, "limit": config.max_new_tokens, "draw_seed": config.draw_seed}
+    params["sampler"] = pipeline.settings.backend.draws
     return pipeline.run.stage(
         f"hard-{name}", params={**params, "identity": [name, identity[-1]]}, inputs=(world, chosen_by, source),
         code=_CODE, build=None if look else build,

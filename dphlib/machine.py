@@ -20,10 +20,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-KEY_PACKAGES = ("torch", "transformers", "numpy", "tokenizers")
+KEY_PACKAGES = (
+    "torch", "transformers", "numpy", "tokenizers", "peft", "bitsandbytes", "vllm",  # what draws and trains
+    "math-verify", "latex2sympy2-extended", "sympy", "sqlglot",  # what judges and writes prompts
+)  # fmt: skip
 RECORDED_PACKAGES = (
-    *KEY_PACKAGES, "accelerate", "bitsandbytes", "datasets", "math-verify", "matplotlib", "pandas", "papermill", "peft",
-    "pyarrow", "safetensors", "scipy", "seaborn", "sqlglot", "vllm",
+    *KEY_PACKAGES, "accelerate", "datasets", "matplotlib", "pandas", "papermill", "pyarrow", "safetensors", "scipy",
+    "seaborn",
 )  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def load(
         raise FileNotFoundError(f"no model in {folder}: config.json is missing; run the stage that makes it first")
     for file in sorted(folder.glob("*.safetensors")):
         refuse_damaged(file, "copy or download it again, or run the stage that makes it again")
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = load_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=placement.torch_dtype,
@@ -143,6 +143,17 @@ def load(
     if quantization is None:
         model = model.to(placement.device)
     return model.eval(), tokenizer
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder, padding on the left; one without a padding token (Llama 3's) pads by its end token.
+
+    Padding is masked wherever it stands and never scored.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def refuse_damaged(file: Path, way_out: str) -> None:

@@ -2,8 +2,8 @@
 
 1. The profiles of the CPU compute in fp32 on the CPU, wherever they run; the others on this machine's first GPU.
 2. Whole policies are kept in the Hugging Face layout (`model/`), adapters as PEFT has them (`adapter/`).
-3. What another program sampled is scored again by the policy that is trained: its stored log-probs are those of pi_ref,
-   and the divergence starts at 0.
+3. The stored answers of a base that is not trained here are scored again by the policy that is trained, whichever
+   program sampled them: their log-probs are those of pi_ref as training computes them, and the divergence starts at 0.
 
 Not here: how a policy is trained (`trainer`), how a model is loaded (`model`), what of it is trained (`tuning`).
 """
@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib import adapters, memory, model, server_sampler, sharding, tuning
 from dphlib.config import Profile, RunConfig
 from dphlib.files import RunError
-from dphlib.machine import release_gpu
+from dphlib.machine import cores, release_gpu
 from dphlib.partition import Reference
 from dphlib.passes import scored
 from dphlib.placement import Placement, choose_placement
@@ -122,7 +122,12 @@ def weights_of(folder: Path) -> int:
 
 def load_tokenizer(settings: Profile) -> PreTrainedTokenizerBase:
     """The tokenizer of the profile's base model."""
-    return AutoTokenizer.from_pretrained(base_folder(settings), padding_side="left")
+    return model.load_tokenizer(base_folder(settings))
+
+
+def judges(settings: Profile, processes: Processes = ALONE) -> int:
+    """Worker processes of each verifier: the CPU profiles' jobs fill the cores already, a GPU's process shares them."""
+    return 1 if settings.base is None else max(1, cores() // processes.count)
 
 
 def prompt_text(settings: Profile, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> str:
@@ -263,9 +268,10 @@ def rescored(
 ) -> list[Reference]:
     """The stored answers with the log-probs of `policy`, which is still the initial one.
 
-    The same ones where the policy's own weights sampled them: Transformers, and no 4-bit layers.
+    The same ones on the CPU profiles, where the policy's own weights sampled them with the same kernels. On a GPU vLLM
+    may have sampled them, or a decoding kernel that rounds otherwise, and the divergence starts at 0 only after this.
     """
-    if settings.backend.program == "transformers" and settings.tuning.kind != "qlora":
+    if settings.base is None and settings.backend.program == "transformers" and settings.tuning.kind != "qlora":
         return list(references)
     prompts = tokenizer([reference.problem.prompt for reference in references])["input_ids"] if references else []
     rows = [(prompt, reference.token_ids) for prompt, reference in zip(prompts, references, strict=True)]

@@ -83,15 +83,32 @@ def database_folder(folder: Path) -> Path:
 
 
 def recipe(settings: Profile) -> dict[str, Any]:
-    """What decides the problems: settings, and of local data sets the hashes of their files."""
+    """What decides the problems: settings, and of local data sets their files and databases."""
     if settings.data is None:
         return {"world": asdict(settings.world)}
     from dphlib import data
 
     found = [data.find(name, data_dir=_folder()) for names in settings.data.suites.values() for name in names]
-    files = {f"{source.suite}/{path.name}": sha256_file(path) for source in found for path in source.files}
+    files = {
+        f"{source.suite}/{path.name}": sha256_file(path)
+        for source in found
+        for path in (*source.files, *([source.tables] if source.tables else []))
+    }
     revisions = {source.suite: source.revision for source in found}
-    return {"data": asdict(settings.data), "base": asdict(settings.base), "files": files, "revisions": revisions}
+    databases = {source.suite: _inventory(source.databases) for source in found if source.databases}
+    return {
+        "data": asdict(settings.data), "base": asdict(settings.base), "files": files, "databases": databases,
+        "revisions": revisions,
+    }  # fmt: skip
+
+
+def _inventory(folder: Path) -> dict[str, list[Any]]:
+    """Size and header of each database, which holds its change counter: hashing BIRD's 33 GB would take minutes."""
+    found = {}
+    for path in sorted(folder.glob("*/*.sqlite")):
+        with path.open("rb") as file:
+            found[f"{path.parent.name}/{path.name}"] = [path.stat().st_size, file.read(100).hex()]
+    return found
 
 
 def described(settings: Profile, suite: str, count: int) -> str:
@@ -117,6 +134,8 @@ def _linked(name: str, databases: Path) -> list[Problem]:
     built = data_check.build(name, data_dir=_folder(), drop_failing=True, workers=cores())
     if left := len(built.dropped) + len(built.empty):
         say(f"{name}: {left} problems left out, {len(built.dropped)} golds fail, {len(built.empty)} results are empty")
+    if missing := built.findings.missing:
+        say(data.missing_text(missing, source))
     problems = []
     for problem in built.problems:
         db_id = problem.db_id and f"{name}.{problem.db_id}"

@@ -222,6 +222,11 @@ class BackendConfig:
     memory_fraction: float = 0.45
     sleep: bool = False
 
+    @property
+    def draws(self) -> tuple[str, int]:
+        """What of it decides which answers are drawn."""
+        return self.program, self.batch_rows
+
 
 @dataclass(frozen=True, slots=True)
 class BaseConfig:

@@ -55,7 +55,7 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylim(-0.6, len(rows) - 0.4)
     shared_ticks(axes[0, 1:])
     absent = [name for name, (study, arm, against) in zip(names, rows, strict=True) if not _ran(table, arm, against)]
-    note(fig, [f"Bars: {INTERVAL}; blue leaves zero out, before any correction. Without a second name: minus the main run.",
+    note(fig, [f"Bars: {INTERVAL}; blue leaves zero out, uncorrected. Without a second name: minus the main run.",
                f"not run: {'; '.join(absent)}" if absent else ""])  # fmt: skip
     return fig
 

@@ -52,8 +52,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("iteration", "number of the rollout batch, from 1", "-", "every number once"),
     Metric(
         "reward", r"mean of $R_i$ over judged rollouts", "share, 0 to 1",
-        "rises, then flattens; DPH's are of other prompts than the baselines', DAPO's of groups whose rewards differ (at "
-        "most 7/8 with 8 rollouts), so compare levels of GRPO and RKL, and among the DPH methods, only",
+        "rises, then flattens; DPH's are of other prompts than the baselines', DAPO's of groups whose rewards differ "
+        "(at most 7/8 with 8 rollouts), so compare levels of GRPO and RKL, and among the DPH methods, only",
     ),
     Metric(
         "entropy", r"mean over answers of $\operatorname{mean}_t H(\pi_\theta(\cdot \mid x, y_{<t}))$", "nats a token",
@@ -64,7 +64,7 @@ METRICS: tuple[Metric, ...] = (
         r"$\sum_{i,t}(\log\pi_\theta - \log\pi_\mathrm{ref}) / \sum_i \lvert y_i\rvert$ on two rollouts a prompt, "
         "before the update",
         "nats a token", "0 at the start up to sampling noise, then grows; a diagnosis, never a loss; null between "
-        "measurements",
+        "measurements; by the sampler's log-probs, so another program's gap to the trainer (`sampler_kl`) is in it",
     ),
     Metric(
         "response_tokens", r"mean of $\lvert y_i\rvert$", "tokens",

@@ -77,7 +77,7 @@ def build(
         policy = sharding.shard(policy, processes)
 
     with (
-        Verifier(inputs.databases) as own_verifier,
+        Verifier(inputs.databases, policies.judges(settings, processes)) as own_verifier,
         policies.sampling(settings, inputs.base, policy, tokenizer, processes) as sampler,
         tracking.tracked(tracker if processes.first else "", kept, settings, run) as track,
     ):

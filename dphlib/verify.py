@@ -18,10 +18,12 @@ class Verifier:
 
     Args:
         database_root: folder with `<db_id>/<db_id>.sqlite`.
+        workers: processes for SQL, and as many for mathematics; they start when they are needed.
     """
 
-    def __init__(self, database_root: Path) -> None:
-        self._sql, self._math = SqlVerifier(database_root, mode="bird"), MathVerifier(mode="strict")
+    def __init__(self, database_root: Path, workers: int = 1) -> None:
+        self._sql = SqlVerifier(database_root, mode="bird", workers=workers)
+        self._math = MathVerifier(mode="strict", workers=workers)
 
     def verify_many(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """A verdict for each (problem, answer text)."""

@@ -38,10 +38,11 @@ def make_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
         single=f"{BEGIN} $A", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
     )
     made = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=END, padding_side="left",
+        tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, padding_side="left",
         additional_special_tokens=[USER, ASSISTANT],
     )  # fmt: skip
     made.add_tokens(list(ANSWERS))
+    assert made.pad_token is None, "as Llama 3.1's"
     made.chat_template = TEMPLATE
     return made
 
@@ -55,7 +56,6 @@ def save_base(folder: Path, texts: Sequence[str]) -> Path:
             vocab_size=len(tokenizer), hidden_size=SIZE, intermediate_size=2 * SIZE, num_hidden_layers=2,
             num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=False,
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
     ids = {text: tokenizer.convert_tokens_to_ids(text) for text in (*ANSWERS, END, ASSISTANT)}
