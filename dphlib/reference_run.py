@@ -22,7 +22,8 @@ RESULTS = (
     "records.parquet", "hard.parquet", "train_log.parquet", "presample.csv", "cost.csv", "claims.json", "manifest.json",
     "seconds.json",
 )  # fmt: skip
-RESULT_FOLDERS = ("tables", "figures", "notebooks", "report", "metrics")
+RESULT_FOLDERS = ("tables", "figures", "notebooks", "metrics")
+"""The report is not copied: it is built anew from these."""
 
 
 def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
@@ -30,19 +31,25 @@ def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
 
     Args:
         source: a results folder.
-        out: where the products go; each is compared with the one in `source`.
+        out: where the products go, in place of an earlier replot's; each is compared with the one in `source`.
     """
     from dphlib.results import draw_recorded
 
     if not (source / "manifest.json").is_file():
         raise RunError(f"no recorded run in {source}: manifest.json is missing; give one with --source")
+    if out.resolve() == source.resolve():
+        raise RunError(f"{out} holds the results to compare with; give another folder with --out")
+    for folder in ("figures", "tables"):
+        shutil.rmtree(out / folder, ignore_errors=True)
     draw_recorded(source, out, _asked(source))
-    made = sorted(path for path in out.rglob("*") if path.is_file())
-    differ = [p for p in made if not filecmp.cmp(p, source / p.relative_to(out), shallow=False)]
-    for path in differ:
-        print(f"differs from {source.name}: {path.relative_to(out)}")
-    print(f"{len(made)} files in {out}, {len(made) - len(differ)} of them equal to {source} byte by byte")
-    return 1 if differ else 0
+    made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    equal, differ, absent = filecmp.cmpfiles(out, source, made, shallow=False)
+    for name in differ:
+        print(f"differs from {source.name}: {name}")
+    for name in absent:
+        print(f"not in {source.name}: {name}")
+    print(f"{len(made)} files in {out}, {len(equal)} of them equal to {source} byte by byte")
+    return 1 if differ or absent else 0
 
 
 def recorded_profile(source: Path) -> Profile:

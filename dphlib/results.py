@@ -282,7 +282,7 @@ def products(results: Results) -> list[str]:
 def draw(
     results: Results, root: Path, names: Sequence[str] | None = None, judged: bool = True
 ) -> list[claims.ClaimResult]:
-    """Every figure, table and claim into `root`.
+    """Every figure, table and claim into `root`; what an earlier, larger run drew there beyond these is removed.
 
     Args:
         names: of `products`; None for all.
@@ -296,6 +296,9 @@ def draw(
     known: dict[str, Any] = {**figures, **TABLES, **STUDY_TABLES, **HARD_TABLES}
     for name in names:
         _product(known, name, "figure or table")
+    for name in left_out(results):
+        for path in (f"figures/{name}.png", f"figures/{name}.svg", f"tables/{name}.csv"):
+            (Path(root) / path).unlink(missing_ok=True)
     # Filters and groups of texts take three times as long as those of codes.
     hard_rows = None if results.hard is None else _coded(results.hard)
     results = replace(results, records=_coded(results.records), hard=hard_rows)

@@ -21,6 +21,7 @@ from dphlib.config import Profile, profile
 from dphlib.facts import read_json
 from dphlib.files import digest, say, write_json
 from dphlib.jobs import duration
+from dphlib.manifests import read_manifest
 from dphlib.notebooks import (
     NotebookError,
     NotebookRun,
@@ -81,14 +82,14 @@ def run(
         if only:
             print(f"{only}: {out / 'notebooks'}")
             return 0
-        if done or not (out / "report" / "index.html").is_file():
+        if not _finished(out):
             _finish(out, settings, asked)
     _closing_words(out, done, time.monotonic() - started)
     return 0
 
 
 def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | None, outside: Sequence[Any]) -> list[str]:
-    """Executes the notebooks whose source, parameters, code or versions changed, or whose results are damaged.
+    """Executes the notebooks whose source, parameters, code or versions changed, or all where results are damaged.
 
     Args:
         outside: what else they depend on.
@@ -96,22 +97,25 @@ def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | Non
     executed, record = out / "notebooks", out / "notebooks" / "keys.json"
     keys = read_json(record) if record.is_file() else {}
     code = code_version([path.stem for path in sorted(PACKAGE.glob("*.py")) if path.stem != "__init__"])
-    problems = verify_run_manifest(out) if (out / "manifest.json").is_file() else []
-    for problem in problems:
+    for problem in verify_run_manifest(out) if _finished(out) else ():
         say(f"{out}: {problem}; the notebooks run again")
+        keys = {}
     stale: dict[str, str] = {}
     wanted: dict[str, Any] = {}
     for path in find_notebooks(NOTEBOOKS, names):
         declared = declared_parameters(path)
         passed = {name: value for name, value in parameters.items() if name in declared}
         key = digest([path.read_text(encoding="utf-8"), passed, code, versions(), *outside])
-        if not problems and keys.get(path.name) == key and _is_whole(executed / path.name):
+        if keys.get(path.name) == key and _is_whole(executed / path.name):
             print(f"{path.stem}: reused")
         else:
             stale[path.stem] = key
             wanted |= passed
     if not stale:
         return []
+    # In this order: damage, once found, is not forgotten by a run that is interrupted now.
+    write_json(record, keys)
+    (out / "manifest.json").unlink(missing_ok=True)
     before = _stage_folders(out)
 
     def note(ran: NotebookRun) -> None:
@@ -128,6 +132,16 @@ def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | Non
     return list(stale)
 
 
+def _finished(out: Path) -> bool:
+    """Whether a run came to its end here: its manifest lists the report.
+
+    `_run_stale` removes the manifest, and the first one of `_finish` lists no report. One that is there but cannot be
+    read was a finished run's: it is damage.
+    """
+    manifest, _ = read_manifest(out)
+    return "report/index.html" in manifest["files"] if manifest else (out / "manifest.json").is_file()
+
+
 def _stage_folders(out: Path) -> set[Path]:
     return set((out / "stages").glob("*-*"))
 
@@ -140,7 +154,7 @@ def _is_whole(executed: Path) -> bool:
 
 
 def _finish(out: Path, settings: Profile, asked: dict[str, str]) -> None:
-    """Manifest, report, and the manifest again, so that it lists the report."""
+    """Manifest, report, and the manifest again, so that it lists the report: only then is the run finished."""
     from dphlib.report import build_report
 
     seconds = read_json(out / "seconds.json")
@@ -149,6 +163,7 @@ def _finish(out: Path, settings: Profile, asked: dict[str, str]) -> None:
     extra = {"profile": settings.name, "seeds": list(settings.seeds), "asked": asked, "seconds": seconds}
     if settings.described:
         extra["ours"] = settings.described
+    (out / "report" / "index.html").unlink(missing_ok=True)
     write_run_manifest(out, extra)
     build_report(out)
     write_run_manifest(out, extra)

@@ -124,6 +124,8 @@ def test_studies_are_drawn_where_they_were_run_and_named_where_not(results, monk
     assert new == {"figures/fig11_controls.png", "figures/fig11_controls.svg", "tables/table_controls.csv"}
     again = draw(studied, tmp_path / "again") and files(tmp_path / "again")
     assert again == files(tmp_path / "studied")
+    draw(results, tmp_path / "studied")
+    assert files(tmp_path / "studied") == files(tmp_path / "usual"), "a smaller run leaves nothing of the larger one"
 
 
 def test_an_unknown_name_is_told_with_the_known_ones_before_anything_is_drawn(results, tmp_path):
