@@ -11,25 +11,31 @@ Memory, in bytes (P weights, L linear weights of the layers, T trained weights):
     loss            three fp32 chunks of 2^25 logits
     reference       2 P more for a whole policy with an online reference (RKL, JS by definition)
     sampler         vLLM: 2 P and the cache, 4 K bytes a token and layer, K the width of keys; at least one full row.
-                    Transformers: the cache of `batch_rows` answers and of their prompts, and `_CHOOSING` bytes for each
-                    entry of the vocabulary and row. It is not there while the policy learns: the larger of both counts
+                    Transformers: the cache of the N prompt tokens that a batch may have (`sampler.batches`: the bound
+                    holds for one sample a prompt and for many), and the larger of two that follow each other: reading
+                    the prompts, 8 N (D + I), 12 N (D + I) with adapters in float32, for the widest point of a layer
+                    without gradient; or the cache of `batch_rows` answers and `_CHOOSING` bytes for each entry of the
+                    vocabulary and row. Where the GPU has no bfloat16, attention to a prompt of W tokens also writes its
+                    scores, 12 N H W with H heads: reading takes the larger of them and the layer's. The sampler is not
+                    there while the policy learns: the larger of both counts
     evaluation      the initial policy beside the trained one, 2 P, and the sampler: counts where it is more
 
 Over G GPUs (FSDP2, vLLM on others) a policy that is trained whole holds 16 T / G on each: fp32 weights, gradient and
 two moments; beside them in 16 bits embeddings, output layer and two gathered layers, activations, loss, reference.
 
 Time of an iteration: vLLM reads the weights once a token step for 256 rows side by side. Transformers takes a step for
-each token of the limit, `_LAYER_S` of Python and kernel starts a layer, and reads what it multiplies with (QLoRA: 4.5
-bytes a weight, unpacked and read again). Training takes 6 P operations a token (whole policy) or 4 P (adapter), 2 P
-more with checkpointing; prompts of rollouts and scoring by the trainer 2 P each. All but `_LAYER_S` at `_EFFICIENCY`
-of the GPU's sheet; answers of half the limit, prompts of a quarter of theirs. Verification, loading, and what dynamic
-sampling draws again are not in it. All of it is an estimate that no run on a GPU has checked; what a CPU profile needs
-was measured and is read from the reference run.
+each token of the limit and batch, `_LAYER_S` of Python and kernel starts a layer, and reads what it multiplies with
+(QLoRA: 4.5 bytes a weight, unpacked and read again). Training takes 6 P operations a token (whole policy) or 4 P
+(adapter), 2 P more with checkpointing; prompts of rollouts and scoring by the trainer 2 P each. All but `_LAYER_S` at
+`_EFFICIENCY` of the GPU's sheet; answers of half the limit, prompts of a quarter of theirs. Verification, loading, and
+what dynamic sampling draws again are not in it. All of it is an estimate that no run on a GPU has checked; what a CPU
+profile needs was measured and is read from the reference run.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +46,7 @@ from dphlib.facts import read_json
 from dphlib.files import RunError
 from dphlib.gpu_profiles import BASES, SMOKE
 from dphlib.machine import gpu_total_gib
+from dphlib.stage_config import BaseConfig
 
 _NF4_BITS = 4.127
 _CHUNK_BYTES = 3 * 4 * 2**25
@@ -143,7 +150,7 @@ def plan(settings: Profile, card: str = "") -> Plan:
         cache = 4 * base.kv_heads * base.head_size * base.layers * backend.max_tokens
         memory["sampler"] = max(weights + cache, backend.memory_fraction * gpu.memory_gib * 2**30)
     if backend.program == "transformers":
-        sampling, learning = _sampling_bytes(settings), memory["activations"] + memory["loss"]
+        sampling, learning = _sampling_bytes(settings, gpu), memory["activations"] + memory["loss"]
         memory["sampler, beyond the update's"] = max(0.0, sampling - learning)
         memory["evaluation, beyond that"] = max(0.0, weights + sampling - trained * 18 - max(sampling, learning))
     runs = len(settings.main_runs())
@@ -189,24 +196,42 @@ def require_memory(settings: Profile, gib: float | None = None) -> None:
         )
 
 
-def _sampling_bytes(settings: Profile) -> float:
-    """What Transformers holds while it draws `batch_rows` answers."""
-    base, train, backend = settings.base, settings.train, settings.backend
-    rows, samples = backend.batch_rows, min(train.rollouts, *settings.evaluation.samples.values())
-    tokens = rows * train.max_new_tokens + math.ceil(rows / samples) * settings.data.max_prompt_tokens
-    return 4.0 * base.kv_heads * base.head_size * base.layers * tokens + _CHOOSING * rows * base.vocabulary
+def _sampling_bytes(settings: Profile, card: Card) -> float:
+    """What Transformers holds while it draws, at most, whatever the number of samples a prompt."""
+    from dphlib.sampler import prompt_tokens
+
+    base, rows, longest = settings.base, settings.backend.batch_rows, settings.data.max_prompt_tokens
+    limit = max(settings.train.max_new_tokens, settings.evaluation.max_new_tokens)
+    prompts = min(rows * longest, max(longest, prompt_tokens(rows, limit)))
+    cached = 4.0 * base.kv_heads * base.head_size * base.layers
+    answering = cached * rows * limit + _CHOOSING * rows * base.vocabulary
+    return cached * prompts + max(reading_bytes(base, prompts, longest, card), answering)
 
 
-def _decode_s(settings: Profile, card: Card, rows: int, limit: int) -> float:
-    """Seconds to draw `rows` answers of at most `limit` tokens."""
+def reading_bytes(base: BaseConfig, tokens: int, longest: int, card: Card) -> float:
+    """Activations at the widest point of reading prompts: `tokens` of a batch, `longest` of one, with an adapter."""
+    layer = float(tokens * (base.hidden_size + base.intermediate_size))
+    # What has no bfloat16 has no flash kernel: scores are written out, in float32, with the mask and after softmax.
+    return 8 * layer if card.bfloat16 else 12 * max(layer, float(tokens * base.heads * longest))
+
+
+def _decode_s(settings: Profile, card: Card, draws: Sequence[tuple[int, int]], limit: int) -> float:
+    """Seconds to draw answers of at most `limit` tokens; `draws` are pairs (prompts, samples of each)."""
     base, backend = settings.base, settings.backend
     if backend.program != "transformers":
+        rows = sum(prompts * samples for prompts, samples in draws)
         return math.ceil(rows / _ROWS) * limit / 2 * 2 * base.parameters / card.bandwidth / _EFFICIENCY
     quantised = base.linear_parameters if settings.tuning.kind == "qlora" else 0
     read = 4.5 * quantised + 2 * (base.parameters - quantised)
-    together = min(rows, backend.batch_rows)
-    step_s = (read / card.bandwidth + 2 * base.parameters * together / card.flops) / _EFFICIENCY
-    return math.ceil(rows / backend.batch_rows) * limit * (step_s + base.layers * _LAYER_S)
+    from dphlib.sampler import SamplingConfig, batches
+
+    seconds, length = 0.0, settings.data.max_prompt_tokens // 4
+    for prompts, samples in draws:
+        setting = SamplingConfig(samples, max_new_tokens=limit)
+        for batch in batches([length] * prompts, setting, backend.batch_rows):
+            compute_s = 2 * base.parameters * len(batch) * samples / card.flops
+            seconds += limit * ((read / card.bandwidth + compute_s) / _EFFICIENCY + base.layers * _LAYER_S)
+    return seconds
 
 
 def _problems(settings: Profile, suite: str) -> int:
@@ -218,28 +243,31 @@ def _problems(settings: Profile, suite: str) -> int:
 
 def _presample_hours(settings: Profile, card: Card) -> float:
     """Hours to draw k answers and one more to every training prompt."""
-    answers = (settings.presample.k + 1) * _problems(settings, "train")
-    return _decode_s(settings, card, answers, settings.train.max_new_tokens) / 3600
+    problems = _problems(settings, "train")
+    draws = [(problems, settings.presample.k), (problems, 1)]
+    return _decode_s(settings, card, draws, settings.train.max_new_tokens) / 3600
 
 
 def _evaluation_hours(settings: Profile, card: Card) -> float:
     """Hours to answer every suite, greedily and sampled."""
     samples = settings.evaluation.samples.items()
-    answers = sum((count + 1) * _problems(settings, suite) for suite, count in samples)
-    return _decode_s(settings, card, answers, settings.evaluation.max_new_tokens) / 3600
+    draws = [(_problems(settings, suite), each) for suite, count in samples for each in (count, 1)]
+    return _decode_s(settings, card, draws, settings.evaluation.max_new_tokens) / 3600
 
 
 def _hours(settings: Profile, card: Card) -> float:
     """Hours of one run, evaluations not included."""
     base, tuning, train = settings.base, settings.tuning, settings.train
-    rows, answer = train.prompts * train.rollouts, train.max_new_tokens / 2
+    rows, limit = train.prompts * train.rollouts, train.max_new_tokens
+    answer = limit / 2
     prompt = settings.data.max_prompt_tokens / 4
     tokens = rows * (prompt + answer)
     passes = (6 if tuning.kind == "full" else 4) + 2 * tuning.gradient_checkpointing
     scored = 2 + 2 * (train.importance_cap is not None)
     learnt = tokens + train.rehearsal_rows * (prompt + answer)
     compute_s = base.parameters * (passes * learnt + scored * tokens) / card.flops
-    return train.iterations * (_decode_s(settings, card, rows, train.max_new_tokens) + compute_s / _EFFICIENCY) / 3600
+    drawing_s = _decode_s(settings, card, [(train.prompts, train.rollouts)], limit)
+    return train.iterations * (drawing_s + compute_s / _EFFICIENCY) / 3600
 
 
 def to_text(settings: Profile, card: str = "") -> str:

@@ -60,13 +60,45 @@ class Sampler(Protocol):
         ...
 
 
+def prompt_tokens(batch_rows: int, max_new_tokens: int) -> int:
+    """Tokens that a batch's prompts may have, padding included: a quarter of the room of `batch_rows` answers.
+
+    >>> prompt_tokens(256, 512)
+    32768
+    """
+    return batch_rows * max_new_tokens // 4
+
+
+def batches(lengths: Sequence[int], config: SamplingConfig, batch_rows: int) -> list[list[int]]:
+    """Which prompts are answered together, by their index, the short ones first (less padding).
+
+    A batch has at most `batch_rows` answers, and its prompts, each held once and padded to the longest, have at most a
+    quarter of the tokens that so many answers have room for: both together stay within 5/4 of that room. One prompt
+    alone is always a batch, whatever its length. Without the second bound, greedy answers, one to a prompt, would read
+    `batch_rows` prompts at once, which takes more memory a token than decoding does.
+
+    Args:
+        lengths: tokens of each prompt.
+    """
+    most_prompts, most_tokens = batch_rows // config.samples, prompt_tokens(batch_rows, config.max_new_tokens)
+    found: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        prompts = len(found[-1]) + 1 if found else 0
+        if found and prompts <= most_prompts and prompts * lengths[index] <= most_tokens:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found
+
+
 class TransformersSampler:
     """Batched sampling with a KV cache by `transformers`.
 
     Args:
         model: the policy; used as it stands at each call, so a training step is seen at once.
         tokenizer: pads on the left.
-        batch_rows: rows decoded at a time. It decides which random numbers a row gets: same value, same answers.
+        batch_rows: rows decoded at a time, fewer where prompts are long (`batches`). It decides which random numbers a
+            row gets: same value, same answers.
         processes: each decodes a part of every batch, and a row gets the random numbers that it gets from one alone.
     """
 
@@ -90,11 +122,9 @@ class TransformersSampler:
         """See `Sampler.sample`. Deterministic in (weights, problems, config, seed, batch_rows)."""
         generator = torch.Generator().manual_seed(seed)
         tokens = self.tokenizer([problem.prompt for problem in problems])["input_ids"] if problems else []
-        order = sorted(range(len(problems)), key=lambda i: (len(tokens[i]), i))  # less padding
         answers: list[list[Answer]] = [[] for _ in problems]
-        per_batch = max(1, self.batch_rows // config.samples)
-        for start in range(0, len(order), per_batch):
-            indices = order[start : start + per_batch]
+        done = 0
+        for indices in batches([len(prompt) for prompt in tokens], config, self.batch_rows):
             rows = self._decode([tokens[i] for i in indices], config, generator)
             texts = self.tokenizer.batch_decode([row[0] for row in rows], skip_special_tokens=True) if rows else []
             first, _ = self.processes.cut(len(indices))
@@ -106,7 +136,7 @@ class TransformersSampler:
             everyones = (answer for part in self.processes.gather(drawn) for answer in part)
             for row_index, answer in enumerate(everyones):
                 answers[indices[row_index // config.samples]].append(answer)
-            on_done(start + len(indices))
+            on_done(done := done + len(indices))
         return answers
 
     def sync(self, policy: Any) -> None:

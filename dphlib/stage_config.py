@@ -210,7 +210,8 @@ class BackendConfig:
     Args:
         program: `transformers` samples from the trained policy itself; `vllm` is an engine beside it; `vllm_server` are
             servers of their own, which environment variables name (see `server_sampler`).
-        batch_rows: answers that Transformers decodes at a time; decides which random numbers an answer gets.
+        batch_rows: answers that Transformers decodes at a time, fewer where prompts are long (`sampler.batches`);
+            decides which random numbers an answer gets.
         max_tokens: vLLM's longest prompt and answer together; a server has its own.
         memory_fraction: of the GPU's memory for vLLM's weights and cache.
         sleep: vLLM hands its GPU memory to the trainer between rollouts.

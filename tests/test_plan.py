@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from dphlib import cli, plan, policies, problem_sets
 from dphlib.config import PROFILES, RunConfig, TuningConfig, profile
 from dphlib.data_sets import SUITES
 from dphlib.files import RunError
 from dphlib.gpu_profiles import BASES, ENVIRONMENT, GPU_PROFILES, LLAMA_8B, OMNISQL_32B, SMOKE
+from dphlib.sampler import SamplingConfig, batches, prompt_tokens
 from dphlib.tuning import prepare
 
 GPU = tuple(GPU_PROFILES)
@@ -135,8 +139,80 @@ def test_gpu24_fits_colabs_free_gpu_by_calculation_and_the_paper_does_not(monkey
     page = (Path(__file__).resolve().parents[1] / "docs" / "gpu.md").read_text()
     assert f"{free.memory_gib:.1f} GiB of 15; {free.presample_hours:.1f} hours of pre-sampling" in page
     assert f"{free.run_hours:.1f} a run of 100 iterations, {free.evaluation_hours:.1f} for its evaluation" in page
+    read = prompt_tokens(settings.backend.batch_rows, settings.train.max_new_tokens)
+    assert f"prompts of at most {read:,} tokens" in page
+    assert f"{read // 256} prompts of 256 tokens at a time, or {read // 1024} of 1,024" in page
     assert cli.main(["plan", "--profile", "gpu24", "--card", "a1"]) == 1
     assert "unknown card 'a1'; known: t4, l4" in capsys.readouterr().err
+
+
+class Held(TorchDispatchMode):
+    """The most bytes that tensors made inside held at one time, on a device without memory too."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if (
+                isinstance(tensor, torch.Tensor)
+                and (key := (storage := tensor.untyped_storage())._cdata) not in self.seen
+            ):
+                self.seen.add(key)
+                self.now += (size := storage.nbytes())
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self.gone, key, size)
+        return made
+
+    def gone(self, key, size):
+        self.seen.discard(key)
+        self.now -= size
+
+
+@pytest.mark.parametrize("card", ["t4", "h100"])
+@pytest.mark.parametrize("name", ["gpu24", "gpu80"])
+def test_reading_prompts_takes_the_activations_that_are_counted(name, card):
+    """Two layers of the real width with an adapter: the most that is held beyond the cache, by the tensors' sizes."""
+    base, settings = replace(profile(name).base, layers=2, vocabulary=1000), profile(name)
+    half = torch.bfloat16 if plan.CARDS[card].bfloat16 else torch.float16
+    policy = prepare(empty_model(base).to(half), replace(settings.tuning, kind="lora")).eval()
+    prompts, longest = 4, 256
+    cache = DynamicCache(config=policy.config)
+    with torch.inference_mode(), Held() as held:
+        tokens = torch.zeros(prompts, longest, dtype=torch.long, device="meta")
+        policy.get_decoder()(input_ids=tokens, past_key_values=cache, use_cache=True)
+    cached = 4 * base.kv_heads * base.head_size * base.layers * prompts * longest
+    counted = plan.reading_bytes(base, prompts * longest, 1, plan.CARDS[card])
+    assert held.most - cached == pytest.approx(counted, rel=0.01)
+
+
+def test_a_sampler_needs_room_to_read_prompts_and_no_more_where_each_has_one_answer():
+    """The bound of a batch's prompts holds for any number of samples, so the estimate asks for none."""
+    settings, card = profile("gpu80"), plan.CARDS["h100"]
+    base, train = settings.base, settings.train
+    backend, longest = replace(settings.backend, program="transformers"), settings.data.max_prompt_tokens
+    settings = replace(settings, backend=backend)
+    counted, token = plan._sampling_bytes(settings, card), 4 * base.kv_heads * base.head_size * base.layers
+    for samples in (1, settings.presample.k, train.rollouts, *settings.evaluation.samples.values()):
+        for length in (64, 256, 700, 2000, longest):
+            setting = SamplingConfig(samples, max_new_tokens=train.max_new_tokens)
+            prompts = len(batches([length] * 512, setting, backend.batch_rows)[0])
+            held = token * (prompts * length + prompts * samples * train.max_new_tokens)
+            reading = token * prompts * length + plan.reading_bytes(base, prompts * length, length, card)
+            assert max(held, reading) <= counted
+    one = replace(settings, backend=replace(backend, batch_rows=1))  # a prompt of 8,192 tokens, one answer of 1,024
+    least = token * longest + plan.reading_bytes(base, longest, longest, card)
+    assert plan._sampling_bytes(one, card) == least > 2 * 2**30
+
+
+def test_hours_count_that_long_prompts_make_small_batches_of_greedy_answers(monkeypatch):
+    monkeypatch.setenv("DPH_SAMPLER", "transformers")
+    settings = profile("gpu80")
+    short = replace(settings, data=replace(settings.data, max_prompt_tokens=512))
+    assert plan.plan(settings).presample_hours > 1.5 * plan.plan(short).presample_hours
 
 
 @pytest.mark.parametrize("name", GPU)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
 from small import policy, sum_problems, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from dphlib import cpuworld, model
 from dphlib import sampler as sampling
+from dphlib.config import profile
 from dphlib.files import RunError
-from dphlib.sampler import SamplingConfig, TransformersSampler, _choose
+from dphlib.sampler import SamplingConfig, TransformersSampler, _choose, batches
 from dphlib.scoring import answer_logprobs, batch_logprobs, micro_batches
 from dphlib.shared_prompt import RepeatedPrompts, SharedPrompts, decoding
 from dphlib.types import GREEDY_SAMPLE
@@ -97,6 +100,65 @@ def test_impossible_settings_are_refused(bad):
 
 def test_no_problem_gives_no_answer():
     assert TransformersSampler(policy(), tokenizer()).sample([], CONFIG, 0) == []
+
+
+# --- Which prompts are answered together ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [1, 8, 16, 32, 512])
+def test_a_batch_is_bounded_in_answers_and_in_tokens_of_prompts(samples):
+    """256 answers of 512 tokens, as `gpu24` has them: room for 131,072 tokens, a quarter more for prompts."""
+    config, rows = SamplingConfig(samples, max_new_tokens=512), 256
+    lengths = [100 + 41 * i % 900 for i in range(600)] + [40_000]
+    found = batches(lengths, config, rows)
+    assert sorted(i for batch in found for i in batch) == list(range(601))
+    order = [i for batch in found for i in batch]
+    assert [lengths[i] for i in order] == sorted(lengths), "the short ones first"
+    for batch in found:
+        held = len(batch) * max(lengths[i] for i in batch)
+        assert len(batch) == 1 or (len(batch) * samples <= rows and held <= rows * 512 / 4)
+        assert len(batch) == 1 or held + len(batch) * samples * 512 <= rows * 512 * 5 / 4
+    for batch, following in pairwise(found):  # none could have taken one prompt more
+        more = len(batch) + 1
+        assert more * samples > rows or more * lengths[following[0]] > rows * 512 / 4
+
+
+def test_greedy_answers_to_long_prompts_are_not_read_all_at_once(monkeypatch):
+    read = []
+
+    def watched(model, prompts, samples, room, pad):
+        read.append((len(prompts), max(map(len, prompts))))
+        return decoding(model, prompts, samples, room, pad)
+
+    monkeypatch.setattr(sampling, "decoding", watched)
+    problems = [replace(p, prompt=f"{p.prompt} " * 5) for p in sum_problems(20)]
+    done = []
+    sampler = TransformersSampler(policy(), tokenizer(), batch_rows=20)
+    answers = sampler.sample(problems, SamplingConfig(1, 0.0, 1.0, 24), 0, done.append)
+    assert sum(prompts for prompts, _ in read) == 20 and len(read) > 1
+    assert all(prompts * longest <= 20 * 24 / 4 for prompts, longest in read)
+    assert done == [sum(prompts for prompts, _ in read[: i + 1]) for i in range(len(read))]
+    alone = TransformersSampler(policy(), tokenizer(), 1).sample(problems, SamplingConfig(1, 0.0, 1.0, 24), 0)
+    assert [a.token_ids for (a,) in answers] == [a.token_ids for (a,) in alone], "in the order of the problems"
+
+
+@pytest.mark.parametrize("name", ["cpu", "smoke"])
+def test_the_profiles_of_the_cpu_are_batched_by_answers_alone(name, tmp_path):
+    """Their draws follow from the batches: the recorded results have `batch_rows // samples` prompts in each."""
+    settings = profile(name)
+    rows, words = settings.backend.batch_rows, model.build_tokenizer(settings.world)
+    suites = cpuworld.build_world(settings.world, tmp_path).values()
+    lengths = [[len(ids) for ids in words([p.prompt for p in found])["input_ids"]] for found in suites]
+    train, evaluation = settings.train, settings.evaluation
+    assert evaluation.max_new_tokens == train.max_new_tokens
+    drawn = {1, 2, 4, settings.presample.k, train.rollouts, evaluation.step_samples, *evaluation.samples.values()}
+    drawn |= {16, 32, 4 * max(evaluation.samples.values())}  # variants of k, and the hard problems
+    for found in [part for suite in lengths for part in (suite, suite[: train.prompts], suite[: train.rehearsal_rows])]:
+        for samples in drawn:
+            order = sorted(range(len(found)), key=lambda i: (found[i], i))
+            each = max(1, rows // samples)
+            before = [order[start : start + each] for start in range(0, len(order), each)]
+            assert batches(found, SamplingConfig(samples, max_new_tokens=train.max_new_tokens), rows) == before
 
 
 def test_micro_batches_keep_every_row_once_within_the_budget():
