@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dphlib.draws import judged
 from dphlib.prompts import style_of
 from dphlib.sampler import Sampler, SamplingConfig, TransformersSampler
 from dphlib.scoring import answer_logprobs
@@ -58,7 +59,7 @@ def evaluate(
 
     Raises:
         ValueError: a suite that is absent or has no problem.
-        RuntimeError: an answer could not be judged.
+        RunError: an answer could not be judged, and a second time neither.
     """
     rows: list[EvalRecord] = []
     sampler = sampler or TransformersSampler(policy, tokenizer)
@@ -71,7 +72,7 @@ def evaluate(
         if greedy:
             settings.append(SamplingConfig(1, 0.0, 1.0, max_new_tokens))
         for setting in settings:
-            groups = verifier.groups(problems, sampler.sample(problems, setting, draw_seed))
+            groups = judged(verifier, problems, sampler.sample(problems, setting, draw_seed))
             base_logprobs = (
                 _base_logprobs(base, tokenizer, groups, base_samples)
                 if base is not None and setting.temperature
@@ -100,11 +101,6 @@ def _records(
     for group in groups:
         problem = group.problem
         for answer, verdict in zip(group.answers, group.verdicts, strict=True):
-            if verdict.reward is None:
-                raise RuntimeError(
-                    f"problem {problem.id} of {problem.suite}, sample {answer.sample}: could not be judged "
-                    f"({verdict.detail}); run again, what is finished is kept"
-                )
             rows.append(
                 EvalRecord(
                     **asdict(identity),

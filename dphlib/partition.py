@@ -91,8 +91,8 @@ def partition(
         for verdict in group.verdicts:
             if verdict.reward is None:
                 raise ValueError(
-                    f"problem {group.problem.id}: an answer could not be judged ({verdict.detail}); verify again, "
-                    "an answer without judgement must not decide the partition"
+                    f"problem {group.problem.id}: an answer could not be judged ({verdict.detail}); it must not "
+                    "decide the partition: judge it again, or leave the problem out"
                 )
     solved = [group for group in groups if group.correct >= threshold]
     near_perfect = {group.problem.id for group in solved}

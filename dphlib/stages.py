@@ -40,7 +40,7 @@ from dphlib.types import Group, Problem
 # What a stage runs is what its key must change with; `runs.code_version` adds what these import.
 _WORLD_CODE = ("cpuworld", "sums")
 _BASE_CODE = ("sft", "model")
-_SAMPLE_CODE = ("policies", "verify")
+_SAMPLE_CODE = ("draws", "policies", "verify")
 TRAIN_CODE = ("trainer", "policies", "train_run")
 _EVALUATE_CODE = ("evaluate", "policies")
 
@@ -139,7 +139,7 @@ class Pipeline:
         problems = self.suite(suite)
 
         def build(out: Path) -> None:
-            from dphlib import policies
+            from dphlib import draws, policies
             from dphlib.sampler import SamplingConfig
             from dphlib.verify import Verifier
 
@@ -147,14 +147,14 @@ class Pipeline:
             policy, tokenizer = policies.load_initial(self.settings, self.base_folder())
             limit = self.settings.train.max_new_tokens
             with (
-                Verifier(self.databases()) as verifier,
+                Verifier(self.databases(), policies.judges(self.settings)) as verifier,
                 Progress("pre-sampling", 2, "draws") as progress,
-                policies.sampling(self.settings, self.base_folder(), policy, tokenizer) as sampler,
+                draws.sampling(self.settings, self.base_folder(), policy, tokenizer, out) as sampler,
             ):
                 for done, (draw, count) in enumerate((("k", config.k), ("extra", 1)), 1):
                     setting = SamplingConfig(count, config.temperature, config.top_p, limit)
                     answers = sampler.sample(problems, setting, derive_seed("presample", config.seed, draw))
-                    for group in verifier.groups(problems, answers):
+                    for group in draws.judged(verifier, problems, answers):
                         append_jsonl(out / "groups.jsonl", {"draw": draw, **group.to_json()})
                     progress.update(done)
 
@@ -162,6 +162,7 @@ class Pipeline:
             "presample": replace(config, threshold=1, answers=1),
             "suite": suite,
             "limit": self.settings.train.max_new_tokens,
+            "sampler": self.settings.backend.draws,
         }
         return self.run.stage(f"presample-{suite}", params=params, inputs=(world, base), code=_SAMPLE_CODE, build=build)
 
@@ -331,7 +332,7 @@ class Pipeline:
         trained = None if source.path == base.path else source.path
 
         def build(out: Path) -> None:
-            from dphlib import evaluate, policies
+            from dphlib import draws, evaluate, policies
             from dphlib.verify import Verifier
 
             deterministic(1)
@@ -340,8 +341,8 @@ class Pipeline:
             problems = {suite: self.suite(suite) for suite in samples}
             total = sum(map(len, problems.values()))
             with (
-                Verifier(self.databases()) as verifier,
-                policies.sampling(self.settings, self.base_folder(), policy, tokenizer) as sampler,
+                Verifier(self.databases(), policies.judges(self.settings)) as verifier,
+                draws.sampling(self.settings, self.base_folder(), policy, tokenizer, out) as sampler,
             ):
                 records = evaluate.evaluate(
                     policy, tokenizer, problems, samples, verifier, evaluate.Identity(*identity),  # type: ignore[arg-type]
@@ -352,6 +353,7 @@ class Pipeline:
             records.to_parquet(out / "records.parquet", index=False)
 
         params = {"evaluation": asdict(replace(config, steps=())), "samples": samples, "identity": [name, identity[-1]]}
+        params["sampler"] = self.settings.backend.draws
         return self.run.stage(
             f"evaluate-{name}", params=params, inputs=(world, base, source), code=_EVALUATE_CODE,
             build=None if look else build,

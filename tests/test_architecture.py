@@ -26,7 +26,7 @@ ORDER = """
     data_golds data_sets data limit_ties data_check data_report data_commands
     placement model muon tuning adapters sft shared_prompt sharding sampler vllm_sampler server_sampler partition store
     divergences conjugates logprobs estimators losses importance scoring batches memory checkpoints train_log
-    passes trainer policies trl_trainer evaluate train_run
+    passes trainer policies trl_trainer draws evaluate train_run
     estimator_moments estimator_study lessons showcase
     intervals stats regime labels paper figure_style method_plot run_plots lesson_plots plots tables presample_views
     retention ablations study_plots judge claims facts claims_view readme report_page report
@@ -37,7 +37,7 @@ ORDER = """
 WITH_TORCH = """
     placement model muon tuning adapters sft shared_prompt sharding sampler vllm_sampler server_sampler
     divergences conjugates logprobs estimators losses importance scoring batches memory checkpoints
-    passes trainer policies trl_trainer evaluate train_run
+    passes trainer policies trl_trainer draws evaluate train_run
     estimator_moments estimator_study lessons showcase verl_loss verl_plugin
 """.split()
 
