@@ -136,7 +136,7 @@ def judged(verifier: Verifier, problems: Sequence[Problem], answers: Sequence[Se
         count = f"{len(failed)} of {sum(len(group.answers) for group in groups)}"
         raise RunError(
             f"{failed[0][0].suite}: {count} answers could not be judged, in two attempts: {named}{more}. The stage is "
-            "not finished; run again, and they are judged anew. What is named each time cannot be judged on this machine:"
+            "not finished; run again, and they are judged anew. What is named each time cannot be judged here:"
             " free memory, or take the problem out of its data set"
         )
     return groups
