@@ -9,7 +9,7 @@ Memory, in bytes (P weights, L linear weights of the layers, T trained weights):
                     checkpointing 2 N D a layer and once the former
                     where the GPU has no bfloat16, adapters compute in float32: 4 N (6 D + I) more, their inputs
     loss            three fp32 chunks of 2^25 logits
-    reference       2 P more for a whole policy with an online reference (RKL, JS by definition)
+    reference       2 P more for a whole policy: online reference of RKL and JS by definition, else for `kl_to_base`
     sampler         vLLM: 2 P and the cache, 4 K bytes a token and layer, K the width of keys; at least one full row.
                     Transformers: the cache of the N prompt tokens that a batch may have (`sampler.batches`: the bound
                     holds for one sample a prompt and for many), and the larger of two that follow each other: reading

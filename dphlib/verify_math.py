@@ -13,7 +13,8 @@ Departures of `strict` from math-verify, which accepts all of the answers named:
    operation and the like that the gold does not have;
 3. several boxes are not joined into a set, `x, x` is not `x`, and `\{1,2\}` is not `(1,2)`;
 4. a letter behind a number is a variable, not a unit (`4t` for 4, `\frac{x}{2}d`); centimetres are not metres, a
-   million is no unit, other words behind an answer are not dropped (`x \text{ is not the answer}`), nor is a prime;
+   million is no unit, p.m. is not a.m., other words behind an answer are not dropped (`x \text{ is not the answer}`),
+   nor is a prime; `4,6` is not `m=6,b=4`;
 5. a decimal equals a ratio only as its correct rounding to six places or more, never below 0.001 (`0.00000002` for
    `10^{-8}`), and `204_6` is not `204_5`;
 6. a command that hides or defines something (`\phantom`, a comment) is `wrong`;
