@@ -22,7 +22,7 @@ Judge = Callable[[Job, Callable[[str], None]], tuple[str, str]]
 """Gets a job and `phase`, to be called with "gold" or "answer" as it turns to it; returns outcome, detail."""
 
 HEADER = struct.Struct(">I")
-REARM_S = 1.0  # a system call for each job would cost more than the timer's end is worth
+REARM_S = 1.0  # the timer is armed no oftener, to spare a system call a job; `timer_s` outlasts a job by more than this
 
 
 def frame(value: Any) -> bytes:
