@@ -137,7 +137,7 @@ def test_gpu24_fits_colabs_free_gpu_by_calculation_and_the_paper_does_not(monkey
     said = capsys.readouterr().out
     assert "NVIDIA T4" in said and "float16" in said and "not measured" in said
     page = (Path(__file__).resolve().parents[1] / "docs" / "gpu.md").read_text()
-    assert f"{free.memory_gib:.1f} GiB of 15; {free.presample_hours:.1f} hours of pre-sampling" in page
+    assert f"{free.memory_gib:.0f} GiB of 15; {free.presample_hours:.1f} hours of pre-sampling" in page
     assert f"{free.run_hours:.1f} a run of 100 iterations, {free.evaluation_hours:.1f} for its evaluation" in page
     read = prompt_tokens(settings.backend.batch_rows, settings.train.max_new_tokens)
     assert f"prompts of at most {read:,} tokens" in page
