@@ -20,7 +20,7 @@ from dphlib.config import MethodConfig, TrainConfig
 from dphlib.divergences import generator
 from dphlib.losses import IGNORE, PartitionedLossStats, negative_log_likelihood, partitioned_loss
 from dphlib.processes import ALONE, Processes
-from dphlib.scoring import TokenRow, batch_logprobs, micro_batches, score_rows
+from dphlib.scoring import TokenRow, batch_logprobs, micro_batches, passes_prompts_once, score_rows
 from dphlib.sharding import is_sharded, whole
 from dphlib.tuning import fold_gradients
 
@@ -135,7 +135,7 @@ def _weighed(rows: Sequence[TokenRow]) -> tuple[list[Hashable], list[int]]:
 
 def _rounds(model: Any, mine: Sequence[TokenRow], token_budget: int, processes: Processes) -> list[list[int]]:
     """Micro-batches of this process's rows; for a sharded model empty ones too, until all processes have as many."""
-    batches = micro_batches(mine, token_budget)
+    batches = micro_batches(mine, token_budget, passes_prompts_once(model))
     if is_sharded(model):
         batches += [[]] * (max(processes.gather(len(batches))) - len(batches))
     return batches

@@ -21,23 +21,39 @@ TokenRow = tuple[Sequence[int], Sequence[int]]
 """Prompt tokens and answer tokens."""
 
 
-def micro_batches(rows: Sequence[TokenRow], token_budget: int) -> list[list[int]]:
+def micro_batches(rows: Sequence[TokenRow], token_budget: int, prompts_once: bool = False) -> list[list[int]]:
     """Row indices in batches of at most `token_budget` padded tokens, rows of like length together.
 
     A row longer than the budget has a batch of its own.
 
+    Args:
+        prompts_once: a batch passes the prompt of several rows once (`passes_prompts_once`), so it counts once.
+
     >>> micro_batches([([1] * 3, [1] * 1), ([1], [1]), ([1, 1], [1, 1])], 8)
     [[1], [2, 0]]
+    >>> four = [([1] * 6, [1] * 2)] * 4
+    >>> len(micro_batches(four, 16)), len(micro_batches(four, 16, prompts_once=True))
+    (2, 1)
     """
     lengths = [len(prompt) + len(answer) for prompt, answer in rows]
     batches: list[list[int]] = []
-    widest = 0
+    # The longest row of a batch comes first and sets its width; its longest prompt and answer may be others'.
+    widest = prompt_width = answer_width = 0
+    prompts: set[tuple[int, ...]] = set()
     for index in sorted(range(len(rows)), key=lambda i: (-lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * widest <= token_budget:
+        prompt, answer = tuple(rows[index][0]), rows[index][1]
+        count = len(batches[-1]) + 1 if batches else 0
+        different = len(prompts) + (prompt not in prompts)
+        tokens = count * widest
+        if prompts_once and different < count:
+            tokens = different * max(prompt_width, len(prompt)) + count * max(answer_width, len(answer))
+        if batches and tokens <= token_budget:
             batches[-1].append(index)
         else:
             batches.append([index])
-            widest = lengths[index]  # the longest row of a batch comes first and sets its width
+            widest, prompt_width, answer_width, prompts = lengths[index], 0, 0, set()
+        prompt_width, answer_width = max(prompt_width, len(prompt)), max(answer_width, len(answer))
+        prompts.add(prompt)
     return [batch[::-1] for batch in reversed(batches)]
 
 
@@ -106,10 +122,7 @@ def answer_hidden(
         mask_B_T[index, : len(answer)] = True
     answers_B_T, mask_B_T = answers_B_T.to(policy.device), mask_B_T.to(policy.device)
     prompts = list(dict.fromkeys(tuple(prompt) for prompt, _ in rows))
-    # Checkpointing makes a layer's states again in the backward pass, so none can be handed on to the answers.
-    # And sharded layers must run equally often in every process, whatever its rows are.
-    once = is_sharded(policy) or (policy.training and policy.is_gradient_checkpointing)
-    if len(prompts) < len(rows) and longest > 1 and not once and attends_fully(policy.config):
+    if len(prompts) < len(rows) and longest > 1 and passes_prompts_once(policy):
         hidden_B_T_D = _hidden_after_shared(policy, pad_token_id, rows, prompts, answers_B_T)
         return hidden_B_T_D[mask_B_T], answers_B_T[mask_B_T], mask_B_T
     width = max(len(prompt) + len(answer) for prompt, answer in rows)
@@ -122,6 +135,14 @@ def answer_hidden(
     # Padded on the right: no token sees what follows it, so no mask is needed.
     hidden_B_W_D = policy.get_decoder()(input_ids=tokens_B_W.to(policy.device), use_cache=False).last_hidden_state
     return hidden_B_W_D[scored_B_W.to(policy.device)], answers_B_T[mask_B_T], mask_B_T
+
+
+def passes_prompts_once(policy: PreTrainedModel) -> bool:
+    """Whether `answer_hidden` passes the prompt of several rows once, as the policy stands: in training or not."""
+    # Checkpointing makes a layer's states again in the backward pass, so none can be handed on to the answers.
+    # And sharded layers must run equally often in every process, whatever its rows are.
+    again = is_sharded(policy) or (policy.training and policy.is_gradient_checkpointing)
+    return not again and attends_fully(policy.config)
 
 
 def _hidden_after_shared(

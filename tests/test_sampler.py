@@ -169,6 +169,19 @@ def test_micro_batches_keep_every_row_once_within_the_budget():
         assert len(batch) * max(len(rows[i][0]) + len(rows[i][1]) for i in batch) <= 30
 
 
+def test_a_prompt_that_is_passed_once_is_counted_once():
+    rows = [([i // 8] * (5 + i // 8), [1] * (1 + i % 5)) for i in range(40)]
+    shared, plain = micro_batches(rows, 60, prompts_once=True), micro_batches(rows, 60)
+    assert sorted(i for batch in shared for i in batch) == list(range(40)) and len(shared) < len(plain)
+    for batch in shared:
+        prompts = {tuple(rows[i][0]) for i in batch}
+        passed = len(prompts) * max(map(len, prompts)) + len(batch) * max(len(rows[i][1]) for i in batch)
+        plainly = len(batch) * max(len(rows[i][0]) + len(rows[i][1]) for i in batch)
+        assert (passed if len(prompts) < len(batch) else plainly) <= 60
+    alone = [([i] * 3, [1] * 2) for i in range(12)]  # no two rows share a prompt: a row is passed in one piece
+    assert micro_batches(alone, 20, prompts_once=True) == micro_batches(alone, 20)
+
+
 def test_scores_do_not_depend_on_their_neighbours():
     model = policy()
     rows = [([1, 5, 6], [7, 8, 9, 10]), ([1, 4], [11]), ([1] * 9, [12, 13])]
