@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from typing import Any, Literal, get_args
 
-from dphlib.gpu_profiles import GPU_PROFILES, SMOKE, chosen_by_environment, smallest
+from dphlib.gpu_profiles import GPU_PROFILES, SMOKE, chosen_by_environment, smallest, within_context
 from dphlib.methods import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig
 from dphlib.stage_config import (
     BackendConfig,
@@ -244,7 +244,8 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
     )  # fmt: skip
     if (full := name.removesuffix(SMOKE)) in GPU_PROFILES:
         settings = chosen_by_environment(GPU_PROFILES[full])
-        chosen = replace(cpu, name=name, **(settings if name == full else smallest(settings)))  # type: ignore[arg-type]
+        settings = within_context(settings if name == full else smallest(settings))
+        chosen = replace(cpu, name=name, **settings)  # type: ignore[arg-type]
     else:
         chosen = cpu if name == "cpu" else _smoke(cpu)
     if seeds:

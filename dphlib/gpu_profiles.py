@@ -43,17 +43,17 @@ LLAMA_8B = BaseConfig(
 QWEN_MATH_7B = BaseConfig(
     "Qwen/Qwen2.5-Math-7B", "b101308fe89651ea5ce025f25317fea6fc07e96e", "apache-2.0",
     layers=28, hidden_size=3584, intermediate_size=18944, heads=28, kv_heads=4, head_size=128, vocabulary=152064,
-    biases=True,
+    biases=True, context=4096,
 )  # fmt: skip
 QWEN_1B = BaseConfig(
     "Qwen/Qwen2.5-1.5B-Instruct", "989aa7980e4cf806f80c7fef2b1adb7bc71aa306", "apache-2.0",
     layers=28, hidden_size=1536, intermediate_size=8960, heads=12, kv_heads=2, head_size=128, vocabulary=151936,
-    tied=True, biases=True,
+    tied=True, biases=True, context=32_768,
 )  # fmt: skip
 OMNISQL_32B = BaseConfig(
     "seeklhy/OmniSQL-32B", "", "other",
     layers=64, hidden_size=5120, intermediate_size=27648, heads=40, kv_heads=8, head_size=128, vocabulary=152064,
-    biases=True,
+    biases=True, context=32_768,
 )  # fmt: skip
 BASES = {base.name: base for base in (LLAMA_8B, QWEN_MATH_7B, QWEN_1B, OMNISQL_32B)}
 
@@ -204,22 +204,43 @@ def _base(base: BaseConfig) -> BaseConfig:
         return BASES[name]
     if at:
         return replace(BASES.get(name, base), name=name, revision=revision)
-    return replace(base, name=name, revision=None, licence="other", **_shape(Path(name) / "config.json"))
+    return replace(base, name=name, revision=None, licence="other", **shape_of(Path(name)))
 
 
-def _shape(path: Path) -> dict[str, Any]:
+def shape_of(folder: Path) -> dict[str, Any]:
     """A model's shape by its `config.json`; nothing where that is not there, which is told when it is loaded."""
-    if not path.is_file():
+    if not (path := folder / "config.json").is_file():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))
     heads = found["num_attention_heads"]
-    return {
+    context = {"context": found["max_position_embeddings"]} if "max_position_embeddings" in found else {}
+    return context | {
         "layers": found["num_hidden_layers"], "hidden_size": found["hidden_size"],
         "intermediate_size": found["intermediate_size"], "heads": heads,
         "kv_heads": found.get("num_key_value_heads", heads),
         "head_size": found.get("head_dim") or found["hidden_size"] // heads, "vocabulary": found["vocab_size"],
         "tied": bool(found.get("tie_word_embeddings", False)), "biases": found.get("model_type") == "qwen2",
     }  # fmt: skip
+
+
+def within_context(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by which no prompt and answer together are longer than the base can read.
+
+    Raises:
+        ValueError: an answer alone may be.
+    """
+    base, backend, data = settings["base"], settings["backend"], settings["data"]
+    answer = max(settings["train"].max_new_tokens, settings["evaluation"].max_new_tokens)
+    if base.context <= answer:
+        raise ValueError(
+            f"{base.name} reads at most {base.context} tokens, and an answer of this profile may have {answer}; name "
+            "another model by DPH_BASE, or take a profile with shorter answers"
+        )
+    return {
+        **settings,
+        "backend": replace(backend, max_tokens=min(backend.max_tokens, base.context)),
+        "data": replace(data, max_prompt_tokens=min(data.max_prompt_tokens, base.context - answer)),
+    }
 
 
 def smallest(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from dphlib import adapters, memory, model, server_sampler, sharding, tuning
 from dphlib.config import Profile, RunConfig
 from dphlib.files import RunError
+from dphlib.gpu_profiles import shape_of
 from dphlib.machine import cores, release_gpu
 from dphlib.partition import Reference
 from dphlib.passes import scored
@@ -67,7 +68,8 @@ def base_folder(settings: Profile) -> Path:
     """The folder of the profile's base model, downloaded where it is not there.
 
     Raises:
-        RunError: no commit is known and none was given, no access, no network.
+        RunError: no commit is known and none was given, no access, no network, a model that reads fewer tokens than
+            the profile needs.
     """
     base = settings.base
     if base.revision is None:
@@ -77,7 +79,13 @@ def base_folder(settings: Profile) -> Path:
             f"{base.name}: no commit of it could be verified when this was written; give a full commit hash, or a "
             f"folder with the model, by {BASE}=NAME@COMMIT or {BASE}=FOLDER"
         )
-    return model.fetch(base.name, base.revision)
+    folder, needed = model.fetch(base.name, base.revision), settings.backend.max_tokens
+    if (reads := shape_of(folder).get("context", needed)) < needed:  # a model that `gpu_profiles` does not know
+        raise RunError(
+            f"{base.name} reads at most {reads} tokens, profile {settings.name} has up to {needed}; to leave longer "
+            f"prompts out, name the model by its folder: {BASE}={folder}"
+        )
+    return folder
 
 
 def base_recipe(settings: Profile) -> dict[str, Any]:

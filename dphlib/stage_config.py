@@ -242,6 +242,7 @@ class BaseConfig:
         tied: input and output embeddings are one matrix.
         biases: queries, keys and values have a bias.
         chat: prompts are put into the model's own chat format.
+        context: tokens that it can read, prompt and answer together; longer prompts are left out.
     """
 
     name: str
@@ -257,6 +258,7 @@ class BaseConfig:
     tied: bool = False
     biases: bool = False
     chat: bool = True
+    context: int = 131_072
 
     @property
     def layer_matrices(self) -> dict[str, tuple[int, int]]:

@@ -39,8 +39,8 @@ from dphlib.types import OUTCOMES, Verdict
 from dphlib.worker_process import HEADER, Job, frame
 
 START_S = 60.0  # a worker reports ready in well under a second; a loaded machine may need longer
-CHUNK = 64  # jobs a worker gets at a time
-REST_S, REST_JOBS = 0.0005, 8  # how long the parent lets verdicts gather, while more jobs than these are out
+CHUNK = 128  # jobs a worker gets at a time
+REST_S, REST_JOBS = 0.001, 20  # how long the parent lets verdicts gather, while more jobs than these are out
 KEPT_CHARS = 4_000  # verdicts of longer jobs are not kept
 MAX_FRAME = 1 << 20  # of a reply
 KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "TZ")

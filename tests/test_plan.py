@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from dphlib import cli, plan, policies, problem_sets
+from dphlib import cli, model, plan, policies, problem_sets
 from dphlib.config import PROFILES, RunConfig, TuningConfig, profile
 from dphlib.data_sets import SUITES
 from dphlib.files import RunError
@@ -269,6 +269,27 @@ def test_the_shape_of_a_base_in_a_folder_is_read_for_the_estimate(monkeypatch, t
 def test_a_known_base_keeps_its_verified_commit(monkeypatch):
     monkeypatch.setenv("DPH_BASE", "Qwen/Qwen2.5-Math-7B")
     assert profile("gpu80").base == BASES["Qwen/Qwen2.5-Math-7B"]
+
+
+def test_prompts_are_no_longer_than_the_base_can_read(monkeypatch, tmp_path):
+    most = profile("gpu80")
+    assert most.data.max_prompt_tokens == 8192 and most.backend.max_tokens == 9216
+    monkeypatch.setenv("DPH_BASE", "Qwen/Qwen2.5-Math-7B")
+    short = profile("gpu80")
+    assert short.data.max_prompt_tokens + short.train.max_new_tokens == short.backend.max_tokens == 4096
+    with pytest.raises(ValueError, match="7B reads at most 4096 tokens, and an answer of this profile"):
+        profile("paper")
+    LlamaConfig(max_position_embeddings=600).save_pretrained(tmp_path)
+    monkeypatch.setenv("DPH_BASE", str(tmp_path))
+    assert profile("gpu24").data.max_prompt_tokens == 600 - 512
+
+
+def test_a_base_of_the_hub_that_reads_too_little_is_told_when_it_is_there(monkeypatch, tmp_path):
+    LlamaConfig(max_position_embeddings=600).save_pretrained(tmp_path)
+    monkeypatch.setattr(model, "fetch", lambda name, revision: tmp_path)
+    monkeypatch.setenv("DPH_BASE", "someone/small@" + "0" * 40)
+    with pytest.raises(RunError, match="someone/small reads at most 600 tokens, profile gpu24 has up to 1536"):
+        policies.base_folder(profile("gpu24"))
 
 
 def test_the_cpu_has_to_be_asked_for(monkeypatch, without_gpu):

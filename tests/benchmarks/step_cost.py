@@ -2,7 +2,8 @@
 
     python tests/benchmarks/step_cost.py --measure time
     python tests/benchmarks/step_cost.py --measure memory
-    python tests/benchmarks/step_cost.py --measure time --checkpointing     each row with its own prompt, as on GPUs
+    python tests/benchmarks/step_cost.py --measure time --own-prompts       each row with its own prompt
+    python tests/benchmarks/step_cost.py --measure time --checkpointing     so too, and checkpoints, as on GPUs
 
 The real `trainer.train` on the CPU world's model, one iteration at a time: 128 prompts x 16 rollouts, two optimizer
 steps. Every method gets the same prompts, weights and random numbers, hence the same rollouts; the verifier's place is
@@ -39,7 +40,7 @@ from measuring import (
     words,
 )
 
-from dphlib import model, trainer, tuning
+from dphlib import model, scoring, trainer, tuning
 from dphlib.config import METHOD_CONFIGS, ModelConfig, TrainConfig, TuningConfig
 from dphlib.cost import COST_METHODS
 from dphlib.machine import deterministic
@@ -142,6 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", choices=SIZES, default="authors")
     parser.add_argument("--answer", type=int, default=20, help="tokens of an answer, at most with --base")
     parser.add_argument("--base", type=Path, help="model folder of a trained base of the CPU world")
+    parser.add_argument("--own-prompts", action="store_true", help="pass a prompt with each of its rows")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of torch; a training job of a run has one")
@@ -149,6 +151,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", choices=("resident", "tensors"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     deterministic(options.threads)
+    if options.own_prompts:
+        scoring.attends_fully = lambda config: False
     if options.child:
         return child(options)
     if options.measure == "time":
