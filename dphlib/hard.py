@@ -33,7 +33,7 @@ from dphlib.stages import Pipeline
 HARD_METHODS = ("grpo", "rkl", "dph_f", "dph_js")
 """Trained methods whose main runs answer the hard problems."""
 SHARE = 1 / 8
-_CODE = ("evaluate", "policies")
+_CODE = ("draws", "evaluate", "policies")
 
 
 def hard_problems(records: pd.DataFrame) -> dict[str, list[str]]:
@@ -112,6 +112,7 @@ def answered(pipeline: Pipeline, run: RunConfig | None, look: bool = False) -> S
 
     def build(out: Path) -> None:
         from dphlib import evaluate, policies
+        from dphlib.draws import sampling
         from dphlib.verify import Verifier
 
         deterministic(1)
@@ -121,7 +122,7 @@ def answered(pipeline: Pipeline, run: RunConfig | None, look: bool = False) -> S
         total = sum(map(len, suites.values()))
         with (
             Verifier(pipeline.databases(), policies.judges(pipeline.settings)) as verifier,
-            policies.sampling(pipeline.settings, base, policy, tokenizer) as sampler,
+            sampling(pipeline.settings, base, policy, tokenizer, out) as sampler,
         ):
             records = evaluate.evaluate(
                 policy, tokenizer, suites, dict.fromkeys(suites, count), verifier, evaluate.Identity(*identity),  # type: ignore[arg-type]
