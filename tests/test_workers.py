@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dphlib.types import Verdict
-from dphlib.workers import Pool, WorkerSpec, _cpu_seconds
+from dphlib.workers import CHUNK_CHARS, Pool, WorkerSpec, _cpu_seconds, _cut
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -97,6 +97,21 @@ def test_order_duplicates_and_given_verdicts(pool):
     assert pool.executed == 7
     pool.judge(jobs)
     assert pool.executed == 7
+
+
+@pytest.mark.parametrize(
+    ("jobs", "workers", "sizes"),
+    [(1, 4, [1]), (100, 2, [50, 50]), (600, 1, [150] * 4), (4096, 1, [256] * 16), (1024, 8, [64] * 16)],
+)  # fmt: skip
+def test_jobs_are_cut_into_parts_for_the_workers(jobs, workers, sizes):
+    numbered = [("", "", str(i)) for i in range(jobs)]
+    parts = _cut(numbered, workers)
+    assert [job for part in parts for job in part] == numbered and list(map(len, parts)) == sizes
+
+
+def test_long_jobs_make_short_parts():
+    long, longer = ("", "", "x" * (CHUNK_CHARS // 3)), ("", "", "x" * (2 * CHUNK_CHARS))
+    assert list(map(len, _cut([long] * 7 + [longer, longer, ("", "", "")], 1))) == [3, 3, 1, 1, 1, 1]
 
 
 def test_a_stalled_answer_times_out_and_the_others_are_untouched(pool):
