@@ -1,4 +1,7 @@
-"""All notebooks on the smallest profile, from nothing, through the command that a reader uses; then once more."""
+"""All notebooks on the smallest profile, from nothing, through the command that a reader uses; then once more.
+
+What a damaged or interrupted run does is in `test_run_command`.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +58,3 @@ def test_the_second_run_executes_nothing_and_says_so(smoke, capsys):
     assert out.count(": reused") == len(NOTEBOOKS)
     assert "all notebooks reused" in out
     assert time.monotonic() - started < 60
-
-
-def test_a_damaged_result_is_noticed_and_made_again(smoke, capsys):
-    table = smoke / "smoke" / "tables" / "table1.csv"
-    whole = table.read_bytes()
-    table.write_bytes(whole[:-20])
-    assert run(smoke) == 0
-    assert "table1.csv" in capsys.readouterr().err
-    assert table.read_bytes() == whole
