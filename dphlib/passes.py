@@ -45,7 +45,8 @@ def update(
     mine = [learn[i] for i in processes.shares(*_weighed([row.tokens for row in learn]))[processes.rank]]
     policy.train()
     total, scale = None, _loss_scale(policy, learn)
-    for indices in _rounds(policy, [row.tokens for row in mine], config.token_budget, processes):
+    once = passes_prompts_once(policy)
+    for indices in _rounds(policy, [row.tokens for row in mine], config.token_budget, processes, once):
         rows = [mine[i] for i in indices] or [min(learn, key=lambda row: token_count([row]))]
         logprobs_B_T, mask_B_T, entropy_B_T = score_rows(
             policy, pad_token_id, [row.tokens for row in rows], with_entropy=method.entropy_coef > 0
@@ -133,9 +134,15 @@ def _weighed(rows: Sequence[TokenRow]) -> tuple[list[Hashable], list[int]]:
     return [tuple(prompt) for prompt, _ in rows], [len(prompt) + len(answer) for prompt, answer in rows]
 
 
-def _rounds(model: Any, mine: Sequence[TokenRow], token_budget: int, processes: Processes) -> list[list[int]]:
-    """Micro-batches of this process's rows; for a sharded model empty ones too, until all processes have as many."""
-    batches = micro_batches(mine, token_budget, passes_prompts_once(model))
+def _rounds(
+    model: Any, mine: Sequence[TokenRow], token_budget: int, processes: Processes, prompts_once: bool = False
+) -> list[list[int]]:
+    """Micro-batches of this process's rows; for a sharded model empty ones too, until all processes have as many.
+
+    `prompts_once` is for passes with a gradient, which keep every layer's states. One without keeps those of a single
+    layer: there the keys and values of a shared prompt, a copy for each row, weigh as much as the prompt itself.
+    """
+    batches = micro_batches(mine, token_budget, prompts_once)
     if is_sharded(model):
         batches += [[]] * (max(processes.gather(len(batches))) - len(batches))
     return batches

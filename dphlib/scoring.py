@@ -27,7 +27,8 @@ def micro_batches(rows: Sequence[TokenRow], token_budget: int, prompts_once: boo
     A row longer than the budget has a batch of its own.
 
     Args:
-        prompts_once: a batch passes the prompt of several rows once (`passes_prompts_once`), so it counts once.
+        prompts_once: a batch passes the prompt of several rows once (`passes_prompts_once`), so it counts once; each
+            row's copy of its keys and values is not counted.
 
     >>> micro_batches([([1] * 3, [1] * 1), ([1], [1]), ([1, 1], [1, 1])], 8)
     [[1], [2, 0]]
