@@ -222,6 +222,7 @@ set_up() {
         fail 1 "$venv exists and is not a virtual environment; move it away or set DPH_VENV to another folder"
     fi
     check_space
+    SECONDS=0 # the tests may have run before
     take_lock
     trap 'rm -rf "$lock"' EXIT
     trap 'stopped 129' HUP
