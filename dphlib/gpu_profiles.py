@@ -204,10 +204,10 @@ def _base(base: BaseConfig) -> BaseConfig:
         return BASES[name]
     if at:
         return replace(BASES.get(name, base), name=name, revision=revision)
-    return replace(base, name=name, revision=None, licence="other", **shape_of(Path(name)))
+    return replace(base, name=name, revision=None, licence="other", **_shape(Path(name)))
 
 
-def shape_of(folder: Path) -> dict[str, Any]:
+def _shape(folder: Path) -> dict[str, Any]:
     """A model's shape by its `config.json`; nothing where that is not there, which is told when it is loaded."""
     if not (path := folder / "config.json").is_file():
         return {}

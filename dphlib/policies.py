@@ -26,7 +26,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from dphlib import adapters, memory, model, server_sampler, sharding, tuning
 from dphlib.config import Profile, RunConfig
 from dphlib.files import RunError
-from dphlib.gpu_profiles import shape_of
 from dphlib.machine import cores, release_gpu
 from dphlib.partition import Reference
 from dphlib.passes import scored
@@ -80,7 +79,8 @@ def base_folder(settings: Profile) -> Path:
             f"folder with the model, by {BASE}=NAME@COMMIT or {BASE}=FOLDER"
         )
     folder, needed = model.fetch(base.name, base.revision), settings.backend.max_tokens
-    if (reads := shape_of(folder).get("context", needed)) < needed:  # a model that `gpu_profiles` does not know
+    reads = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", needed)
+    if reads < needed:  # a model that `gpu_profiles` does not know
         raise RunError(
             f"{base.name} reads at most {reads} tokens, profile {settings.name} has up to {needed}; to leave longer "
             f"prompts out, name the model by its folder: {BASE}={folder}"
