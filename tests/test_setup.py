@@ -26,7 +26,11 @@ printf '%s\\n' "$*" | head -n 1 >>"$CALLS"
 case "$1 $2" in
     "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && touch "$3/pyvenv.cfg" ;;
     "-m pip")
-        case "$*" in *install*) ;; *) exit 0 ;; esac
+        case "$*" in
+            *install*) ;;
+            *"config list"*) printf '%s\\n' "${PIP_SETTINGS:-}"; exit 0 ;;
+            *) exit 0 ;;
+        esac
         case "${PIP:-ok}" in
             fails) echo "ERROR: Could not find a version that satisfies the requirement" >&2; exit 1 ;;
             full) echo "OSError: [Errno 28] No space left on device" >&2; exit 1 ;;
@@ -34,6 +38,8 @@ case "$1 $2" in
             hangs) sleep 600 & echo $! >"$CALLS.sleeper"; wait ;;
         esac
         ;;
+    "-m uv") exit "${UV:-0}" ;;
+    "-m compileall") exit 1 ;; # as with a package's template that is no Python
     "-m pytest")
         case "$3" in
             tests/with_vllm) exit "${VLLM_STATUS:-0}" ;;
@@ -104,7 +110,13 @@ class Clone:
 
     @property
     def installs(self) -> list[str]:
-        return [re.sub(r".* --quiet ", "", line) for line in self.calls() if " install " in line]
+        return installs(self.calls())
+
+
+def installs(calls: list[str]) -> list[str]:
+    """What was to be installed, behind the name of the program that does it, but for uv itself."""
+    said = [re.sub(r"^-m (pip|uv) .*? --quiet ", r"\1 ", call) for call in calls if " install " in call]
+    return [line for line in said if line != f"pip uv=={pins()['uv']}"]
 
 
 @pytest.fixture
@@ -151,10 +163,9 @@ def test_ci_runs_both_test_suites_and_fails_with_either(clone, main, vllm, statu
         f"-m pytest -n {os.cpu_count()}",
         "-m pytest tests/with_vllm",
     ]
-    installs = [re.sub(r".* --quiet ", "", call) for call in calls if " install " in call]
-    torch = "torch==" + pins()["torch"]
-    assert installs == [
-        torch, "-c constraints.txt -e .[notebooks,dev]", torch, "--no-compile --no-deps -r constraints-vllm.txt"
+    torch = "pip torch==" + pins()["torch"]
+    assert installs(calls) == [
+        torch, "uv -c constraints.txt -e .[notebooks,dev]", torch, "uv --no-deps -r constraints-vllm.txt"
     ]  # fmt: skip
     assert (clone.root / ".venv-vllm/.dph-setup").is_file()
     clone.run(program=".ci/run")
@@ -178,8 +189,7 @@ def test_verls_tests_alone_and_where_verl_does_not_run(clone):
     assert clone.run("test-verl", "-k", "loss", VERL_STATUS="4")[0] == 4
     calls = clone.calls()
     assert calls[-1] == "-m pytest tests/with_verl -k loss" and not (clone.root / ".venv").exists()
-    installs = [re.sub(r".* --quiet ", "", call) for call in calls if " install " in call]
-    assert installs == ["torch==" + pins()["torch"], "--no-compile --no-deps -r constraints-verl.txt"]
+    assert installs(calls) == ["pip torch==" + pins()["torch"], "uv --no-deps -r constraints-verl.txt"]
     assert clone.run("test-verl")[0] == 0 and clone.installs == []
     machine(clone, "Darwin", "arm64")
     status, _, errors = clone.run("test-verl")
@@ -215,7 +225,7 @@ def test_help_and_unknown_profile_touch_nothing(clone):
 
 def test_second_run_installs_nothing_and_is_quick(clone):
     assert clone.run("smoke")[0] == 0
-    assert clone.installs == ["torch==" + pins()["torch"], "-c constraints.txt -e .[notebooks,dev]"]
+    assert clone.installs == ["pip torch==" + pins()["torch"], "uv -c constraints.txt -e .[notebooks,dev]"]
     started = time.monotonic()
     status, out, _ = clone.run("smoke")
     assert (status, out) == (0, "") and time.monotonic() - started < 2
@@ -241,6 +251,18 @@ def test_failed_install_is_explained_and_done_again_next_time(clone):
     assert status == 1 and "the disk is full" in one_line(errors)
     assert clone.run("smoke")[0] == 0
     assert len(clone.installs) >= 2
+
+
+def test_what_uv_cannot_install_pip_does(clone):
+    torch, rest = "pip torch==" + pins()["torch"], "-c constraints.txt -e .[notebooks,dev]"
+    status, _, errors = clone.run("smoke", UV="2")
+    assert (status, errors) == (0, "") and clone.installs == [torch, f"uv {rest}", f"pip {rest}"]
+    (clone.root / ".venv/.dph-setup").unlink()
+    clone.run("smoke", PIP_SETTINGS="global.extra-index-url='https://more.example'")
+    assert clone.installs == [torch, f"uv {rest}"]
+    (clone.root / ".venv/.dph-setup").unlink()
+    clone.run("smoke", PIP_SETTINGS="global.index-url='https://mirror.example'")  # which uv would not ask
+    assert clone.installs == [torch, f"pip {rest}"]
 
 
 def test_a_long_install_tells_what_is_there_and_the_time_left(clone):
@@ -318,8 +340,8 @@ def test_cpu_build_of_torch_comes_from_its_index_only_when_that_answers(clone):
     clone.run("smoke", INDEX="0", DPH_TORCH_INDEX="https://index.example/cpu")
     torch = "torch==" + pins()["torch"]
     assert clone.installs == [
-        f"--index-url https://index.example/cpu {torch}",
-        "-c constraints.txt -e .[notebooks,dev]",
+        f"pip --index-url https://index.example/cpu {torch}",
+        "uv -c constraints.txt -e .[notebooks,dev]",
     ]
 
 
@@ -327,10 +349,10 @@ def test_gpu_machine_gets_the_plain_build_and_vllm_for_a_gpu_profile_only(clone)
     clone.tool("nvidia-smi", "echo 'GPU 0: a stand-in'")
     (clone.root / "dphlib/config.py").write_text('ProfileName = Literal["smoke", "gpu24"]\n')
     clone.run("smoke", INDEX="0")
-    torch = "torch==" + pins()["torch"]
-    assert clone.installs == [torch, "-c constraints.txt -e .[notebooks,dev]"]
+    torch = "pip torch==" + pins()["torch"]
+    assert clone.installs == [torch, "uv -c constraints.txt -e .[notebooks,dev]"]
     clone.run("gpu24", INDEX="0")
-    assert clone.installs == [torch, "-c constraints.txt -c constraints-gpu.txt -e .[notebooks,dev,gpu]"]
+    assert clone.installs == [torch, "uv -c constraints.txt -c constraints-gpu.txt -e .[notebooks,dev,gpu]"]
     clone.run("smoke", INDEX="0")
     assert clone.installs == []
 
