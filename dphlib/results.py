@@ -345,7 +345,7 @@ def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = Fal
     ]
     cost = measure_cost(pipeline) if with_cost else None
     answered = hard.hard_records(pipeline) if with_hard else None
-    return Results(pipeline.settings, records, pipeline.train_logs(runs), pd.DataFrame(rows), cost, answered)
+    return Results(pipeline.settings, _coded(records), pipeline.train_logs(runs), pd.DataFrame(rows), cost, answered)
 
 
 def close_notebook(name: str, root: Path, metrics: Mapping[str, Any]) -> None:

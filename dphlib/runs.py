@@ -61,7 +61,8 @@ __all__ = [
     "verify_run_manifest", "versions", "work_folder", "write_json", "write_run_manifest", "write_text",
 ]  # fmt: skip
 
-_verified: set[tuple[Path, str]] = set()  # stages whose bytes this process has already hashed
+_verified: dict[Path, tuple[bytes, dict[str, Any]]] = {}
+"""Manifests, as bytes and read, of the stages whose files this process has already hashed."""
 
 
 # --- Stage keys ----------------------------------------------------------------------------------
@@ -78,8 +79,8 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
 
 @cache
 def _read_source(source: str, package: str) -> tuple[str, frozenset[str]]:
-    """A source as its syntax tree without docstrings: what changes in it may change a result; and what it imports from
-    the package, modules or not, wherever in it the import stands. Parsed once a text.
+    """The sha256 of a source's syntax tree without docstrings: what changes in it may change a result; and what it
+    imports from the package, modules or not, wherever in it the import stands. Parsed once a text.
     """
     tree, names = ast.parse(source), set[str]()
     for node in _statements(tree):
@@ -95,7 +96,7 @@ def _read_source(source: str, package: str) -> tuple[str, frozenset[str]]:
         else:
             continue
         names |= {parts[1] for parts in (name.split(".") for name in dotted) if parts[0] == package and len(parts) > 1}
-    return ast.dump(tree), frozenset(names)
+    return digest(ast.dump(tree)), frozenset(names)
 
 
 @cache
@@ -111,17 +112,16 @@ def code_version(modules: Sequence[str], package: Path = Path(__file__).parent) 
     job's, are not seen: name those modules too.
     `trainer` and `dphlib.trainer` mean the same. ValueError for an unknown module.
     """
+    there = {path.stem: path for path in package.glob("*.py")}
     waiting, sources = [name.removeprefix(f"{package.name}.") for name in modules], {}
     while waiting:
         name = waiting.pop()
         if name in sources:
             continue
-        if not (package / f"{name}.py").is_file():
-            known = ", ".join(sorted(path.stem for path in package.glob("*.py")))
-            raise ValueError(f"no module {name!r} in {package.name}; there are: {known}")
-        source = (package / f"{name}.py").read_text(encoding="utf-8")
-        sources[name], named = _read_source(source, package.name)
-        waiting.extend(sorted(other for other in named if (package / f"{other}.py").is_file()))
+        if name not in there:
+            raise ValueError(f"no module {name!r} in {package.name}; there are: {', '.join(sorted(there))}")
+        sources[name], named = _read_source(there[name].read_text(encoding="utf-8"), package.name)
+        waiting.extend(named & there.keys())
     return digest(sources)
 
 
@@ -217,7 +217,7 @@ class Run:
                 manifest = self._build(recipe, key, build, folder, building)  # type: ignore[arg-type]
             shutil.rmtree(folder.with_name(f".work-{label}"), ignore_errors=True)
         (self.reused if reused else self.built).append(name)
-        return Stage(name, folder, key, _content_hash(manifest), reused, manifest["wall_s"])
+        return Stage(name, folder, key, manifest["content"], reused, manifest["wall_s"])
 
     def _build(
         self, recipe: dict[str, Any], key: str, build: Callable[[Path], None], folder: Path, building: Path
@@ -235,7 +235,8 @@ class Run:
             for path in files:
                 fsync(path)
             manifest = {**recipe, "key": key, "profile": self.profile_name}
-            manifest |= {"files": inventory(building, files), "wall_s": wall_s}
+            manifest |= {"files": (found := inventory(building, files)), "wall_s": wall_s}
+            manifest["content"] = digest([[name, entry["sha256"]] for name, entry in sorted(found.items())])
             manifest |= {"peak_gib": round(peak_gib(), 3), "versions": versions(), "machine": machine()}
             manifest = write_manifest(building, manifest)
             os.rename(building, folder)
@@ -245,24 +246,24 @@ class Run:
             shutil.rmtree(building, ignore_errors=True)
 
 
-def _content_hash(manifest: Mapping[str, Any]) -> str:
-    return digest([[name, entry["sha256"]] for name, entry in sorted(manifest["files"].items())])
-
-
 def _whole(folder: Path, key: str) -> dict[str, Any]:
     """The manifest of a stage whose files agree with it, {} when there is none. Damage is moved aside."""
     if not folder.exists():
         return {}
-    manifest, problem = read_manifest(folder)
-    seen = (folder.absolute(), digest(manifest))
+    place, problem = folder.absolute(), ""
+    text = path.read_bytes() if (path := folder / "manifest.json").is_file() else b""
+    known, manifest = _verified.get(place, (b"", {}))
+    if not known or text != known:
+        known = b""
+        manifest, problem = read_manifest(folder)
     if not problem and manifest["key"] != key:
         problem = f"manifest.json belongs to another stage ({manifest['name']}, key {manifest['key']})"
     if not problem:
-        problem = "; ".join(damage(folder, manifest["files"], hashed=seen not in _verified))
+        problem = "; ".join(damage(folder, manifest["files"], hashed=not known))
     if not problem:
-        _verified.add(seen)
+        _verified[place] = (text, manifest)
         return manifest
-    _verified.discard(seen)
+    _verified.pop(place, None)
     number = 1
     while (aside := folder.with_name(f"{folder.name}.damaged-{number}")).exists():
         number += 1

@@ -136,13 +136,13 @@ class Pipeline:
         `config` is the profile's unless given; its threshold and number of stored answers do not matter here.
         """
         world, base, config = self.world(), self.base(), config or self.settings.presample
-        problems = self.suite(suite)
 
         def build(out: Path) -> None:
             from dphlib import draws, policies
             from dphlib.sampler import SamplingConfig
             from dphlib.verify import Verifier
 
+            problems = self.suite(suite)
             deterministic(self.settings.sft.threads)
             policy, tokenizer = policies.load_initial(self.settings, self.base_folder())
             limit = self.settings.train.max_new_tokens

@@ -75,7 +75,7 @@ def script(body: str, *arguments: object, **options) -> subprocess.Popen:
 
 def new_process(monkeypatch) -> None:
     """Forgets which stages were hashed, as a process that starts does."""
-    monkeypatch.setattr(runs, "_verified", set())
+    monkeypatch.setattr(runs, "_verified", {})
 
 
 # --- Stages ---------------------------------------------------------------------------------
