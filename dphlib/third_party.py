@@ -144,7 +144,7 @@ prompt, and how it shows a schema, is that of their data (`data/sql/spider_dev.j
 (github.com/RUCKBReasoning/OmniSQL); what makes it here is our own.
 
 {data_sets_part()}
-**Packages.** None is copied into this repository; pip installs them. The licence is what each package's own
+**Packages.** None is copied into this repository; pip or uv installs them. The licence is what each package's own
 metadata says. Made by `python -m dphlib.site --write` from the packages of `constraints.txt`, and of the lists for the
 extras that the last column names.
 
