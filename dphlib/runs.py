@@ -61,6 +61,7 @@ __all__ = [
     "verify_run_manifest", "versions", "work_folder", "write_json", "write_run_manifest", "write_text",
 ]  # fmt: skip
 
+_QUIET_S = 2.0
 _verified: dict[Path, tuple[bytes, dict[str, Any]]] = {}
 """Manifests, as bytes and read, of the stages whose files this process has already hashed."""
 
@@ -274,10 +275,13 @@ def _whole(folder: Path, key: str) -> dict[str, Any]:
 
 @contextmanager
 def _lock(folder: Path, *, wait: bool) -> Iterator[None]:
-    """Holds a stage's lock. The kernel frees it when its process dies, so a lock is never stale."""
+    """Holds a stage's lock. The kernel frees it when its process dies, so a lock is never stale.
+
+    Who only looks at a finished stage holds it too, for less than a second: such a wait is not told.
+    """
     lock = FileLock(folder.with_name(f".lock-{folder.name}"), fallback_to_soft=False)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_QUIET_S if wait else 0)
     except Timeout:
         if not wait:
             raise

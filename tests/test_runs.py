@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import numpy
@@ -274,7 +276,7 @@ def test_two_processes_at_once_build_once(tmp_path):
         def slow(folder):
             with open(root.parent / "builds", "a") as log:
                 log.write(f"{os.getpid()}\\n")
-            time.sleep(1)
+            time.sleep(3)
             build(folder)
         print(stage(slow).reused)
     """
@@ -286,6 +288,23 @@ def test_two_processes_at_once_build_once(tmp_path):
     assert "another process is building this stage; waiting" in waiting
     stage(tmp_path / "clean")
     assert tree(tmp_path / "run") == tree(tmp_path / "clean")
+
+
+def test_a_wait_for_one_who_only_looks_is_not_told(tmp_path, capsys):
+    found, held = stage(tmp_path), threading.Event()
+
+    def look():
+        with runs._lock(found.path, wait=True):
+            held.set()
+            time.sleep(1)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    held.wait()
+    capsys.readouterr()
+    assert stage(tmp_path).reused
+    looker.join()
+    assert capsys.readouterr().err == ""
 
 
 def test_opening_a_run_leaves_a_living_builder_alone(tmp_path):
