@@ -189,6 +189,7 @@ by_uv() { # the same in a fifth of the time, but uv knows nothing of pip's setti
     by_pip "$(grep '^uv==' constraints.txt)" &&
         UV_CACHE_DIR=$downloads step "$python" -m uv pip install --python "$python" --quiet "$@" && return
     echo "uv did not install it; pip does" >>"$log"
+    rm -rf "$downloads" && mkdir "$downloads" # pip may need the space
     return 1
 }
 
