@@ -188,7 +188,7 @@ by_uv() { # the same in a fifth of the time, but uv knows nothing of pip's setti
     if "$python" -m pip config list 2>>"$log" | grep -q '[.]index-url'; then return 1; fi
     by_pip "$(grep '^uv==' constraints.txt)" &&
         UV_CACHE_DIR=$downloads step "$python" -m uv pip install --python "$python" --quiet "$@" && return
-    echo "uv did not install it; pip does" >>"$log"
+    echo "set-up:         uv could not install them, pip does (log: $log)"
     rm -rf "$downloads" && mkdir "$downloads" # pip may need the space
     return 1
 }

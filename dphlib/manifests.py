@@ -28,12 +28,9 @@ def damage(folder: Path, files: Mapping[str, Mapping[str, Any]], *, hashed: bool
     wrong = []
     for name, entry in files.items():
         path = os.path.join(folder, name)  # no Path: a world of five hundred files is looked at hundreds of times
-        try:
-            size = os.path.getsize(path)
-        except FileNotFoundError:
+        if not os.path.isfile(path):
             wrong.append(f"{name} is missing")
-            continue
-        if size != entry["size"]:
+        elif (size := os.path.getsize(path)) != entry["size"]:
             wrong.append(f"{name} has {size} bytes, its manifest says {entry['size']}")
         elif hashed and sha256_file(Path(path)) != entry["sha256"]:
             wrong.append(f"{name} has other bytes than its manifest says (sha256)")

@@ -61,7 +61,7 @@ __all__ = [
     "verify_run_manifest", "versions", "work_folder", "write_json", "write_run_manifest", "write_text",
 ]  # fmt: skip
 
-_QUIET_S = 2.0
+_QUIET_S = 2.0  # how long one waits for a lock before it is told
 _verified: dict[Path, tuple[bytes, dict[str, Any]]] = {}
 """Manifests, as bytes and read, of the stages whose files this process has already hashed."""
 

@@ -255,7 +255,8 @@ def test_failed_install_is_explained_and_done_again_next_time(clone):
 
 def test_what_uv_cannot_install_pip_does(clone):
     torch, rest = "pip torch==" + pins()["torch"], "-c constraints.txt -e .[notebooks,dev]"
-    status, _, errors = clone.run("smoke", UV="2")
+    status, out, errors = clone.run("smoke", UV="2")
+    assert "uv could not install them, pip does (log: " in out
     assert (status, errors) == (0, "") and clone.installs == [torch, f"uv {rest}", f"pip {rest}"]
     (clone.root / ".venv/.dph-setup").unlink()
     clone.run("smoke", PIP_SETTINGS="global.extra-index-url='https://more.example'")
