@@ -152,6 +152,17 @@ def test_damage_is_moved_aside_and_the_stage_built_again(tmp_path, monkeypatch, 
     assert (tmp_path / "stages" / f"{again.path.name}.damaged-2").is_dir()
 
 
+def test_a_file_in_a_folders_place_and_the_other_way_round_are_damage(tmp_path):
+    whole = stage(tmp_path)
+    (whole.path / "model/weights.bin").unlink()
+    (whole.path / "model").rmdir()
+    (whole.path / "model").touch()
+    assert not stage(tmp_path).reused
+    (whole.path / "log.jsonl").unlink()
+    (whole.path / "log.jsonl").mkdir()
+    assert not stage(tmp_path).reused and stage(tmp_path).reused
+
+
 def test_any_flipped_byte_of_a_manifest_is_noticed_or_without_meaning(tmp_path, monkeypatch):
     """A flip may only pass where it changes no value: white space for white space."""
     path = stage(tmp_path).path / "manifest.json"
