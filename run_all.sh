@@ -3,7 +3,7 @@
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 1
-profiles=$(sed -n 's/^ProfileName = Literal\[\(.*\)\]$/\1/p' "$root/dphlib/config.py" | tr -d '",')
+profiles=$(sed -n 's/^ProfileName = Literal\[\(.*\)\]$/\1/p' "$root/dphlib/settings/profiles.py" | tr -d '",')
 usage() {
     cat <<TEXT
 usage: ./run_all.sh [PROFILE] [OPTION ...]   set up, then run all notebooks and reports (default profile: cpu)
@@ -19,7 +19,7 @@ profiles: $profiles
 
 Set-up makes a virtual environment once (.venv, versions of constraints.txt); later runs find it ready. vLLM for a CPU
 has one of its own (.venv-vllm, versions of constraints-vllm.txt), verl too (.venv-verl, constraints-verl.txt).
-Results go to artifacts/PROFILE/. Options after the profile go to: python -m dphlib.cli run
+Results go to artifacts/PROFILE/. Options after the profile go to: python -m dphlib run
 
 environment: DPH_PYTHON       Python 3.11 or later to use (default: python3.13, 3.12, 3.11, then python3)
              DPH_VENV         the virtual environment (default: .venv beside this script; vLLM's: the same with -vllm,
@@ -323,6 +323,6 @@ case "$command" in
         set_up
         exec "$python" -m pytest tests/with_verl "$@"
         ;;
-    replot) exec "$python" -m dphlib.cli replot "$@" ;;
-    *) exec "$python" -m dphlib.cli run --profile "$command" "$@" ;;
+    replot) exec "$python" -m dphlib replot "$@" ;;
+    *) exec "$python" -m dphlib run --profile "$command" "$@" ;;
 esac

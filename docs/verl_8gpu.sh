@@ -18,13 +18,13 @@ method=${METHOD:-dph_js}
 case $method in dph_js) eta=${ETA:-0.2} ;; *) eta=${ETA:-0.05} ;; esac
 gpus=${GPUS:-8} prompts=128 rollouts=16 rehearsal=256 # [code]
 rows=$((prompts * rollouts + rehearsal))              # 2304 rows a step, in two mini-batches [code]
-export VERL_USE_EXTERNAL_MODULES=dphlib.verl_plugin   # verl imports it in every process
+export VERL_USE_EXTERNAL_MODULES=dphlib.integrations.verl.plugin   # verl imports it in every process
 
 settings=(
     # the batch: prompts of D_exp, then stored answers of D_pef; dphlib's data set lays it out
     data.train_files="$STORE/train.parquet"
     data.val_files="$STORE/validation.parquet"
-    data.custom_cls.path=pkg://dphlib.verl_plugin
+    data.custom_cls.path=pkg://dphlib.integrations.verl.plugin
     data.custom_cls.name=PartitionedDataset
     data.train_batch_size=$((prompts + rehearsal))
     data.shuffle=false
@@ -63,7 +63,7 @@ settings=(
     actor_rollout_ref.rollout.tensor_model_parallel_size=1
     actor_rollout_ref.rollout.gpu_memory_utilization=0.6  
     actor_rollout_ref.rollout.max_num_batched_tokens=20480
-    reward.custom_reward_function.path=pkg://dphlib.verl_plugin
+    reward.custom_reward_function.path=pkg://dphlib.integrations.verl.plugin
     reward.custom_reward_function.name=compute_score
     +reward.custom_reward_function.reward_kwargs.databases="$DATABASES"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from dphlib.extras import hint
+from dphlib.runtime.extras import hint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Hands over to `cli.main`, whose status it returns; 1 for a missing package of an extra, which it names."""
     try:
-        from dphlib import cli
+        from dphlib.cli import main as cli
 
         return cli.main(arguments)
     except ModuleNotFoundError as missing:

@@ -32,7 +32,7 @@ How this departs from the authors' code:
 f''(1) differs between divergences, so one eta is not one strength: to compare at equal strength near pi_theta = pi_ref,
 divide eta by `Divergence.second_derivative_at_1`.
 
-Not here: convex conjugates (`dphlib.conjugates`); sampling, masking and averaging over tokens (`dphlib.losses`).
+Not here: convex conjugates (`lessons.conjugates`); sampling, masking and averaging over tokens (`losses`).
 """
 
 from __future__ import annotations

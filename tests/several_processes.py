@@ -16,14 +16,16 @@ from safetensors.torch import save_file
 from small import RewardsFirstToken, policy, sum_problems, tokenizer
 from test_trainer import CONFIG, references
 
-from dphlib import launched, sharding, trainer
-from dphlib.config import METHOD_CONFIGS, TuningConfig
-from dphlib.files import RunError
-from dphlib.machine import deterministic
-from dphlib.processes import Processes
-from dphlib.sampler import CopySampler
-from dphlib.tuning import prepare
-from dphlib.verify import SpreadVerifier
+from dphlib.models import sharding
+from dphlib.models.tuning import prepare
+from dphlib.runtime import launched
+from dphlib.runtime.files import RunError
+from dphlib.runtime.machine import deterministic
+from dphlib.runtime.processes import Processes
+from dphlib.sampling.protocol import CopySampler
+from dphlib.settings.profiles import METHOD_CONFIGS, TuningConfig
+from dphlib.training import loop as trainer
+from dphlib.verify.verifier import SpreadVerifier
 
 # name: method, settings that differ, what is trained, processes that hold shards
 CASES: dict[str, tuple[str, dict[str, Any], str, bool]] = {

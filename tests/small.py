@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dphlib import model
-from dphlib.config import ModelConfig, Profile, WorldConfig, profile
+from dphlib.models import load as model
+from dphlib.settings.profiles import ModelConfig, Profile, WorldConfig, profile
 from dphlib.types import Group, Problem, Verdict
 
 WORLD = WorldConfig(

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from small import RewardsFirstToken, small_profile
 
-from dphlib import cli
-from dphlib.config import Profile
+from dphlib.cli import main as cli
+from dphlib.settings.profiles import Profile
 from dphlib.verify import Verifier
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from small import sum_problems, tokenizer
 from trl import GRPOConfig
 
-from dphlib import model, store
-from dphlib.config import ModelConfig
 from dphlib.divergences import generator
+from dphlib.integrations import store
+from dphlib.integrations.trl import DPHTrainer
+from dphlib.models import load as model
 from dphlib.partition import Partition, Reference
-from dphlib.sampler import SamplingConfig, TransformersSampler
-from dphlib.trl_trainer import DPHTrainer
+from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.settings.profiles import ModelConfig
 
 PROBLEMS = sum_problems(10)
 

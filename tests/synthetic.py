@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dphlib.config import Profile
-from dphlib.studies import study_runs
-from dphlib.sums import SUBSETS
+from dphlib.settings.profiles import Profile
+from dphlib.settings.studies import study_runs
 from dphlib.types import CONTROLS, METHODS
+from dphlib.world.sums import SUBSETS
 
 STYLES = ("direct", "aliased", "nested", "stepwise")
 STEPS = 45
@@ -198,8 +198,8 @@ def make_divergences() -> pd.DataFrame:
 
 def make_tables(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The tables of the records, by the names of their files."""
-    from dphlib import tables
-    from dphlib.config import profile
+    from dphlib.analysis import tables
+    from dphlib.settings.profiles import profile
 
     made = {name: getattr(tables, name)(records) for name in ("table1", "table2", "table3", "table4", "table5")}
     return {**made, "methods": tables.methods_table(profile("cpu"))}
@@ -209,8 +209,9 @@ def make_run(folder: Path, **records: object) -> Path:
     """A results folder as the report finds it: records, claims, tables, two figures, an executed notebook, manifest."""
     import nbformat
 
-    from dphlib import plots, tables
-    from dphlib.claims import evaluate_claims, to_json
+    from dphlib.analysis import tables
+    from dphlib.analysis.claims import evaluate_claims, to_json
+    from dphlib.figures import results as plots
 
     folder.mkdir(parents=True, exist_ok=True)
     frame = make_records(steps=False, **records)

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from synthetic import ABLATIONS, make_cost, make_records, make_train_logs
 
-from dphlib import ablations, stats
+from dphlib import stats
+from dphlib.analysis import studies as ablations
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ MODULES = sorted(path.stem for path in (ROOT / "dphlib").glob("[a-z]*.py"))
 def pages(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("api")
     done = subprocess.run(
-        [sys.executable, "-m", "dphlib.site", "--api", str(folder)],
+        [sys.executable, "-m", "tools.site", "--api", str(folder)],
         cwd=ROOT, text=True, capture_output=True, timeout=300,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, f"{folder / 'dphlib.html'}\n"), done.stdout + done.stderr[-2000:]

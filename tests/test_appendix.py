@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dphlib import appendix, site
-from dphlib.facts import effect_text, read_json
-from dphlib.files import RunError
+from dphlib.report.facts import effect_text, read_json
+from dphlib.runtime.files import RunError
+from tools import appendix, site
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / appendix.PAGE).read_text(encoding="utf-8")

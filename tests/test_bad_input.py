@@ -15,12 +15,16 @@ from small import policy, tokenizer
 from test_gpu_path import base_folder, small  # noqa: F401
 from test_trainer import OUT_OF_MEMORY, run
 
-from dphlib import cli, model, plan, policies, problem_sets, vllm_sampler
-from dphlib.config import BackendConfig, DataConfig, profile
-from dphlib.files import RunError
-from dphlib.machine import gpu_total_gib
-from dphlib.placement import Placement
-from dphlib.stages import Pipeline
+from dphlib.cli import main as cli
+from dphlib.experiment import plan, policies
+from dphlib.experiment import problems as problem_sets
+from dphlib.experiment.pipeline import Pipeline
+from dphlib.models import load as model
+from dphlib.models.placement import Placement
+from dphlib.runtime.files import RunError
+from dphlib.runtime.machine import gpu_total_gib
+from dphlib.sampling import vllm as vllm_sampler
+from dphlib.settings.profiles import BackendConfig, DataConfig, profile
 
 COMMANDS = [
     ["presample"],

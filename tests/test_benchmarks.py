@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dphlib.config import METHOD_CONFIGS, ModelConfig, TuningConfig
-from dphlib.sampler import SamplingConfig, TransformersSampler
+from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.settings.profiles import METHOD_CONFIGS, ModelConfig, TuningConfig
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark of memory is read from /proc")
 

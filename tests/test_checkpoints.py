@@ -18,12 +18,14 @@ import torch
 from small import RewardsFirstToken, policy, sum_problems, tokenizer
 from test_trainer import CONFIG, EVERY, references, weights
 
-from dphlib import checkpoints, trainer, tuning
-from dphlib.batches import Cycle
-from dphlib.checkpoints import Checkpoints
-from dphlib.config import TuningConfig
-from dphlib.files import RunError, read_jsonl
-from dphlib.machine import seed_everything
+from dphlib.models import tuning
+from dphlib.runtime.files import RunError, read_jsonl
+from dphlib.runtime.machine import seed_everything
+from dphlib.settings.profiles import TuningConfig
+from dphlib.training import checkpoints
+from dphlib.training import loop as trainer
+from dphlib.training.checkpoints import Checkpoints
+from dphlib.training.rows import Cycle
 
 ROOT = Path(__file__).resolve().parents[1]
 KEEPING = replace(CONFIG, iterations=6, checkpoint_every=2)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dphlib.claims import CLAIMS, PROFILES, evaluate_claims, print_table, to_frame, to_json
-from dphlib.judge import Quantity, above, combine, rule
+from dphlib.analysis.claims import CLAIMS, PROFILES, evaluate_claims, print_table, to_frame, to_json
+from dphlib.analysis.judge import Quantity, above, combine, rule
 from dphlib.types import METHODS
 
 STYLES = np.array(["direct", "aliased", "nested", "stepwise"])

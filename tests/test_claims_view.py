@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from synthetic import make_records, make_train_logs
 
-from dphlib.claims import CLAIMS, ClaimResult, evaluate_claims
-from dphlib.claims_view import claims_figure, claims_table, deciding_part, parts_table, verdict_counts
+from dphlib.analysis.claims import CLAIMS, ClaimResult, evaluate_claims
+from dphlib.figures.claims import claims_figure, claims_table, deciding_part, parts_table, verdict_counts
 
 
 @pytest.fixture(scope="module")

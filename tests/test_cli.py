@@ -7,7 +7,8 @@ import shutil
 import pytest
 from small import policy, tokenizer
 
-from dphlib import cli, model
+from dphlib.cli import main as cli
+from dphlib.models import load as model
 
 
 @pytest.mark.parametrize(

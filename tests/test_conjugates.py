@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dphlib.conjugates import conjugate, variational_bound
 from dphlib.divergences import DIVERGENCES, divergence, exact
+from dphlib.lessons.conjugates import conjugate, variational_bound
 
 torch.set_num_threads(1)
 

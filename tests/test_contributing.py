@@ -16,7 +16,7 @@ IS_TRAINED = """
 from small import policy, sum_problems, tokenizer
 from test_tuning import TRAIN, RewardsFirstToken
 from dphlib import trainer
-from dphlib.config import RunConfig
+from dphlib.settings.profiles import RunConfig
 
 def test_the_new_method_is_trained():
     method = RunConfig("dapo_dexp", "main", 0).method_config
@@ -72,7 +72,7 @@ def test_a_data_set(copy):
     follow("A data set", copy)
     chosen = "our_sums or made_files or row_of_the_table"
     assert passed(copy, "tests/test_data.py", "-k", chosen) == 3
-    python(copy, "-m", "dphlib.site", "--write")
+    python(copy, "-m", "tools.site", "--write")
     row = re.search(
         r"^\| \*\*Our sums\*\* \(`our_sums`\) \| (.*?) \|", (copy / "THIRD_PARTY.md").read_text(), re.MULTILINE
     )

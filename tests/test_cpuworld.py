@@ -10,9 +10,10 @@ from itertools import islice
 import pytest
 from small import WORLD, tokenizer
 
-from dphlib import cpuworld, sums
-from dphlib.prompts import STYLES, sql_answer, style_of
 from dphlib.verify import Verifier
+from dphlib.world import people_places as cpuworld
+from dphlib.world import sums
+from dphlib.world.templates import STYLES, sql_answer, style_of
 
 
 @pytest.fixture(scope="module")

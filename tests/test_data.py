@@ -11,10 +11,10 @@ import datasets
 import pytest
 from data_files import COUNT, bird, official, spider, write
 
-from dphlib import cli
-from dphlib.data import DataError, find, load, lookup, missing_databases, read
-from dphlib.data_sets import DATA_SETS, SUITES
-from dphlib.prompts import math_prompt
+from dphlib.cli import main as cli
+from dphlib.data.load import DataError, find, load, lookup, missing_databases, read
+from dphlib.data.sets import DATA_SETS, SUITES
+from dphlib.world.templates import math_prompt
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")

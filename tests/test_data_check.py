@@ -11,10 +11,10 @@ from data_files import COUNT, SCHEMA, bird, database, official, spider, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dphlib import cli
-from dphlib.data import find, read
-from dphlib.data_check import FailingGoldsError, build, check
-from dphlib.limit_ties import limit_probes, parse_sql, written
+from dphlib.cli import main as cli
+from dphlib.data.check import FailingGoldsError, build, check
+from dphlib.data.limit_ties import limit_probes, parse_sql, written
+from dphlib.data.load import find, read
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")

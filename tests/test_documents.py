@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dphlib import cli
-from dphlib.readme import stale_blocks
-from dphlib.runs import verify_run_manifest
+from dphlib.cli import main as cli
+from dphlib.experiment.store import verify_run_manifest
+from tools.readme import stale_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from small import RewardsFirstToken, policy, small_profile, sum_problems, tokenizer
 
-from dphlib import draws, evaluate, model, policies
-from dphlib.config import BackendConfig, BaseConfig, ModelConfig
-from dphlib.draws import KeptSampler, judged
-from dphlib.files import RunError
-from dphlib.sampler import SamplingConfig, TransformersSampler
-from dphlib.stages import Pipeline
+from dphlib.experiment import draws, evaluate, policies
+from dphlib.experiment.draws import KeptSampler, judged
+from dphlib.experiment.pipeline import Pipeline
+from dphlib.models import load as model
+from dphlib.runtime.files import RunError
+from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.settings.profiles import BackendConfig, BaseConfig, ModelConfig
 from dphlib.types import Answer, Verdict
 from dphlib.verify import Verifier
 

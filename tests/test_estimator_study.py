@@ -11,11 +11,11 @@ from small import policy as small_policy
 from small import tokenizer
 
 from dphlib.divergences import DIVERGENCES, divergence, exact
-from dphlib.estimator_moments import ESTIMATORS, exact_moments, nucleus
-from dphlib.estimator_study import draw_rows, measure
-from dphlib.estimators import TopK, sampled_tail_divergence, topk_divergence
-from dphlib.lessons import tiny_pair
-from dphlib.scoring import answer_logprobs, answer_topk
+from dphlib.lessons.categorical import tiny_pair
+from dphlib.lessons.estimator_moments import ESTIMATORS, exact_moments, nucleus
+from dphlib.lessons.estimator_study import draw_rows, measure
+from dphlib.training.estimators import TopK, sampled_tail_divergence, topk_divergence
+from dphlib.training.scoring import answer_logprobs, answer_topk
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dphlib.divergences import DIVERGENCES, exact, generator
-from dphlib.estimators import (
+from dphlib.logprobs import binned_logprobs_from_hidden
+from dphlib.training.estimators import (
     PLAIN_BYTES,
     TopK,
     as_stored,
@@ -21,7 +22,6 @@ from dphlib.estimators import (
     topk_divergence,
     topk_reference,
 )
-from dphlib.logprobs import binned_logprobs_from_hidden
 
 torch.set_num_threads(1)
 

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from synthetic import make_hard_records, make_records, make_study_records, make_train_logs
 
-from dphlib import ablations, findings, site
-from dphlib.claims import evaluate_claims, to_json
-from dphlib.config import profile
-from dphlib.facts import read_json
-from dphlib.results import Results
+from dphlib.analysis import studies as ablations
+from dphlib.analysis.claims import evaluate_claims, to_json
+from dphlib.experiment.results import Results
+from dphlib.report.facts import read_json
+from dphlib.settings.profiles import profile
+from tools import findings, site
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / findings.PAGE).read_text(encoding="utf-8")

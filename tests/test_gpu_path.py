@@ -13,17 +13,29 @@ import torch
 from data_files import official
 from small import RewardsFirstToken, sum_problems, tokenizer
 
-from dphlib import model, policies, problem_sets, trainer, vllm_sampler
-from dphlib.adapters import describe_base, load_adapter
-from dphlib.config import BackendConfig, BaseConfig, DataConfig, ModelConfig, RunConfig, TuningConfig, profile
-from dphlib.files import RunError
+from dphlib.experiment import policies
+from dphlib.experiment import problems as problem_sets
+from dphlib.experiment.pipeline import Pipeline
+from dphlib.models import load as model
+from dphlib.models.adapters import describe_base, load_adapter
+from dphlib.models.placement import Placement
 from dphlib.partition import Reference
-from dphlib.placement import Placement
-from dphlib.processes import ALONE
-from dphlib.sampler import SamplingConfig, TransformersSampler
-from dphlib.scoring import answer_logprobs
-from dphlib.stages import Pipeline
-from dphlib.train_log import METRICS
+from dphlib.runtime.files import RunError
+from dphlib.runtime.processes import ALONE
+from dphlib.sampling import vllm as vllm_sampler
+from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.settings.profiles import (
+    BackendConfig,
+    BaseConfig,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    TuningConfig,
+    profile,
+)
+from dphlib.training import loop as trainer
+from dphlib.training.log import METRICS
+from dphlib.training.scoring import answer_logprobs
 from dphlib.verify import Verifier
 
 SUITES = {

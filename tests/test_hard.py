@@ -10,13 +10,14 @@ from pandas.testing import assert_frame_equal
 from small import small_profile
 from synthetic import make_hard_records, make_presample, make_records, make_train_logs
 
-from dphlib import hard, stats
-from dphlib.config import EvalConfig, RunConfig, profile
-from dphlib.labels import SUITES
-from dphlib.results import Results, draw, figure, table
-from dphlib.runs import RunError
-from dphlib.stages import Pipeline
-from dphlib.studies import HARD, STUDIES, chosen, planned_runs, study_runs
+from dphlib import stats
+from dphlib.analysis.labels import SUITES
+from dphlib.experiment import hard
+from dphlib.experiment.pipeline import Pipeline
+from dphlib.experiment.results import Results, draw, figure, table
+from dphlib.experiment.store import RunError
+from dphlib.settings.profiles import EvalConfig, RunConfig, profile
+from dphlib.settings.studies import HARD, STUDIES, chosen, planned_runs, study_runs
 
 RUN = RunConfig("grpo", "main", 0)
 
@@ -133,9 +134,9 @@ def test_they_are_recorded_apart_drawn_where_there_and_leave_nothing_where_not(r
     assert_frame_equal(again.hard.astype(records.dtypes), rows, check_exact=True)
     assert Results.load(tmp_path / "False", results.settings).hard is None
 
-    monkeypatch.setattr("dphlib.results.FIGURES", {})
-    monkeypatch.setattr("dphlib.results.TABLES", {})
-    monkeypatch.setattr("dphlib.results.judge", lambda results, root: [])
+    monkeypatch.setattr("dphlib.experiment.results.FIGURES", {})
+    monkeypatch.setattr("dphlib.experiment.results.TABLES", {})
+    monkeypatch.setattr("dphlib.experiment.results.judge", lambda results, root: [])
     for one in (results, replace(with_hard, hard=records[records["sample"] < 4])):
         draw(one, tmp_path / f"drawn{one.hard is not None}")
     drawn = {p.name for p in (tmp_path / "drawnTrue").rglob("*.*")} - {

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from dphlib.importance import ImportanceStats, importance_weights
+from dphlib.training.importance import ImportanceStats, importance_weights
 
 OLD = torch.tensor([[-1.0, -2.0, -0.5], [-3.0, -1.0, -9.0]])
 DRAWN = torch.tensor([[-1.0, -2.5, -3.5], [-2.0, -1.0, -9.0]])

@@ -17,8 +17,9 @@ import pytest
 from packaging.requirements import Requirement
 from test_package import built, tree, wheel  # noqa: F401 fixtures
 
-from dphlib import __version__, site
-from dphlib.notebooks import check_executed
+from dphlib import __version__
+from dphlib.report.notebooks import check_executed
+from tools import site
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "https://github.com/somebody/some-name"

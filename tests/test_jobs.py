@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from dphlib import jobs
-from dphlib.jobs import Job, JobError, Progress, duration, report, run_jobs
+from dphlib.runtime import jobs
+from dphlib.runtime.jobs import Job, JobError, Progress, duration, report, run_jobs
 
 REPOSITORY = Path(__file__).parents[1]
 BODIES = """
 import atexit, json, os, random, signal, subprocess, sys, time
 from pathlib import Path
-from dphlib.jobs import Progress, report
-from dphlib.runs import write_text
+from dphlib.runtime.jobs import Progress, report
+from dphlib.experiment.store import write_text
 
 def square(x): return {"x": x, "square": x * x, "pair": (x, None)}
 def draw(): return random.random()
@@ -193,7 +193,7 @@ def test_the_parents_end_leaves_no_process(bodies, tmp_path, number):
     program = f"""
         import sys
         sys.path[:0] = [{str(REPOSITORY)!r}, {str(tmp_path / "path")!r}]
-        from dphlib.jobs import Job, run_jobs
+        from dphlib.runtime.jobs import Job, run_jobs
         folder, work = {str(folder)!r}, []
         for x in "abc":
             work.append(Job(x, "{bodies}:pids", {{"folder": folder, "name": x, "seconds": 60}}))

@@ -10,10 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from dphlib import lesson_plots
 from dphlib.divergences import DIVERGENCES, exact
-from dphlib.estimator_moments import ESTIMATORS
-from dphlib.lessons import (
+from dphlib.figures import lessons as lesson_plots
+from dphlib.lessons.categorical import (
     collapse,
     conjugate_table,
     covering_fits,
@@ -30,6 +29,7 @@ from dphlib.lessons import (
     tiny_pair,
     two_modes,
 )
+from dphlib.lessons.estimator_moments import ESTIMATORS
 
 torch.set_num_threads(1)
 NAMES = ("forward_kl", "alpha_0.5", "js", "reverse_kl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dphlib.verify_math import MathVerifier
+from dphlib.verify.math import MathVerifier
 
 RIGHT, WRONG, NONE = "correct", "wrong", "no_answer"
 

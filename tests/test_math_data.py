@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dphlib.stats import pass_at_k
-from dphlib.verify_math import MathVerifier
+from dphlib.verify.math import MathVerifier
 from tests.math_cases import DATA, GOLD_FIELDS, LISTED, as_boxed, clipped, gold_answers, read_rows, self_answer, vectors
 
 pytestmark = pytest.mark.skipif(not (DATA / "grader_math").exists(), reason="needs ../shared/data")

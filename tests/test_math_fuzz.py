@@ -11,8 +11,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from dphlib.math_text import exact_value, extract_boxed, plain_number, restatement, same_value, split_units, tidy
-from dphlib.verify_math import MathVerifier
+from dphlib.verify.math import MathVerifier
+from dphlib.verify.math_text import exact_value, extract_boxed, plain_number, restatement, same_value, split_units, tidy
 from tests.math_cases import PIECES
 
 latex = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dphlib.verify_math import MathVerifier
+from dphlib.verify.math import MathVerifier
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 2.0
@@ -151,7 +151,7 @@ def resident_mib(pid):
 # --- The same verdicts from everywhere ----------------------------------------------------------------
 
 ASK = f"""
-from dphlib.verify_math import MathVerifier
+from dphlib.verify.math import MathVerifier
 with MathVerifier() as verifier:
     outcomes = [v.outcome for v in verifier.verify_many([(g, "\\\\boxed{{" + a + "}}") for g, a in {ORDINARY!r}])]
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dphlib.muon import Muon, orthogonalised
+from dphlib.training.muon import Muon, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 8), (8, 16)])

@@ -14,8 +14,8 @@ import nbformat
 import psutil
 import pytest
 
-from dphlib import notebooks
-from dphlib.notebooks import NotebookError, check_executed, normalise, run_notebooks
+from dphlib.report import notebooks
+from dphlib.report.notebooks import NotebookError, check_executed, normalise, run_notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = 'seed: int = 1\nprofile: str = "smoke"\n'
@@ -158,7 +158,7 @@ def test_interrupt_leaves_no_process_and_a_status_that_is_not_zero(tmp_path, num
     write(tmp_path / "in", "01_next.ipynb", "print(1)")
     program = (
         "import sys\nfrom pathlib import Path\n"
-        "from dphlib.notebooks import NotebookInterrupted, run_notebooks\n"
+        "from dphlib.report.notebooks import NotebookInterrupted, run_notebooks\n"
         f"try:\n    run_notebooks(Path({str(tmp_path / 'in')!r}), Path({str(tmp_path / 'out')!r}), {{}})\n"
         "except NotebookInterrupted as stop:\n    print(stop, file=sys.stderr)\n    sys.exit(stop.code)\n"
     )

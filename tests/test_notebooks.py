@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dphlib import cli
-from dphlib.notebooks import check_executed
-from dphlib.runs import verify_run_manifest
+from dphlib.cli import main as cli
+from dphlib.experiment.store import verify_run_manifest
+from dphlib.report.notebooks import check_executed
 
 STUDIES = "controls,eta,answers,hard"  # smoke's own and the hard problems
 NOTEBOOKS = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))

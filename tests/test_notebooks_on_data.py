@@ -21,12 +21,17 @@ import pytest
 from data_files import bird, official, spider, write
 from scripted_base import ANSWERS, save_base
 
-from dphlib import cli, cost, data, plan, problem_sets, report, results, stages
-from dphlib.claims import from_json
-from dphlib.config import profile
-from dphlib.notebooks import check_executed, declared_parameters, find_notebooks
-from dphlib.runs import deterministic, write_run_manifest
-from dphlib.train_log import METRICS
+from dphlib.analysis.claims import from_json
+from dphlib.cli import main as cli
+from dphlib.data import load as data
+from dphlib.experiment import cost, plan, results
+from dphlib.experiment import pipeline as stages
+from dphlib.experiment import problems as problem_sets
+from dphlib.experiment.store import deterministic, write_run_manifest
+from dphlib.report import pages as report
+from dphlib.report.notebooks import check_executed, declared_parameters, find_notebooks
+from dphlib.settings.profiles import profile
+from dphlib.training.log import METRICS
 
 PROFILE = "gpu80-smoke"
 SMALL = {"draws": 64, "lesson_steps": 2}  # parameters of notebooks 01, 04 and 06

@@ -10,10 +10,10 @@ from other_device import GPU, OneDevice
 from small import policy, sum_problems, tokenizer
 from test_trainer import EVERY, references, run
 
-from dphlib.config import TuningConfig
-from dphlib.sampler import SamplingConfig, TransformersSampler
-from dphlib.scoring import answer_logprobs, answer_topk
-from dphlib.tuning import prepare
+from dphlib.models.tuning import prepare
+from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.settings.profiles import TuningConfig
+from dphlib.training.scoring import answer_logprobs, answer_topk
 
 SHORT = dict(iterations=2, diagnose_every=1)
 

@@ -17,7 +17,7 @@ import dphlib
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = f"dphlib-{dphlib.__version__}"
-MODULES = {f"dphlib/{path.name}" for path in (ROOT / "dphlib").glob("*.py")} | {"dphlib/py.typed"}
+MODULES = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dphlib").rglob("*.py")} | {"dphlib/py.typed"}
 CARRIED = {"_notebooks": ROOT / "notebooks", "_reference": ROOT / "artifacts/reference/metrics"}
 INFO = {f"{NAME}.dist-info/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt")}
 

@@ -13,13 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from dphlib import cli, model, plan, policies, problem_sets
-from dphlib.config import PROFILES, RunConfig, TuningConfig, profile
-from dphlib.data_sets import SUITES
-from dphlib.files import RunError
-from dphlib.gpu_profiles import BASES, ENVIRONMENT, GPU_PROFILES, LLAMA_8B, OMNISQL_32B, SMOKE
-from dphlib.sampler import SamplingConfig, batches, prompt_tokens
-from dphlib.tuning import prepare
+from dphlib.cli import main as cli
+from dphlib.data.sets import SUITES
+from dphlib.experiment import plan, policies
+from dphlib.experiment import problems as problem_sets
+from dphlib.models import load as model
+from dphlib.models.tuning import prepare
+from dphlib.runtime.files import RunError
+from dphlib.sampling.protocol import SamplingConfig, batches, prompt_tokens
+from dphlib.settings.gpu import BASES, ENVIRONMENT, GPU_PROFILES, LLAMA_8B, OMNISQL_32B, SMOKE
+from dphlib.settings.profiles import PROFILES, RunConfig, TuningConfig, profile
 
 GPU = tuple(GPU_PROFILES)
 

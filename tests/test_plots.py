@@ -10,8 +10,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from synthetic import make_cost, make_divergences, make_presample, make_records, make_train_logs
 
-from dphlib import plots, stats
-from dphlib.labels import COLOURS, CONTROLLED, FAMILY, LINES, MARKERS, NAMES, label
+from dphlib import stats
+from dphlib.analysis.labels import COLOURS, CONTROLLED, FAMILY, LINES, MARKERS, NAMES, label
+from dphlib.figures import results as plots
 from dphlib.types import CONTROLS, HEADLINE, METHODS
 
 # Machado et al. 2009, full severity, on linear RGB.

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dphlib import presample_views
+from dphlib.lessons import presampling as presample_views
 from dphlib.types import Answer, Group, Problem, Verdict
 
 K = 4

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from synthetic import make_records
 
-from dphlib.config import METHOD_CONFIGS, profile
-from dphlib.regime import RANGES, RegimeError, regime, require_regime
+from dphlib.analysis.regime import RANGES, RegimeError, regime, require_regime
+from dphlib.settings.profiles import METHOD_CONFIGS, profile
 
 CPU = profile("cpu")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from synthetic import make_run
 
-from dphlib import report
-from dphlib.facts import effect_text
-from dphlib.files import RunError
-from dphlib.report_page import effect_drawing
+from dphlib.report import pages as report
+from dphlib.report.facts import effect_text
+from dphlib.report.page import effect_drawing
+from dphlib.runtime.files import RunError
 
 MARKERS = "\n".join(f"<!-- generated:{name} -->\n<!-- /generated:{name} -->" for name in ("claims", "results", "times"))
 

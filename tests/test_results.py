@@ -12,9 +12,19 @@ from matplotlib.figure import Figure
 from pandas.testing import assert_frame_equal
 from synthetic import make_cost, make_presample, make_records, make_study_records, make_train_logs
 
-from dphlib.config import profile
-from dphlib.results import FIGURES, TABLES, Results, beside_reference, close_notebook, draw, figure, judge, table
-from dphlib.runs import RunError
+from dphlib.experiment.results import (
+    FIGURES,
+    TABLES,
+    Results,
+    beside_reference,
+    close_notebook,
+    draw,
+    figure,
+    judge,
+    table,
+)
+from dphlib.experiment.store import RunError
+from dphlib.settings.profiles import profile
 
 METHODS = ("base", "grpo", "dph_js")
 SORTED_BY = ["method", "variant", "seed", "step", "suite", "problem_id", "answer_hash", "sample"]

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from synthetic import make_records
 
-from dphlib import retention, stats
+from dphlib import stats
+from dphlib.analysis import retention
 from dphlib.types import METHODS
 
 

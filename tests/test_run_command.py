@@ -10,9 +10,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dphlib import cli, run_command
-from dphlib.notebooks import NotebookRun
-from dphlib.runs import verify_run_manifest, write_run_manifest
+from dphlib.cli import main as cli
+from dphlib.cli import run as run_command
+from dphlib.experiment.store import verify_run_manifest, write_run_manifest
+from dphlib.report.notebooks import NotebookRun
 
 NAMES = ["00_first", "01_second", "02_third"]
 
@@ -82,7 +83,7 @@ def run(tmp_path, monkeypatch) -> Command:
     monkeypatch.setattr(run_command, "code_version", lambda modules: run.code)
     monkeypatch.setattr(run_command, "run_notebooks", run.run_notebooks)
     monkeypatch.setattr(run_command, "write_run_manifest", run.write_run_manifest)
-    monkeypatch.setattr("dphlib.report.build_report", run.build_report)
+    monkeypatch.setattr("dphlib.report.pages.build_report", run.build_report)
     assert run() == NAMES
     return run
 
@@ -162,7 +163,7 @@ def recorded(tmp_path, monkeypatch) -> Path:
             (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name / path).write_text(name)
         write_run_manifest(tmp_path / name, {"profile": "smoke"})
-    monkeypatch.setattr("dphlib.results.draw_recorded", draw)
+    monkeypatch.setattr("dphlib.experiment.results.draw_recorded", draw)
     return tmp_path
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy
 import pytest
 
-from dphlib import files, runs
-from dphlib.runs import (
+from dphlib.experiment import store as runs
+from dphlib.experiment.store import (
     RunError,
     append_jsonl,
     atomic_path,
@@ -29,6 +29,7 @@ from dphlib.runs import (
     write_json,
     write_text,
 )
+from dphlib.runtime import files
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -62,7 +63,7 @@ def script(body: str, *arguments: object, **options) -> subprocess.Popen:
         import os, resource, signal, sys, time
         from pathlib import Path
         sys.path[:0] = [{str(REPOSITORY)!r}]
-        from dphlib.runs import *
+        from dphlib.experiment.store import *
         root = Path(sys.argv[1])
         def build(folder):
             (folder / "model").mkdir()
@@ -478,7 +479,7 @@ def test_comments_and_docstrings_change_no_code_version(tmp_path):
 
 
 def test_code_version_of_this_package(tmp_path):
-    assert code_version(["types"]) != code_version(["types", "runs"])
+    assert code_version(["types"]) != code_version(["types", "experiment.store"])
     with pytest.raises(ValueError, match=r"no module 'trainr' in dphlib; there are: .*types"):
         code_version(["trainr"])
 
@@ -519,7 +520,7 @@ def test_deterministic_sets_threads_and_kernels():
 
 
 def test_no_torch_is_imported():
-    process = script("import dphlib.jobs; machine(), versions(); print('torch' in sys.modules)", "unused")
+    process = script("import dphlib.runtime.jobs; machine(), versions(); print('torch' in sys.modules)", "unused")
     assert process.communicate()[0] == "False\n"
 
 

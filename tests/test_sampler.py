@@ -11,15 +11,16 @@ import torch
 from small import policy, sum_problems, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from dphlib import cpuworld, model
-from dphlib import sampler as sampling
-from dphlib.config import profile
-from dphlib.files import RunError
-from dphlib.sampler import SamplingConfig, TransformersSampler, _choose, batches
-from dphlib.scoring import answer_logprobs, batch_logprobs, micro_batches
-from dphlib.shared_prompt import RepeatedPrompts, SharedPrompts, decoding
+from dphlib.models import load as model
+from dphlib.runtime.files import RunError
+from dphlib.sampling import protocol as sampling
+from dphlib.sampling.protocol import SamplingConfig, TransformersSampler, _choose, batches
+from dphlib.sampling.shared_prompt import RepeatedPrompts, SharedPrompts, decoding
+from dphlib.sampling.vllm import VERSION, VllmSampler, require_vllm
+from dphlib.settings.profiles import profile
+from dphlib.training.scoring import answer_logprobs, batch_logprobs, micro_batches
 from dphlib.types import GREEDY_SAMPLE
-from dphlib.vllm_sampler import VERSION, VllmSampler, require_vllm
+from dphlib.world import people_places as cpuworld
 
 CONFIG = SamplingConfig(samples=4, max_new_tokens=12)
 CUMULATIVE = sampling._cumulative
@@ -320,7 +321,7 @@ def test_vllm_missing_or_of_another_version_is_said_in_one_line_with_the_way_out
 
 @pytest.mark.parametrize(("bad", "said"), [({"lora_rank": 1024}, "serves 1 to 512"), ({"sleep": True}, "needs a CUDA")])
 def test_an_engine_that_cannot_be_is_refused_before_it_starts(monkeypatch, tmp_path, bad, said):
-    monkeypatch.setattr("dphlib.vllm_sampler.require_vllm", lambda: VERSION)
+    monkeypatch.setattr("dphlib.sampling.vllm.require_vllm", lambda: VERSION)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=said):
         VllmSampler(tmp_path, tokenizer(), **bad)

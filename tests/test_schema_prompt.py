@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dphlib import question_values, schema_prompt
-from dphlib.schema_prompt import table_descriptions
+from dphlib.data import question_values
+from dphlib.data import sql_prompt as schema_prompt
+from dphlib.data.sql_prompt import table_descriptions
 
 SPIDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "spider"
 needs_spider = pytest.mark.skipif(not SPIDER.exists(), reason="needs ../shared/data/spider")
@@ -214,7 +215,7 @@ def test_number_of_values_is_bounded(tmp_path, monkeypatch, of_a_column, of_all,
 
 
 def test_a_cell_beyond_the_limit_ends_its_column_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("dphlib.sqlite_files.MAX_CELL_BYTES", 100_000)
+    monkeypatch.setattr("dphlib.verify.sqlite_files.MAX_CELL_BYTES", 100_000)
     database = make(
         tmp_path / "d.sqlite",
         "CREATE TABLE t (a, b); INSERT INTO t VALUES ('x', 1), (zeroblob(200000), 2), ('y', 3);",

@@ -11,14 +11,16 @@ from completion_server import CompletionServer
 from small import RewardsFirstToken, policy, sum_problems, tokenizer
 from test_trainer import CONFIG
 
-from dphlib import policies, server_sampler, trainer
-from dphlib.adapters import adapter_sha256
-from dphlib.config import METHOD_CONFIGS, BackendConfig, TuningConfig, profile
-from dphlib.files import RunError
-from dphlib.sampler import SamplingConfig, TransformersSampler
-from dphlib.scoring import answer_logprobs
-from dphlib.server_sampler import ServerSampler
-from dphlib.tuning import prepare
+from dphlib.experiment import policies
+from dphlib.models.adapters import adapter_sha256
+from dphlib.models.tuning import prepare
+from dphlib.runtime.files import RunError
+from dphlib.sampling import server as server_sampler
+from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.sampling.server import ServerSampler
+from dphlib.settings.profiles import METHOD_CONFIGS, BackendConfig, TuningConfig, profile
+from dphlib.training import loop as trainer
+from dphlib.training.scoring import answer_logprobs
 from dphlib.types import GREEDY_SAMPLE
 
 DRAWS, GREEDY = SamplingConfig(3, 1.0, 1.0, 6), SamplingConfig(1, 0.0, 1.0, 6)

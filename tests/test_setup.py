@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import dphlib
-from dphlib.config import PROFILES
+from dphlib.settings.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_IN = """#!/usr/bin/env bash
@@ -47,7 +47,7 @@ case "$1 $2" in
             *) exit "${STATUS:-0}" ;;
         esac
         ;;
-    "-m dphlib.cli") exit "${STATUS:-0}" ;;
+    "-m dphlib") exit "${STATUS:-0}" ;;
     "-c "*ensurepip*) exit "${NO_VENV:-0}" ;;
     "-c "*urllib*) exit "${INDEX:-1}" ;;
     *) exec "$REAL" "$@" ;;
@@ -63,7 +63,7 @@ class Clone:
         (self.root / ".ci").mkdir(parents=True)
         (self.root / "dphlib").mkdir()
         lists = ("constraints.txt", "constraints-gpu.txt", "constraints-vllm.txt", "constraints-verl.txt")
-        for name in ("run_all.sh", "pyproject.toml", *lists, ".ci/run", "dphlib/config.py"):
+        for name in ("run_all.sh", "pyproject.toml", *lists, ".ci/run", "dphlib/settings/profiles.py"):
             shutil.copy(ROOT / name, self.root / name)
         self.tools = folder / "tools"
         self.tools.mkdir()
@@ -135,10 +135,10 @@ def one_line(errors: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "call"),
     [
-        ((), "-m dphlib.cli run --profile cpu"),
-        (("smoke",), "-m dphlib.cli run --profile smoke"),
-        (("smoke", "--seeds", "2"), "-m dphlib.cli run --profile smoke --seeds 2"),
-        (("replot",), "-m dphlib.cli replot"),
+        ((), "-m dphlib run --profile cpu"),
+        (("smoke",), "-m dphlib run --profile smoke"),
+        (("smoke", "--seeds", "2"), "-m dphlib run --profile smoke --seeds 2"),
+        (("replot",), "-m dphlib replot"),
         (("test", "-k", "pass at"), f"-m pytest -n {os.cpu_count()} -k pass at"),
     ],
 )
@@ -246,7 +246,7 @@ def test_failed_install_is_explained_and_done_again_next_time(clone):
     status, _, errors = clone.run("smoke", PIP="fails")
     assert status == 1 and "network" in one_line(errors) and f"(log: {clone.root}/.venv/set-up.log)" in errors
     assert "Could not find a version" in (clone.root / ".venv/set-up.log").read_text()
-    assert not any("dphlib.cli" in call for call in clone.calls())
+    assert not any("dphlib.cli.main" in call for call in clone.calls())
     status, _, errors = clone.run("smoke", PIP="full")
     assert status == 1 and "the disk is full" in one_line(errors)
     assert clone.run("smoke")[0] == 0
@@ -348,7 +348,7 @@ def test_cpu_build_of_torch_comes_from_its_index_only_when_that_answers(clone):
 
 def test_gpu_machine_gets_the_plain_build_and_vllm_for_a_gpu_profile_only(clone):
     clone.tool("nvidia-smi", "echo 'GPU 0: a stand-in'")
-    (clone.root / "dphlib/config.py").write_text('ProfileName = Literal["smoke", "gpu24"]\n')
+    (clone.root / "dphlib/settings/profiles.py").write_text('ProfileName = Literal["smoke", "gpu24"]\n')
     clone.run("smoke", INDEX="0")
     torch = "pip torch==" + pins()["torch"]
     assert clone.installs == [torch, "uv -c constraints.txt -e .[notebooks,dev]"]
@@ -378,7 +378,7 @@ def test_vllms_list_of_versions_agrees_with_the_other():
 
 
 def vllm_sampler_version() -> str:
-    return re.search(r'^VERSION = "(.*)"$', (ROOT / "dphlib/vllm_sampler.py").read_text(), re.MULTILINE)[1]
+    return re.search(r'^VERSION = "(.*)"$', (ROOT / "dphlib/sampling/vllm.py").read_text(), re.MULTILINE)[1]
 
 
 def canonical(name: str) -> str:
@@ -396,7 +396,7 @@ def test_verls_list_of_versions_agrees_with_the_others_where_verl_lets_it():
 
 
 def plugin_source() -> str:
-    return (ROOT / "dphlib/verl_plugin.py").read_text()
+    return (ROOT / "dphlib/integrations/verl/plugin.py").read_text()
 
 
 def test_constraints_pin_every_need_exactly():

@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 from several_processes import CASES, trained
 from small_cli import judge_first_tokens, settings
 
-from dphlib import cli, launched
-from dphlib.config import RunConfig
-from dphlib.files import RunError, read_jsonl
-from dphlib.manifests import damage, read_manifest
-from dphlib.processes import ALONE, Processes
-from dphlib.stages import Pipeline
+from dphlib.cli import main as cli
+from dphlib.experiment.pipeline import Pipeline
+from dphlib.runtime import launched
+from dphlib.runtime.files import RunError, read_jsonl
+from dphlib.runtime.manifests import damage, read_manifest
+from dphlib.runtime.processes import ALONE, Processes
+from dphlib.settings.profiles import RunConfig
 from dphlib.verify import Verifier
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,7 +193,7 @@ def judge_first_tokens_here(monkeypatch):
 
 
 def test_an_error_of_every_process_is_told_once(tmp_path):
-    process = launch("-m", "dphlib.cli", "train", "--method", "ppo", "--artifacts", str(tmp_path))
+    process = launch("-m", "dphlib", "train", "--method", "ppo", "--artifacts", str(tmp_path))
     _, errors = finish(process)
     assert process.returncode != 0
     assert [line for line in errors.splitlines() if line.startswith("dph: ")] == [

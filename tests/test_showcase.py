@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dphlib.config import WorldConfig
-from dphlib.cpuworld import build_world
-from dphlib.prompts import STYLES
-from dphlib.showcase import (
+from dphlib.lessons.world import (
     column_content,
     decisive_columns,
     examples,
@@ -18,7 +15,10 @@ from dphlib.showcase import (
     table_rows,
     tables_of,
 )
+from dphlib.settings.profiles import WorldConfig
 from dphlib.verify import Verifier
+from dphlib.world.people_places import build_world
+from dphlib.world.templates import STYLES
 
 
 @pytest.fixture(scope="module")

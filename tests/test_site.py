@@ -16,9 +16,11 @@ import nbformat
 import pytest
 import yaml
 
-from dphlib import __version__, colab, site, third_party
-from dphlib.config import profile
-from dphlib.data_sets import DATA_SETS
+from dphlib import __version__
+from dphlib.cli import colab
+from dphlib.data.sets import DATA_SETS
+from dphlib.settings.profiles import profile
+from tools import site, third_party
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "https://github.com/somebody/some-name"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dphlib import speed_page
-from dphlib.files import RunError
-from dphlib.places import ROOT
+from dphlib.runtime.files import RunError
+from dphlib.runtime.places import ROOT
+from tools import speed_page
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from databases import fenced
 
-from dphlib.sql_judge import same_results
 from dphlib.types import OUTCOMES
-from dphlib.verify_sql import SqlVerifier
+from dphlib.verify.sql import SqlVerifier
+from dphlib.verify.sql_rules import same_results
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 DATABASES = DATA / "spider" / "database"

@@ -11,7 +11,7 @@ import sqlite3
 import pytest
 from databases import ENDLESS, fenced, make_database
 
-from dphlib.verify_sql import SqlVerifier
+from dphlib.verify.sql import SqlVerifier
 
 SLOW = " WHERE (SELECT count(*) FROM (" + ENDLESS.strip() + " SELECT x FROM r LIMIT 200000)) > 0"
 GOLD = "SELECT id FROM t" + SLOW

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from databases import BOMBS, fenced, make_database
 
-from dphlib.kernel import KERNEL, own_kernel
-from dphlib.verify_sql import SqlVerifier
+from dphlib.report.kernel import KERNEL, own_kernel
+from dphlib.verify.sql import SqlVerifier
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = {"max_ops": 500_000, "max_rows": 1_000}
@@ -179,7 +179,7 @@ import json, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from test_sql_contract import LIMITS, ITEMS, judged
 from databases import BOMBS, fenced
-from dphlib.verify_sql import SqlVerifier
+from dphlib.verify.sql import SqlVerifier
 verifier = SqlVerifier({str(root)!r}, **LIMITS)
 print(json.dumps(judged(verifier)))
 """

@@ -13,9 +13,9 @@ from databases import fenced, make_database
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dphlib.sql_judge import SqlJudge, is_ordered, same_results, sql_tokens
 from dphlib.types import OUTCOMES
-from dphlib.verify_sql import SqlVerifier, _extract_as_paper, extract_sql
+from dphlib.verify.sql import SqlVerifier, _extract_as_paper, extract_sql
+from dphlib.verify.sql_rules import SqlJudge, is_ordered, same_results, sql_tokens
 
 TABLES = """
 CREATE TABLE a (x INTEGER, y TEXT, z REAL);

@@ -18,7 +18,7 @@ import pytest
 from databases import BOMBS, HOSTILE, fenced, make_database
 
 from dphlib.types import OUTCOMES
-from dphlib.verify_sql import MEMORY_MIB, SqlVerifier
+from dphlib.verify.sql import MEMORY_MIB, SqlVerifier
 
 PROC = Path("/proc")
 GOLD = "SELECT id, name FROM t"

@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 from small import small_profile
 
-from dphlib import cli, store, trainer
-from dphlib.config import METHOD_CONFIGS, PROFILES, RunConfig, TuningConfig, profile
-from dphlib.files import RunError
-from dphlib.sampler import TransformersSampler
-from dphlib.stages import Pipeline
+from dphlib.cli import main as cli
+from dphlib.experiment.pipeline import Pipeline
+from dphlib.integrations import store
+from dphlib.runtime.files import RunError
+from dphlib.sampling.protocol import TransformersSampler
+from dphlib.settings.profiles import METHOD_CONFIGS, PROFILES, RunConfig, TuningConfig, profile
+from dphlib.training import loop as trainer
 from dphlib.types import EvalRecord, Verdict
 from dphlib.verify import Verifier
 

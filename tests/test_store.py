@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from small import WORLD, policy, sum_problems, tokenizer
 
-from dphlib import model, store
-from dphlib.files import RunError
+from dphlib.integrations import store
+from dphlib.models import load as model
 from dphlib.partition import Partition, Reference
+from dphlib.runtime.files import RunError
 
 
 @pytest.fixture(scope="module")

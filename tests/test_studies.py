@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 from synthetic import make_records, make_study_records
 
-from dphlib import ablations, stats, study_plots
-from dphlib.config import PROFILES, RunConfig, profile
-from dphlib.results import ABLATION_STUDIES, CONTROL_STUDIES, STUDY_FIGURES
-from dphlib.studies import STUDIES, Arm, Comparison, arms_beyond, chosen, comparisons, planned_runs, study_runs
-from dphlib.variants import VARIANTS
+from dphlib import stats
+from dphlib.analysis import studies as ablations
+from dphlib.experiment.results import ABLATION_STUDIES, CONTROL_STUDIES, STUDY_FIGURES
+from dphlib.figures import studies as study_plots
+from dphlib.settings.profiles import PROFILES, RunConfig, profile
+from dphlib.settings.studies import STUDIES, Arm, Comparison, arms_beyond, chosen, comparisons, planned_runs, study_runs
+from dphlib.settings.variants import VARIANTS
 
 CPU = profile("cpu")
 NAMES = ("controls", "threshold", "length")

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from synthetic import make_records, make_tables
 
-from dphlib import paper, stats, tables
-from dphlib.config import METHOD_CONFIGS, profile
-from dphlib.sums import SUBSETS
+from dphlib import stats
+from dphlib.analysis import paper, tables
+from dphlib.settings.profiles import METHOD_CONFIGS, profile
+from dphlib.world.sums import SUBSETS
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ import pytest
 from accelerate.tracking import GeneralTracker
 from small_cli import judge_first_tokens, settings
 
-from dphlib import cli, tracking
-from dphlib.config import RunConfig
-from dphlib.files import read_jsonl
-from dphlib.stages import Pipeline
+from dphlib.cli import main as cli
+from dphlib.experiment.pipeline import Pipeline
+from dphlib.runtime.files import read_jsonl
+from dphlib.settings.profiles import RunConfig
+from dphlib.training import tracking
 from dphlib.verify import Verifier
 
 RUN = RunConfig("grpo", "main", 0)

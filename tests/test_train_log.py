@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dphlib import importance
-from dphlib.train_log import DOCUMENT, METRICS, Clock, document
+from dphlib.training import importance
+from dphlib.training.log import DOCUMENT, METRICS, Clock, document
 
 
 def test_the_document_is_made_from_the_code():
-    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run python -m dphlib.train_log --write"
+    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run python -m dphlib.training.log --write"
 
 
 def test_every_entry_has_formula_unit_and_what_it_should_look_like():

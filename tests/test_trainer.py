@@ -9,16 +9,17 @@ import pytest
 import torch
 from small import RewardsFirstToken, policy, sum_problems, tokenizer
 
-from dphlib import passes, trainer
-from dphlib.batches import Cycle, Row, batch_denominators, exploration_rows
-from dphlib.config import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig, TrainConfig, TuningConfig
-from dphlib.files import RunError
 from dphlib.losses import EXPLORE, NEAR_PERFECT, count_denominators
+from dphlib.models.tuning import prepare
 from dphlib.partition import Reference
-from dphlib.sampler import SamplingConfig, TransformersSampler
-from dphlib.scoring import answer_logprobs
-from dphlib.train_log import METRICS, Clock
-from dphlib.tuning import prepare
+from dphlib.runtime.files import RunError
+from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.settings.profiles import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig, TrainConfig, TuningConfig
+from dphlib.training import loop as trainer
+from dphlib.training import step as passes
+from dphlib.training.log import METRICS, Clock
+from dphlib.training.rows import Cycle, Row, batch_denominators, exploration_rows
+from dphlib.training.scoring import answer_logprobs
 from dphlib.types import Group, Verdict
 
 CONFIG = TrainConfig(

@@ -16,15 +16,18 @@ import pytest
 import torch
 from small import RewardsFirstToken, sum_problems, tokenizer
 
-from dphlib import adapters, model, passes, trainer, tuning
-from dphlib.adapters import Card, describe_base, load_adapter, save_adapter
-from dphlib.batches import Row
-from dphlib.config import METHOD_CONFIGS, ModelConfig, TrainConfig, TuningConfig
 from dphlib.losses import EXPLORE
-from dphlib.placement import Placement, choose_placement, placement_for
-from dphlib.sampler import SamplingConfig, TransformersSampler
-from dphlib.scoring import answer_logprobs
-from dphlib.stage_config import LINEAR_LAYERS
+from dphlib.models import adapters, tuning
+from dphlib.models import load as model
+from dphlib.models.adapters import Card, describe_base, load_adapter, save_adapter
+from dphlib.models.placement import Placement, choose_placement, placement_for
+from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.settings.profiles import METHOD_CONFIGS, ModelConfig, TrainConfig, TuningConfig
+from dphlib.settings.stages import LINEAR_LAYERS
+from dphlib.training import loop as trainer
+from dphlib.training import step as passes
+from dphlib.training.rows import Row
+from dphlib.training.scoring import answer_logprobs
 
 KINDS = ("full", "lora", "qlora")
 TRAIN = TrainConfig(
@@ -413,8 +416,8 @@ def test_the_hubs_refusals_become_one_line_with_the_way_out(tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     program = """
 import sys
-from dphlib.files import RunError
-from dphlib.model import fetch
+from dphlib.runtime.files import RunError
+from dphlib.models.load import fetch
 for name in sys.argv[1:]:
     try:
         fetch(name, "0" * 40)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dphlib.config import CONTROL_CONFIGS, METHOD_CONFIGS, RunConfig, profile
+from dphlib.analysis.labels import label
 from dphlib.divergences import generator
-from dphlib.labels import label
 from dphlib.losses import negative_log_likelihood
-from dphlib.studies import STUDIES, comparisons
+from dphlib.settings.profiles import CONTROL_CONFIGS, METHOD_CONFIGS, RunConfig, profile
+from dphlib.settings.studies import STUDIES, comparisons
+from dphlib.settings.variants import VARIANTS, parse, parse_seeds
 from dphlib.types import CONTROLS, METHODS
-from dphlib.variants import VARIANTS, parse, parse_seeds
 
 SETTINGS = profile("cpu")
 

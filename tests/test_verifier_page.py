@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dphlib import site, verifier_page
 from dphlib.types import OUTCOMES
+from tools import site, verifier_page
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / verifier_page.PAGE).read_text(encoding="utf-8")

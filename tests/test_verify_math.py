@@ -11,7 +11,7 @@ import time
 import pytest
 from verifier_examples import MATH_ANSWERS, MATH_EXTRACTION, MATH_RESTATEMENTS, MATH_TEXTS, boxed
 
-from dphlib.verify_math import MathVerifier, extract_boxed, plain_number
+from dphlib.verify.math import MathVerifier, extract_boxed, plain_number
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from verifier_examples import EMPTY_ANSWERS, EMPTY_GOLD, FAILING_GOLDS, SQL_COMPARISON, SQL_EXTRACTION, SQL_OTHERS
 
-from dphlib.sql_judge import is_ordered, same_results
-from dphlib.verify_sql import SqlVerifier, extract_sql
+from dphlib.verify.sql import SqlVerifier, extract_sql
+from dphlib.verify.sql_rules import is_ordered, same_results
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -304,7 +304,7 @@ def test_many_open_databases_and_large_golds_leave_the_limits_as_they_are(tmp_pa
 
 
 def test_no_torch_is_imported():
-    code = "import sys, dphlib.verify_sql, dphlib.verify_math\n"
+    code = "import sys, dphlib.verify.sql, dphlib.verify.math\n"
     code += "print([m for m in ('torch', 'transformers', 'sympy', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

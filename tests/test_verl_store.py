@@ -14,11 +14,13 @@ import pytest
 from pyarrow import parquet
 from small import policy, sum_problems, tokenizer
 
-from dphlib import model, verl_plugin, verl_store
-from dphlib.files import RunError
+from dphlib.integrations.verl import plugin as verl_plugin
+from dphlib.integrations.verl import store as verl_store
+from dphlib.integrations.verl.plugin import PartitionedDataset, schedule
+from dphlib.integrations.verl.store import EXPLORE_LOOP, REPLAY_LOOP
+from dphlib.models import load as model
 from dphlib.partition import Partition, Reference
-from dphlib.verl_plugin import PartitionedDataset, schedule
-from dphlib.verl_store import EXPLORE_LOOP, REPLAY_LOOP
+from dphlib.runtime.files import RunError
 
 
 @pytest.fixture(scope="module")
@@ -183,14 +185,14 @@ def test_settings_that_do_not_fit_the_file_are_refused(change, says, store, base
 def test_the_command_writes_both_files_of_a_run(monkeypatch, tmp_path, capsys):
     from small import small_profile
 
-    from dphlib import cli
-    from dphlib.stages import Pipeline
+    from dphlib.cli import main as cli
+    from dphlib.experiment.pipeline import Pipeline
 
     def parts(pipeline, suite):  # three training steps make no policy that is right
         problems = pipeline.suite(suite)
         return Partition(problems[:3], problems[3:], [Reference(p, (5, 2), (-0.5, -0.25)) for p in problems[:3]])
 
-    monkeypatch.setattr("dphlib.config.profile", lambda name: small_profile())
+    monkeypatch.setattr("dphlib.settings.profiles.profile", lambda name: small_profile())
     monkeypatch.setattr(Pipeline, "parts", parts)
     out = tmp_path / "out"
     assert cli.main(["verl", "--out", str(out), "--artifacts", str(tmp_path)]) == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dphlib.types import Verdict
-from dphlib.workers import CHUNK_CHARS, Pool, WorkerSpec, _cpu_seconds, _cut
+from dphlib.verify.pool import CHUNK_CHARS, Pool, WorkerSpec, _cpu_seconds, _cut
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,6 +1,6 @@
 r"""What the verifiers decide, example by example: the tests hold them to it, docs/verifier.md shows it.
 
-The databases of the SQL examples are `CLUB` of `databases.py`. After a change: python -m dphlib.site --write
+The databases of the SQL examples are `CLUB` of `databases.py`. After a change: python -m tools.site --write
 """
 
 from __future__ import annotations

@@ -32,19 +32,20 @@ import torch  # noqa: E402
 from measuring import Target, tell  # noqa: E402
 from small import sum_problems, tokenizer  # noqa: E402
 
-from dphlib import model, store  # noqa: E402
-from dphlib.config import ModelConfig  # noqa: E402
 from dphlib.divergences import generator  # noqa: E402
+from dphlib.integrations import store  # noqa: E402
+from dphlib.integrations.verl.loss import REPLAY_REWARD, partitioned_advantage, policy_loss  # noqa: E402
+from dphlib.models import load as model  # noqa: E402
 from dphlib.partition import Partition, Reference  # noqa: E402
-from dphlib.sampler import SamplingConfig, TransformersSampler  # noqa: E402
-from dphlib.verl_loss import REPLAY_REWARD, partitioned_advantage, policy_loss  # noqa: E402
+from dphlib.sampling.protocol import SamplingConfig, TransformersSampler  # noqa: E402
+from dphlib.settings.profiles import ModelConfig  # noqa: E402
 
 
 def trl_share(steps: int, prompts: int) -> dict[str, float]:
     """Medians over steps, the first left out: seconds of a step, of the stored answers' pass, of the adapter itself."""
     from trl import GRPOConfig
 
-    from dphlib.trl_trainer import DPHTrainer
+    from dphlib.integrations.trl import DPHTrainer
 
     logging.getLogger("trl").setLevel(logging.ERROR)
     seen: list[dict[str, float]] = []

@@ -4,7 +4,7 @@
     python tests/benchmarks/estimators.py --base BASE --policy grpo=FOLDER --references references.jsonl --json out.json
 
 Stored answers are drawn anew from the base `--redraws` times, to the same prompts of D_pef; they are not verified.
-Prints one table a policy, divergence and K (columns: `dphlib.estimator_study.measure`), and the stored files' bytes.
+Prints one table a policy, divergence and K (columns: `estimator_study.measure`), and the stored files' bytes.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from dphlib import model
 from dphlib.divergences import divergence
-from dphlib.estimator_study import measure
-from dphlib.estimators import as_stored, bytes_per_token, load_topk, save_topk
-from dphlib.files import read_jsonl
-from dphlib.lessons import parse
+from dphlib.lessons.categorical import parse
+from dphlib.lessons.estimator_study import measure
+from dphlib.models import load as model
 from dphlib.partition import Reference
-from dphlib.sampler import SamplingConfig, TransformersSampler
-from dphlib.scoring import answer_topk
+from dphlib.runtime.files import read_jsonl
+from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.training.estimators import as_stored, bytes_per_token, load_topk, save_topk
+from dphlib.training.scoring import answer_topk
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 

@@ -37,16 +37,18 @@ import torch
 from measuring import JudgesInTurn, Target, seconds, tell, words
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from dphlib import model, trainer, tuning
-from dphlib.config import METHOD_CONFIGS, BaseConfig, TrainConfig, TuningConfig
-from dphlib.cost import COST_METHODS
-from dphlib.files import RunError, say
-from dphlib.gpu_profiles import LLAMA_8B
+from dphlib.experiment.cost import COST_METHODS
 from dphlib.logprobs import CHUNK_ELEMENTS
-from dphlib.machine import gpu_peak_gib, peak_gib
+from dphlib.models import load as model
+from dphlib.models import tuning
+from dphlib.models.placement import Placement
 from dphlib.partition import Reference
-from dphlib.placement import Placement
-from dphlib.sampler import SamplingConfig
+from dphlib.runtime.files import RunError, say
+from dphlib.runtime.machine import gpu_peak_gib, peak_gib
+from dphlib.sampling.protocol import SamplingConfig
+from dphlib.settings.gpu import LLAMA_8B
+from dphlib.settings.profiles import METHOD_CONFIGS, BaseConfig, TrainConfig, TuningConfig
+from dphlib.training import loop as trainer
 from dphlib.types import Answer, Problem
 
 TINY = BaseConfig(

@@ -30,7 +30,7 @@ from measuring import Target, in_child, in_turns, ratio, resident, seconds, tell
 from torch import Tensor
 
 from dphlib.logprobs import logprobs_from_hidden
-from dphlib.machine import cores
+from dphlib.runtime.machine import cores
 
 WARM_TOKENS, CHECKED_TOKENS = 256, 128
 

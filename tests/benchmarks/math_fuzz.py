@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dphlib.verify_math import MathVerifier
+from dphlib.verify.math import MathVerifier
 from tests.math_cases import PIECES
 
 ANSWERS_PER_GOLD = 100

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dphlib.verify_math import MathVerifier
+from dphlib.verify.math import MathVerifier
 from tests.math_cases import GOLD_FIELDS, LISTED, gold_answers, self_answer
 
 MODES = ("strict", "compat")

@@ -32,11 +32,11 @@ import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase  # noqa: E402
 
-from dphlib import model  # noqa: E402
-from dphlib.config import ModelConfig, WorldConfig  # noqa: E402
-from dphlib.cpuworld import corpus  # noqa: E402
-from dphlib.machine import machine, versions  # noqa: E402
+from dphlib.models import load as model  # noqa: E402
+from dphlib.runtime.machine import machine, versions  # noqa: E402
+from dphlib.settings.profiles import ModelConfig, WorldConfig  # noqa: E402
 from dphlib.types import Answer, Group, Problem, Verdict  # noqa: E402
+from dphlib.world.people_places import corpus  # noqa: E402
 
 # --- Stand-ins -----------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ import test_sql_fuzz as fuzz  # noqa: E402
 from databases import make_database  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from dphlib.sql_judge import SqlJudge  # noqa: E402
+from dphlib.verify.sql_rules import SqlJudge  # noqa: E402
 
 
 def properties(root: Path) -> dict[str, tuple[float, st.SearchStrategy, Callable[..., None]]]:

@@ -29,9 +29,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from dphlib.files import write_json  # noqa: E402
-from dphlib.machine import machine  # noqa: E402
-from dphlib.verify_sql import SqlVerifier  # noqa: E402
+from dphlib.runtime.files import write_json  # noqa: E402
+from dphlib.runtime.machine import machine  # noqa: E402
+from dphlib.verify.sql import SqlVerifier  # noqa: E402
 
 Item = tuple[str, str, str]
 TIMEOUT_S = 30.0

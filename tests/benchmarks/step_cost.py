@@ -40,12 +40,15 @@ from measuring import (
     words,
 )
 
-from dphlib import model, scoring, trainer, tuning
-from dphlib.config import METHOD_CONFIGS, ModelConfig, TrainConfig, TuningConfig
-from dphlib.cost import COST_METHODS
-from dphlib.machine import deterministic
+from dphlib.experiment.cost import COST_METHODS
+from dphlib.models import load as model
+from dphlib.models import tuning
 from dphlib.partition import Reference
-from dphlib.sampler import SamplingConfig, TransformersSampler
+from dphlib.runtime.machine import deterministic
+from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.settings.profiles import METHOD_CONFIGS, ModelConfig, TrainConfig, TuningConfig
+from dphlib.training import loop as trainer
+from dphlib.training import scoring
 
 SIZES = {
     "authors": (ModelConfig(), {"prompts": 128, "rollouts": 16, "rehearsal_rows": 256}),

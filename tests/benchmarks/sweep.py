@@ -20,10 +20,10 @@ from typing import Any
 
 from measuring import JudgesInTurn, Target, endless_policy, sql_problems, tell, words
 
-from dphlib.config import METHOD_CONFIGS, ModelConfig, TrainConfig
-from dphlib.cost import COST_METHODS
-from dphlib.jobs import Job, run_jobs
-from dphlib.machine import cores, deterministic
+from dphlib.experiment.cost import COST_METHODS
+from dphlib.runtime.jobs import Job, run_jobs
+from dphlib.runtime.machine import cores, deterministic
+from dphlib.settings.profiles import METHOD_CONFIGS, ModelConfig, TrainConfig
 
 SIZES = {
     "cpu": (ModelConfig(), {}),
@@ -36,9 +36,9 @@ def train_one(method: str, seed: int, iterations: int, size: str, threads: int) 
     """A training run in a worker."""
     from copy import deepcopy
 
-    from dphlib import trainer
     from dphlib.partition import Reference
-    from dphlib.sampler import SamplingConfig, TransformersSampler
+    from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+    from dphlib.training import loop as trainer
 
     deterministic(threads)
     tokenizer, (shape, rows) = words(), SIZES[size]

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from small_trl import export_store, rehearsed, save_base  # noqa: E402
 from test_trl_trainer import adapted, five_rows, trainable  # noqa: E402
 
-from dphlib import store  # noqa: E402
+from dphlib.integrations import store  # noqa: E402
 
 
 def main() -> int:

@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from measuring import JudgesInTurn, Target, endless_policy, ratio, sql_problems, tell, words
 
-from dphlib import trainer
-from dphlib.config import METHOD_CONFIGS, ModelConfig, TrainConfig
-from dphlib.machine import cores
+from dphlib.runtime.machine import cores
+from dphlib.settings.profiles import METHOD_CONFIGS, ModelConfig, TrainConfig
+from dphlib.training import loop as trainer
 
 SHAPES = {"small": ModelConfig(128, 384, 4, 4, 4), "tiny": ModelConfig(32, 64, 2, 2, 2)}
 LR = 1e-6

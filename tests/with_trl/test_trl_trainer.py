@@ -17,13 +17,22 @@ from peft import LoraConfig, get_peft_model
 from small import tokenizer
 from small_trl import PROBLEMS, config, dph, equal_rewards, export_store, rehearsed, save_base
 
-from dphlib import model, store, tuning
-from dphlib.config import ModelConfig
 from dphlib.divergences import generator
+from dphlib.integrations import store
+from dphlib.integrations.trl import (
+    TESTED,
+    DPHTrainer,
+    prompt_dataset,
+    rehearsal_order,
+    verified_reward,
+    warn_of_untested,
+)
 from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, partitioned_loss
-from dphlib.placement import Placement
-from dphlib.scoring import answer_logprobs, score_rows
-from dphlib.trl_trainer import TESTED, DPHTrainer, prompt_dataset, rehearsal_order, verified_reward, warn_of_untested
+from dphlib.models import load as model
+from dphlib.models import tuning
+from dphlib.models.placement import Placement
+from dphlib.settings.profiles import ModelConfig
+from dphlib.training.scoring import answer_logprobs, score_rows
 from dphlib.verify import Verifier
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -316,7 +325,7 @@ class NoTrl:
         if name.split(".")[0] == "trl":
             raise ModuleNotFoundError("No module named 'trl'", name="trl")
 sys.meta_path.insert(0, NoTrl())
-import dphlib.trl_trainer
+import dphlib.integrations.trl
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True, timeout=120)
     assert done.returncode == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 if importlib.util.find_spec("verl"):
     os.environ.update(
         # verl reads it when it is imported: the way in which a user's run loads the plug-in.
-        VERL_USE_EXTERNAL_MODULES="dphlib.verl_plugin",
+        VERL_USE_EXTERNAL_MODULES="dphlib.integrations.verl.plugin",
         RAY_USAGE_STATS_ENABLED="0",
         # `./run_all.sh test-verl` installs what verl needs, not this package: verl's processes find it here.
         PYTHONPATH=os.pathsep.join(str(Path(__file__).resolve().parents[up]) for up in (2, 1, 0)),
@@ -21,7 +21,8 @@ import pytest
 from small import policy, sum_problems, tokenizer
 from stored import SMALL, references
 
-from dphlib import model, verl_store
+from dphlib.integrations.verl import store as verl_store
+from dphlib.models import load as model
 from dphlib.partition import Partition
 
 collect_ignore = ["cpu_platform.py", "dry_run.py"]  # what verl's own processes load; no tests in them

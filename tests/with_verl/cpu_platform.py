@@ -1,6 +1,7 @@
 """A CPU as a device of verl's, by verl's own registry of platforms. What a CPU has not answers 0 or does nothing.
 
-verl loads it before the plug-in: `VERL_USE_EXTERNAL_MODULES=cpu_platform,dphlib.verl_plugin`, `VERL_PLATFORM=cpu`.
+verl loads it before the plug-in: `VERL_USE_EXTERNAL_MODULES=cpu_platform,dphlib.integrations.verl.plugin` and
+`VERL_PLATFORM=cpu`.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ import torch
 from small import tokenizer
 from stored import SMALL, answer_ids
 
+from dphlib.integrations.verl.plugin import schedule
+from dphlib.integrations.verl.store import TRAIN, read_store
 from dphlib.losses import EXPLORE, NEAR_PERFECT, group_advantages, negative_log_likelihood, partitioned_loss
-from dphlib.prompts import sum_answer
-from dphlib.scoring import score_rows
-from dphlib.verl_plugin import schedule
-from dphlib.verl_store import TRAIN, read_store
+from dphlib.training.scoring import score_rows
+from dphlib.world.templates import sum_answer
 
 STEPS, ROLLOUTS, PROMPTS, REPLAYS = 2, 4, 4, 3
 CPU = (
@@ -67,7 +67,7 @@ class Server:
     async def generate(self, request_id, *, prompt_ids, sampling_params, **_):
         from verl.workers.rollout.replica import TokenOutput
 
-        from dphlib import model
+        from dphlib.models import load as model
 
         if self.policy is None:
             self.policy = model.load(self.folder)[0]

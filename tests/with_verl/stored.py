@@ -8,9 +8,9 @@ from typing import Any
 from small import tokenizer
 
 from dphlib.partition import Reference
-from dphlib.prompts import sum_answer
-from dphlib.scoring import answer_logprobs
+from dphlib.training.scoring import answer_logprobs
 from dphlib.types import Problem
+from dphlib.world.templates import sum_answer
 
 SMALL = (
     "data.max_prompt_length=16",

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from dphlib.divergences import generator
+from dphlib.integrations.verl.loss import REHEARSING, REPLAY_REWARD, check_settings
 from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, group_advantages, negative_log_likelihood, partitioned_loss
-from dphlib.methods import CONTROL_CONFIGS, METHOD_CONFIGS
-from dphlib.verl_loss import REHEARSING, REPLAY_REWARD, check_settings
+from dphlib.settings.methods import CONTROL_CONFIGS, METHOD_CONFIGS
 
 pytestmark = pytest.mark.verl
 ETA, GROUPS, SAMPLES, REPLAYS, LONGEST = 0.3, 3, 4, 5, 7

@@ -13,8 +13,8 @@ import pytest
 import torch
 from small import policy, tokenizer
 
-from dphlib.verl_loss import REPLAY_REWARD
-from dphlib.verl_store import EXPLORE_LOOP, REPLAY_LOOP
+from dphlib.integrations.verl.loss import REPLAY_REWARD
+from dphlib.integrations.verl.store import EXPLORE_LOOP, REPLAY_LOOP
 
 pytestmark = pytest.mark.verl
 
@@ -124,7 +124,7 @@ def test_a_dry_run_trains_two_steps_and_its_first_gradient_is_ours(launch_settin
     out = tmp_path / "metrics.jsonl"
     environment = {
         **os.environ,
-        "VERL_USE_EXTERNAL_MODULES": "cpu_platform,dphlib.verl_plugin",
+        "VERL_USE_EXTERNAL_MODULES": "cpu_platform,dphlib.integrations.verl.plugin",
         "VERL_PLATFORM": "cpu",
         "VERL_ENGINE_DEVICE": "cuda",  # the engine is registered for it; the platform says where tensors lie
         "RAY_AUTH_MODE": "disabled",  # or Ray keeps a token in the home folder

@@ -13,8 +13,8 @@ import pytest
 from servable import OPTIONS, RANK, servable_policy
 from small import tokenizer
 
-from dphlib import model
-from dphlib.vllm_sampler import VllmSampler
+from dphlib.models import load as model
+from dphlib.sampling.vllm import VllmSampler
 
 
 @pytest.fixture(scope="session")

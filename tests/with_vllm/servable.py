@@ -7,10 +7,10 @@ import torch
 from small import tokenizer
 from transformers import LlamaForCausalLM
 
-from dphlib import model
-from dphlib.config import ModelConfig
-from dphlib.sampler import SamplingConfig, TransformersSampler
-from dphlib.scoring import answer_logprobs
+from dphlib.models import load as model
+from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.settings.profiles import ModelConfig
+from dphlib.training.scoring import answer_logprobs
 
 RANK = 4
 GREEDY, DRAWS = SamplingConfig(1, 0.0, 1.0, 12), SamplingConfig(4, 1.0, 1.0, 12)

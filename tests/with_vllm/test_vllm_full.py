@@ -7,9 +7,10 @@ import torch
 from servable import DRAWS, GREEDY, RANK, assert_agrees, logprobs, scored, servable_policy, train_step
 from small import sum_problems, tokenizer
 
-from dphlib import model, tuning
-from dphlib.files import RunError
-from dphlib.tuning import TuningConfig
+from dphlib.models import load as model
+from dphlib.models import tuning
+from dphlib.models.tuning import TuningConfig
+from dphlib.runtime.files import RunError
 
 pytestmark = pytest.mark.vllm
 

@@ -11,10 +11,12 @@ import torch
 from servable import DRAWS, GREEDY, RANK, assert_agrees, logprobs, scored, servable_policy, train_step
 from small import RewardsFirstToken, sum_problems, tokenizer
 
-from dphlib import model, trainer, tuning
-from dphlib.adapters import Card, describe_base, save_adapter
-from dphlib.config import METHOD_CONFIGS, TrainConfig
-from dphlib.tuning import TuningConfig
+from dphlib.models import load as model
+from dphlib.models import tuning
+from dphlib.models.adapters import Card, describe_base, save_adapter
+from dphlib.models.tuning import TuningConfig
+from dphlib.settings.profiles import METHOD_CONFIGS, TrainConfig
+from dphlib.training import loop as trainer
 from dphlib.types import GREEDY_SAMPLE
 
 pytestmark = pytest.mark.vllm

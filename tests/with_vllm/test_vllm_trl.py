@@ -13,7 +13,7 @@ from peft import LoraConfig
 from servable import OPTIONS
 from small_trl import dph, export_store, rehearsed, save_base
 
-from dphlib import store
+from dphlib.integrations import store
 
 pytestmark = pytest.mark.vllm
 

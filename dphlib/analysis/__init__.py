@@ -1,0 +1,1 @@
+"""From records to numbers: claims, studies, retention, regime, tables."""

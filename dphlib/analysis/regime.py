@@ -1,0 +1,195 @@
+"""The regime that the base model has to be in for the paper's question to make sense on the CPU world.
+
+A base that solves nothing, or everything, shows neither a gain nor a loss. The ranges below were fixed from the base
+model alone, before any reinforcement learning ran on it, and from what the paper's own base models are like. They say
+nothing about a method, and no method can move them.
+
+Not here: how the base is made (`stages`), drawn (`run_plots.base_regime`) or compared with (`stats`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isnan, log, nan
+from typing import NamedTuple
+
+import pandas as pd
+
+from dphlib import stats
+from dphlib.settings.profiles import Profile
+
+REQUIRED = ("cpu",)
+"""Profiles whose base must lie inside; on the others the table is shown and nothing is required."""
+
+
+_ROUNDING = 1e-9  # an entropy of four equal shares may exceed ln 4 in the last digit
+
+
+class RegimeError(RuntimeError):
+    """The base lies outside the regime; what is measured after it would mean nothing."""
+
+
+class _Base(NamedTuple):
+    """The base's sampled and greedy rows, its pre-samples, and the profile."""
+
+    sampled: pd.DataFrame
+    greedy: pd.DataFrame
+    presample: pd.DataFrame
+    settings: Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """One quantity of the base, where it has to lie (both ends included), and why.
+
+    Args:
+        quantity: its name and unit.
+        low, high: the ends, in its unit.
+        reason: why the range is what it is.
+        measure: the base -> its value, NaN where too few answers were drawn.
+    """
+
+    quantity: str
+    low: float
+    high: float
+    reason: str
+    measure: Callable[[_Base], float]
+
+
+def _greedy(suite: str) -> Callable[[_Base], float]:
+    return lambda base: 100 * _mean_pass(base.greedy, suite, 1)
+
+
+def _pass(suite: str, k: int) -> Callable[[_Base], float]:
+    return lambda base: 100 * _mean_pass(base.sampled, suite, k)
+
+
+def _mean_pass(rows: pd.DataFrame, suite: str, k: int) -> float:
+    rows = rows[rows["suite"] == suite]
+    if rows.empty:
+        return nan
+    table = stats.problem_table(rows)
+    if table["n"].min() < k:
+        return nan
+    return float(stats.pass_at_k(table["n"].to_numpy(), table["c"].to_numpy(), k).mean())  # type: ignore[union-attr]
+
+
+def _style_entropy(base: _Base) -> float:
+    rows = base.sampled[base.sampled["suite"] == "in_domain"]
+    return float(stats.problem_table(rows)["styles_nats"].mean()) if len(rows) else nan
+
+
+def _near_perfect(suite: str) -> Callable[[_Base], float]:
+    def share(base: _Base) -> float:
+        correct = base.presample.loc[base.presample["suite"] == suite, "correct"]
+        return 100 * float((correct >= base.settings.presample.threshold).mean()) if len(correct) else nan
+
+    return share
+
+
+RANGES: tuple[Range, ...] = (
+    Range(
+        "in domain, greedy (%)", 30, 70, "as the paper's base on BIRD: room to rise and to fall", _greedy("in_domain")
+    ),
+    Range("in domain, Pass@1 (%)", 30, 55, "a single draw often fails", _pass("in_domain", 1)),
+    Range("in domain, Pass@8 (%)", 70, 90, "far above Pass@1: the right answers are there", _pass("in_domain", 8)),
+    Range("in domain, Pass@64 (%)", 85, 99, "below saturation: a loss at large k can be seen", _pass("in_domain", 64)),
+    Range(
+        "in domain, style entropy (nats)",
+        1.2,
+        log(4),
+        "all four styles on each problem (four in equal use: ln 4), so they can be lost",
+        _style_entropy,
+    ),
+    Range(
+        "cross domain, Pass@8 (%)",
+        75,
+        97,
+        "learnt in fine-tuning: there is something to forget",
+        _pass("cross_domain", 8),
+    ),
+    Range(
+        "out of domain, Pass@1 (%)",
+        25,
+        60,
+        "learnt in fine-tuning: there is something to forget",
+        _pass("out_of_domain", 1),
+    ),
+    Range(
+        "D_pef, share of SQL prompts (%)",
+        15,
+        50,
+        "both sets are sizeable, most prompts are explored",
+        _near_perfect("train"),
+    ),
+    Range(
+        "D_pef, share of sums (%)",
+        10,
+        100,
+        "enough to rehearse when the sums are trained on",
+        _near_perfect("sums_train"),
+    ),
+)
+
+
+def regime(records: pd.DataFrame, presample: pd.DataFrame, settings: Profile) -> pd.DataFrame:
+    """Where the base lies in the regime.
+
+    Args:
+        records: frame of EvalRecord rows; the base's are used, all others ignored.
+        presample: a row a training prompt: suite, and `correct` of its k pre-samples.
+        settings: the profile, for the partition's threshold.
+
+    Returns:
+        One row a quantity: quantity, value, low, high, inside, reason. A value that cannot be had from so few answers
+        is NaN, and not inside. On data sets, for which the ranges were not made: quantity and value only, of those
+        that can be measured.
+
+    Raises:
+        ValueError: no record of the base.
+    """
+    rows = records[(records["method"] == "base") & (records["variant"] == "main")]
+    if rows.empty:
+        raise ValueError("no records of the base model: evaluate it first, results.collect(pipeline, []) does")
+    base = _Base(stats.sampled(rows), stats.greedy(rows), presample, settings)
+    measured = [(each, each.measure(base)) for each in RANGES]
+    if settings.data is not None:
+        named = [(_on_data(each.quantity), value) for each, value in measured if not isnan(value)]
+        return pd.DataFrame(named, columns=["quantity", "value"])
+    return pd.DataFrame(
+        {
+            "quantity": each.quantity, "value": value, "low": float(each.low), "high": float(each.high),
+            "inside": bool(each.low - _ROUNDING <= value <= each.high + _ROUNDING), "reason": each.reason,
+        }
+        for each, value in measured
+    )  # fmt: skip
+
+
+def _on_data(quantity: str) -> str:
+    return quantity.replace("SQL prompts", "training prompts").replace("share of sums", "share of suite sums_train")
+
+
+def require_regime(frame: pd.DataFrame, profile_name: str = "cpu") -> None:
+    """Stops a run whose base lies outside the regime; profiles that are not in `REQUIRED` are let through.
+
+    Args:
+        frame: what `regime` gave.
+        profile_name: the profile it was measured on.
+
+    Raises:
+        RegimeError: a quantity lies outside; the message names each, its value and its range.
+    """
+    if profile_name not in REQUIRED or frame["inside"].all():
+        return
+    outside = frame[~frame["inside"]]
+    lines = [
+        f"{row.quantity} is {'not measured' if pd.isna(row.value) else f'{row.value:.3g}'}, "
+        f"{row.low:g} to {row.high:.4g} is needed"
+        for row in outside.itertuples()
+    ]
+    raise RegimeError(
+        f"the base model is not in the regime ({len(outside)} of {len(frame)} quantities): {'; '.join(lines)}. "
+        "Training on it would show nothing about the paper's question: change what makes the base (config.WorldConfig, "
+        "ModelConfig, SftConfig), never the ranges and never a method, and run notebook 02 again"
+    )

@@ -1,0 +1,331 @@
+"""The paper's tables from the records, ours beside the paper's numbers; and how a table is written.
+
+Each function gives a tidy frame, one row a cell: `row` and `column` (what a reader sees), `method`, `variant`, `ours`,
+`low`, `high` (per cent, 95 % interval of `stats.bootstrap`, cut at 0 and 100), `seeds` (their number), `paper` (its
+number as text, "" where it has none or it is not available), `status` (`run`, `not run`, or `paper only`). An arm
+that is not in the records keeps its row, as `not run`. `wide` turns a tidy frame into what is read.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dphlib import stats
+from dphlib.analysis import paper
+from dphlib.analysis.labels import NAMES, SUITES, label
+from dphlib.runtime.files import write_text
+from dphlib.settings.profiles import METHOD_CONFIGS, Profile, RunConfig
+from dphlib.world.sums import SUBSETS
+
+COLUMNS = ["row", "column", "method", "variant", "ours", "low", "high", "seeds", "paper", "status"]
+NOT_RUN = "not run"
+
+_WHAT = (
+    "Comparable: direction and order. Not comparable: the absolute numbers, for ours are of a model of about "
+    "half a million parameters on a controlled world, the paper's of an 8B model on the real sets."
+)
+_INTERVAL = "In brackets: 95 % interval over seeds and problems (hierarchical bootstrap with Student's quantile)."
+TITLES = {
+    "table1": "SQL, in domain and cross domain (per cent)",
+    "table2": "Out of domain: sums after training on SQL, Pass@8 (per cent)",
+    "table3": "Training on the sums themselves (per cent)",
+    "table4": "Threshold of the partition (per cent)",
+    "table5": "DPH-JS, by its generator and by definition, at three weights (per cent)",
+    "methods": "Methods and settings",
+}
+NOTES = {
+    "table1": f"{_INTERVAL} Beside it the paper's number: Llama-3.1-8B-Instruct on BIRD and Spider "
+    f"({paper.PROVENANCE['fig']}). "
+    + _WHAT,
+    "table2": f"{_INTERVAL} Ours are five kinds of sums, the paper's five mathematics sets, so the columns do not "
+    f"correspond, only the averages stand beside each other ({paper.PROVENANCE['fig']}). {_WHAT}",
+    "table3": f"{_INTERVAL} The paper's numbers are fragments from {paper.PROVENANCE['2nd']}; the names of its "
+    "three columns "
+    f"are not certain, so they stand as they are, separated by a bar. {_WHAT}",
+    "table4": f"{_INTERVAL} The paper's numbers are not available; {paper.PROVENANCE['2nd']} say that 8 of 8 was "
+    f"best. {_WHAT}",
+    "table5": f"{_INTERVAL} Our weights belong to another learning rate and keep the ratios 1 : 5 : 20 of the "
+    "paper's; each "
+    f"row stands beside the paper's row of the same rank ({paper.PROVENANCE['fig']}). {_WHAT}",
+    "methods": f"eta of the authors: {paper.PROVENANCE['code']}, at a learning rate of 1e-6; ours belong to a "
+    "small model and "
+    "a rate of its own.",
+}  # fmt: skip
+_ON_DATA = (
+    "Ours: {ours}, by this profile's settings. Comparable: direction and order; levels only where model, sets, tuning "
+    "and lengths are the paper's."
+)
+_NOTES_ON_DATA = {
+    "table1": f"{_INTERVAL} Beside it the paper's number: Llama-3.1-8B-Instruct on BIRD and Spider "
+    f"({paper.PROVENANCE['fig']}). {_ON_DATA}",
+    "table2": f"{_INTERVAL} Ours are Pass@8 of the sets named in the columns; the paper's are of its five sets, two of "
+    f"them at Pass@32 ({paper.PROVENANCE['fig']}). {_ON_DATA}",
+    "table3": f"{_INTERVAL} The paper's numbers are fragments from {paper.PROVENANCE['2nd']}; the names of its three "
+    "columns are not certain, so they stand as they are, separated by a bar. Ours of these rows are trained on the "
+    f"suite sums_train. {_ON_DATA}",
+    "table4": f"{_INTERVAL} The paper's numbers are not available; {paper.PROVENANCE['2nd']} say that 8 of 8 was best. "
+    f"{_ON_DATA}",
+    "table5": f"{_INTERVAL} The weights are the paper's; its learning rate is 1e-6 ({paper.PROVENANCE['fig']}). "
+    f"{_ON_DATA}",
+    "methods": f"eta of the authors: {paper.PROVENANCE['code']}, at a learning rate of 1e-6. Ours: {{ours}}.",
+}  # fmt: skip
+
+
+def title(name: str, ours: str = "") -> str:
+    """A table's title; `ours` is `Profile.described`.
+
+    >>> title("table3", "a model trained on gsm8k_train")
+    'Training on mathematics itself (per cent)'
+    """
+    if not ours:
+        return TITLES[name]
+    return TITLES[name].replace("sums after", "mathematics after").replace("the sums themselves", "mathematics itself")
+
+
+def note(name: str, ours: str = "") -> str:
+    """What stands below a table; `ours` is `Profile.described`, "" for the CPU world."""
+    return _NOTES_ON_DATA[name].format(ours=ours) if ours else NOTES[name]
+
+
+class Arms:
+    """Final rows as problem tables, made once for the cells of a table."""
+
+    def __init__(self, records: pd.DataFrame) -> None:
+        rows = stats.final(records)
+        self._tables = {}
+        for metric, part in (("greedy", stats.greedy(rows)), ("pass", stats.sampled(rows))):
+            self._tables[metric] = stats.problem_table(part) if len(part) else None
+
+    def get(
+        self, method: str, variant: str, suite: str, metric: str, k: int = 1, subset: str | None = None
+    ) -> stats.Arm | None:
+        """One arm; None where it is not in the records. ValueError where it has fewer than k answers a problem."""
+        table = self._tables[metric]
+        if table is None:
+            return None
+        keep = (table["method"] == method) & (table["variant"] == variant) & (table["suite"] == suite)
+        if subset is not None:
+            keep &= table["subset"] == subset
+        part = table[keep]
+        if part.empty:
+            return None
+        if subset is not None:
+            part = part.assign(suite=f"{suite}, {subset}")
+        return stats.arm(part, method, str(part["suite"].iloc[0]), "pass", k, variant)
+
+    def subsets(self, suite: str) -> list[str]:
+        """Subsets of a suite that the records hold, in the world's order; the world's own where there are none."""
+        table = self._tables["pass"]
+        there = set() if table is None else set(table.loc[table["suite"] == suite, "subset"])
+        return sorted(
+            there or SUBSETS, key=lambda name: (SUBSETS.index(name) if name in SUBSETS else len(SUBSETS), name)
+        )
+
+
+def _arms(records: pd.DataFrame | Arms) -> Arms:
+    return records if isinstance(records, Arms) else Arms(records)
+
+
+def _cell(
+    arms: Sequence[stats.Arm | None], row: str, column: str, method: str, variant: str, cited: str = ""
+) -> dict[str, object]:
+    """One cell: the mean of the arms' means with its interval; `not run` where an arm is absent."""
+    cell = dict(zip(COLUMNS, (row, column, method, variant, np.nan, np.nan, np.nan, 0, cited, NOT_RUN), strict=True))
+    if not arms or any(arm is None for arm in arms):
+        return cell
+    got = stats.bootstrap([a for a in arms if a is not None], lambda *means: sum(means) / len(means))
+    low, high = max(0.0, 100 * got.low), min(100.0, 100 * got.high)
+    seeds = len(arms[0].seeds) if arms[0] is not None else 0
+    return {**cell, "ours": 100 * got.estimate, "low": low, "high": high, "seeds": seeds, "status": "run"}
+
+
+def _frame(cells: Iterable[dict[str, object]]) -> pd.DataFrame:
+    return pd.DataFrame(list(cells), columns=COLUMNS)
+
+
+_METRICS = {"greedy": ("greedy", 1), "Pass@8": ("pass", 8), "Pass@16": ("pass", 16)}
+_PAPER_SET = {"in_domain": "BIRD", "cross_domain": "Spider"}
+
+
+def table1(records: pd.DataFrame | Arms) -> pd.DataFrame:
+    """Table 1: greedy, Pass@8, Pass@16 in domain and cross domain, beside the paper's Llama-3.1-8B-Instruct."""
+    arms, cells = _arms(records), []
+    for method in paper.TABLE_1.rows:
+        for suite, cited_set in _PAPER_SET.items():
+            for name, (metric, k) in _METRICS.items():
+                arm = arms.get(method, "main", suite, metric, k)
+                cited = paper.TABLE_1.text(method, f"{cited_set} {name}")
+                cells.append(_cell([arm], label(method), f"{SUITES[suite]} {name}", method, "main", cited))
+    return _frame(cells)
+
+
+def table2(records: pd.DataFrame | Arms) -> pd.DataFrame:
+    """Table 2: Pass@8 of each kind of sums and their average; then the paper's five sets, which are others."""
+    arms, cells = _arms(records), []
+    subsets = arms.subsets("out_of_domain")
+    for method in paper.TABLE_2.rows:
+        row, found = label(method), [arms.get(method, "main", "out_of_domain", "pass", 8, s) for s in subsets]
+        cells += [_cell([arm], row, s, method, "main") for s, arm in zip(subsets, found, strict=True)]
+        cells.append(_cell(found, row, "average", method, "main", paper.TABLE_2.text(method, "average")))
+        for column in paper.TABLE_2.columns[:-1]:
+            cell = _cell([], row, f"paper: {column}", method, "main", paper.TABLE_2.text(method, column))
+            cells.append({**cell, "status": "paper only"})
+    return _frame(cells)
+
+
+def table3(records: pd.DataFrame | Arms) -> pd.DataFrame:
+    """Table 3: trained on sums, evaluated on held-out sums; the paper's three uncertain numbers of two models."""
+    arms, cells = _arms(records), []
+    for method in paper.TABLE_3.rows:
+        variant = "main" if method == "base" else "domain=sums"
+        row = label(method, variant)
+        for name, (metric, k) in _METRICS.items():
+            arm = arms.get(method, variant, "out_of_domain", metric, k)
+            cells.append(_cell([arm], row, f"sums {name}", method, variant))
+        for name, table in (("Llama", paper.TABLE_3), ("Qwen", paper.TABLE_3_QWEN)):
+            cited = " | ".join(map(str, table.rows[method]))
+            cells.append({**_cell([], row, f"paper: {name}", method, variant, cited), "status": "paper only"})
+    return _frame(cells)
+
+
+def table4(records: pd.DataFrame | Arms, k: int = 8, threshold: int = 6, other: int = 8) -> pd.DataFrame:
+    """Table 4: two thresholds of the partition; `threshold` is the main runs', `other` the ablation's, of k."""
+    arms, cells = _arms(records), []
+    for method in ("dph_f", "dph_js"):
+        for value, variant in ((threshold, "main"), (other, f"threshold={other}")):
+            for name, (metric, draws) in _METRICS.items():
+                arm = arms.get(method, variant, "in_domain", metric, draws)
+                cells.append(_cell([arm], f"{NAMES[method]}, {value} of {k}", f"in domain {name}", method, variant))
+    return _frame(cells)
+
+
+def table5(records: pd.DataFrame | Arms, main_eta: float = 0.5) -> pd.DataFrame:
+    """Table 5: DPH-JS by its generator and by definition at three weights; `main_eta` is the main runs'."""
+    arms, cells = _arms(records), []
+    weights = {0.05 * main_eta: "0.01", 0.25 * main_eta: "0.05", main_eta: "0.2"}
+    for eta, cited_eta in weights.items():
+        for method, form in (("dph_js", "generator"), ("dph_js_definition", "definition")):
+            variant = "main" if eta == main_eta else f"eta={eta:g}"
+            for suite, cited_set in _PAPER_SET.items():
+                for name in ("greedy", "Pass@16"):
+                    arm = arms.get(method, variant, suite, *_METRICS[name])
+                    cited = paper.TABLE_5[method].text(cited_eta, f"{cited_set} {name}")
+                    row = f"{form}, eta {eta:g} / {cited_eta}"
+                    cells.append(_cell([arm], row, f"{SUITES[suite]} {name}", method, variant, cited))
+    return _frame(cells)
+
+
+_DIVERGENCES = {
+    None: "none", "rkl": "reverse KL, on-policy", "forward_kl": "forward KL", "js": "JS",
+    "js_definition": "JS by definition",
+}  # fmt: skip
+
+
+def methods_table(profile: Profile) -> pd.DataFrame:
+    """What sets the methods apart, as trained in this profile, with the authors' weights beside ours."""
+    rows = []
+    for name in METHOD_CONFIGS:
+        method = profile.method_config(RunConfig(name, "main", 0))
+        divergence = "rkl" if method.rkl_coef else method.divergence
+        rows.append(
+            {
+                "Method": NAMES[name],
+                "trains on": "all prompts" if method.trains_on == "all" else "D_exp, rehearses D_pef",
+                "divergence": f"alpha, a = {method.alpha:g}" if method.alpha else _DIVERGENCES[divergence],
+                "weight": f"{method.eta or method.rkl_coef:g}" if method.eta or method.rkl_coef else "0",
+                "authors' weight": paper.ETA.get(name, "not available"),
+                "clip": f"{method.clip_low:g} / {method.clip_high:g}",
+                "dynamic sampling": "yes" if method.dynamic_sampling else "no",
+                "online reference": "yes" if method.needs_reference else "no",
+                "seeds": len(profile.seeds),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """A tidy frame as it is read: a row an arm, its seeds, and in each cell `ours [low, high] / paper`."""
+    if list(table.columns) != COLUMNS:
+        return table.astype(str)
+    rows: dict[str, dict[str, str]] = {}
+    for cell in table.itertuples(index=False):
+        row = rows.setdefault(cell.row, {"": cell.row, "seeds": "0"})
+        cited = "" if pd.isna(cell.paper) else str(cell.paper)
+        row[cell.column] = "".join(cell_text(cell, cited))
+        if cell.status == "run":
+            row["seeds"] = "-" if cell.method == "base" else str(cell.seeds)
+    return pd.DataFrame(list(rows.values())).fillna("")
+
+
+def cell_text(cell: Any, cited: str) -> tuple[str, str, str]:
+    """(our number, its interval, the paper's) of one cell as text; an arm that was not run says so."""
+    if cell.status == "paper only":
+        return "", "", cited or "not available"
+    ours = f"{cell.ours:.1f}" if cell.status == "run" else NOT_RUN
+    interval = f" [{cell.low:.1f}, {cell.high:.1f}]" if cell.status == "run" else ""
+    return ours, interval, f" / {cited}" if cited else ""
+
+
+def to_csv(table: pd.DataFrame, path: Path) -> Path:
+    """Writes a table with four decimals and `\\n` line ends: the same frame gives the same bytes. Returns the path."""
+    write_text(Path(path), table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+    return Path(path)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A table that `to_csv` wrote; the paper's numbers, and settings, stay text, as they are printed there."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(table.columns) != COLUMNS:
+        return table
+    numbers = {name: pd.to_numeric(table[name]) for name in ("ours", "low", "high", "seeds")}
+    return table.assign(**numbers)
+
+
+def to_markdown(table: pd.DataFrame | str) -> str:
+    """A table for a Markdown page; tidy frames are made wide first, a sentence in a table's place stays one."""
+    if isinstance(table, str):
+        return table
+    shown = wide(table)
+    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
+    return "".join(f"| {' | '.join(map(_in_markdown, line))} |\n" for line in lines)
+
+
+def _in_markdown(value: object) -> str:
+    return str(value).replace("|", "&#124;").replace("\n", "<br>")
+
+
+def to_html(table: pd.DataFrame) -> str:
+    """A table for an HTML page: interval and the paper's number in elements of their own (`ci`, `cited`)."""
+    if list(table.columns) != COLUMNS:
+        names, body = list(table.columns), [[html.escape(str(v)) for v in row] for row in table.to_numpy().tolist()]
+    else:
+        names = ["", "seeds", *dict.fromkeys(table["column"])]
+        seeds = dict(zip(wide(table)[""], wide(table)["seeds"], strict=True))
+        body = []
+        for row, cells in table.groupby("row", sort=False):
+            body.append([html.escape(str(row)), seeds[str(row)], *map(_html_cell, cells.itertuples(index=False))])
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
+    rows = "".join(
+        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{value}</td>" for value in rest) + "</tr>\n"
+        for first, *rest in body
+    )
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
+
+
+def _html_cell(cell: Any) -> str:
+    cited = "" if pd.isna(cell.paper) else str(cell.paper)
+    if cell.status == "paper only":
+        return f'<span class="cited">{html.escape(cited or "not available")}</span>'
+    ours, interval, _ = cell_text(cell, cited)
+    ours = f'<span class="not-run">{ours}</span>' if cell.status == NOT_RUN else f"<b>{ours}</b>"
+    interval = f'<span class="ci">{interval.strip()}</span>' if interval else ""
+    return ours + interval + (f'<span class="cited">paper {html.escape(cited)}</span>' if cited else "")

@@ -1,0 +1,254 @@
+"""The command line: `dph run` is what `./run_all.sh` calls; the stages are there one by one, as in the notebooks.
+
+dph run --profile cpu          all notebooks, then claims, report, manifest
+dph run --profile cpu --seeds 5 --studies all    the same with five seeds and every study of `dphlib.settings.studies`
+dph ablate --study eta         one study alone: its arms, their table, a sentence for each comparison
+accelerate launch --config_file FILE -m dphlib train ...   one run by several processes, see docs/several_gpus.md
+dph plan --profile gpu80        what a profile will need: downloads, disk, GPU memory, hours
+dph presample | partition | train | evaluate | claims | report   one step, building what it needs
+dph notebooks --out FOLDER     copies the notebooks, to open them in Jupyter
+dph replot                     figures, tables and claims again from recorded results, compared byte by byte
+dph reference                  keeps a run's results as the reference that README and notebooks read
+dph data list | check          the data sets: files, licences, sources; runs every gold of those in a folder
+dph verl --out FOLDER          the partition and its stored answers as verl reads them, see docs/verl.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from dphlib.cli.data import data
+from dphlib.cli.reference import recorded_profile, reference, replot
+from dphlib.cli.run import ProfileArgument, require_machine, run
+from dphlib.experiment import plan as plan_module
+from dphlib.experiment.store import RunError
+from dphlib.integrations import store
+from dphlib.integrations.verl.store import verl
+from dphlib.report.notebooks import NotebookError, NotebookInterrupted, find_notebooks
+from dphlib.runtime import launched
+from dphlib.runtime.files import say, write_text
+from dphlib.runtime.jobs import JobError
+from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, REFERENCE
+from dphlib.settings.profiles import RunConfig, profile
+from dphlib.settings.studies import HARD, STUDIES, chosen, study_runs
+from dphlib.training import tracking
+
+
+def plan(profile_name: ProfileArgument = "cpu", card: str = "") -> int:
+    """Says what a profile will need: downloads, disk, GPU memory, hours. Starts nothing.
+
+    Args:
+        profile_name: of `config.PROFILES`.
+        card: another GPU than the profile's own: t4, l4, h100 or h200.
+    """
+    settings = profile(profile_name)
+    print(plan_module.measured(settings, REFERENCE) if settings.base is None else plan_module.to_text(settings, card))
+    return 0
+
+
+def notebooks(out: Path = Path("notebooks")) -> int:
+    """Copies the notebooks into a folder, to open them in Jupyter: an installed package has no clone of them.
+
+    Args:
+        out: the folder; a notebook that is there already, and differs, is never overwritten.
+    """
+    sources = find_notebooks(NOTEBOOKS)
+    for source in sources:
+        there = out / source.name
+        if there.is_file() and there.read_bytes() != source.read_bytes():
+            raise FileExistsError(f"{there} is there and differs; give another folder with --out, or move it away")
+    out.mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        write_text(out / source.name, source.read_text(encoding="utf-8"))
+    print(f"{len(sources)} notebooks in {out}; open them by: jupyter lab {out}")
+    return 0
+
+
+# --- single steps ---
+
+
+def presample(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, suite: str = "train") -> int:
+    """Draws and verifies the pre-samples of a suite."""
+    pipeline = _pipeline(profile_name, artifacts)
+    print(pipeline.presample(suite).path)
+    return 0
+
+
+def partition(
+    profile_name: ProfileArgument = "cpu",
+    artifacts: Path = ARTIFACTS,
+    suite: str = "train",
+    threshold: int = 0,
+    export: Path | None = None,
+) -> int:
+    """Partitions a suite; threshold 0 is the profile's; export: a new folder, for it as other trainers read it."""
+    pipeline = _pipeline(profile_name, artifacts)
+    if export is not None:
+        store.new_folder(export)
+    parts = pipeline.parts(suite, threshold or None)
+    print(f"D_pef {len(parts.near_perfect)}, D_exp {len(parts.exploration)}, references {len(parts.references)}")
+    print(pipeline.partition(suite, threshold or None).path)
+    if export is not None:
+        store.export(export, parts, threshold or pipeline.settings.presample.threshold, pipeline.base_folder())
+        print(export)
+    return 0
+
+
+def train(
+    method: str,
+    seed: int = 0,
+    variant: str = "main",
+    profile_name: ProfileArgument = "cpu",
+    artifacts: Path = ARTIFACTS,
+    tracker: str = "",
+) -> int:
+    """Trains one run, by as many processes as a launcher starts.
+
+    Args:
+        method: of the paper, or a control: grpo_dexp, sft_rehearsal, dph_f_all.
+        seed: of training.
+        variant: main, or one setting that differs: eta=..., strength=equal, authors_eta=8, js_scale=2, threshold=...,
+            k=..., answers=..., clip_high=..., top_p=..., entropy=..., iterations=..., domain=sums.
+        profile_name: of `config.PROFILES`.
+        artifacts: folder of the runs.
+        tracker: also log to this tracker of Accelerate's, such as tensorboard or wandb.
+    """
+    run = RunConfig(method, variant, seed)
+    if tracker:
+        tracking.check(tracker)
+    processes = launched.join(gpu=profile(profile_name).base is not None)
+    trained = _pipeline(profile_name, artifacts, processes=processes, tracker=tracker).train([run])[0]
+    if processes.first:
+        print(trained.path)
+    launched.leave()
+    return 0
+
+
+def evaluate(
+    method: str,
+    seed: int = 0,
+    variant: str = "main",
+    profile_name: ProfileArgument = "cpu",
+    artifacts: Path = ARTIFACTS,
+) -> int:
+    """Evaluates one run beside the base and prints Pass@k."""
+    from dphlib import stats
+
+    records = _pipeline(profile_name, artifacts).evaluate([RunConfig(method, variant, seed)])
+    final = stats.final(records)
+    least = int(final[final["sample"] >= 0].groupby("suite")["sample"].max().min()) + 1
+    print(stats.pass_curve(stats.sampled(final), [k for k in (1, 8, 16, 64) if k <= least]).to_string(index=False))
+    return 0
+
+
+def ablate(
+    study: str,
+    seeds: str = "",
+    profile_name: ProfileArgument = "cpu",
+    artifacts: Path = ARTIFACTS,
+    workers: int = 0,
+    table: Path | None = None,
+) -> int:
+    """Runs studies alone and says what each comparison shows, with its interval.
+
+    Args:
+        study: `all`, or names such as `eta,controls`; `hard` prints the table of the hard problems.
+        seeds: of every arm, their number (3) or a list (0,1,2); "" for the profile's.
+        profile_name: of `config.PROFILES`.
+        artifacts: stages are kept in, and found in, `<artifacts>/<profile_name>`.
+        workers: runs at a time, 0 for one each core.
+        table: also write the whole table, every suite and measure, to this CSV file.
+    """
+    from dphlib.analysis import retention, tables
+    from dphlib.analysis import studies as ablations
+    from dphlib.experiment import hard
+    from dphlib.experiment.pipeline import Pipeline
+
+    settings, names = profile(profile_name, seeds, seeds), chosen(study)
+    if not names:
+        raise ValueError(f"no study given; known: all, {', '.join(STUDIES)}")
+    require_machine(settings)
+    pipeline, compared = Pipeline(artifacts / settings.name, settings, workers or None), [n for n in names if n != HARD]
+    if HARD in names:
+        print(tables.to_markdown(retention.readable(hard.hard_table(hard.hard_records(pipeline)))))
+    if not compared:
+        return 0
+    runs = study_runs(settings, compared)
+    say(f"{len(runs)} runs of {len({(run.method, run.variant) for run in runs})} arms; what is there is reused")
+    made = ablations.study_table(pipeline.evaluate(runs), settings, compared)
+    if table:
+        print(tables.to_csv(made, table))
+    for name in compared:
+        print(f"\n{name}: {STUDIES[name].question}")
+        for sentence in ablations.sentences(made[made["study"] == name]):
+            print(f"- {sentence}")
+    return 0
+
+
+def claims(source: Path = REFERENCE) -> int:
+    """Judges the claims from recorded results and prints the verdicts."""
+    from dphlib.analysis import claims as claim_module
+    from dphlib.experiment.results import Results
+
+    settings = recorded_profile(source)
+    results = Results.load(source, settings)
+    claim_module.print_table(claim_module.evaluate_claims(results.records, results.train_logs, settings.name))
+    return 0
+
+
+def report(source: Path = REFERENCE) -> int:
+    """Builds the HTML report of recorded results."""
+    from dphlib.report.pages import build_report
+
+    print(build_report(source))
+    return 0
+
+
+def _pipeline(profile_name: str, artifacts: Path, **options: Any) -> Any:
+    from dphlib.experiment.pipeline import Pipeline
+
+    settings = profile(profile_name)
+    require_machine(settings)
+    return Pipeline(artifacts / profile_name, settings, **options)
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "run": run, "presample": presample, "partition": partition, "train": train, "evaluate": evaluate,
+    "ablate": ablate, "plan": plan,
+    "claims": claims, "report": report, "replot": replot, "reference": reference,
+    "data": data, "verl": verl, "notebooks": notebooks,
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `dph`. Errors that a user can mend are one line; others keep their traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if launched.several() and list(arguments[:1]) not in (["train"], ["--help"], ["-h"]):
+        launched.tell(f"dph: several processes can train only, not {' '.join(arguments[:1])}; run it without launcher")
+        return 1
+    try:
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="dph")
+    except NotebookInterrupted as stop:
+        say(str(stop))
+        return stop.code
+    except KeyboardInterrupt:
+        launched.tell("interrupted; what is finished is kept, run again to go on")
+        return 130
+    except (RunError, NotebookError, JobError, ValueError, FileNotFoundError, FileExistsError) as error:
+        launched.tell(f"dph: {error}")
+        return 1
+    except Exception as error:
+        if not (lost := launched.explain(error)):
+            launched.speaks()  # the traceback is what the user reads
+            raise
+        launched.tell(f"dph: {lost}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

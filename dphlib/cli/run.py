@@ -1,0 +1,201 @@
+"""The command `dph run`, which `./run_all.sh` calls: all notebooks of a profile, then claims, report and manifest.
+
+A notebook is executed where its source, its parameters, the library's code or the packages' versions changed since its
+last copy, or where recorded results are damaged; stages that are there are reused by it in any case.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from filelock import FileLock, Timeout
+
+from dphlib.experiment import plan as plan_module
+from dphlib.experiment.store import (
+    all_modules,
+    code_version,
+    require_space,
+    verify_run_manifest,
+    versions,
+    write_run_manifest,
+)
+from dphlib.report.facts import read_json
+from dphlib.report.notebooks import (
+    NotebookError,
+    NotebookRun,
+    check_executed,
+    declared_parameters,
+    find_notebooks,
+    run_notebooks,
+)
+from dphlib.runtime import launched
+from dphlib.runtime.files import digest, say, write_json
+from dphlib.runtime.jobs import duration
+from dphlib.runtime.manifests import read_manifest
+from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS
+from dphlib.settings.profiles import Profile, profile
+from dphlib.settings.studies import chosen
+
+SPACE_GIB = 0.5
+"""A full CPU run wrote less than a third of this."""
+
+
+ProfileArgument = Annotated[str, tyro.conf.arg(name="profile")]
+
+
+def run(
+    profile_name: ProfileArgument = "cpu",
+    artifacts: Path = ARTIFACTS,
+    only: str = "",
+    seeds: str = "",
+    studies: str = "",
+    study_seeds: str = "",
+) -> int:
+    """Runs all notebooks of a profile, then claims, report and manifest.
+
+    Args:
+        profile_name: of `config.PROFILES`.
+        artifacts: results go to `<artifacts>/<profile_name>`.
+        only: run this notebook alone, by its number or name.
+        seeds: of main runs and controls, their number (5) or a list (0,1,2); "" for the profile's.
+        studies: also run these: `all`, or names such as `controls,eta`; `hard` draws more answers to the problems that
+            the base seldom solves; `smoke` runs some of them anyway.
+        study_seeds: of ablations and studies, as `seeds`.
+    """
+    settings, started = profile(profile_name, seeds, study_seeds), time.monotonic()
+    chosen(studies)
+    require_machine(settings)
+    out = artifacts.resolve() / settings.name
+    out.mkdir(parents=True, exist_ok=True)
+    require_space(out, SPACE_GIB + plan_module.written_gib(settings))
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another run is writing {out}; wait until it is done, or give another folder with --artifacts")
+        return 1
+    with lock:
+        names = [only] if only else None
+        parameters = {"profile_name": settings.name, "root": str(artifacts.resolve())}
+        asked = {"seeds": seeds, "studies": studies, "study_seeds": study_seeds}
+        asked = {name: value for name, value in asked.items() if value}
+        parameters |= asked
+        done = _run_stale(out, parameters, names, plan_module.outside(settings))
+        if only:
+            print(f"{only}: {out / 'notebooks'}")
+            return 0
+        if not _finished(out):
+            _finish(out, settings, asked)
+    _closing_words(out, done, time.monotonic() - started)
+    return 0
+
+
+def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | None, outside: Sequence[Any]) -> list[str]:
+    """Executes the notebooks whose source, parameters, code or versions changed, or all where results are damaged.
+
+    Args:
+        outside: what else they depend on.
+    """
+    executed, record = out / "notebooks", out / "notebooks" / "keys.json"
+    keys = read_json(record) if record.is_file() else {}
+    code = code_version(all_modules())
+    for problem in verify_run_manifest(out) if _finished(out) else ():
+        say(f"{out}: {problem}; the notebooks run again")
+        keys = {}
+    stale: dict[str, str] = {}
+    wanted: dict[str, Any] = {}
+    for path in find_notebooks(NOTEBOOKS, names):
+        declared = declared_parameters(path)
+        passed = {name: value for name, value in parameters.items() if name in declared}
+        key = digest([path.read_text(encoding="utf-8"), passed, code, versions(), *outside])
+        if keys.get(path.name) == key and _is_whole(executed / path.name):
+            print(f"{path.stem}: reused")
+        else:
+            stale[path.stem] = key
+            wanted |= passed
+    if not stale:
+        return []
+    # In this order: damage, once found, is not forgotten by a run that is interrupted now.
+    write_json(record, keys)
+    (out / "manifest.json").unlink(missing_ok=True)
+    before = _stage_folders(out)
+
+    def note(ran: NotebookRun) -> None:
+        nonlocal before
+        keys[ran.path.name] = stale[ran.name]
+        write_json(record, keys)
+        seconds = read_json(out / "seconds.json") if (out / "seconds.json").is_file() else {}
+        # The time that counts is that of the execution which built the notebook's stages, not of one that found them.
+        if ran.name not in seconds or _stage_folders(out) - before:
+            write_json(out / "seconds.json", {**seconds, ran.name: round(ran.wall_s, 1)})
+        before = _stage_folders(out)
+
+    run_notebooks(NOTEBOOKS, out, wanted, list(stale), on_done=note)
+    return list(stale)
+
+
+def _finished(out: Path) -> bool:
+    """Whether a run came to its end here: its manifest lists the report.
+
+    `_run_stale` removes the manifest, and the first one of `_finish` lists no report. One that is there but cannot be
+    read was a finished run's: it is damage.
+    """
+    manifest, _ = read_manifest(out)
+    return "report/index.html" in manifest["files"] if manifest else (out / "manifest.json").is_file()
+
+
+def _stage_folders(out: Path) -> set[Path]:
+    return set((out / "stages").glob("*-*"))
+
+
+def _is_whole(executed: Path) -> bool:
+    try:
+        return executed.is_file() and check_executed(executed) > 0
+    except NotebookError:
+        return False
+
+
+def _finish(out: Path, settings: Profile, asked: dict[str, str]) -> None:
+    """Manifest, report, and the manifest again, so that it lists the report: only then is the run finished."""
+    from dphlib.report.pages import build_report
+
+    seconds = read_json(out / "seconds.json")
+    if setup := os.environ.get("DPH_SETUP_S"):
+        write_json(out / "seconds.json", seconds := {"set-up": float(setup), **seconds})
+    extra = {"profile": settings.name, "seeds": list(settings.seeds), "asked": asked, "seconds": seconds}
+    if settings.described:
+        extra["ours"] = settings.described
+    (out / "report" / "index.html").unlink(missing_ok=True)
+    write_run_manifest(out, extra)
+    build_report(out)
+    write_run_manifest(out, extra)
+
+
+def _closing_words(out: Path, done: Sequence[str], seconds: float) -> None:
+    from dphlib.analysis import claims
+
+    print()
+    claims.print_table(claims.from_json((out / "claims.json").read_text(encoding="utf-8")))
+    manifest = read_json(out / "manifest.json")
+    peak = max(manifest["peak_gib"], manifest["peak_gib_largest_child"])
+    print(f"\nReport: {out / 'report' / 'index.html'}")
+    print(f"Results: {out}")
+    again = f"{len(done)} notebooks executed" if done else "nothing had changed, all notebooks reused"
+    total = duration(sum(manifest["seconds"].values()))
+    print(f"This time: {duration(seconds)}, {again}. All notebooks together took {total}; peak memory {peak:.1f} GiB.")
+
+
+def require_machine(settings: Profile) -> None:
+    """Before anything is read or downloaded: a GPU, a sampler or memory that is not here is one line."""
+    if settings.base is not None:
+        from dphlib.experiment.plan import require_memory
+        from dphlib.experiment.policies import requirements
+
+        requirements(settings)
+        if not launched.sharded():  # shards: `plan.sharded_gib`
+            require_memory(settings)

@@ -1,0 +1,1 @@
+"""Stages of a run, kept by content: from world to results."""

@@ -1,0 +1,125 @@
+"""A policy and suites to a tidy table: greedy and sampled answers, each verified, each a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dphlib.experiment.draws import judged
+from dphlib.sampling.protocol import Sampler, SamplingConfig, TransformersSampler
+from dphlib.training.scoring import answer_logprobs
+from dphlib.types import EvalRecord, Group, Problem
+from dphlib.verify.verifier import Verifier, answer_hash
+from dphlib.world.templates import style_of
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which run the evaluated policy belongs to; see `EvalRecord`."""
+
+    method: str
+    variant: str
+    seed: int
+    step: int
+
+
+def evaluate(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    suites: dict[str, Sequence[Problem]],
+    samples: dict[str, int],
+    verifier: Verifier,
+    identity: Identity,
+    *,
+    draw_seed: int,
+    max_new_tokens: int,
+    greedy: bool = True,
+    base: PreTrainedModel | None = None,
+    base_samples: int = 4,
+    sampler: Sampler | None = None,
+    styles: bool = True,
+    on_done: Callable[[int], None] = lambda problems_done: None,
+) -> pd.DataFrame:
+    """Every suite in `samples`, `samples[suite]` draws a problem at temperature 1 without top-p, and greedy.
+
+    Args:
+        suites: suite -> problems; must hold each suite of `samples`.
+        draw_seed: of the draws, the same for every run, so that arms differ in weights alone.
+        greedy: also decode greedily.
+        base: when given, `base_logprob` is filled for the first `base_samples` draws of each problem.
+        sampler: draws the answers; by default the policy itself through Transformers.
+        styles: tell each answer's style; False for problems whose answers have none, as those of data sets.
+
+    Returns:
+        One row an answer, columns as in `EvalRecord`.
+
+    Raises:
+        ValueError: a suite that is absent or has no problem.
+        RunError: an answer could not be judged, and a second time neither.
+    """
+    rows: list[EvalRecord] = []
+    sampler = sampler or TransformersSampler(policy, tokenizer)
+    done = 0
+    for suite, count in samples.items():
+        problems = suites.get(suite, ())
+        if not problems:
+            raise ValueError(f"suite {suite!r} has no problem; known suites: {sorted(suites)}")
+        settings = [SamplingConfig(count, 1.0, 1.0, max_new_tokens)]
+        if greedy:
+            settings.append(SamplingConfig(1, 0.0, 1.0, max_new_tokens))
+        for setting in settings:
+            groups = judged(verifier, problems, sampler.sample(problems, setting, draw_seed))
+            base_logprobs = (
+                _base_logprobs(base, tokenizer, groups, base_samples)
+                if base is not None and setting.temperature
+                else {}
+            )
+            rows += _records(groups, setting, identity, base_logprobs, styles)
+        done += len(problems)
+        on_done(done)
+    return pd.DataFrame([asdict(row) for row in rows])
+
+
+def _base_logprobs(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], count: int
+) -> dict[tuple[str, int], float]:
+    pairs = [(group.problem, answer) for group in groups for answer in group.answers[:count]]
+    with torch.inference_mode():
+        logprobs = answer_logprobs(base, tokenizer, [(p.prompt, a.token_ids) for p, a in pairs])
+    sums = [float(sum(row)) for row in logprobs]
+    return {(p.id, a.sample): total for (p, a), total in zip(pairs, sums, strict=True)}
+
+
+def _records(
+    groups: Sequence[Group], setting: SamplingConfig, identity: Identity, base: dict, styles: bool
+) -> list[EvalRecord]:
+    rows = []
+    for group in groups:
+        problem = group.problem
+        for answer, verdict in zip(group.answers, group.verdicts, strict=True):
+            rows.append(
+                EvalRecord(
+                    **asdict(identity),
+                    suite=problem.suite,
+                    subset=problem.meta.get("family", ""),
+                    problem_id=problem.id,
+                    sample=answer.sample,
+                    correct=verdict.outcome == "correct",
+                    outcome=verdict.outcome,
+                    style=style_of(answer.text) if styles else "",
+                    answer_hash=answer_hash(problem, answer.text),
+                    tokens=len(answer.token_ids),
+                    truncated=answer.truncated,
+                    entropy=round(answer.entropy, 4),
+                    logprob=round(sum(answer.logprobs), 4),
+                    base_logprob=round(base.get((problem.id, answer.sample), float("nan")), 4),
+                    temperature=setting.temperature,
+                    top_p=setting.top_p,
+                    max_new_tokens=setting.max_new_tokens,
+                )
+            )
+    return rows

@@ -1,0 +1,167 @@
+"""Problems that the base seldom solves, answered often: is a solution still within reach of 256 answers?
+
+    records = hard_records(pipeline)      # base, GRPO, RKL, DPH-F, DPH-JS
+    table = hard_table(records)
+
+A problem is hard where at most `SHARE` of the base's answers in the plain evaluation were correct. All models, the base
+too, then answer the hard problems anew, four times as often as the plain evaluation does at most (64 x 4 = 256 in
+`cpu`). The answers that chose the problems are not used again: on problems chosen for few correct answers they
+understate the base.
+
+1. These rows differ from the plain records in problems and in answers drawn, and never stand among them: they are a
+   file of their own, `hard.parquet`. Arms of both are refused by `stats.check_comparable`.
+2. Drawn when it is asked for (`--studies hard`), never by a plain run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dphlib import stats
+from dphlib.analysis import retention
+from dphlib.analysis.labels import NAMES, SUITES
+from dphlib.experiment.pipeline import Pipeline
+from dphlib.experiment.store import NotBuilt, Stage, derive_seed, deterministic
+from dphlib.runtime.jobs import Job, report, run_jobs
+from dphlib.settings.profiles import Profile, RunConfig, profile
+
+HARD_METHODS = ("grpo", "rkl", "dph_f", "dph_js")
+"""Trained methods whose main runs answer the hard problems."""
+SHARE = 1 / 8
+_CODE = ("experiment.draws", "experiment.evaluate", "experiment.policies")
+
+
+def hard_problems(records: pd.DataFrame) -> dict[str, list[str]]:
+    """Suite -> ids of the problems of which the base solved at most `SHARE` of its sampled answers.
+
+    A suite without one is left out. Raises ValueError where no suite has one, or the base is not in the records.
+    """
+    base = records[records["method"] == "base"]
+    table = stats.problem_table(stats.sampled(base))
+    hard = table[table["c"] <= SHARE * table["n"]]
+    if hard.empty:
+        raise ValueError(f"the base solves every problem in more than {SHARE:.3g} of its answers: none is hard")
+    return {
+        suite: sorted(hard.loc[hard["suite"] == suite, "problem_id"]) for suite in SUITES if suite in set(hard["suite"])
+    }
+
+
+def draws(settings: Profile) -> int:
+    """Answers a hard problem.
+
+    >>> draws(profile("cpu"))
+    256
+    """
+    return 4 * max(settings.evaluation.samples.values())
+
+
+def hard_runs(settings: Profile) -> list[RunConfig]:
+    """The main runs that answer the hard problems."""
+    return [run for run in settings.main_runs() if run.method in HARD_METHODS]
+
+
+def hard_records(pipeline: Pipeline) -> pd.DataFrame:
+    """`EvalRecord` rows of the base and of `hard_runs`; suites hold their hard problems only, no greedy answer.
+
+    Trains and evaluates what is not there yet. Raises ValueError where no problem is hard.
+    """
+    runs = hard_runs(pipeline.settings)
+    pipeline.train(runs)
+    answered(pipeline, None)
+    missing = [run for run in runs if not _is_there(pipeline, run)]
+    arguments = {"root": str(pipeline.run.root), "profile_name": pipeline.settings.name}
+    jobs = [Job(run.name, "dphlib.experiment.hard:hard_job", {**arguments, "run": asdict(run)}) for run in missing]
+    if jobs:
+        run_jobs(jobs, workers=pipeline.workers, label="hard problems")
+    stages = [answered(pipeline, run) for run in (None, *runs)]
+    return pd.concat([pd.read_parquet(stage.path / "records.parquet") for stage in stages], ignore_index=True)
+
+
+def hard_job(root: str, profile_name: str, run: dict[str, Any]) -> bool:
+    """Answers the hard problems with one run's model, in a process of its own."""
+    answered(Pipeline(root, profile(profile_name)), RunConfig(**run))
+    return True
+
+
+def _is_there(pipeline: Pipeline, run: RunConfig) -> bool:
+    try:
+        answered(pipeline, run, look=True)
+    except NotBuilt:
+        return False
+    return True
+
+
+def answered(pipeline: Pipeline, run: RunConfig | None, look: bool = False) -> Stage:
+    """`records.parquet` of one run's final model on the hard problems; of the base where `run` is None.
+
+    `look`: do not build it.
+    """
+    world, chosen_by, config = pipeline.world(), pipeline.evaluate_base(), pipeline.settings.evaluation
+    problems = hard_problems(pd.read_parquet(chosen_by.path / "records.parquet"))
+    if run is None:
+        source, name, identity = pipeline.base(), "base", ("base", "main", -1, 0)
+    else:
+        source, name = pipeline.train_one(run, look), run.name
+        identity = (run.method, run.variant, run.seed, run.train_config(pipeline.settings.train).iterations)
+    count = draws(pipeline.settings)
+
+    def build(out: Path) -> None:
+        from dphlib.experiment import evaluate, policies
+        from dphlib.experiment.draws import sampling
+        from dphlib.verify import Verifier
+
+        deterministic(1)
+        base = pipeline.base_folder()
+        policy, tokenizer = policies.load_trained(pipeline.settings, base, None if run is None else source.path)
+        suites = {s: [p for p in pipeline.suite(s) if p.id in set(ids)] for s, ids in problems.items()}
+        total = sum(map(len, suites.values()))
+        with (
+            Verifier(pipeline.databases(), policies.judges(pipeline.settings)) as verifier,
+            sampling(pipeline.settings, base, policy, tokenizer, out) as sampler,
+        ):
+            records = evaluate.evaluate(
+                policy, tokenizer, suites, dict.fromkeys(suites, count), verifier, evaluate.Identity(*identity),  # type: ignore[arg-type]
+                draw_seed=derive_seed("hard", config.draw_seed, name), max_new_tokens=config.max_new_tokens,
+                greedy=False, sampler=sampler, styles=pipeline.settings.data is None,
+                on_done=lambda done: report(done / total, 1),
+            )  # fmt: skip
+        records.to_parquet(out / "records.parquet", index=False)
+
+    params = {"problems": problems, "draws": count, "limit": config.max_new_tokens, "draw_seed": config.draw_seed}
+    params["sampler"] = pipeline.settings.backend.draws
+    return pipeline.run.stage(
+        f"hard-{name}", params={**params, "identity": [name, identity[-1]]}, inputs=(world, chosen_by, source),
+        code=_CODE, build=None if look else build,
+    )  # fmt: skip
+
+
+def hard_table(records: pd.DataFrame, methods: Sequence[str] = HARD_METHODS) -> pd.DataFrame:
+    """A row a suite and model: unbiased Pass@k in per cent with intervals, and who reaches what.
+
+    Columns: suite, problems, method, Pass@k at n/16, n/4 and n of the n answers (each with `_low`, `_high`), then, with
+    k of half the answers, preserved, lost and gained problems (`retention.support`), and seeds.
+    """
+    table, out = stats.problem_table(stats.sampled(records)), []
+    support = retention.support(records, methods)
+    support = support[support["k"] == support.groupby("suite")["k"].transform("max")].set_index(["suite", "method"])
+    for suite in (s for s in SUITES if s in set(table["suite"])):
+        of_suite = table[table["suite"] == suite]
+        n = int(of_suite["n"].min())
+        for method in (m for m in ("base", *methods) if m in set(of_suite["method"])):
+            get = partial(stats.arm, of_suite, method, suite, "pass")
+            row: dict[str, object] = {"suite": SUITES[suite], "problems": of_suite["problem_id"].nunique()}
+            row["method"] = NAMES[method]
+            for k in sorted({max(1, n // 16), max(1, n // 4), n}):
+                got = stats.bootstrap([get(k)], lambda mean: mean)
+                low, high = max(0.0, 100 * got.low), min(100.0, 100 * got.high)
+                row |= {f"Pass@{k}": 100 * got.estimate, f"Pass@{k}_low": low, f"Pass@{k}_high": high}
+            reached = support.loc[(SUITES[suite], "base, drawn again" if method == "base" else NAMES[method])]
+            row |= {name: float(reached[name]) for name in ("preserved", "lost", "gained")}
+            out.append(row | {"seeds": len(get(1).seeds)})
+    return pd.DataFrame(out)

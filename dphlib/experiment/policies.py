@@ -1,0 +1,297 @@
+"""From a profile to what is trained and what samples, and a trained policy on disk and back.
+
+1. The profiles of the CPU compute in fp32 on the CPU, wherever they run; the others on this machine's first GPU.
+2. Whole policies are kept in the Hugging Face layout (`model/`), adapters as PEFT has them (`adapter/`).
+3. The stored answers of a base that is not trained here are scored again by the policy that is trained, whichever
+   program sampled them: their log-probs are those of pi_ref as training computes them, and the divergence starts at 0.
+
+Not here: how a policy is trained (`trainer`), how a model is loaded (`model`), what of it is trained (`tuning`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from dphlib.models import adapters, sharding, tuning
+from dphlib.models import load as model
+from dphlib.models.placement import Placement, choose_placement
+from dphlib.partition import Reference
+from dphlib.runtime.files import RunError
+from dphlib.runtime.machine import cores, release_gpu
+from dphlib.runtime.processes import ALONE, Processes
+from dphlib.sampling import server as server_sampler
+from dphlib.sampling.protocol import CopySampler, Sampler, SpreadSampler, TransformersSampler
+from dphlib.settings.profiles import Profile, RunConfig
+from dphlib.training import memory
+from dphlib.training.step import scored
+from dphlib.types import Problem
+
+MODEL, ADAPTER = "model", "adapter"
+BASE, DEVICE = "DPH_BASE", "DPH_DEVICE"
+"""Environment variables that name another base (NAME@COMMIT, or a folder), and `cpu` in a GPU's place."""
+_CPU = Placement("cpu", "float32", "sdpa")
+_PART = 2**20
+
+
+def placement_of(settings: Profile) -> Placement:
+    """Where a profile's models compute.
+
+    Raises:
+        RunError: a profile for a GPU, and there is none, unless the environment asks for the CPU.
+        ValueError: the environment asks for another device.
+    """
+    if settings.base is None:
+        return _CPU
+    if device := os.environ.get(DEVICE):
+        if device != "cpu":
+            raise ValueError(f"{DEVICE}={device!r}; only cpu can be asked for, without it the first GPU is used")
+        return _CPU
+    found = choose_placement()
+    if found.device == "cpu":
+        raise RunError(
+            f"profile {settings.name} needs an NVIDIA GPU and this machine shows none; run it where `nvidia-smi` lists "
+            "one, or take the profile cpu"
+        )
+    return found
+
+
+def base_folder(settings: Profile) -> Path:
+    """The folder of the profile's base model, downloaded where it is not there.
+
+    Raises:
+        RunError: no commit is known and none was given, no access, no network, a model that reads fewer tokens than
+            the profile needs.
+    """
+    base = settings.base
+    if base.revision is None:
+        return Path(base.name)
+    if not base.revision:
+        raise RunError(
+            f"{base.name}: no commit of it could be verified when this was written; give a full commit hash, or a "
+            f"folder with the model, by {BASE}=NAME@COMMIT or {BASE}=FOLDER"
+        )
+    folder, needed = model.fetch(base.name, base.revision), settings.backend.max_tokens
+    reads = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", needed)
+    if reads < needed:  # a model that `gpu_profiles` does not know
+        raise RunError(
+            f"{base.name} reads at most {reads} tokens, profile {settings.name} has up to {needed}; to leave longer "
+            f"prompts out, name the model by its folder: {BASE}={folder}"
+        )
+    return folder
+
+
+def base_recipe(settings: Profile) -> dict[str, Any]:
+    """What tells this base from another; of a folder a hash over three parts of each weight file, not all its GiB."""
+    base, weights = settings.base, []
+    if base.revision is None:
+        for file in sorted(Path(base.name).glob("*.safetensors")):
+            size, content = file.stat().st_size, hashlib.sha256()
+            with open(file, "rb") as stream:
+                for start in (0, size // 2, max(0, size - _PART)):
+                    stream.seek(start)
+                    content.update(stream.read(_PART))
+            weights.append([file.name, size, content.hexdigest()])
+    return {"base": base, "weights": weights}
+
+
+def requirements(settings: Profile) -> dict[str, str]:
+    """What a GPU profile needs and finds here, for a reader: device, base, tuning, sampler; {} for the CPU's.
+
+    Raises:
+        RunError: no GPU, no vLLM of the right version where it is the sampler, no bitsandbytes for QLoRA.
+    """
+    if settings.base is None:
+        return {}
+    base, where, program = settings.base, placement_of(settings), settings.backend.program
+    if program == "vllm":
+        from dphlib.sampling.vllm import require_vllm
+
+        program = f"vllm {require_vllm()}"  # type: ignore[assignment]
+    if settings.tuning.kind == "qlora" and find_spec("bitsandbytes") is None:
+        raise RunError(f'profile {settings.name} tunes by QLoRA, which needs bitsandbytes: pip install "dphlib[gpu]"')
+    commit = f" at {base.revision}" if base.revision else ""
+    found = {"computes on": str(where), "base": f"{base.name}{commit}, licence {base.licence}"}
+    return found | {"tuning": settings.tuning.kind, "sampler": program}
+
+
+def weights_of(folder: Path) -> int:
+    """Number of weights of the model in a folder, by its configuration; nothing of them is loaded."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).num_parameters()
+
+
+def load_tokenizer(settings: Profile) -> PreTrainedTokenizerBase:
+    """The tokenizer of the profile's base model."""
+    return model.load_tokenizer(base_folder(settings))
+
+
+def judges(settings: Profile, processes: Processes = ALONE) -> int:
+    """Worker processes of each verifier: the CPU profiles' jobs fill the cores already, a GPU's process shares them."""
+    return 1 if settings.base is None else max(1, cores() // processes.count)
+
+
+def prompt_text(settings: Profile, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> str:
+    """The problem's prompt, in the base's own chat format where the profile says so."""
+    return model.chat_prompt(tokenizer, problem.prompt) if settings.base.chat else problem.prompt
+
+
+def load_initial(settings: Profile, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The initial policy in `folder`, frozen, and its tokenizer."""
+    with _loading(settings):
+        policy, tokenizer = model.load(folder, placement_of(settings))
+    return policy.requires_grad_(False), tokenizer
+
+
+def load_policy(settings: Profile, folder: Path, seed: int) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The policy to be trained as the profile's tuning says, and its tokenizer.
+
+    `seed` is that of an adapter's first weights.
+    """
+    with _loading(settings):
+        return tuning.load_policy(str(folder), settings.tuning, placement=placement_of(settings), seed=seed)
+
+
+def save_policy(
+    policy: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    settings: Profile,
+    run: RunConfig,
+    folder: Path,
+    data: str,
+    processes: Processes = ALONE,
+) -> None:
+    """Writes a trained policy below `out`: all its weights, or its adapter with a card.
+
+    Args:
+        out: unused in all processes but the first, which writes.
+        folder: the base it was trained on.
+        data: what it was trained on, for the card.
+        processes: those that trained it, each of which calls this.
+    """
+    state = sharding.whole_state(policy, processes.first) if sharding.is_sharded(policy) else None
+    if not processes.first:
+        return
+    if settings.tuning.kind == "full":
+        model.save(policy, tokenizer, out / MODEL, state)
+        return
+    method = f"{run.method}, variant {run.variant}: {settings.method_config(run)}"
+    card = adapters.Card(method, data, (run.seed,), _describe(settings, folder).licence)
+    adapters.save_adapter(policy, out / ADAPTER, _describe(settings, folder), card)
+
+
+def load_trained(settings: Profile, base: Path, trained: Path | None) -> tuple[Any, PreTrainedTokenizerBase]:
+    """What `save_policy` wrote below `trained`; the base itself for None."""
+    where = placement_of(settings)
+    with _loading(settings):
+        if trained and (trained / ADAPTER).is_dir():
+            quantization = tuning.quantization_for(where) if settings.tuning.kind == "qlora" else None
+            policy, tokenizer = model.load(base, where, quantization=quantization)
+            return adapters.load_adapter(policy, trained / ADAPTER, _describe(settings, base)), tokenizer
+        return model.load(trained / MODEL if trained else base, where)
+
+
+def _loading(settings: Profile) -> AbstractContextManager[None]:
+    """Inside, a full memory is an error that says what to change."""
+    return memory.advised("loading the model", memory.loading_advice, settings.tuning.kind)
+
+
+@contextmanager
+def sampling(
+    settings: Profile,
+    folder: Path,
+    policy: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    processes: Processes = ALONE,
+) -> Iterator[Sampler]:
+    """A sampler of `policy` by the profile's program; its engine ends with the context.
+
+    Args:
+        folder: the unquantised base, which vLLM loads.
+        policy: None for vLLM to sample from the base itself.
+        processes: those that train; all get the same answers.
+
+    Raises:
+        RunError: vLLM beside each of several processes, or a server that does not answer; out of memory, here
+            or inside the context, with the settings to change.
+    """
+    backend = settings.backend
+    advised = memory.advised("drawing answers", memory.sampling_advice, settings.train, backend.program)
+    if backend.program == "transformers":
+        with advised:
+            if sharding.is_sharded(policy):
+                copy, _ = load_initial(settings, folder)
+                yield CopySampler(copy, tokenizer, backend.batch_rows, processes)
+                return
+            yield TransformersSampler(policy, tokenizer, backend.batch_rows, processes)
+        return
+    if backend.program == "vllm_server":
+        with tempfile.TemporaryDirectory(prefix="dphlib-shared-") as here:
+            servers, shared = os.environ.get(server_sampler.SERVERS, ""), os.environ.get(server_sampler.SHARED) or here
+            sampler = server_sampler.ServerSampler(
+                servers.split(","), Path(shared), tokenizer, adapters=hasattr(policy, "peft_config"),
+                processes=processes,
+            )  # fmt: skip
+            if policy is not None:
+                sampler.sync(policy)
+            yield sampler if processes.count == 1 else SpreadSampler(sampler, processes)
+        return
+    if processes.count > 1:
+        raise RunError(
+            f"sampler vllm lives in one process, and {processes.count} train: give vLLM GPUs of its own by "
+            "DPH_SAMPLER=vllm_server (docs/several_gpus.md), or sample by DPH_SAMPLER=transformers"
+        )
+    from dphlib.sampling.vllm import VllmSampler
+
+    release_gpu()  # vLLM takes its share of what is free
+    with memory.advised("starting vLLM", memory.engine_advice, backend.memory_fraction):
+        engine = VllmSampler(
+            folder, tokenizer, lora_rank=settings.tuning.rank if hasattr(policy, "peft_config") else None,
+            max_tokens=backend.max_tokens, dtype=placement_of(settings).dtype,
+            memory_fraction=backend.memory_fraction, sleep=backend.sleep,
+        )  # fmt: skip
+    try:
+        if policy is not None:
+            engine.sync(policy)
+        with advised:
+            yield engine
+    finally:
+        engine.close()
+
+
+def rescored(
+    settings: Profile,
+    policy: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    references: Sequence[Reference],
+    processes: Processes = ALONE,
+) -> list[Reference]:
+    """The stored answers with the log-probs of `policy`, which is still the initial one.
+
+    The same ones on the CPU profiles, where the policy's own weights sampled them with the same kernels. On a GPU vLLM
+    may have sampled them, or a decoding kernel that rounds otherwise, and the divergence starts at 0 only after this.
+    """
+    if settings.base is None and settings.backend.program == "transformers" and settings.tuning.kind != "qlora":
+        return list(references)
+    prompts = tokenizer([reference.problem.prompt for reference in references])["input_ids"] if references else []
+    rows = [(prompt, reference.token_ids) for prompt, reference in zip(prompts, references, strict=True)]
+    logprobs = scored(policy, tokenizer, rows, settings.train, processes)
+    return [replace(r, logprobs=tuple(row)) for r, row in zip(references, logprobs, strict=True)]
+
+
+def _describe(settings: Profile, folder: Path) -> adapters.Base:
+    base = settings.base
+    if base is None:
+        return adapters.describe_base(folder, "apache-2.0", name="cpu-world")
+    return adapters.describe_base(folder, base.licence, name=base.name, revision=base.revision)

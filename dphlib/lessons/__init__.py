@@ -1,0 +1,1 @@
+"""What notebooks 01 to 03 work out and show."""

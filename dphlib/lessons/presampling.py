@@ -1,0 +1,190 @@
+"""What the pre-samples look like and what a threshold makes of them: tables, and the figure of the partition.
+
+Each function takes the verified groups of the pre-sampling (`Pipeline.groups`) and gives what a reader looks at. The
+partition itself is `partition.partition`, the figure of the base's regime `run_plots.base_regime`. Suites without the
+label `subset` (clean or hidden) have one part, `all`.
+
+It samples, verifies and writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy.stats import binom
+
+from dphlib.figures.style import note, panels
+from dphlib.partition import Reference, partition
+from dphlib.types import OUTCOMES, Group
+
+NEAR, EXPLORE = "#44679F", "#E3A869"
+PARTS = {"clean": "#9CC2B1", "hidden": "#5A4E7C"}
+
+
+def _part(group: Group) -> str:
+    return group.problem.meta.get("subset", "all")
+
+
+def _size(groups: Sequence[Group]) -> int:
+    if not groups:
+        raise ValueError("no pre-sampled group: pre-sample the suite first")
+    return len(groups[0].answers)
+
+
+def counts(groups: Sequence[Group]) -> pd.DataFrame:
+    """Prompts by how many of their k answers are correct: a row a question family, columns subset, family, 0 ... k."""
+    k = _size(groups)
+    rows = [(_part(g), g.problem.meta.get("family", ""), g.correct) for g in groups]
+    frame = pd.DataFrame(rows, columns=["subset", "family", "correct"])
+    wide = pd.crosstab([frame["subset"], frame["family"]], frame["correct"]).reindex(columns=range(k + 1), fill_value=0)
+    return wide.rename_axis(columns=None).reset_index()
+
+
+def outcomes(groups: Sequence[Group]) -> pd.DataFrame:
+    """Answers by verdict: a row an outcome that occurs, with its share in each subset and one answer that has it."""
+    rows = [
+        (verdict.outcome, _part(group), answer.text)
+        for group in groups
+        for answer, verdict in zip(group.answers, group.verdicts, strict=True)
+    ]
+    frame = pd.DataFrame(rows, columns=["outcome", "subset", "example"])
+    share = pd.crosstab(frame["outcome"], frame["subset"], normalize="columns")
+    table = (100 * share).round(1).add_suffix(" (%)").rename_axis(columns=None)
+    table.insert(0, "answers", frame["outcome"].value_counts())
+    table["one of them"] = frame.groupby("outcome")["example"].first()
+    return table.loc[[name for name in OUTCOMES if name in table.index]].reset_index()
+
+
+def sets(groups: Sequence[Group], extra: Sequence[Group], threshold: int) -> pd.DataFrame:
+    """D_pef and D_exp at a threshold: prompts by subset, references, accuracy in the k draws and in the fresh one.
+
+    The k draws chose the set, so their accuracy flatters D_pef (and belittles D_exp); the extra draw chose nothing.
+    """
+    k, parts, fresh = _size(groups), partition(groups, threshold, extra), {g.problem.id: g for g in extra}
+    near, rows = {problem.id for problem in parts.near_perfect}, []
+    for name, chosen in (("D_pef", True), ("D_exp", False)):
+        members = [g for g in groups if (g.problem.id in near) == chosen]
+        drawn = [g.correct / k for g in members]
+        again = [
+            fresh[g.problem.id].correct / len(fresh[g.problem.id].answers) for g in members if g.problem.id in fresh
+        ]
+        row = {"set": name, "prompts": len(members), "share (%)": 100 * len(members) / len(groups)}
+        row |= {part: sum(_part(g) == part for g in members) for part in sorted({_part(g) for g in groups})}
+        row |= {"with a reference": len({r.problem.id for r in parts.references}) if chosen else 0}
+        row |= {f"correct of the {k} (%)": 100 * np.mean(drawn) if drawn else np.nan}
+        rows.append(row | {"correct of the extra one (%)": 100 * np.mean(again) if again else np.nan})
+    return pd.DataFrame(rows)
+
+
+def thresholds(groups: Sequence[Group], extra: Sequence[Group], chosen: int) -> pd.DataFrame:
+    """What each threshold from 1 to k would give: sizes of both sets, references, and the `chosen` one marked.
+
+    `hidden in D_pef` is there where problems are labelled so, as the CPU world's are.
+    """
+    k, rows = _size(groups), []
+    parted = any(_part(group) == "hidden" for group in groups)
+    for threshold in range(1, k + 1):
+        near, exploration, references = partition(groups, threshold, extra)
+        hidden = sum(problem.meta.get("subset") == "hidden" for problem in near)
+        rows.append(
+            {
+                "threshold": f"{threshold} of {k}",
+                "": "chosen" if threshold == chosen else "",
+                "D_pef": len(near),
+                "D_pef (%)": 100 * len(near) / len(groups),
+                **({"hidden in D_pef": hidden} if parted else {}),
+                "D_exp": len(exploration),
+                "references": len(references),
+                "D_pef without a reference": len(near) - len(references),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def reference_tokens(
+    references: Sequence[Reference], pieces: Callable[[list[int]], list[str]], example: int
+) -> pd.DataFrame:
+    """One stored answer token by token: token, log pi_ref (nats), pi_ref, the running sum; no row without references.
+
+    Args:
+        pieces: token ids to their text, such as a tokenizer's `convert_ids_to_tokens`.
+        example: which reference; counts on from the first after the last.
+    """
+    ids, logprobs = [], np.array([])
+    if references:
+        shown = references[example % len(references)]
+        ids, logprobs = list(shown.token_ids), np.array(shown.logprobs)
+    columns = {
+        "token": pieces(ids),
+        "log pi_ref (nats)": logprobs,
+        "pi_ref": np.exp(logprobs),
+        "sum (nats)": logprobs.cumsum(),
+    }
+    return pd.DataFrame(columns)
+
+
+def partition_figure(groups: Sequence[Group], extra: Sequence[Group], threshold: int) -> Figure:
+    """Counts of correct pre-samples by subset, D_pef at every threshold, and what the partition can tell apart."""
+    k, table = _size(groups), thresholds(groups, extra, threshold)
+    fig, axes = panels(1, 3, 2.6, width_ratios=(1.2, 1, 1))
+    histogram, sizes, chance = axes[0]
+
+    start, parts = np.zeros(k + 1), [p for p in PARTS if p in {_part(g) for g in groups}] or ["all"]
+    for part in parts:
+        heights = np.bincount([g.correct for g in groups if _part(g) == part], minlength=k + 1)
+        histogram.bar(range(k + 1), heights, bottom=start, color=PARTS.get(part, EXPLORE), width=0.82, label=part)
+        start = start + heights
+    histogram.axvline(threshold - 0.5, color="#222", linestyle=(0, (4, 1.6)), linewidth=1)
+    histogram.set(
+        xlabel=f"correct of {k} pre-samples",
+        ylabel="training prompts",
+        title="pre-samples",
+        ylim=(0, 1.22 * start.max()),
+    )
+    histogram.set_xticks(range(k + 1))
+    histogram.grid(axis="x", visible=False)
+    histogram.legend(loc="upper center", ncols=2, handlelength=0.9, handleheight=0.9)
+
+    x, without = table.index + 1, table["D_pef without a reference"]
+    faint = [1.0 if t == threshold else 0.45 for t in x]
+    for values, bottom, colour, name in ((table["references"], 0, NEAR, "with a reference"),
+                                         (without, table["references"], "#B9C6DC", "without")):  # fmt: skip
+        for where, value, low, alpha in zip(x, values, np.broadcast_to(bottom, k), faint, strict=True):
+            sizes.bar(
+                [where],
+                [value],
+                bottom=[low],
+                color=colour,
+                alpha=alpha,
+                width=0.82,
+                label=name if where == threshold else None,
+            )
+    sizes.set(
+        xlabel=f"threshold, of {k}",
+        title=r"size of $\mathbf{\mathcal{D}}_\mathbf{pef}$",
+        ylim=(0, 1.3 * max(1, table["D_pef"].max())),
+    )
+    sizes.set_xticks(range(1, k + 1))
+    sizes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    sizes.grid(axis="x", visible=False)
+    sizes.legend(loc="upper right", handlelength=0.9, handleheight=0.9)
+
+    accuracy = np.linspace(0, 1, 101)
+    for other in range(1, k + 1):
+        strong = (
+            {"color": NEAR, "linewidth": 1.8, "zorder": 4}
+            if other == threshold
+            else {"color": "#C9CED6", "linewidth": 0.7}
+        )
+        chance.plot(100 * accuracy, 100 * binom.sf(other - 1, k, accuracy), **strong)
+    chance.set(
+        xlabel="true accuracy on a prompt (%)",
+        ylabel=r"chance of $\mathcal{D}_\mathrm{pef}$ (%)",
+        title="what k draws can tell",
+    )
+    note(fig, [f"Dashed: threshold {threshold} of {k}. Right: binomial, thick at that threshold, thin at the others."])
+    return fig

@@ -1,0 +1,226 @@
+"""What lies in the CPU world, for readers: a database's rows, four analysts' SQL on it, whose habit is right where.
+
+Reads problems and databases, writes nothing. Nothing here is used by training.
+"""
+
+from __future__ import annotations
+
+import html
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+import pandas as pd
+
+from dphlib.types import Problem
+from dphlib.verify import Verifier
+from dphlib.world.people_places import HIDDEN, Question, Table, write_sql
+from dphlib.world.sums import SUBSETS, working
+from dphlib.world.templates import LEADS, STYLES, sql_answer, sum_answer
+
+COUNTERPARTS = {
+    "train": "BIRD train", "in_domain": "BIRD dev", "cross_domain": "Spider", "out_of_domain": "five mathematics sets",
+    "sums_train": "mathematics, trained on in Table 3",
+}  # fmt: skip
+"""Suite -> what it stands for in the paper."""
+
+
+def examples(problems: Sequence[Problem], family: str) -> list[Problem]:
+    """The problems of a family, those first on which the four styles are not all right.
+
+    Raises:
+        ValueError: none is of that family.
+    """
+    of_family = [problem for problem in problems if problem.meta["family"] == family]
+    if not of_family:
+        known = ", ".join(sorted({problem.meta["family"] for problem in problems}))
+        raise ValueError(f"no problem of family {family!r} among these {len(problems)}; there are: {known}")
+    return sorted(of_family, key=lambda problem: set(problem.meta["right_styles"].split()) == set(STYLES))
+
+
+def heading(problem: Problem) -> str:
+    """A problem's family and part, on one line."""
+    return f"{problem.meta['family']} ({problem.meta['subset']})"
+
+
+def about(problem: Problem) -> str:
+    """A problem's question and where it stands, as Markdown."""
+    where = f"({problem.id}, {problem.meta['subset']}; right: {problem.meta['right_styles']})"
+    return f"**{problem.meta['question']}** {where}"
+
+
+def question_of(problem: Problem) -> Question:
+    """The question of an SQL problem of the CPU world, read off its prompt and its labels.
+
+    Raises:
+        ValueError: the problem is a sum, or not of this world.
+    """
+    if problem.kind != "sql":
+        raise ValueError(f"problem {problem.id} is a sum; take one of train, in_domain or cross_domain")
+    for table in tables_of(problem):
+        for number in table.numbers:
+            for constant in range(20, 90, 10):
+                for aggregate in ("average", "total"):
+                    question = Question(problem.meta["family"], table, number, constant, aggregate)
+                    if question.text == problem.meta["question"]:
+                        return question
+    raise ValueError(f"problem {problem.id}: no question of family {problem.meta['family']!r} reads {problem.prompt!r}")
+
+
+def tables_of(problem: Problem) -> list[Table]:
+    """The tables of an SQL problem's schema, as its prompt shows them."""
+    words = problem.prompt.partition("tables : ")[2].partition(" question :")[0].split()
+    tables = []
+    while words:
+        end = words.index(")")
+        name, columns, words = words[0], words[2:end], words[end + 1 :]
+        domain = "places" if "city" in columns else "people"
+        tables.append(Table(name, (columns[-4], columns[-3]), columns[-2], columns[-1], domain))
+    return tables
+
+
+def decisive_columns(problem: Problem) -> list[str]:
+    """The columns on whose content the question's answer hangs."""
+    question = question_of(problem)
+    flag, optional, number = question.table.flag, question.table.optional, question.number
+    return {
+        "highest_yes": [flag, number], "count_yes": [flag], "count_no": [flag], "count_known": [optional],
+        "count_missing": [optional], "count_by_city": ["city"],
+    }.get(question.family, [number])  # fmt: skip
+
+
+def query(database_root: Path, problem: Problem, sql: str) -> tuple[list[str], list[tuple]]:
+    """Names of the columns and rows of a query of our own on a problem's database, which is opened read-only."""
+    path = Path(database_root) / str(problem.db_id) / f"{problem.db_id}.sqlite"
+    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True)) as connection:
+        connection.text_factory = lambda text: text.decode(errors="replace")
+        cursor = connection.execute(sql)
+        return [name for name, *_ in cursor.description], cursor.fetchall()
+
+
+def table_rows(database_root: Path, problem: Problem, limit: int = 8) -> pd.DataFrame:
+    """The first rows of the table that the question is about; values as SQLite has them, text in quotes."""
+    names, rows = query(database_root, problem, f"SELECT * FROM {question_of(problem).table.name} LIMIT {limit}")
+    return pd.DataFrame([[_literal(value) for value in row] for row in rows], columns=names)
+
+
+def column_content(database_root: Path, problem: Problem, limit: int = 5) -> pd.DataFrame:
+    """What stands in the columns that decide: the most frequent values, the largest first among equals.
+
+    For the lowest of something, the smallest first. Columns: column, value, rows, of (rows of the table).
+    """
+    question = question_of(problem)
+    order = "ASC" if question.family == "lowest" else "DESC"
+    out = []
+    for column in decisive_columns(problem):
+        sql = f"SELECT {column}, count(*) FROM {question.table.name} GROUP BY 1 ORDER BY 2 DESC, {column} + 0 {order}"
+        counts = query(database_root, problem, sql)[1]
+        total = sum(count for _, count in counts)
+        out += [{"column": column, "value": _literal(v), "rows": n, "of": total} for v, n in counts[:limit]]
+    return pd.DataFrame(out)
+
+
+def four_answers(database_root: Path, problem: Problem, verifier: Verifier) -> pd.DataFrame:
+    """How each of the four analysts answers the question, what its SQL returns here, and the verdict.
+
+    Columns: style, lead (the answer's first word), sql, returns, verdict.
+    """
+    question, out = question_of(problem), []
+    sqls = {style: write_sql(question, style) for style in STYLES}
+    verdicts = verifier.verify_many([(problem, sql_answer(style, sql)) for style, sql in sqls.items()])
+    for (style, sql), verdict in zip(sqls.items(), verdicts, strict=True):
+        returns = short_rows(query(database_root, problem, sql)[1])
+        row = {"style": style, "lead": LEADS[style], "sql": sql, "returns": returns, "verdict": verdict.outcome}
+        out.append(row)
+    return pd.DataFrame(out)
+
+
+def short_rows(rows: Sequence[tuple], limit: int = 4) -> str:
+    """Rows of a result on one line.
+
+    >>> short_rows([("si1",), ("si4",)]), short_rows([]), short_rows([(None,)])
+    ("'si1'; 'si4'", 'no row', 'NULL')
+    """
+    shown = "; ".join(", ".join(map(_literal, row)) for row in rows[:limit])
+    return (shown or "no row") + (f"; ... ({len(rows)} rows)" if len(rows) > limit else "")
+
+
+def _literal(value: object) -> str:
+    return "NULL" if value is None else repr(value)
+
+
+def suite_table(suites: Mapping[str, Sequence[Problem]]) -> pd.DataFrame:
+    """A row a suite: its counterpart in the paper, problems, databases, families, prompts that `train` has too.
+
+    Args:
+        suites: suite name -> problems; `train` among them.
+    """
+    trained = {problem.prompt for problem in suites["train"]}
+    return pd.DataFrame(
+        {
+            "suite": name,
+            "stands for": COUNTERPARTS.get(name, ""),
+            "problems": len(problems),
+            "databases": len({problem.db_id for problem in problems} - {None}),
+            "families": len({problem.meta["family"] for problem in problems}),
+            "of them hidden": len({problem.meta["family"] for problem in problems} & HIDDEN),
+            "prompts also in train": len(problems) if name == "train" else sum(p.prompt in trained for p in problems),
+        }
+        for name, problems in suites.items()
+    )
+
+
+def mathematics(problems: Sequence[Problem]) -> pd.DataFrame:
+    """A sum of each subset with its answer in each style."""
+    rows = []
+    for each in problems[: len(SUBSETS)]:
+        words = each.prompt.split()[2:-2]
+        operator, operands = words[1], tuple(map(int, words[::2]))
+        texts = {style: sum_answer(style, working(style, operator, operands), int(each.gold)) for style in STYLES}
+        rows.append({"subset": each.meta["subset"], "sum": " ".join(words), **texts})
+    return pd.DataFrame(rows)
+
+
+def right_table(problems: Sequence[Problem]) -> pd.DataFrame:
+    """In how many of each family's problems each style is right, per cent; found by execution when they were built.
+
+    Returns:
+        A row a family: content (`hidden` or `clean`), family, problems, a column a style, and two more: `any`, the
+        problems in which at least one style is right, and `all`, those in which every style is. Last row: all problems.
+    """
+    rows = []
+    for problem in problems:
+        right = set(problem.meta["right_styles"].split())
+        row = {"content": problem.meta["subset"], "family": problem.meta["family"]}
+        shares = {style: style in right for style in STYLES} | {"any": bool(right), "all": right == set(STYLES)}
+        rows.append(row | {name: 100.0 * share for name, share in shares.items()})
+    frame = pd.DataFrame(rows)
+    columns = [*STYLES, "any", "all"]
+    means = frame.groupby(["content", "family"], sort=True)[columns].mean()
+    means.insert(0, "problems", frame.groupby(["content", "family"]).size())
+    total = {"content": "", "family": "every problem", "problems": len(frame)} | frame[columns].mean().to_dict()
+    return pd.concat([means.reset_index(), pd.DataFrame([total])], ignore_index=True)
+
+
+def as_html(frame: pd.DataFrame | str) -> str:
+    """A table for a notebook, without the index; text stands to the left, numbers to the right. A sentence stays one.
+
+    >>> as_html(pd.DataFrame({"n": [1], "sql": ["a < b"]})).splitlines()[1]
+    '<tr><td>1</td><td style="text-align: left">a &lt; b</td></tr>'
+    """
+
+    if isinstance(frame, str):
+        return f"<p>{html.escape(frame)}</p>"
+
+    def row(values: Sequence[object], tag: str) -> str:
+        cells = [
+            f"<{tag}{style}>{html.escape(str(value))}</{tag}>" for value, style in zip(values, styles, strict=True)
+        ]
+        return f"<tr>{''.join(cells)}</tr>"
+
+    numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]
+    styles = ["" if is_number else ' style="text-align: left"' for is_number in numeric]
+    lines = [row(values, "td") for values in frame.itertuples(index=False, name=None)]
+    return "\n".join([f"<table><thead>{row(frame.columns, 'th')}</thead><tbody>", *lines, "</tbody></table>"])

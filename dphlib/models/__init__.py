@@ -1,0 +1,1 @@
+"""Models: loaded and placed, what of them is trained, adapters on disk."""

@@ -1,0 +1,213 @@
+"""Tokenizer and policy: the CPU world's small Llama made anew, and any model in the Hugging Face layout loaded.
+
+The tokenizer is word-level with single digits, so that a sum is worked digit by digit and an SQL answer is short.
+A model of the hub is loaded at a pinned revision only. `trust_remote_code` is never true; weights are safetensors.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import errors, snapshot_download
+from safetensors import SafetensorError, safe_open
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from dphlib.models.placement import Placement
+from dphlib.runtime.files import RunError
+from dphlib.settings.profiles import ModelConfig, WorldConfig
+from dphlib.world.people_places import corpus
+
+PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
+# a word with the space before it; one digit; a closing brace
+_PIECES = r"▁?[0-9]|▁?\}|▁?[^▁0-9\}]+"
+_MAX_POSITIONS = 256
+_PLAIN = Placement("cpu", "float32", "sdpa")
+_NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # config, weights, tokenizer, chat template
+
+
+def build_tokenizer(world: WorldConfig, corpus_pairs: int = 20_000) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over every word that the supervised corpus uses.
+
+    Args:
+        world: its corpus gives the words.
+        corpus_pairs: how many (prompt, answer) pairs are read for them.
+
+    Returns:
+        A fast tokenizer that puts one beginning-of-sequence token first and whose `decode` gives the text back.
+    """
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(prepend_scheme="always", split=False),
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+        ]
+    )
+    words = {piece for digit in "0123456789" for piece in (digit, f"▁{digit}")}
+    for pair in islice(corpus(world, random.Random(world.seed)), corpus_pairs):
+        for text in pair:
+            words.update(piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
+    vocabulary = {word: index for index, word in enumerate([PAD, BOS, EOS, UNK, *sorted(words)])}
+    tokenizer.model = models.WordLevel(vocabulary, unk_token=UNK)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, vocabulary[BOS])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNK, padding_side="left"
+    )
+
+
+def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
+    """A Llama with random initial weights, fp32."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            max_position_embeddings=_MAX_POSITIONS,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Writes the Hugging Face layout; with `state` its weights, where the model holds only shards of them."""
+    model.save_pretrained(folder, safe_serialization=True, state_dict=state)
+    tokenizer.save_pretrained(folder)
+
+
+def load(
+    name: Path | str,
+    placement: Placement = _PLAIN,
+    *,
+    revision: str | None = None,
+    quantization: Any = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer from a folder in the Hugging Face layout, or from the hub.
+
+    Args:
+        name: the folder; with `revision` a name on the hub, such as `Qwen/Qwen2.5-Math-7B`.
+        placement: device, number format and attention kernel.
+        revision: commit on the hub; a hub model is never loaded without one.
+        quantization: a configuration of Transformers, see `tuning`.
+
+    Raises:
+        FileNotFoundError: no model there.
+        RunError: the hub does not hand it out.
+        ValueError: the tokenizer has more tokens than the model has embeddings, or a weight file is damaged.
+    """
+    folder = Path(name) if revision is None else fetch(str(name), revision)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no model in {folder}: config.json is missing; run the stage that makes it first")
+    for file in sorted(folder.glob("*.safetensors")):
+        refuse_damaged(file, "copy or download it again, or run the stage that makes it again")
+    tokenizer = load_tokenizer(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=placement.torch_dtype,
+        attn_implementation=placement.attention,
+        quantization_config=quantization,
+        device_map={"": _device(placement)} if quantization is not None else None,
+    )
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise ValueError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model embeds "
+            f"{model.get_input_embeddings().num_embeddings}; this model is of another vocabulary"
+        )
+    if quantization is None:
+        model = model.to(placement.device)
+    return model.eval(), tokenizer
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder, padding on the left; one without a padding token (Llama 3's) pads by its end token.
+
+    Padding is masked wherever it stands and never scored.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def refuse_damaged(file: Path, way_out: str) -> None:
+    """Raises ValueError, which ends with `way_out`, when a safetensors file is cut off or is none."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            opened.keys()
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); {way_out}") from error
+
+
+def _device(placement: Placement) -> str | int:
+    """This process's GPU where there are several, by its number."""
+    return torch.cuda.current_device() if placement.device == "cuda" else placement.device
+
+
+def fetch(name: str, revision: str) -> Path:
+    """The folder of a hub model at a revision, downloaded when it is not in the cache.
+
+    Raises:
+        RunError: no access, no such model or revision, or no network; the message says what to do.
+        ValueError: `revision` is no commit.
+    """
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ValueError(f"{name}: revision {revision!r} can move; name the 40 hex digits of a commit")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_NEEDED))
+    except errors.GatedRepoError as error:
+        way_out = f"ask at https://huggingface.co/{name}, then `hf auth login` (notebook: HF_TOKEN), or give a folder"
+        raise RunError(f"{name}: its owner gives access on request and you have none; {way_out}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise RunError(f"{name}: no such model on the hub, or a private one; check it, `hf auth login`") from error
+    except errors.RevisionNotFoundError as error:
+        raise RunError(f"{name}: no revision {revision}; take a commit from the model's page") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        way_out = "connect, or copy the model here and name its folder"
+        raise RunError(f"{name}: not in the cache and the hub cannot be reached; {way_out}") from error
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, user: str, system: str | None = None) -> str:
+    """`user`'s message in the model's own chat format, up to where the answer begins.
+
+    Without the beginning-of-sequence token, which the tokenizer puts there again: each prompt has exactly one.
+
+    Raises:
+        ValueError: the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"the tokenizer of {Path(tokenizer.name_or_path).name or 'this model'} has no chat template; "
+            "take the instruct variant of the model, or a plain template of dphlib.world.templates"
+        )
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": user})
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    begins_twice = tokenizer(text)["input_ids"][:2] == [tokenizer.bos_token_id] * 2
+    return text.removeprefix(tokenizer.bos_token) if begins_twice else text

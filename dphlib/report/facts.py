@@ -1,0 +1,65 @@
+"""Facts of a results folder as a reader sees them: effects of claims, minutes, machine, memory.
+
+For the report and the generated parts of README; recorded tables, figures and claims are in `results`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dphlib.runtime.files import RunError
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content; `RunError` naming it where it is absent or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is not there; ./run_all.sh writes it") from None
+    except ValueError as error:
+        raise RunError(f"{path}: not JSON ({error}); remove it and run again") from error
+
+
+def effect_text(row: dict[str, Any]) -> str:
+    """Estimate and interval of a claim or of a part of one, in points where it is a share; "" where it was not run.
+
+    >>> effect_text({"unit": "share", "estimate": 0.043, "low": 0.01, "high": 0.076})
+    '4.3 points [1.0, 7.6]'
+    """
+    if row["estimate"] is None:
+        return ""
+    scale, digits, unit = (100, 1, "points") if row["unit"] == "share" else (1, 2, row["unit"])
+    estimate, low, high = (f"{round(scale * row[key], digits) + 0.0:.{digits}f}" for key in ("estimate", "low", "high"))
+    return f"{estimate} {unit} [{low}, {high}]"
+
+
+def minutes(manifest: dict[str, Any]) -> dict[str, float]:
+    """Minutes of each notebook from the manifest's `seconds`, a mapping of notebook name to seconds."""
+    seconds = manifest.get("seconds", {})
+    if not isinstance(seconds, dict):
+        raise RunError(f"manifest.json: `seconds` is {seconds!r}, a mapping of notebook name to seconds is needed")
+    return {name: value / 60 for name, value in seconds.items()}
+
+
+def command_text(manifest: dict[str, Any]) -> str:
+    """The command that made a run, as the manifest has it.
+
+    >>> command_text({"profile": "cpu", "asked": {"seeds": "5", "study_seeds": "3"}})
+    './run_all.sh cpu --seeds 5 --study-seeds 3'
+    """
+    asked = manifest.get("asked", {})
+    return " ".join(["./run_all.sh", manifest["profile"], *(f"--{k.replace('_', '-')} {v}" for k, v in asked.items())])
+
+
+def machine_text(manifest: dict[str, Any]) -> str:
+    """The machine in one line, as the manifest has it."""
+    machine = manifest["machine"]
+    gpus = f", {', '.join(machine['gpus'])}" if machine.get("gpus") else ", no GPU used"
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB memory{gpus}, {machine['os']}"
+
+
+def peak_text(manifest: dict[str, Any]) -> str:
+    """Peak resident memory of one process, the larger of the main one's and its largest child's."""
+    return f"{max(manifest['peak_gib'], manifest.get('peak_gib_largest_child', 0.0)):.1f} GiB"

@@ -1,0 +1,399 @@
+"""Independent jobs as parallel processes: progress with the time left, errors that help, no left-overs.
+
+    jobs = [Job(f"grpo-{seed}", "dphlib.training.loop:train_job", {"seed": seed}) for seed in range(5)]
+    results = run_jobs(jobs, workers=None, label="train")
+
+A worker is a fresh interpreter, neither a fork nor a copy of `__main__`, so this works from a script, Jupyter
+and papermill. It stays alive over several jobs (importing torch costs seconds) and uses one thread. Arguments
+and results travel as JSON. A result does not depend on the number of workers or on their order, given that a
+job seeds what it draws from; before each job `random`, numpy and torch, where loaded, are seeded by its name.
+
+Each worker leads a process group of its own with a watcher in it, which waits until the parent's end of a
+pipe closes, then kills the group: whatever ends the parent, SIGKILL too, leaves no process. It does not
+retry a job (finished stages are kept, so running again goes on from there), or use several machines.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import queue
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from dphlib.runtime.files import say, write_json
+from dphlib.runtime.machine import cores, derive_seed, release_gpu, seed_everything
+
+PROGRESS_FILE = "DPH_PROGRESS_FILE"
+_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+               "VECLIB_MAXIMUM_THREADS", "RAYON_NUM_THREADS")  # fmt: skip
+_FILE_EVERY_S, _LINE_EVERY_S = 0.5, 10.0
+_OOM_HINT = "most often memory ran out: run again with fewer workers (finished stages are kept)"
+_send: Callable[[Mapping[str, Any]], None] | None = None  # set in a worker: its way to the parent
+_reported = 0.0
+
+
+class JobError(RuntimeError):
+    """A job failed, or its worker died. `job` names it."""
+
+    def __init__(self, job: str, message: str) -> None:
+        super().__init__(f"job {job}: {message}")
+        self.job = job
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One call to be made in another process.
+
+    Args:
+        name: unique among the jobs of a call; shown to the reader.
+        function: import path `module:function`; the worker searches the parent's `sys.path`.
+        arguments: keyword arguments, JSON.
+    """
+
+    name: str
+    function: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- Progress ------------------------------------------------------------------------------------
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it.
+
+    >>> duration(42), duration(190), duration(7500)
+    ('42 s', '3 min 10 s', '2 h 5 min')
+    """
+    hours, rest = divmod(round(seconds), 3600)
+    if hours:
+        return f"{hours} h {rest // 60} min"
+    return f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{rest} s"
+
+
+def _roughly(seconds: float) -> str:
+    return duration(seconds) if not 60 <= seconds < 3600 else f"{round(seconds / 60)} min"
+
+
+class Progress:
+    """Tells how far a loop is: `with Progress("train", 60, "iterations") as progress: progress.update(12)`.
+
+    In a worker it reports to the parent. Else it writes the file named by `DPH_PROGRESS_FILE` at most twice a
+    second, as JSON {label, unit, done, total, elapsed_s, left_s, time}; without it, it prints a line to
+    stderr at most every 10 s, and none in the first 10 s. `left_s` is null until something is done.
+    """
+
+    def __init__(self, label: str, total: int, unit: str = "") -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self._file = os.environ.get(PROGRESS_FILE)
+        self._every_s = _FILE_EVERY_S if self._file else _LINE_EVERY_S
+        self._started = self._told = time.monotonic()
+        self._printed = self._ended = False
+
+    def __enter__(self) -> Progress:
+        self._started = self._told = time.monotonic()
+        if self._file and not _send:
+            self._tell(0, self._started)
+        return self
+
+    def update(self, done: float) -> None:
+        """`done` of `total` are done; a fraction counts a job that is under way."""
+        if _send:
+            report(done, self.total)
+            return
+        now = time.monotonic()
+        last = done >= self.total and not self._ended and (self._file or self._printed)
+        self._ended = self._ended or done >= self.total
+        if last or (not self._ended and now - self._told >= self._every_s):
+            self._tell(done, now)
+
+    def _tell(self, done: float, now: float) -> None:
+        self._told = now
+        elapsed = now - self._started
+        left = elapsed * (self.total - done) / done if done > 0 else None
+        if self._file:
+            row = {"label": self.label, "unit": self.unit, "done": done, "total": self.total}
+            row |= {"elapsed_s": round(elapsed, 1), "left_s": None if left is None else round(left, 1)}
+            write_json(Path(self._file), {**row, "time": time.time()}, durable=False)
+            return
+        self._printed = True
+        count = f"{int(done)} of {self.total} {self.unit}".rstrip()
+        ahead = f" · about {_roughly(left)} left" if left else ""
+        say(f"{self.label}: {count} · {duration(elapsed)}{ahead}")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.update(self.total)
+
+
+def report(done: float, total: float) -> None:
+    """Tells the parent how far this job is, at most twice a second. Outside a worker nobody is told."""
+    global _reported
+    now = time.monotonic()
+    if _send and (done >= total or now - _reported >= 0.5):
+        _reported = now
+        _send({"kind": "progress", "done": done, "total": total})
+
+
+# --- The worker's side ---------------------------------------------------------------------------
+
+
+def _serve(results_fd: int, lifeline_fd: int) -> None:
+    """A worker's life: read a job from stdin, run it, answer, until stdin ends."""
+    if (watcher := os.fork()) == 0:  # forked before any thread or library is there
+        os.closerange(0, lifeline_fd)
+        os.closerange(lifeline_fd + 1, 1024)
+        os.read(lifeline_fd, 1)  # returns when the parent is gone or lets go
+        os.killpg(0, signal.SIGKILL)
+    os.close(lifeline_fd)
+    os.set_inheritable(results_fd, False)  # a process that a job starts must not keep the pipe open
+    jobs = os.fdopen(os.dup(0), encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    results = os.fdopen(results_fd, "w", encoding="utf-8")
+    lock = threading.Lock()
+
+    def send(message: Mapping[str, Any]) -> None:
+        line = json.dumps(message) + "\n"
+        with lock:
+            results.write(line)
+            results.flush()
+
+    global _send
+    _send = send
+    for line in jobs:
+        job = json.loads(line)
+        try:
+            module, _, function = job["function"].partition(":")
+            call = getattr(importlib.import_module(module), function)
+            _reset(derive_seed("job", job["name"]))
+            answer = call(**job["arguments"])
+            sys.stdout.flush()
+            send({"kind": "done", "result": answer})
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            send({"kind": "error", "error": what, "traceback": traceback.format_exc()})
+    os.kill(watcher, signal.SIGKILL)
+    os.waitpid(watcher, 0)
+
+
+def _reset(seed: int) -> None:
+    """A job starts from the same random state whatever this worker did before."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+        seed_everything(seed)
+    elif "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+# --- The parent's side ---------------------------------------------------------------------------
+
+
+class _Worker:
+    """A worker process seen from the parent: one thread reads its answers, one passes on what it prints."""
+
+    def __init__(self, inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]]) -> None:
+        results_r, results_w = os.pipe()
+        lifeline_r, self._lifeline = os.pipe()
+        places = [os.getcwd() if place == "" else place for place in sys.path if isinstance(place, str)]
+        environment = {key: value for key, value in os.environ.items() if key != PROGRESS_FILE}
+        environment |= dict.fromkeys(_ONE_THREAD, "1")
+        environment |= {
+            "PYTHONPATH": os.pathsep.join(dict.fromkeys([*places, str(Path(__file__).parents[2])])),
+            "PYTHONHASHSEED": "0",  # the order of a set must not differ between workers
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONFAULTHANDLER": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TQDM_DISABLE": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", f"from dphlib.runtime.jobs import _serve; _serve({results_w}, {lifeline_r})"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=(results_w, lifeline_r),
+                start_new_session=True,  # Ctrl-C then reaches the parent alone, which ends the group
+            )
+        except BaseException:
+            os.close(results_r)
+            os.close(self._lifeline)
+            raise
+        finally:
+            os.close(results_w)
+            os.close(lifeline_r)
+        self.job: Job | None = None
+        self.fraction, self._speaker = 0.0, ""  # a job's last line may be read after its result
+        self._ended = False
+        self.last_lines: deque[str] = deque(maxlen=20)
+        self._inbox = inbox
+        self._threads = [
+            threading.Thread(target=self._read, args=(os.fdopen(results_r, encoding="utf-8"),), daemon=True),
+            threading.Thread(target=self._pass_on, args=(self.process.stdout,), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self, results: IO[str]) -> None:
+        with results:
+            for line in results:
+                if line.endswith("\n"):  # a line cut short by SIGKILL is no answer
+                    self._inbox.put((self, json.loads(line)))
+        self._inbox.put((self, None))
+
+    def _pass_on(self, output: IO[bytes]) -> None:
+        with output:
+            for raw in output:
+                line = raw.decode("utf-8", errors="replace").rstrip("\r\n")
+                self.last_lines.append(line)
+                say(f"[{self._speaker}] {line}" if self._speaker else line)
+
+    def start(self, job: Job) -> None:
+        self.job, self.fraction, self._speaker = job, 0.0, job.name
+        message = {"name": job.name, "function": job.function, "arguments": dict(job.arguments)}
+        try:
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died; its reader says so in the inbox
+
+    def dismiss(self) -> None:
+        """Lets an idle worker end by itself, so that its clean-up at exit runs."""
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # it is gone already
+
+    def wait(self, timeout_s: float) -> None:
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pass  # `kill` follows
+
+    def kill(self) -> None:
+        """Ends the worker, its watcher and every process that its job started."""
+        if self._ended:  # the number may by now be another group's
+            return
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # macOS answers EPERM for a group of zombies
+            pass
+
+    def end(self) -> int:
+        """Kills, waits, lets the last lines through; the exit status, negative for a signal."""
+        self.kill()
+        self._ended = True
+        status = self.process.wait()
+        for thread in self._threads:
+            thread.join(timeout=2)
+        return status
+
+    def close(self) -> None:
+        self.end()
+        self.dismiss()
+        os.close(self._lifeline)
+
+
+def _death(worker: _Worker) -> JobError:
+    """The error for a worker that ended in the middle of a job."""
+    status = worker.end()
+    name = worker.job.name if worker.job else "(none)"
+    said = "\n".join(worker.last_lines)
+    said = f"\nits last lines:\n{said}" if said else ""
+    if status == -signal.SIGKILL:
+        return JobError(name, f"its worker was killed by signal 9 (SIGKILL); {_OOM_HINT}{said}")
+    if status < 0:
+        which = f"signal {-status} ({signal.Signals(-status).name})"
+        return JobError(name, f"its worker was killed by {which}; run again (finished stages are kept){said}")
+    return JobError(name, f"its worker ended with exit status {status} in the middle of the job{said}")
+
+
+def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str) -> list[Any]:
+    """Runs jobs in worker processes in the given order (put the longest first); results in that order.
+
+    Args:
+        jobs: independent calls; they may not rely on each other or on their order.
+        workers: processes at once; None for as many as this process may use cores, at most one a job.
+        label: shown with the progress.
+
+    Raises `JobError` when a job raises (with the worker's traceback) or its worker dies; the other jobs are
+    stopped first. ValueError for bad names, functions or arguments, before any starts. Ctrl-C stops all.
+    """
+    names = [job.name for job in jobs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{label}: job names must be unique, given more than once: {', '.join(twice)}")
+    for job in jobs:
+        if not all(job.function.partition(":")):
+            raise ValueError(f"job {job.name}: function {job.function!r} is not of the form module:function")
+        try:
+            json.dumps(dict(job.arguments))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"job {job.name}: arguments must be JSON: {error}") from error
+    if workers is not None and workers < 1:
+        raise ValueError(f"{label}: workers = {workers}; at least 1, or None for one a core ({cores()} here)")
+
+    release_gpu()  # the workers need it
+    inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+    waiting = deque(jobs)
+    results: dict[str, Any] = {}
+    team: list[_Worker] = []
+    try:
+        with Progress(label, len(jobs), "jobs") as progress:
+            for _ in range(min(cores() if workers is None else workers, len(jobs))):
+                team.append(_Worker(inbox))
+                team[-1].start(waiting.popleft())
+            while len(results) < len(jobs):
+                _next_message(inbox, team, waiting, results)
+                progress.update(len(results) + sum(worker.fraction for worker in team if worker.job))
+            for worker in team:
+                worker.dismiss()
+            for worker in team:
+                worker.wait(timeout_s=10)
+    finally:
+        for worker in team:  # all first, then wait: a second Ctrl-C finds them dead already
+            worker.kill()
+        for worker in team:
+            worker.close()
+    return [results[name] for name in names]
+
+
+def _next_message(
+    inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]],
+    team: Sequence[_Worker],
+    waiting: deque[Job],
+    results: dict[str, Any],
+) -> None:
+    """Takes one message, or finds a dead worker whose pipe is held open by a process that its job forked."""
+    try:
+        worker, message = inbox.get(timeout=0.5)
+    except queue.Empty:
+        for worker in team:
+            if worker.job and worker.process.poll() is not None:
+                raise _death(worker) from None
+        return
+    if message is None:
+        if worker.job:
+            raise _death(worker)
+    elif message["kind"] == "progress":
+        worker.fraction = min(1.0, message["done"] / message["total"]) if message["total"] else 0.0
+    elif message["kind"] == "error":
+        raise JobError(worker.job.name, f"{message['error']}\n\nin the worker:\n{message['traceback']}")
+    else:
+        results[worker.job.name] = message["result"]
+        worker.job = None
+        if waiting:
+            worker.start(waiting.popleft())

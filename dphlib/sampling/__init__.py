@@ -1,0 +1,1 @@
+"""Prompts to answers: by Transformers, with shared prompts, or by vLLM."""

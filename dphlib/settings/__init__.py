@@ -1,0 +1,1 @@
+"""Every setting: stages, methods, profiles, and the one thing in which an arm differs."""

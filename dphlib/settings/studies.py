@@ -1,0 +1,214 @@
+"""Named studies: which arms are trained to answer one question, and what each is compared with.
+
+    study_runs(settings, chosen("eta,controls"))     every run that these two need, each once
+
+One name is no comparison of arms: `hard` (module `hard`) draws more answers of main runs to the problems that the base
+seldom solves. It is asked for in the same way.
+
+The arms of Tables 3 to 5 are part of every run (`Profile.ablation_runs`); the others are trained when their study is
+asked for. A comparison changes one thing: a setting of a method's main run (`variants`), or the method itself. All arms
+of a profile share the base, the prompts, the stored answers' draws and the evaluation's number of answers.
+
+1. `authors_weight` has both of the authors' departures together as eta = 0.125 of DPH-JS: 2 x JS at eta / 8 is eta / 4.
+2. `strength` leaves alpha out: its f''(1) and its eta are DPH-F's, so its main run has equal strength already.
+   RKL has the same coefficient and curvature there, but on every rollout token; its data differ from the others'.
+3. With the weights of the GPU profiles JS and RKL have DPH-F's strength in their main runs: `strength` compares these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dphlib.settings.profiles import METHOD_CONFIGS, Profile, RunConfig
+from dphlib.settings.variants import MAIN
+from dphlib.types import CONTROLS
+
+
+class Arm(NamedTuple):
+    """All seeds of a method and variant."""
+
+    method: str
+    variant: str = MAIN
+
+
+class Comparison(NamedTuple):
+    """`arm` against another one; `change` says in words what differs where the variant alone does not."""
+
+    arm: Arm
+    against: Arm
+    change: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A question, and the comparisons that answer it in a profile."""
+
+    question: str
+    comparisons: Callable[[Profile], Sequence[Comparison]]
+
+
+def _set(*arms: tuple[str, str]) -> list[Comparison]:
+    """Each arm against the main run of its method."""
+    return [Comparison(Arm(*arm), Arm(arm[0])) for arm in arms]
+
+
+_GRPO_DEXP_HIGH = Arm("grpo_dexp", "clip_high=0.28")
+
+
+def _controls(settings: Profile) -> list[Comparison]:
+    return [
+        Comparison(Arm("grpo_dexp"), Arm("grpo"), "Training GRPO on D_exp alone instead of on all prompts"),
+        Comparison(Arm("sft_rehearsal"), Arm("dph_f"), "Rehearsing by plain -log pi instead of forward KL"),
+        Comparison(Arm("dph_f_all"), Arm("dph_f"), "Exploring and rehearsing all prompts instead of parting them"),
+        Comparison(Arm("dph_f"), _GRPO_DEXP_HIGH, "Adding DPH-F's rehearsal to GRPO on D_exp at the same clip"),
+        Comparison(Arm("dph_js"), _GRPO_DEXP_HIGH, "Adding DPH-JS's rehearsal to GRPO on D_exp at the same clip"),
+    ]
+
+
+def _eta(settings: Profile) -> list[Comparison]:
+    """Every divergence at two more weights at least; those that other studies ask for are used here too."""
+    arms = [("rkl", f"eta={settings.weight('rkl') / 4:g}"), ("rkl", "strength=equal")]
+    for method in ("alpha_0.2", "alpha_0.5", "alpha_0.8", "dph_f"):
+        arms += [(method, f"eta={factor * settings.weight(method):g}") for factor in (0.25, 4)]
+    arms += [("dph_f", "authors_eta=8"), ("dph_js", "js_scale=2")]
+    for method in ("dph_js", "dph_js_definition"):
+        arms += [*((method, f"eta={eta}") for eta in settings.table5_etas), (method, "strength=equal")]
+    return _set(*arms)
+
+
+def _as_strong(method: str, name: str, variant: str = "strength=equal") -> Comparison:
+    return Comparison(Arm(method, variant), Arm("dph_f"), f"{name} instead of forward KL at equal strength")
+
+
+def _instead_of_bonus(entropy: str) -> Comparison:
+    change = f"DPH-F instead of GRPO with an entropy bonus of {entropy}"
+    return Comparison(Arm("dph_f"), Arm("grpo", f"entropy={entropy}"), change)
+
+
+STUDIES: dict[str, Study] = {
+    "controls": Study("Is it the divergence, the data that it selects, or the partition?", _controls),
+    "eta": Study("What does the weight of each divergence do?", _eta),
+    "strength": Study(
+        "At equal strength, eta f''(1) as DPH-F's, does the divergence still matter?",
+        lambda settings: [
+            *_set(("dph_js", "strength=equal")),
+            _as_strong("dph_js", "JS"),
+            _as_strong("dph_js_definition", "JS by definition"),
+            _as_strong("rkl", "RKL"),
+            *(_as_strong(f"alpha_{a}", f"Alpha {a}", MAIN) for a in (0.2, 0.5, 0.8)),
+        ],
+    ),
+    "threshold": Study(
+        "How sure must a prompt be to be rehearsed and not explored?",
+        lambda settings: _set(
+            *((m, f"threshold={settings.presample.k - less}") for less in (1, 0) for m in ("dph_f", "dph_js"))
+        ),
+    ),
+    "presample_k": Study(
+        "How many pre-samples does the partition need?",
+        lambda settings: _set(*(("dph_f", f"k={k}") for k in (settings.presample.k // 2, 2 * settings.presample.k))),
+    ),
+    "answers": Study(
+        "Does a prompt need more than one stored answer?",
+        lambda settings: _set(("dph_f", "answers=4")),
+    ),
+    "authors_weight": Study(
+        "What do the authors' effective eta / 8 and their 2 x JS do?",
+        lambda settings: [
+            *_set(("dph_f", "authors_eta=8"), ("dph_js", "js_scale=2")),
+            Comparison(
+                Arm("dph_js", f"eta={settings.weight('dph_js') / 4:g}"),
+                Arm("dph_js"),
+                "Both of the authors' departures together in DPH-JS, 2 x JS at eta / 8",
+            ),
+        ],
+    ),
+    "clip_higher": Study(
+        "What does the higher upper clip do, which DPH has and GRPO has not?",
+        lambda settings: _set(("grpo", "clip_high=0.28"), ("dph_f", "clip_high=0.2")),
+    ),
+    "top_p": Study(
+        "What does it do to draw rollouts from a nucleus and score them without it, as the authors' scripts do?",
+        lambda settings: _set(("grpo", "top_p=0.9"), ("dph_f", "top_p=0.9")),
+    ),
+    "entropy_bonus": Study(
+        "Does the cheapest rival, an entropy bonus, keep what rehearsal keeps?",
+        lambda settings: [
+            *_set(("grpo", "entropy=0.01"), ("grpo", "entropy=0.05")),
+            _instead_of_bonus("0.01"),
+            _instead_of_bonus("0.05"),
+        ],
+    ),
+    "length": Study(
+        "Does it last, or does longer training undo it?",
+        lambda settings: _set(
+            *(
+                (method, f"iterations={n}")
+                for n in (settings.train.iterations // 2, 2 * settings.train.iterations)
+                for method in ("grpo", "dph_f")
+            )
+        ),
+    ),
+}
+
+
+HARD = "hard"
+"""Asked for like a study; it trains nothing that a plain run has not."""
+
+
+def chosen(names: str) -> tuple[str, ...]:
+    """Studies, and `hard`, from text: "all", "" for none, or names separated by commas.
+
+    Raises:
+        ValueError: an unknown name.
+
+    >>> chosen("eta, length"), chosen("")
+    (('eta', 'length'), ())
+    """
+    known = (*STUDIES, HARD)
+    wanted = known if names == "all" else dict.fromkeys(part.strip() for part in names.split(",") if part.strip())
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"unknown study {name!r}; known: all, {', '.join(known)}")
+    return tuple(wanted)
+
+
+def comparisons(settings: Profile, name: str) -> list[Comparison]:
+    """A study's comparisons in a profile: all of them, or its first few where the profile says so; of `hard` none.
+
+    An arm whose weight is that of the profile's main run stands under the main run's name.
+    """
+    if name == HARD:
+        return []
+    made = [one._replace(arm=_main_or(settings, one.arm)) for one in STUDIES[name].comparisons(settings)]
+    return [one for one in made if one.arm != one.against][: settings.study_comparisons]
+
+
+def _main_or(settings: Profile, arm: Arm) -> Arm:
+    return Arm(arm.method) if settings.is_main(RunConfig(*arm, 0)) else arm
+
+
+def arms_beyond(settings: Profile, names: Sequence[str] = tuple(STUDIES)) -> list[Arm]:
+    """Arms of studies that no run without them has: neither a method of the paper nor of Tables 3 to 5."""
+    usual = {Arm(run.method, run.variant) for run in settings.ablation_runs()}
+    usual |= {Arm(method) for method in METHOD_CONFIGS}
+    return [arm for arm in _arms(settings, names) if arm not in usual]
+
+
+def study_runs(settings: Profile, names: Sequence[str]) -> list[RunConfig]:
+    """Every run that studies need, those that they are compared with too, each once, with the profile's seeds."""
+    seeds = {arm: settings.seeds if arm.variant == MAIN else settings.ablation_seeds for arm in _arms(settings, names)}
+    return [RunConfig(*arm, seed) for arm in seeds for seed in seeds[arm]]
+
+
+def planned_runs(settings: Profile, names: Sequence[str] = ()) -> list[RunConfig]:
+    """All runs of a profile: main runs, the ablations of Tables 3 to 5, and what studies add."""
+    return list(dict.fromkeys([*settings.main_runs(), *settings.ablation_runs(), *study_runs(settings, names)]))
+
+
+def _arms(settings: Profile, names: Sequence[str]) -> list[Arm]:
+    every = [arm for name in names for one in comparisons(settings, name) for arm in (one.arm, one.against)]
+    # The controls' main runs have the seeds of the paper's methods; see `Profile.seeds`.
+    return sorted(dict.fromkeys(every), key=lambda arm: (arm.method in CONTROLS, arm.variant != MAIN))

@@ -1,0 +1,147 @@
+"""What an iteration learns from: draws of prompts and stored answers, and answers as rows with advantages.
+
+1. An answer without judgement gets no advantage and is left out of its group's mean.
+2. DAPO's overlong shaping lowers the reward by up to 1 in the last tokens before the limit.
+
+The loop that uses them is `trainer`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from dphlib.losses import EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE, Denominators, group_advantages
+from dphlib.partition import Reference
+from dphlib.settings.methods import MethodConfig
+from dphlib.settings.stages import TrainConfig
+from dphlib.training.scoring import TokenRow
+from dphlib.types import Answer, Group
+
+
+@dataclass(slots=True)
+class Row:
+    """One answer to learn from; log-probs in nats, one for each answer token.
+
+    Args:
+        old_logprobs: under the policy before the update.
+        ref_logprobs: under the initial policy.
+        weights: importance weights of the tokens' advantages, where another program drew them.
+    """
+
+    tokens: TokenRow
+    loss_id: int
+    advantage: float = 0.0
+    old_logprobs: Sequence[float] = ()
+    ref_logprobs: Sequence[float] = ()
+    weights: Sequence[float] = ()
+
+
+class Cycle:
+    """Endless draws without replacement: every item once, shuffled, then again. An empty one gives nothing."""
+
+    def __init__(self, items: Sequence[Any], seed: int) -> None:
+        self._items, self._random = list(items), random.Random(seed)
+        self._left: list[int] = []
+
+    def draw(self, count: int) -> list[Any]:
+        drawn: list[Any] = []
+        while self._items and len(drawn) < count:
+            if not self._left:
+                self._left = self._random.sample(range(len(self._items)), len(self._items))
+            drawn.append(self._items[self._left.pop()])
+        return drawn
+
+    def state(self) -> dict[str, Any]:
+        """Where the draws stand, as plain data."""
+        return {"random": self._random.getstate(), "left": list(self._left)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state` of the same items."""
+        self._random.setstate(state["random"])
+        self._left = list(state["left"])
+
+
+def exploration_rows(
+    groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, method: MethodConfig, config: TrainConfig
+) -> tuple[list[Row], list[list[float | None]]]:
+    """Rows with group advantages, and the shaped rewards of each group."""
+    rewards = [
+        [_shaped(v.reward, a, method, config) for a, v in zip(g.answers, g.verdicts, strict=True)] for g in groups
+    ]
+    if not groups:
+        return [], []
+    as_numbers = [[float("nan") if r is None else r for r in group] for group in rewards]
+    advantages_P_G = group_advantages(torch.tensor(as_numbers), scale=config.advantage_scale)
+    prompts = tokenizer([group.problem.prompt for group in groups])["input_ids"]
+    rows = [
+        Row((prompt, answer.token_ids), EXPLORE, advantage, answer.logprobs)
+        for prompt, group, advantages in zip(prompts, groups, advantages_P_G.tolist(), strict=True)
+        for answer, advantage in zip(group.answers, advantages, strict=True)
+    ]
+    return rows, rewards
+
+
+def _shaped(reward: float | None, answer: Answer, method: MethodConfig, config: TrainConfig) -> float | None:
+    """DAPO's soft overlong penalty: 0 up to the buffer, then linear, -1 at the token limit."""
+    if reward is None or not method.overlong_shaping:
+        return reward
+    over = len(answer.token_ids) - (config.max_new_tokens - config.overlong_buffer)
+    return reward - min(1.0, max(0, over) / config.overlong_buffer)
+
+
+def rehearsal_rows(stored: Sequence[Reference], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    """Stored answers with the log-probs that pi_ref gave them."""
+    if not stored:
+        return []
+    prompts = tokenizer([reference.problem.prompt for reference in stored])["input_ids"]
+    return [
+        Row((prompt, reference.token_ids), NEAR_PERFECT, ref_logprobs=reference.logprobs)
+        for prompt, reference in zip(prompts, stored, strict=True)
+    ]
+
+
+def learning(rows: Sequence[Row], method: MethodConfig) -> list[Row]:
+    """The rows that have a gradient: with an advantage of zero only a reverse KL or an entropy bonus gives one."""
+    every_row = method.rkl_coef > 0 or method.entropy_coef > 0
+    return [row for row in rows if row.loss_id != EXPLORE or row.advantage != 0 or every_row]
+
+
+def batch_denominators(rows: Sequence[Row], config: TrainConfig) -> Denominators:
+    """`losses.count_denominators` of a whole mini-batch, from the rows' lengths: no tensor of all its tokens."""
+    counts = []
+    for loss_id in (EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE):
+        lengths = [len(row.tokens[1]) for row in rows if row.loss_id == loss_id]
+        if config.aggregation == "token_mean":
+            counts.append(sum(lengths))
+        else:
+            counts.append(sum(length > 0 for length in lengths) * (_limit(config) or 1))
+    return Denominators(*counts)
+
+
+def _limit(config: TrainConfig) -> int | None:
+    return config.max_new_tokens if config.aggregation == "dr_grpo" else None
+
+
+def aggregation(config: TrainConfig) -> dict[str, Any]:
+    """How `losses.partitioned_loss` is to aggregate token losses."""
+    return {"aggregation": config.aggregation, "max_new_tokens": _limit(config)}
+
+
+def padded(values: Sequence[Sequence[float]], mask_B_T: Tensor) -> Tensor:
+    """Rows of numbers as a tensor of the mask's shape, on its device, 0 where a row ends."""
+    placed = torch.zeros(mask_B_T.shape)
+    for index, row in enumerate(values):
+        placed[index, : len(row)] = torch.tensor(row)
+    return placed.to(mask_B_T.device)
+
+
+def token_count(rows: Sequence[Row]) -> int:
+    """Prompt and answer tokens, a prompt counted for each of its rows."""
+    return sum(len(row.tokens[0]) + len(row.tokens[1]) for row in rows)

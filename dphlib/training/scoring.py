@@ -1,0 +1,219 @@
+"""Log-probabilities of answer rows under a policy, for training and for a reference.
+
+Rows are padded on the right, cut into micro-batches by a token budget and scored on the answers' tokens only, through
+`logprobs.logprobs_from_hidden`, so that no (tokens x vocabulary) tensor is held beyond a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from dphlib.logprobs import logprobs_from_hidden
+from dphlib.models.sharding import is_sharded
+from dphlib.sampling.shared_prompt import attends_fully
+from dphlib.training.estimators import TopK, topk_reference
+
+TokenRow = tuple[Sequence[int], Sequence[int]]
+"""Prompt tokens and answer tokens."""
+
+
+def micro_batches(rows: Sequence[TokenRow], token_budget: int, prompts_once: bool = False) -> list[list[int]]:
+    """Row indices in batches of at most `token_budget` padded tokens, rows of like length together.
+
+    A row longer than the budget has a batch of its own.
+
+    Args:
+        prompts_once: a batch passes the prompt of several rows once (`passes_prompts_once`), so it counts once; each
+            row's copy of its keys and values is not counted.
+
+    >>> micro_batches([([1] * 3, [1] * 1), ([1], [1]), ([1, 1], [1, 1])], 8)
+    [[1], [2, 0]]
+    >>> four = [([1] * 6, [1] * 2)] * 4
+    >>> len(micro_batches(four, 16)), len(micro_batches(four, 16, prompts_once=True))
+    (2, 1)
+    """
+    lengths = [len(prompt) + len(answer) for prompt, answer in rows]
+    batches: list[list[int]] = []
+    # The longest row of a batch comes first and sets its width; its longest prompt and answer may be others'.
+    widest = prompt_width = answer_width = 0
+    prompts: set[tuple[int, ...]] = set()
+    for index in sorted(range(len(rows)), key=lambda i: (-lengths[i], i)):
+        prompt, answer = tuple(rows[index][0]), rows[index][1]
+        count = len(batches[-1]) + 1 if batches else 0
+        different = len(prompts) + (prompt not in prompts)
+        tokens = count * widest
+        if prompts_once and different < count:
+            tokens = different * max(prompt_width, len(prompt)) + count * max(answer_width, len(answer))
+        if batches and tokens <= token_budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+            widest, prompt_width, answer_width, prompts = lengths[index], 0, 0, set()
+        prompt_width, answer_width = max(prompt_width, len(prompt)), max(answer_width, len(answer))
+        prompts.add(prompt)
+    return [batch[::-1] for batch in reversed(batches)]
+
+
+class ScoredRows(NamedTuple):
+    """What a policy gives the answer tokens of rows, T the longest answer; answers start at column 0.
+
+    Padding is 0.0 in `logprobs_B_T` and `entropy_B_T` (nats) and False in `mask_B_T`.
+    """
+
+    logprobs_B_T: torch.Tensor
+    mask_B_T: torch.Tensor
+    entropy_B_T: torch.Tensor | None
+
+
+def batch_logprobs(
+    policy: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(logprobs_B_T, mask_B_T) of the rows' answer tokens, with gradient; see `ScoredRows`."""
+    scored = score_rows(policy, pad_token_id, rows)
+    return scored.logprobs_B_T, scored.mask_B_T
+
+
+def score_rows(
+    policy: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow], with_entropy: bool = False
+) -> ScoredRows:
+    """Log-probabilities of the rows' answer tokens, with gradient.
+
+    Args:
+        with_entropy: also give the entropy of the distribution that each token was drawn from, with gradient;
+            without it nothing of it is computed.
+    """
+    if is_sharded(policy):
+        return policy.with_weights(lambda: _score_rows(policy, pad_token_id, rows, with_entropy))
+    return _score_rows(policy, pad_token_id, rows, with_entropy)
+
+
+def _score_rows(policy: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow], with_entropy: bool) -> ScoredRows:
+    hidden_N_D, chosen_N, mask_B_T = answer_hidden(policy, pad_token_id, rows)
+    weight_V_D = policy.get_output_embeddings().weight
+    entropy_N = None
+    if with_entropy:
+        scored_N, entropy_N = logprobs_from_hidden(hidden_N_D, weight_V_D, chosen_N, with_entropy=True)
+    else:
+        scored_N = logprobs_from_hidden(hidden_N_D, weight_V_D, chosen_N)
+
+    def placed(values_N: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(mask_B_T.shape, device=mask_B_T.device).masked_scatter(mask_B_T, values_N)
+
+    return ScoredRows(placed(scored_N), mask_B_T, None if entropy_N is None else placed(entropy_N))
+
+
+def answer_hidden(
+    policy: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Last hidden states of the positions that predict the rows' answer tokens, with gradient.
+
+    Returns:
+        (hidden_N_D, tokens_N, mask_B_T): the answers' N tokens, row by row, so that `masked_scatter` with the mask puts
+        N values in their places; T the longest answer, answers start at column 0.
+    """
+    longest = max(len(answer) for _, answer in rows)
+    answers_B_T = torch.full((len(rows), longest), pad_token_id)
+    mask_B_T = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for index, (_, answer) in enumerate(rows):
+        answers_B_T[index, : len(answer)] = torch.tensor(answer)
+        mask_B_T[index, : len(answer)] = True
+    answers_B_T, mask_B_T = answers_B_T.to(policy.device), mask_B_T.to(policy.device)
+    prompts = list(dict.fromkeys(tuple(prompt) for prompt, _ in rows))
+    if len(prompts) < len(rows) and longest > 1 and passes_prompts_once(policy):
+        hidden_B_T_D = _hidden_after_shared(policy, pad_token_id, rows, prompts, answers_B_T)
+        return hidden_B_T_D[mask_B_T], answers_B_T[mask_B_T], mask_B_T
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
+    tokens_B_W = torch.full((len(rows), width), pad_token_id)
+    scored_B_W = torch.zeros(len(rows), width, dtype=torch.bool)
+    for index, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        tokens_B_W[index, :end] = torch.tensor([*prompt, *answer])
+        scored_B_W[index, len(prompt) - 1 : end - 1] = True  # the position before a token predicts it
+    # Padded on the right: no token sees what follows it, so no mask is needed.
+    hidden_B_W_D = policy.get_decoder()(input_ids=tokens_B_W.to(policy.device), use_cache=False).last_hidden_state
+    return hidden_B_W_D[scored_B_W.to(policy.device)], answers_B_T[mask_B_T], mask_B_T
+
+
+def passes_prompts_once(policy: PreTrainedModel) -> bool:
+    """Whether `answer_hidden` passes the prompt of several rows once, as the policy stands: in training or not."""
+    # Checkpointing makes a layer's states again in the backward pass, so none can be handed on to the answers.
+    # And sharded layers must run equally often in every process, whatever its rows are.
+    again = is_sharded(policy) or (policy.training and policy.is_gradient_checkpointing)
+    return not again and attends_fully(policy.config)
+
+
+def _hidden_after_shared(
+    policy: PreTrainedModel,
+    pad_token_id: int,
+    rows: Sequence[TokenRow],
+    prompts: Sequence[tuple[int, ...]],
+    answers_B_T: torch.Tensor,
+) -> torch.Tensor:
+    """Hidden states (B, T, D) that predict the answers, each prompt passed once for all of its rows."""
+    device, number = policy.device, {prompt: index for index, prompt in enumerate(prompts)}
+    prompt_B = torch.tensor([number[tuple(prompt)] for prompt, _ in rows], device=device)
+    lengths_P = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    width = int(lengths_P.max())
+    tokens_P_W = torch.tensor([[*p, *[pad_token_id] * (width - len(p))] for p in prompts], device=device)
+    decoder, cache = policy.get_decoder(), DynamicCache(config=policy.config)
+    hidden_P_W_D = decoder(input_ids=tokens_P_W, past_key_values=cache, use_cache=True).last_hidden_state
+    last_P_D = hidden_P_W_D[torch.arange(len(prompts), device=device), lengths_P - 1]
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys.index_select(0, prompt_B), layer.values.index_select(0, prompt_B)
+    lengths_B_1 = lengths_P[prompt_B, None]
+    own_B_T = answers_B_T[:, :-1]
+    seen_B_W = torch.arange(width, device=device) < lengths_B_1
+    hidden_B_T_D = decoder(
+        input_ids=own_B_T,
+        attention_mask=torch.cat([seen_B_W, torch.ones_like(own_B_T, dtype=torch.bool)], 1),
+        position_ids=lengths_B_1 + torch.arange(own_B_T.shape[1], device=device),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    return torch.cat([last_P_D.index_select(0, prompt_B)[:, None], hidden_B_T_D], 1)
+
+
+def answer_logprobs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    answers: Sequence[tuple[str, Sequence[int]]],
+    token_budget: int = 16_384,
+) -> list[list[float]]:
+    """What `model` gives each token of each (prompt text, answer token ids), nats; without gradient, in order."""
+    if not answers:
+        return []
+    prompts = tokenizer([prompt for prompt, _ in answers])["input_ids"]
+    rows = [(prompt, ids) for prompt, (_, ids) in zip(prompts, answers, strict=True)]
+    logprobs: list[list[float]] = [[] for _ in rows]
+    with torch.inference_mode():
+        for batch in micro_batches(rows, token_budget):
+            scored_B_T, _ = batch_logprobs(model, tokenizer.pad_token_id, [rows[i] for i in batch])
+            for index, row in zip(batch, scored_B_T.tolist(), strict=True):
+                logprobs[index] = row[: len(rows[index][1])]
+    return logprobs
+
+
+@torch.no_grad()
+def answer_topk(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    answers: Sequence[tuple[str, Sequence[int]]],
+    k: int,
+    token_budget: int = 16_384,
+) -> list[TopK]:
+    """The K likeliest tokens of `model`, and the rest, at each token of (prompt text, answer token ids), in order."""
+    prompts = tokenizer([prompt for prompt, _ in answers])["input_ids"] if answers else []
+    rows = [(prompt, ids) for prompt, (_, ids) in zip(prompts, answers, strict=True)]
+    stored: list[TopK | None] = [None] * len(rows)
+    for batch in micro_batches(rows, token_budget):
+        hidden_N_D, _, mask_B_T = answer_hidden(model, tokenizer.pad_token_id, [rows[i] for i in batch])
+        top = topk_reference(hidden_N_D, model.get_output_embeddings().weight, k)
+        lengths = mask_B_T.sum(-1).tolist()
+        parts = zip(batch, top.ids_N_K.split(lengths), top.logprobs_N_K1.split(lengths), strict=True)
+        for index, ids_N_K, logprobs_N_K1 in parts:
+            stored[index] = TopK(ids_N_K, logprobs_N_K1)
+    return stored  # type: ignore[return-value]

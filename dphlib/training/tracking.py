@@ -1,0 +1,64 @@
+"""The training log in TensorBoard or Weights & Biases as well, by Accelerate's trackers; `train_log.jsonl` stays.
+
+    dph train --method dph_js --tracker tensorboard
+
+A tracker is a copy for the eye: a run that goes on from a checkpoint sends its iterations again from there. Its package
+is not installed with this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dphlib.settings.profiles import Profile, RunConfig
+
+PROJECT = "dph"
+
+
+@contextmanager
+def tracked(name: str, folder: Path, settings: Profile, run: RunConfig) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function to be called with each log row, which sends the numbers of it; one that does nothing for no tracker.
+
+    Args:
+        name: of an Accelerate tracker, such as `tensorboard` or `wandb`; "" for none.
+        folder: of the run's checkpoints. TensorBoard's files go beside it, to `tracking/<profile>-<run>`, and stay.
+
+    Raises:
+        ValueError: a tracker that Accelerate does not know, or whose package is not installed.
+    """
+    if not name:
+        yield lambda row: None
+        return
+    check(name)
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    kind, title = LOGGER_TYPE_TO_CLASS[name], f"{settings.name}-{run.name}"
+    if kind.requires_logging_directory:
+        tracker = kind(title, logging_dir=str(folder.parent / "tracking"))
+    else:
+        tracker = kind(PROJECT, **({"name": title} if name == "wandb" else {}))
+    tracker.start()
+    try:
+        identity = {"profile": settings.name, "method": run.method, "variant": run.variant, "seed": run.seed}
+        tracker.store_init_configuration(identity)
+
+        def track(row: dict[str, Any]) -> None:
+            numbers = {f"train/{key}": value for key, value in row.items() if isinstance(value, (int, float))}
+            tracker.log(numbers, step=row["iteration"])
+
+        yield track
+    finally:
+        tracker.finish()
+
+
+def check(name: str) -> None:
+    """Raises ValueError for a tracker that cannot be used here, before anything is trained."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise ValueError(f"unknown tracker {name!r}; known: {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
+    if name not in {str(kind) for kind in get_available_trackers()}:
+        raise ValueError(f"tracker {name}: its package is not installed; pip install {name}, or leave --tracker out")

@@ -1,0 +1,80 @@
+"""One door for both verifiers: answers of any kind of problem in, verdicts out, in order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from dphlib.runtime.processes import Processes
+from dphlib.types import Answer, Group, Problem, Verdict
+from dphlib.verify.math import MathVerifier, extract_boxed
+from dphlib.verify.sql import SqlVerifier, extract_sql
+
+
+class Verifier:
+    """Judges SQL by execution (mode `bird`) and mathematics by strict comparison. A context manager.
+
+    Args:
+        database_root: folder with `<db_id>/<db_id>.sqlite`.
+        workers: processes for SQL, and as many for mathematics; they start when they are needed.
+    """
+
+    def __init__(self, database_root: Path, workers: int = 1) -> None:
+        self._sql = SqlVerifier(database_root, mode="bird", workers=workers)
+        self._math = MathVerifier(mode="strict", workers=workers)
+
+    def verify_many(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        """A verdict for each (problem, answer text)."""
+        verdicts: list[Verdict | None] = [None] * len(pairs)
+        sql = [i for i, (problem, _) in enumerate(pairs) if problem.kind == "sql"]
+        mathematics = [i for i, (problem, _) in enumerate(pairs) if problem.kind == "math"]
+        judged_sql = self._sql.verify_many([(pairs[i][0].db_id, pairs[i][0].gold, pairs[i][1]) for i in sql])  # type: ignore[misc]
+        judged_math = self._math.verify_many([(pairs[i][0].gold, pairs[i][1]) for i in mathematics])
+        for i, verdict in zip((*sql, *mathematics), (*judged_sql, *judged_math), strict=True):
+            verdicts[i] = verdict
+        return verdicts  # type: ignore[return-value]
+
+    def groups(self, problems: Sequence[Problem], answers: Sequence[Sequence[Answer]]) -> list[Group]:
+        """The problems' answers with their verdicts."""
+        pairs = [(p, answer.text) for p, group in zip(problems, answers, strict=True) for answer in group]
+        verdicts = iter(self.verify_many(pairs))
+        return [
+            Group(problem, tuple(group), tuple(next(verdicts) for _ in group))
+            for problem, group in zip(problems, answers, strict=True)
+        ]
+
+    def close(self) -> None:
+        self._sql.close()
+        self._math.close()
+
+    def __enter__(self) -> Verifier:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class SpreadVerifier:
+    """The verifiers of several processes as one: each judges a share of the problems, all get every verdict."""
+
+    def __init__(self, verifier: Verifier, processes: Processes) -> None:
+        self.verifier, self.processes = verifier, processes
+
+    def groups(self, problems: Sequence[Problem], answers: Sequence[Sequence[Answer]]) -> list[Group]:
+        """See `Verifier.groups`."""
+
+        def judge(indices: list[int]) -> list[tuple[Verdict, ...]]:
+            groups = self.verifier.groups([problems[i] for i in indices], [answers[i] for i in indices])
+            return [group.verdicts for group in groups]
+
+        indices, sizes = list(range(len(problems))), [len(group) for group in answers]
+        verdicts = self.processes.spread(judge, indices, indices, sizes)
+        return [Group(p, tuple(a), v) for p, a, v in zip(problems, answers, verdicts, strict=True)]
+
+
+def answer_hash(problem: Problem, text: str) -> str:
+    """First 8 hex digits of the sha256 of the extracted answer, "" when there is none."""
+    extracted = extract_sql(text) if problem.kind == "sql" else extract_boxed(text)
+    return hashlib.sha256(extracted.encode("utf-8", "surrogatepass")).hexdigest()[:8] if extracted else ""
