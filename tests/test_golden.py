@@ -1,0 +1,39 @@
+"""A run of about a minute gives the committed numbers: exactly where the instruction set can be pinned, else nearly."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+EXPECTED = json.loads((GOLDEN / "numbers.json").read_text())
+
+
+def has_avx2() -> bool:
+    flags = Path("/proc/cpuinfo")
+    return platform.machine() == "x86_64" and flags.is_file() and " avx2 " in flags.read_text()
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    done = subprocess.run([sys.executable, str(GOLDEN / "measure.py")], text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_avx2(), reason="digests are promised on x86-64 with AVX2; elsewhere agreement is statistical")
+def test_every_digest_is_the_committed_one(found):
+    assert {name: row["digest"] for name, row in found.items()} == {n: r["digest"] for n, r in EXPECTED.items()}
+
+
+@pytest.mark.slow
+def test_the_numbers_are_near_the_committed_ones(found):
+    assert found.keys() == EXPECTED.keys()
+    for name, row in EXPECTED.items():
+        assert found[name]["statistics"] == pytest.approx(row["statistics"], rel=0.1), name
