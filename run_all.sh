@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up and runs everything. Safe to run twice, to interrupt and to run again, from any folder; bash 3.2 and later.
 set -uo pipefail
+unset CDPATH # with it `cd` prints where it went
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 1
 profiles=$(sed -n 's/^ProfileName = Literal\[\(.*\)\]$/\1/p' "$root/dphlib/settings/profiles.py" | tr -d '",')
@@ -10,6 +11,7 @@ usage: ./run_all.sh [PROFILE] [OPTION ...]   set up, then run all notebooks and 
        ./run_all.sh smoke                    the same in its smallest form: does everything work here?
        ./run_all.sh test                     set up, then run the tests, then those of the real vLLM on this CPU
        ./run_all.sh test PYTEST OPTION ...   set up, then run the tests that the options choose, without vLLM's
+       ./run_all.sh check                    set up, then check style, types, layers and documents
        ./run_all.sh test-vllm [OPTION ...]   set up vLLM on this CPU, then run its tests (Linux on x86-64)
        ./run_all.sh test-verl [OPTION ...]   set up verl on this CPU, then run its tests (Linux)
        ./run_all.sh replot                   set up, then draw figures and tables again from the recorded results
@@ -81,13 +83,42 @@ command=${1:-cpu}
 if [ $# -gt 0 ]; then shift; fi
 case "$command" in
     -h | --help | help) usage && exit 0 ;;
-    test | test-vllm | test-verl | replot) ;;
+    test | test-vllm | test-verl | check | replot) ;;
     *)
         case " $profiles " in
             *" $command "*) ;;
-            *) fail 2 "unknown profile '$command'; allowed: $profiles, or test, test-vllm, test-verl, replot, --help" ;;
+            *) fail 2 "unknown profile '$command'; allowed: $profiles, or test, test-vllm, test-verl, check, replot, --help" ;;
         esac
         ;;
+esac
+options_of() { # options_of COMMAND: the options of a command of dph, read off its signature
+    cat "$root"/dphlib/cli/*.py | awk "/^def $1\\(/ { on = 1 } on { print } on && /\\) ->/ { exit }" |
+        grep -oE '[a-z_]+: ' | sed 's/^/--/; s/: $//' | tr _ - | grep -vx -e --profile-name
+}
+
+check_options() { # check_options ALLOWED ARGUMENTS ...: a slip is told now, not after minutes of set-up
+    local allowed name
+    allowed=$(printf '%s' "$1" | tr '\n' ' ')
+    shift
+    while [ $# -gt 0 ]; do
+        name=${1%%=*}
+        case "$name" in -h | --help) return ;; esac
+        case " $allowed " in
+            *" $name "*) ;;
+            *) fail 2 "unknown option '$1'; allowed: $allowed" ;;
+        esac
+        if [ "$name" = "$1" ]; then
+            if [ $# -lt 2 ]; then fail 2 "option $name needs a value"; fi
+            shift
+        fi
+        shift
+    done
+}
+case "$command" in
+    test | test-vllm | test-verl) ;; # what follows is pytest's
+    check) if [ $# -gt 0 ]; then fail 2 "check takes no option, it was given: $*"; fi ;;
+    replot) check_options "$(options_of replot)" "$@" ;;
+    *) check_options "$(options_of run)" "$@" ;;
 esac
 case "${DPH_VENV:-}" in
     "") venv=$root/.venv ;;
@@ -322,6 +353,18 @@ case "$command" in
         choose_environment "$venv-verl" constraints-verl.txt
         set_up
         exec "$python" -m pytest tests/with_verl "$@"
+        ;;
+    check)
+        status=0
+        for words in "ruff check ." "ruff format --check ." mypy lint-imports "pytest tests/documents"; do
+            echo "check: $words"
+            # shellcheck disable=SC2086 # words are what they say
+            case "$words" in
+                lint-imports) "$venv/bin/lint-imports" ;;
+                *) "$python" -m $words ;;
+            esac || status=1
+        done
+        exit $status
         ;;
     replot) exec "$python" -m dphlib replot "$@" ;;
     *) exec "$python" -m dphlib run --profile "$command" "$@" ;;

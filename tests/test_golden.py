@@ -27,7 +27,7 @@ def found() -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has_avx2(), reason="digests are promised on x86-64 with AVX2; elsewhere agreement is statistical")
+@pytest.mark.skipif(not has_avx2(), reason="the digests hold on x86-64 with AVX2; elsewhere agreement is statistical")
 def test_every_digest_is_the_committed_one(found):
     assert {name: row["digest"] for name, row in found.items()} == {n: r["digest"] for n, r in EXPECTED.items()}
 

@@ -15,16 +15,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
-import dphlib
 from dphlib.settings.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_IN = """#!/usr/bin/env bash
 printf '%s\\n' "$*" | head -n 1 >>"$CALLS"
 case "$1 $2" in
-    "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && touch "$3/pyvenv.cfg" ;;
+    "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && cp "$0" "$3/bin/lint-imports" && touch "$3/pyvenv.cfg" ;;
     "-m pip")
         case "$*" in
             *install*) ;;
@@ -39,11 +37,13 @@ case "$1 $2" in
         esac
         ;;
     "-m uv") exit "${UV:-0}" ;;
+    "-m ruff" | "-m mypy") exit "${CHECK:-0}" ;;
     "-m compileall") exit 1 ;; # as with a package's template that is no Python
     "-m pytest")
         case "$3" in
             tests/with_vllm) exit "${VLLM_STATUS:-0}" ;;
             tests/with_verl) exit "${VERL_STATUS:-0}" ;;
+            tests/documents) exit 0 ;;
             *) exit "${STATUS:-0}" ;;
         esac
         ;;
@@ -61,7 +61,8 @@ class Clone:
     def __init__(self, folder: Path) -> None:
         self.root, self.calls_file = folder / "a clone", folder / "calls"
         (self.root / ".ci").mkdir(parents=True)
-        (self.root / "dphlib").mkdir()
+        shutil.copytree(ROOT / "dphlib/cli", self.root / "dphlib/cli", ignore=shutil.ignore_patterns("__pycache__"))
+        (self.root / "dphlib/settings").mkdir()
         lists = ("constraints.txt", "constraints-gpu.txt", "constraints-vllm.txt", "constraints-verl.txt")
         for name in ("run_all.sh", "pyproject.toml", *lists, ".ci/run", "dphlib/settings/profiles.py"):
             shutil.copy(ROOT / name, self.root / name)
@@ -83,10 +84,12 @@ class Clone:
         (self.tools / name).write_text(f"#!/bin/sh\n{text}\n")
         (self.tools / name).chmod(0o755)
 
-    def start(self, *arguments: str, program: str = "run_all.sh", **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, program: str = "run_all.sh", folder: str = "/", **environment: str
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [str(self.root / program), *arguments],
-            cwd="/",
+            [str(self.root / program) if folder == "/" else program, *arguments],
+            cwd=folder,
             env=self.environment | environment,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -95,11 +98,9 @@ class Clone:
             start_new_session=True,
         )
 
-    def run(
-        self, *arguments: str, program: str = "run_all.sh", timeout: float = 30, **environment: str
-    ) -> tuple[int, str, str]:
+    def run(self, *arguments: str, program: str = "run_all.sh", **environment: str) -> tuple[int, str, str]:
         process = self.start(*arguments, program=program, **environment)
-        out, errors = process.communicate(timeout=timeout)
+        out, errors = process.communicate()
         return process.returncode, out, errors
 
     def calls(self) -> list[str]:
@@ -154,12 +155,19 @@ def test_each_command_sets_up_then_hands_over_and_passes_the_status_on(clone, ar
     assert clone.calls()[-1] == call
 
 
-@pytest.mark.parametrize(("main", "vllm", "status"), [("0", "0", 0), ("5", "0", 5), ("0", "3", 3), ("1", "3", 1)])
-def test_ci_runs_both_test_suites_and_fails_with_either(clone, main, vllm, status):
+@pytest.mark.parametrize(
+    ("main", "vllm", "check", "status"),
+    [("0", "0", "0", 0), ("5", "0", "0", 5), ("0", "3", "0", 3), ("1", "3", "1", 1), ("0", "0", "1", 1)],
+)
+def test_ci_runs_checks_and_both_test_suites_and_fails_with_any(clone, main, vllm, check, status):
     machine(clone, "Linux", "x86_64")
-    assert clone.run(program=".ci/run", STATUS=main, VLLM_STATUS=vllm)[0] == status
+    assert clone.run(program=".ci/run", STATUS=main, VLLM_STATUS=vllm, CHECK=check)[0] == status
     calls = clone.calls()
-    assert [call for call in calls if call.startswith("-m pytest")] == [
+    assert [call for call in calls if call.startswith(("-m pytest", "-m ruff", "-m mypy"))] == [
+        "-m ruff check .",
+        "-m ruff format --check .",
+        "-m mypy",
+        "-m pytest tests/documents",
         f"-m pytest -n {os.cpu_count()}",
         "-m pytest tests/with_vllm",
     ]
@@ -217,18 +225,38 @@ def test_help_and_unknown_profile_touch_nothing(clone):
     assert status == 0 and "usage: ./run_all.sh [PROFILE]" in out
     status, _, errors = clone.run("gpu8")
     assert status == 2 and f"'gpu8'; allowed: {' '.join(PROFILES)}, or test, test-vllm, test-verl," in one_line(errors)
+    status, _, errors = clone.run("gpu8", program="a clone/run_all.sh", folder=str(clone.root.parent), CDPATH=".")
+    assert status == 2 and "'gpu8'; allowed: smoke" in one_line(errors)
+    assert clone.calls() == [] and not (clone.root / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("cpu", "--sedes", "3"),
+            "unknown option '--sedes'; allowed: --artifacts --only --seeds --studies --study-seeds",
+        ),
+        (("cpu", "3"), "unknown option '3'; allowed: --artifacts"),
+        (("smoke", "--seeds"), "option --seeds needs a value"),
+        (("replot", "--seeds=3"), "unknown option '--seeds=3'; allowed: --source --out"),
+        (("check", "dphlib"), "check takes no option"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_set_up(clone, arguments, said):
+    status, _, errors = clone.run(*arguments)
+    assert status == 2 and said in one_line(errors)
     assert clone.calls() == [] and not (clone.root / ".venv").exists()
 
 
 # --- Set-up is done once --------------------------------------------------------------------------
 
 
-def test_second_run_installs_nothing_and_is_quick(clone):
+def test_second_run_installs_nothing_and_says_nothing(clone):
     assert clone.run("smoke")[0] == 0
     assert clone.installs == ["pip torch==" + pins()["torch"], "uv -c constraints.txt -e .[notebooks,dev]"]
-    started = time.monotonic()
     status, out, _ = clone.run("smoke")
-    assert (status, out) == (0, "") and time.monotonic() - started < 2
+    assert (status, out) == (0, "")
     assert clone.installs == []
 
 
@@ -267,7 +295,7 @@ def test_what_uv_cannot_install_pip_does(clone):
 
 
 def test_a_long_install_tells_what_is_there_and_the_time_left(clone):
-    status, out, errors = clone.run("smoke", PIP="slow", timeout=60)
+    status, out, errors = clone.run("smoke", PIP="slow")
     assert status == 0, errors
     lines = [line for line in out.splitlines() if " MiB" in line]
     assert lines and all(re.search(r"\d+ s, \d+ of about \d+ MiB, about \d+ s left", line) for line in lines)
@@ -277,12 +305,11 @@ def test_a_long_install_tells_what_is_there_and_the_time_left(clone):
 def test_interrupted_install_leaves_no_process_and_is_done_again(clone, number, status):
     process = clone.start("smoke", PIP="hangs")
     sleeper = Path(f"{clone.calls_file}.sleeper")
-    deadline = time.monotonic() + 20
     while not (sleeper.exists() and sleeper.read_text().strip()):
-        assert time.monotonic() < deadline and process.poll() is None
+        assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate()
     assert process.returncode == status and "interrupted" in one_line(errors)
     pid = int(sleeper.read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
@@ -411,27 +438,3 @@ def test_constraints_pin_every_need_exactly():
         if match := re.match(r"([\w-]+)>=([\d.]+),<([\d.]+)$", need):
             low, high, exact = (tuple(map(int, v.split("."))) for v in (match[2], match[3], pinned[match[1]]))
             assert low <= exact < high, need
-
-
-def test_environment_yml_repeats_no_version():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    *conda, pip = environment["dependencies"]
-    assert conda == ["python=3.11", "pip"]
-    assert pip == {"pip": ["-c constraints.txt", "-e .[notebooks,dev]"]}
-
-
-def test_workflow_runs_what_ci_runs():
-    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
-    steps = workflow["jobs"]["test"]["steps"]
-    assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
-    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
-    assert "schedule" in workflow[True]  # YAML 1.1 reads the key `on` as true
-
-
-def test_version_and_licence_are_said_alike_everywhere():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == dphlib.__version__
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert citation["license"] == project["license"] == "Apache-2.0"
-    licence = (ROOT / "LICENSE").read_text()
-    assert "Apache License" in licence and "END OF TERMS AND CONDITIONS" in licence
