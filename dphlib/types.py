@@ -23,29 +23,6 @@ Outcome = Literal[
 ]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
-Method = Literal[
-    "base",
-    "grpo",
-    "dapo",
-    "rkl",
-    "alpha_0.2",
-    "alpha_0.5",
-    "alpha_0.8",
-    "dph_f",
-    "dph_js",
-    "dph_js_definition",
-    "grpo_dexp",
-    "sft_rehearsal",
-    "dph_f_all",
-]
-CONTROLS: tuple[str, ...] = ("grpo_dexp", "sft_rehearsal", "dph_f_all")
-"""Not the paper's: they ask whether it is the divergence, or the data, or the partition."""
-METHODS: tuple[str, ...] = tuple(name for name in get_args(Method) if name not in CONTROLS)
-"""The base and the nine methods of the paper."""
-
-HEADLINE: tuple[str, ...] = ("base", "grpo", "dapo", "rkl", "dph_f", "dph_js")
-"""Those that most figures show, and of which Pass@k is measured on the way."""
-
 GREEDY_SAMPLE = -1
 """Sample index of the greedy answer; sampled answers count from 0."""
 
@@ -155,7 +132,7 @@ class EvalRecord:
     """One evaluated answer: a row of `records.parquet`.
 
     Args:
-        method: a name of `METHODS` or `CONTROLS`; `base` is the model before any RL.
+        method: a name of `settings.methods.METHODS` or `CONTROLS`; `base` is the model before any RL.
         variant: `main`, or the one setting that differs from it, such as `eta=0.1`.
         seed: training seed; the base model, which no seed changes, has seed -1.
         step: optimizer iterations done when the answer was drawn; 0 for the base.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dphlib.runtime.processes import Processes
 from safetensors.torch import save_file
 from small import RewardsFirstToken, policy, sum_problems, tokenizer
 from test_trainer import CONFIG, references
@@ -21,9 +22,9 @@ from dphlib.models.tuning import prepare
 from dphlib.runtime import launched
 from dphlib.runtime.files import RunError
 from dphlib.runtime.machine import deterministic
-from dphlib.runtime.processes import Processes
 from dphlib.sampling.protocol import CopySampler
-from dphlib.settings.profiles import METHOD_CONFIGS, TuningConfig
+from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.stages import TuningConfig
 from dphlib.training import loop as trainer
 from dphlib.verify.verifier import SpreadVerifier
 

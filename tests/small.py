@@ -8,7 +8,8 @@ from dataclasses import replace
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dphlib.models import load as model
-from dphlib.settings.profiles import ModelConfig, Profile, WorldConfig, profile
+from dphlib.settings.profiles import Profile, profile
+from dphlib.settings.stages import ModelConfig, WorldConfig
 from dphlib.types import Group, Problem, Verdict
 
 WORLD = WorldConfig(

@@ -24,6 +24,6 @@ def judge_first_tokens() -> None:
 
 
 if __name__ == "__main__":
-    cli.profile = lambda name: settings()
+    cli.profile_from_environment = lambda name: settings()
     judge_first_tokens()
     sys.exit(cli.main())

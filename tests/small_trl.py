@@ -13,7 +13,7 @@ from dphlib.integrations.trl import DPHTrainer
 from dphlib.models import load as model
 from dphlib.partition import Partition, Reference
 from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
-from dphlib.settings.profiles import ModelConfig
+from dphlib.settings.stages import ModelConfig
 
 PROBLEMS = sum_problems(10)
 

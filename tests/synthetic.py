@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dphlib.settings.methods import CONTROLS, METHODS
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import study_runs
-from dphlib.types import CONTROLS, METHODS
 from dphlib.world.sums import SUBSETS
 
 STYLES = ("direct", "aliased", "nested", "stepwise")

@@ -12,7 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
-from dphlib.settings.profiles import METHOD_CONFIGS, ModelConfig, TuningConfig
+from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.stages import ModelConfig, TuningConfig
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark of memory is read from /proc")
 

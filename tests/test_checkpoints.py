@@ -21,7 +21,7 @@ from test_trainer import CONFIG, EVERY, references, weights
 from dphlib.models import tuning
 from dphlib.runtime.files import RunError, read_jsonl
 from dphlib.runtime.machine import seed_everything
-from dphlib.settings.profiles import TuningConfig
+from dphlib.settings.stages import TuningConfig
 from dphlib.training import checkpoints
 from dphlib.training import loop as trainer
 from dphlib.training.checkpoints import Checkpoints

@@ -11,7 +11,7 @@ import pytest
 
 from dphlib.analysis.claims import CLAIMS, PROFILES, evaluate_claims, print_table, to_frame, to_json
 from dphlib.analysis.judge import Quantity, above, combine, rule
-from dphlib.types import METHODS
+from dphlib.settings.methods import METHODS
 
 STYLES = np.array(["direct", "aliased", "nested", "stepwise"])
 SUITES = ("in_domain", "cross_domain", "out_of_domain")

@@ -15,7 +15,7 @@ from dphlib.experiment.pipeline import Pipeline
 from dphlib.models import load as model
 from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
-from dphlib.settings.profiles import BackendConfig, BaseConfig, ModelConfig
+from dphlib.settings.stages import BackendConfig, BaseConfig, ModelConfig
 from dphlib.types import Answer, Verdict
 from dphlib.verify import Verifier
 

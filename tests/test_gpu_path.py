@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from data_files import official
+from dphlib.runtime.processes import ALONE
 from small import RewardsFirstToken, sum_problems, tokenizer
 
 from dphlib.experiment import policies
@@ -21,18 +22,11 @@ from dphlib.models.adapters import describe_base, load_adapter
 from dphlib.models.placement import Placement
 from dphlib.partition import Reference
 from dphlib.runtime.files import RunError
-from dphlib.runtime.processes import ALONE
 from dphlib.sampling import vllm as vllm_sampler
 from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
-from dphlib.settings.profiles import (
-    BackendConfig,
-    BaseConfig,
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    TuningConfig,
-    profile,
-)
+from dphlib.settings.profiles import profile
+from dphlib.settings.stages import BackendConfig, BaseConfig, DataConfig, ModelConfig, TuningConfig
+from dphlib.settings.variants import RunConfig
 from dphlib.training import loop as trainer
 from dphlib.training.log import METRICS
 from dphlib.training.scoring import answer_logprobs

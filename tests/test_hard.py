@@ -16,8 +16,10 @@ from dphlib.experiment import hard
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.experiment.results import Results, draw, figure, table
 from dphlib.experiment.store import RunError
-from dphlib.settings.profiles import EvalConfig, RunConfig, profile
+from dphlib.settings.profiles import profile
+from dphlib.settings.stages import EvalConfig
 from dphlib.settings.studies import HARD, STUDIES, chosen, planned_runs, study_runs
+from dphlib.settings.variants import RunConfig
 
 RUN = RunConfig("grpo", "main", 0)
 

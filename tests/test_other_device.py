@@ -12,7 +12,7 @@ from test_trainer import EVERY, references, run
 
 from dphlib.models.tuning import prepare
 from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
-from dphlib.settings.profiles import TuningConfig
+from dphlib.settings.stages import TuningConfig
 from dphlib.training.scoring import answer_logprobs, answer_topk
 
 SHORT = dict(iterations=2, diagnose_every=1)

@@ -13,7 +13,7 @@ from synthetic import make_cost, make_divergences, make_presample, make_records,
 from dphlib import stats
 from dphlib.analysis.labels import COLOURS, CONTROLLED, FAMILY, LINES, MARKERS, NAMES, label
 from dphlib.figures import results as plots
-from dphlib.types import CONTROLS, HEADLINE, METHODS
+from dphlib.settings.methods import CONTROLS, HEADLINE, METHODS
 
 # Machado et al. 2009, full severity, on linear RGB.
 BLINDNESS = {

@@ -9,7 +9,8 @@ import pytest
 from synthetic import make_records
 
 from dphlib.analysis.regime import RANGES, RegimeError, regime, require_regime
-from dphlib.settings.profiles import METHOD_CONFIGS, profile
+from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.profiles import profile
 
 CPU = profile("cpu")
 

@@ -9,7 +9,7 @@ from synthetic import make_records
 
 from dphlib import stats
 from dphlib.analysis import retention
-from dphlib.types import METHODS
+from dphlib.settings.methods import METHODS
 
 
 def rows(method: str, right: list[list[int]], seed: int = -1, suite: str = "in_domain") -> pd.DataFrame:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from completion_server import CompletionServer
+from dphlib.sampling.server import ServerSampler
 from small import RewardsFirstToken, policy, sum_problems, tokenizer
 from test_trainer import CONFIG
 
@@ -17,8 +18,9 @@ from dphlib.models.tuning import prepare
 from dphlib.runtime.files import RunError
 from dphlib.sampling import server as server_sampler
 from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
-from dphlib.sampling.server import ServerSampler
-from dphlib.settings.profiles import METHOD_CONFIGS, BackendConfig, TuningConfig, profile
+from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.profiles import profile
+from dphlib.settings.stages import BackendConfig, TuningConfig
 from dphlib.training import loop as trainer
 from dphlib.training.scoring import answer_logprobs
 from dphlib.types import GREEDY_SAMPLE

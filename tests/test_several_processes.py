@@ -17,6 +17,7 @@ import pytest
 import several_processes
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from dphlib.runtime.processes import ALONE, Processes
 from safetensors.torch import load_file
 from several_processes import CASES, trained
 from small_cli import judge_first_tokens, settings
@@ -26,8 +27,7 @@ from dphlib.experiment.pipeline import Pipeline
 from dphlib.runtime import launched
 from dphlib.runtime.files import RunError, read_jsonl
 from dphlib.runtime.manifests import damage, read_manifest
-from dphlib.runtime.processes import ALONE, Processes
-from dphlib.settings.profiles import RunConfig
+from dphlib.settings.variants import RunConfig
 from dphlib.verify import Verifier
 
 ROOT = Path(__file__).resolve().parents[1]

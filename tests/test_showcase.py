@@ -15,7 +15,7 @@ from dphlib.lessons.world import (
     table_rows,
     tables_of,
 )
-from dphlib.settings.profiles import WorldConfig
+from dphlib.settings.stages import WorldConfig
 from dphlib.verify import Verifier
 from dphlib.world.people_places import build_world
 from dphlib.world.templates import STYLES

@@ -15,7 +15,10 @@ from dphlib.experiment.pipeline import Pipeline
 from dphlib.integrations import store
 from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import TransformersSampler
-from dphlib.settings.profiles import METHOD_CONFIGS, PROFILES, RunConfig, TuningConfig, profile
+from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.profiles import PROFILES, profile
+from dphlib.settings.stages import TuningConfig
+from dphlib.settings.variants import RunConfig
 from dphlib.training import loop as trainer
 from dphlib.types import EvalRecord, Verdict
 from dphlib.verify import Verifier

@@ -13,9 +13,9 @@ from dphlib import stats
 from dphlib.analysis import studies as ablations
 from dphlib.experiment.results import ABLATION_STUDIES, CONTROL_STUDIES, STUDY_FIGURES
 from dphlib.figures import studies as study_plots
-from dphlib.settings.profiles import PROFILES, RunConfig, profile
+from dphlib.settings.profiles import PROFILES, profile
 from dphlib.settings.studies import STUDIES, Arm, Comparison, arms_beyond, chosen, comparisons, planned_runs, study_runs
-from dphlib.settings.variants import VARIANTS
+from dphlib.settings.variants import VARIANTS, RunConfig
 
 CPU = profile("cpu")
 NAMES = ("controls", "threshold", "length")

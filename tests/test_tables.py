@@ -9,7 +9,8 @@ from synthetic import make_records, make_tables
 
 from dphlib import stats
 from dphlib.analysis import paper, tables
-from dphlib.settings.profiles import METHOD_CONFIGS, profile
+from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.profiles import profile
 from dphlib.world.sums import SUBSETS
 
 

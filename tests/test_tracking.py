@@ -10,7 +10,7 @@ from small_cli import judge_first_tokens, settings
 from dphlib.cli import main as cli
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.runtime.files import read_jsonl
-from dphlib.settings.profiles import RunConfig
+from dphlib.settings.variants import RunConfig
 from dphlib.training import tracking
 from dphlib.verify import Verifier
 

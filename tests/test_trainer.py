@@ -14,7 +14,8 @@ from dphlib.models.tuning import prepare
 from dphlib.partition import Reference
 from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
-from dphlib.settings.profiles import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig, TrainConfig, TuningConfig
+from dphlib.settings.methods import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig
+from dphlib.settings.stages import TrainConfig, TuningConfig
 from dphlib.training import loop as trainer
 from dphlib.training import step as passes
 from dphlib.training.log import METRICS, Clock

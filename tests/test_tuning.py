@@ -22,8 +22,8 @@ from dphlib.models import load as model
 from dphlib.models.adapters import Card, describe_base, load_adapter, save_adapter
 from dphlib.models.placement import Placement, choose_placement, placement_for
 from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
-from dphlib.settings.profiles import METHOD_CONFIGS, ModelConfig, TrainConfig, TuningConfig
-from dphlib.settings.stages import LINEAR_LAYERS
+from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.stages import LINEAR_LAYERS, ModelConfig, TrainConfig, TuningConfig
 from dphlib.training import loop as trainer
 from dphlib.training import step as passes
 from dphlib.training.rows import Row

@@ -8,10 +8,10 @@ import torch
 from dphlib.analysis.labels import label
 from dphlib.divergences import generator
 from dphlib.losses import negative_log_likelihood
-from dphlib.settings.profiles import CONTROL_CONFIGS, METHOD_CONFIGS, RunConfig, profile
+from dphlib.settings.methods import CONTROL_CONFIGS, CONTROLS, METHOD_CONFIGS, METHODS
+from dphlib.settings.profiles import profile
 from dphlib.settings.studies import STUDIES, comparisons
-from dphlib.settings.variants import VARIANTS, parse, parse_seeds
-from dphlib.types import CONTROLS, METHODS
+from dphlib.settings.variants import VARIANTS, RunConfig, parse, parse_seeds
 
 SETTINGS = profile("cpu")
 

@@ -192,7 +192,7 @@ def test_the_command_writes_both_files_of_a_run(monkeypatch, tmp_path, capsys):
         problems = pipeline.suite(suite)
         return Partition(problems[:3], problems[3:], [Reference(p, (5, 2), (-0.5, -0.25)) for p in problems[:3]])
 
-    monkeypatch.setattr("dphlib.settings.profiles.profile", lambda name: small_profile())
+    monkeypatch.setattr("dphlib.settings.environment.profile_from_environment", lambda name: small_profile())
     monkeypatch.setattr(Pipeline, "parts", parts)
     out = tmp_path / "out"
     assert cli.main(["verl", "--out", str(out), "--artifacts", str(tmp_path)]) == 0

@@ -25,9 +25,9 @@ from dphlib.analysis.labels import NAMES, SUITES
 from dphlib.experiment.hard import hard_table
 from dphlib.experiment.results import Results, recorded_studies
 from dphlib.report.facts import command_text, effect_text, read_json
+from dphlib.settings.methods import HEADLINE
 from dphlib.settings.profiles import profile
 from dphlib.settings.studies import arms_beyond
-from dphlib.types import HEADLINE
 from tools.readme import VERDICTS, verdict_counts
 
 PAGE = Path("docs", "findings.md")

@@ -6,8 +6,8 @@ drawn together), and each method has a line style or marker beside its colour. T
 
 from __future__ import annotations
 
+from dphlib.settings.methods import CONTROLS, METHODS
 from dphlib.settings.variants import MAIN, reading
-from dphlib.types import CONTROLS, METHODS
 
 NAMES = {
     "base": "base", "grpo": "GRPO", "dapo": "DAPO", "rkl": "RKL", "alpha_0.2": "alpha 0.2",

@@ -19,8 +19,9 @@ import pandas as pd
 from dphlib import stats
 from dphlib.analysis.labels import NAMES, SUITES
 from dphlib.runtime.machine import release_gpu
+from dphlib.settings.methods import HEADLINE, METHODS
 from dphlib.settings.profiles import Profile
-from dphlib.types import HEADLINE, METHODS, Problem
+from dphlib.types import Problem
 from dphlib.world.templates import STYLES, style_of
 
 DIRECTIONS = ("lost", "gained")

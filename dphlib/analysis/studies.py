@@ -23,10 +23,10 @@ import pandas as pd
 
 from dphlib import stats
 from dphlib.analysis.labels import NAMES, SUITES, label
-from dphlib.settings.profiles import Profile, RunConfig
+from dphlib.settings.methods import CONTROLS, METHODS
+from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import Arm, Comparison, comparisons
-from dphlib.settings.variants import MAIN, parse
-from dphlib.types import CONTROLS, METHODS
+from dphlib.settings.variants import MAIN, RunConfig, parse
 
 _MEASURES = (("greedy", "pass", 1), ("Pass@8", "pass", 8), ("Pass@16", "pass", 16), ("styles_nats", "styles_nats", 0))
 _ORDER = (*METHODS, *CONTROLS)

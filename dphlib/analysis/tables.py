@@ -20,7 +20,9 @@ from dphlib import stats
 from dphlib.analysis import paper
 from dphlib.analysis.labels import NAMES, SUITES, label
 from dphlib.runtime.files import write_text
-from dphlib.settings.profiles import METHOD_CONFIGS, Profile, RunConfig
+from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.profiles import Profile
+from dphlib.settings.variants import RunConfig
 from dphlib.world.sums import SUBSETS
 
 COLUMNS = ["row", "column", "method", "variant", "ours", "low", "high", "seeds", "paper", "status"]

@@ -34,8 +34,9 @@ from dphlib.runtime import launched
 from dphlib.runtime.files import say, write_text
 from dphlib.runtime.jobs import JobError
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, REFERENCE
-from dphlib.settings.profiles import RunConfig, profile
+from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.studies import HARD, STUDIES, chosen, study_runs
+from dphlib.settings.variants import RunConfig
 from dphlib.training import tracking
 
 
@@ -46,7 +47,7 @@ def plan(profile_name: ProfileArgument = "cpu", card: str = "") -> int:
         profile_name: of `config.PROFILES`.
         card: another GPU than the profile's own: t4, l4, h100 or h200.
     """
-    settings = profile(profile_name)
+    settings = profile_from_environment(profile_name)
     print(plan_module.measured(settings, REFERENCE) if settings.base is None else plan_module.to_text(settings, card))
     return 0
 
@@ -121,7 +122,7 @@ def train(
     run = RunConfig(method, variant, seed)
     if tracker:
         tracking.check(tracker)
-    processes = launched.join(gpu=profile(profile_name).base is not None)
+    processes = launched.join(gpu=profile_from_environment(profile_name).base is not None)
     trained = _pipeline(profile_name, artifacts, processes=processes, tracker=tracker).train([run])[0]
     if processes.first:
         print(trained.path)
@@ -169,7 +170,7 @@ def ablate(
     from dphlib.experiment import hard
     from dphlib.experiment.pipeline import Pipeline
 
-    settings, names = profile(profile_name, seeds, seeds), chosen(study)
+    settings, names = profile_from_environment(profile_name, seeds, seeds), chosen(study)
     if not names:
         raise ValueError(f"no study given; known: all, {', '.join(STUDIES)}")
     require_machine(settings)
@@ -212,7 +213,7 @@ def report(source: Path = REFERENCE) -> int:
 def _pipeline(profile_name: str, artifacts: Path, **options: Any) -> Any:
     from dphlib.experiment.pipeline import Pipeline
 
-    settings = profile(profile_name)
+    settings = profile_from_environment(profile_name)
     require_machine(settings)
     return Pipeline(artifacts / profile_name, settings, **options)
 

@@ -16,7 +16,8 @@ from dphlib.report.facts import read_json
 from dphlib.report.notebooks import normalise
 from dphlib.runtime.files import write_text
 from dphlib.runtime.places import ARTIFACTS, IN_REPOSITORY, REFERENCE, ROOT
-from dphlib.settings.profiles import Profile, profile
+from dphlib.settings.environment import profile_from_environment
+from dphlib.settings.profiles import Profile
 
 RESULTS = (
     "records.parquet", "hard.parquet", "train_log.parquet", "presample.csv", "cost.csv", "claims.json", "manifest.json",
@@ -54,7 +55,7 @@ def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
 
 def recorded_profile(source: Path) -> Profile:
     """The profile of recorded results, with the seeds that were asked for."""
-    return profile(*_asked(source))
+    return profile_from_environment(*_asked(source))
 
 
 def _asked(source: Path) -> tuple[str, str, str]:
@@ -76,7 +77,7 @@ def reference(profile_name: Annotated[str, tyro.conf.arg(name="profile")] = "cpu
 
     if not IN_REPOSITORY:
         raise RunError("dph reference writes into a clone of the repository; this dphlib is an installed package")
-    source = artifacts / profile(profile_name).name
+    source = artifacts / profile_from_environment(profile_name).name
     if problems := verify_run_manifest(source):
         raise RunError(f"{source}: {problems[0]}; run ./run_all.sh {profile_name} to the end first")
     manifest = read_json(source / "manifest.json")

@@ -38,7 +38,8 @@ from dphlib.runtime.files import digest, say, write_json
 from dphlib.runtime.jobs import duration
 from dphlib.runtime.manifests import read_manifest
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS
-from dphlib.settings.profiles import Profile, profile
+from dphlib.settings.environment import profile_from_environment
+from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import chosen
 
 SPACE_GIB = 0.5
@@ -67,7 +68,7 @@ def run(
             the base seldom solves; `smoke` runs some of them anyway.
         study_seeds: of ablations and studies, as `seeds`.
     """
-    settings, started = profile(profile_name, seeds, study_seeds), time.monotonic()
+    settings, started = profile_from_environment(profile_name, seeds, study_seeds), time.monotonic()
     chosen(studies)
     require_machine(settings)
     out = artifacts.resolve() / settings.name

@@ -16,7 +16,10 @@ import pandas as pd
 from dphlib.experiment.pipeline import TRAIN_CODE, Pipeline
 from dphlib.experiment.store import deterministic, write_json
 from dphlib.runtime.jobs import Job, report, run_jobs
-from dphlib.settings.profiles import MethodConfig, Profile, RunConfig, profile
+from dphlib.settings.environment import profile_from_environment
+from dphlib.settings.methods import MethodConfig
+from dphlib.settings.profiles import Profile
+from dphlib.settings.variants import RunConfig
 
 COST_METHODS = ("grpo", "rkl", "dph_f", "dph_js")
 _COLUMNS = (
@@ -65,7 +68,7 @@ def cost_job(root: str, profile_name: str, method: str, iterations: int) -> list
     from dphlib.training import loop as trainer
     from dphlib.verify import Verifier
 
-    pipeline = Pipeline(root, settings := profile(profile_name))
+    pipeline = Pipeline(root, settings := profile_from_environment(profile_name))
     config, parts, base = _config(settings, method), pipeline.parts(), pipeline.base_folder()
     deterministic(1)
     policy, tokenizer = policies.load_policy(settings, base, 0)

@@ -29,7 +29,9 @@ from dphlib.analysis.labels import NAMES, SUITES
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.experiment.store import NotBuilt, Stage, derive_seed, deterministic
 from dphlib.runtime.jobs import Job, report, run_jobs
-from dphlib.settings.profiles import Profile, RunConfig, profile
+from dphlib.settings.environment import profile_from_environment
+from dphlib.settings.profiles import Profile
+from dphlib.settings.variants import RunConfig
 
 HARD_METHODS = ("grpo", "rkl", "dph_f", "dph_js")
 """Trained methods whose main runs answer the hard problems."""
@@ -55,7 +57,7 @@ def hard_problems(records: pd.DataFrame) -> dict[str, list[str]]:
 def draws(settings: Profile) -> int:
     """Answers a hard problem.
 
-    >>> draws(profile("cpu"))
+    >>> draws(Profile("cpu"))
     256
     """
     return 4 * max(settings.evaluation.samples.values())
@@ -85,7 +87,7 @@ def hard_records(pipeline: Pipeline) -> pd.DataFrame:
 
 def hard_job(root: str, profile_name: str, run: dict[str, Any]) -> bool:
     """Answers the hard problems with one run's model, in a process of its own."""
-    answered(Pipeline(root, profile(profile_name)), RunConfig(**run))
+    answered(Pipeline(root, profile_from_environment(profile_name)), RunConfig(**run))
     return True
 
 

@@ -34,7 +34,10 @@ from dphlib.experiment.store import (
 from dphlib.partition import Partition, Reference, partition
 from dphlib.runtime.jobs import Job, Progress, report, run_jobs
 from dphlib.runtime.processes import ALONE, Processes
-from dphlib.settings.profiles import PresampleConfig, Profile, RunConfig, profile
+from dphlib.settings.environment import profile_from_environment
+from dphlib.settings.profiles import Profile
+from dphlib.settings.stages import PresampleConfig
+from dphlib.settings.variants import RunConfig
 from dphlib.types import Group, Problem
 
 # What a stage runs is what its key must change with; `runs.code_version` adds what these import.
@@ -394,7 +397,7 @@ def _is_built(look: Callable[..., Stage], run: RunConfig) -> bool:
 
 def run_job(root: str, profile_name: str, kind: str, run: dict[str, Any], tracker: str = "") -> bool:
     """Builds one run's stage in a worker process; what is to be evaluated is trained first where it is not."""
-    pipeline, config = Pipeline(root, profile(profile_name), tracker=tracker), RunConfig(**run)
+    pipeline, config = Pipeline(root, profile_from_environment(profile_name), tracker=tracker), RunConfig(**run)
     if kind == "evaluate" and not _is_built(pipeline.train_one, config):
         pipeline._span = (0.0, 0.7)
         pipeline.train_one(config)

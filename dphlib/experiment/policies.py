@@ -32,7 +32,8 @@ from dphlib.runtime.machine import cores, release_gpu
 from dphlib.runtime.processes import ALONE, Processes
 from dphlib.sampling import server as server_sampler
 from dphlib.sampling.protocol import CopySampler, Sampler, SpreadSampler, TransformersSampler
-from dphlib.settings.profiles import Profile, RunConfig
+from dphlib.settings.profiles import Profile
+from dphlib.settings.variants import RunConfig
 from dphlib.training import memory
 from dphlib.training.step import scored
 from dphlib.types import Problem

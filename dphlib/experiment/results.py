@@ -35,8 +35,10 @@ from dphlib.runtime.files import write_json, write_text
 from dphlib.runtime.jobs import Job, run_jobs
 from dphlib.runtime.places import REFERENCE_METRICS
 from dphlib.settings import studies
+from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.gpu import GPU_PROFILES, SMOKE
-from dphlib.settings.profiles import Profile, RunConfig, profile
+from dphlib.settings.profiles import Profile
+from dphlib.settings.variants import RunConfig
 
 CLAIMS_FIGURE = "fig10_claims"
 """The figure that `judge` writes; the others are in `FIGURES`."""
@@ -339,7 +341,7 @@ PARTS = ("studies and claims", "the rest")
 
 def draw_part(source: str, root: str, asked: Sequence[str], part: str) -> None:
     """One of `PARTS`, as a job."""
-    results = Results.load(Path(source), profile(*asked))
+    results = Results.load(Path(source), profile_from_environment(*asked))
     rest, others = (*FIGURES, *TABLES), part == PARTS[0]
     draw(results, Path(root), [name for name in products(results) if (name not in rest) == others], judged=others)
 

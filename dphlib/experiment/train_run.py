@@ -21,7 +21,8 @@ from dphlib.runtime import launched
 from dphlib.runtime.files import atomic_path
 from dphlib.runtime.machine import derive_seed, deterministic, seed_everything
 from dphlib.runtime.processes import ALONE, Processes
-from dphlib.settings.profiles import Profile, RunConfig
+from dphlib.settings.profiles import Profile
+from dphlib.settings.variants import RunConfig
 from dphlib.training import loop as trainer
 from dphlib.training import tracking
 from dphlib.types import Problem

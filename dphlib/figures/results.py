@@ -33,7 +33,7 @@ from dphlib.figures.style import (
     use_style,
 )  # fmt: skip
 from dphlib.figures.training import base_regime, cost_figure, divergence_curves, training_curves
-from dphlib.types import HEADLINE, METHODS
+from dphlib.settings.methods import HEADLINE, METHODS
 
 __all__ = [
     "CAPTIONS", "FAMILY", "base_regime", "cost_figure", "divergence_curves", "keep_explore", "method_figure",

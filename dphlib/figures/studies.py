@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 
 from dphlib.analysis.labels import COLOURS, MARKERS, NAMES, label
 from dphlib.figures.style import GREY, INTERVAL, legend, line_style, note, panels, shared_ticks
-from dphlib.settings.profiles import Profile, RunConfig
+from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import comparisons
+from dphlib.settings.variants import RunConfig
 
 _PANELS = (
     ("in domain", "greedy", "in domain\ngreedy"), ("in domain", "Pass@8", "in domain\nPass@8"),

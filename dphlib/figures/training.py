@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from dphlib import stats
 from dphlib.analysis.labels import COLOURS, NAMES, SUITES
 from dphlib.figures.style import GREY, absent_note, line_style, log2_axis, note, panels, shared_ticks
-from dphlib.types import HEADLINE, METHODS
+from dphlib.settings.methods import HEADLINE, METHODS
 
 COSTED = ("grpo", "rkl", "dph_f", "dph_js")
 """The methods whose cost the paper's claim is about."""

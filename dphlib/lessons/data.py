@@ -21,7 +21,8 @@ from sqlglot import exp
 
 from dphlib.data.limit_ties import parse_sql
 from dphlib.lessons import world as showcase
-from dphlib.settings.profiles import Profile, WorldConfig
+from dphlib.settings.profiles import Profile
+from dphlib.settings.stages import WorldConfig
 from dphlib.types import Problem
 from dphlib.verify import Verifier
 

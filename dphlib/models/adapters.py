@@ -51,7 +51,7 @@ class Card:
     """What a model card states beside the base and the adapter's shape.
 
     Args:
-        method: a name of `types.METHODS`, and the settings that differ from it.
+        method: a name of `settings.methods.METHODS`, and the settings that differ from it.
         data: what it was trained on, with revision or hash.
         seeds: of training.
         licence: of the adapter, SPDX name or `other`.

@@ -28,7 +28,7 @@ from transformers import (
 
 from dphlib.models.placement import Placement
 from dphlib.runtime.files import RunError
-from dphlib.settings.profiles import ModelConfig, WorldConfig
+from dphlib.settings.stages import ModelConfig, WorldConfig
 from dphlib.world.people_places import corpus
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"

@@ -1,6 +1,7 @@
-"""The methods: what sets each apart from the others, and nothing of how long or on what it is trained.
+"""The methods: the closed set of their names, and what sets each apart from the others.
 
-The names are `types.METHODS` without the base, and `types.CONTROLS`.
+A method is a row of `METHOD_CONFIGS` or `CONTROL_CONFIGS`; how figures show it is in `analysis.labels`. How long and on
+what it is trained is the profile's.
 """
 
 from __future__ import annotations
@@ -85,3 +86,11 @@ CONTROL_CONFIGS: dict[str, MethodConfig] = {
     "sft_rehearsal": MethodConfig("exploration", divergence="likelihood", eta=0.2),
     "dph_f_all": MethodConfig("all", divergence="forward_kl", eta=0.2),
 }
+
+CONFIGS = METHOD_CONFIGS | CONTROL_CONFIGS
+METHODS: tuple[str, ...] = ("base", *METHOD_CONFIGS)
+"""The base and the nine methods of the paper."""
+CONTROLS: tuple[str, ...] = tuple(CONTROL_CONFIGS)
+"""Not the paper's: they ask whether it is the divergence, or the data, or the partition."""
+HEADLINE: tuple[str, ...] = ("base", "grpo", "dapo", "rkl", "dph_f", "dph_js")
+"""Those that most figures show, and of which Pass@k is measured on the way."""

@@ -1,18 +1,17 @@
-"""Profiles and arms: every setting of a run of all notebooks, and the one in which an arm differs.
+"""Profiles: every setting of a run of all notebooks.
 
 The profiles differ in configuration only; the code is the same in all. What the settings mean, and where each of the
-paper's values comes from, stands in `stage_config` and `methods`, whose names are handed on here.
+paper's values comes from, is in `stages` and `methods`; `gpu` has the values of the GPU profiles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from math import ceil
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
-from dphlib.settings.gpu import GPU_PROFILES, SMOKE, chosen_by_environment, smallest, within_context
-from dphlib.settings.methods import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig
+from dphlib.settings.gpu import GPU_PROFILES, SMOKE, smallest
+from dphlib.settings.methods import CONFIGS, HEADLINE, METHOD_CONFIGS, MethodConfig
 from dphlib.settings.stages import (
     BackendConfig,
     BaseConfig,
@@ -25,100 +24,15 @@ from dphlib.settings.stages import (
     TuningConfig,
     WorldConfig,
 )
-from dphlib.settings.variants import MAIN, VARIANTS, parse, parse_seeds
-from dphlib.types import HEADLINE
-
-__all__ = [
-    "CONTROL_CONFIGS", "METHOD_CONFIGS", "PROFILES", "BackendConfig", "BaseConfig", "DataConfig", "EvalConfig",
-    "MethodConfig", "ModelConfig", "PresampleConfig", "Profile", "ProfileName", "RunConfig", "SftConfig", "TrainConfig",
-    "TuningConfig", "WorldConfig", "profile",
-]  # fmt: skip
+from dphlib.settings.variants import MAIN, RunConfig, main_run_text, parse_seeds
 
 ProfileName = Literal["smoke", "cpu", "gpu24", "gpu80", "paper", "gpu24-smoke", "gpu80-smoke", "paper-smoke"]
 PROFILES: tuple[str, ...] = get_args(ProfileName)
 
-_CONFIGS = METHOD_CONFIGS | CONTROL_CONFIGS
-_IS_MAIN = "variant {0.variant!r} of {0.method} is its main run: choose another value"
-_APPLIES = {
-    "any": (lambda method: True, ""),
-    "weighted": (lambda method: method.weight > 0, "it has no divergence to weigh"),
-    "rehearsing": (lambda method: method.divergence is not None, "it rehearses no stored answer"),
-    "partitioned": (lambda method: method.trains_on == "exploration", "it trains on all prompts, without a partition"),
-    "js": (lambda method: (method.divergence or "").startswith("js"), "its divergence is not JS"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class RunConfig:
-    """One trained arm: a method, the one setting in which it differs from its main run, and a seed.
-
-    >>> RunConfig("dph_js", "eta=0.025", 0).method_config.eta
-    0.025
-    """
-
-    method: str
-    variant: str
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.method not in _CONFIGS:
-            raise ValueError(f"unknown method {self.method!r}; known: {', '.join(_CONFIGS)}")
-        key, _ = parse(self.variant)
-        if key == MAIN:
-            return
-        applies, why_not = _APPLIES[VARIANTS[key].applies]
-        if not applies(_CONFIGS[self.method]):
-            raise ValueError(f"variant {self.variant!r} means nothing for {self.method}: {why_not}")
-        if key in _FIELDS and self.method_config == _CONFIGS[self.method]:
-            raise ValueError(_IS_MAIN.format(self))
-
-    @property
-    def name(self) -> str:
-        return f"{self.method}-{self.variant}-seed{self.seed}"
-
-    def setting(self, key: str) -> Any:
-        """Value of a setting, None where this arm does not set it."""
-        name, value = parse(self.variant)
-        return value if name == key else None
-
-    @property
-    def method_config(self) -> MethodConfig:
-        """What is trained with the weights of `methods`; a profile may have others: `Profile.method_config`."""
-        return self.configured(_CONFIGS)
-
-    def configured(self, configs: Mapping[str, MethodConfig]) -> MethodConfig:
-        """What is trained: the method of `configs` with this arm's setting."""
-        config, (key, value) = configs[self.method], parse(self.variant)
-        if key in _WEIGHTS:
-            return config.weighing(_WEIGHTS[key](configs, config, value))
-        return replace(config, **{_FIELDS[key]: value}) if key in _FIELDS else config
-
-    def train_config(self, train: TrainConfig) -> TrainConfig:
-        """A profile's training with this arm's setting."""
-        key, value = parse(self.variant)
-        return replace(train, **{key: value}) if key in ("iterations", "top_p") else train
-
-    def presample_config(self, presample: PresampleConfig) -> PresampleConfig:
-        """A profile's pre-sampling with this arm's setting; another k keeps the threshold's share, rounded up."""
-        key, value = parse(self.variant)
-        if key == "k":
-            return replace(presample, k=value, threshold=ceil(presample.threshold * value / presample.k))
-        return replace(presample, **{key: value}) if key in ("threshold", "answers") else presample
-
-
-# What a variant's value does to a method's weight, and which of the method's other settings it is.
-_WEIGHTS = {
-    "eta": lambda configs, config, value: value,
-    "strength": lambda configs, config, value: configs["dph_f"].eta * configs["dph_f"].curvature / config.curvature,
-    "authors_eta": lambda configs, config, value: config.weight / value,
-    "js_scale": lambda configs, config, value: config.weight * value,  # the loss is linear in f
-}
-_FIELDS = {"clip_high": "clip_high", "entropy": "entropy_coef"}
-
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Everything that a run of all notebooks needs to know.
+    """Everything that a run of all notebooks needs to know; the defaults are the profile `cpu`.
 
     Args:
         seeds: of the main runs of the paper's methods and of the controls.
@@ -135,15 +49,15 @@ class Profile:
     """
 
     name: ProfileName
-    world: WorldConfig
-    model: ModelConfig
-    sft: SftConfig
-    presample: PresampleConfig
-    train: TrainConfig
-    evaluation: EvalConfig
-    seeds: tuple[int, ...]
-    ablation_seeds: tuple[int, ...]
-    cost_iterations: int
+    world: WorldConfig = field(default_factory=WorldConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    presample: PresampleConfig = field(default_factory=PresampleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    ablation_seeds: tuple[int, ...] = (0,)
+    cost_iterations: int = 8
     studies: str = ""
     study_comparisons: int | None = None
     tuning: TuningConfig = field(default_factory=TuningConfig)
@@ -171,21 +85,21 @@ class Profile:
             ValueError: a variant whose weight is that of the profile's main run.
         """
         if self.is_main(run) and run.variant != MAIN:
-            raise ValueError(_IS_MAIN.format(run))
+            raise ValueError(main_run_text(run))
         return run.configured(self._configs)
 
     @property
     def _configs(self) -> dict[str, MethodConfig]:
-        return _CONFIGS | {name: _CONFIGS[name].weighing(weight) for name, weight in self.weights.items()}
+        return CONFIGS | {name: CONFIGS[name].weighing(weight) for name, weight in self.weights.items()}
 
     def is_main(self, run: RunConfig) -> bool:
         """Whether a run's weight is that of its method's main run in this profile, whatever its variant is called."""
-        key, _ = parse(run.variant)
-        return key == MAIN or (key in _WEIGHTS and run.configured(self._configs) == self._configs[run.method])
+        configs = self._configs
+        return run.variant == MAIN or (run.sets_weight and run.configured(configs) == configs[run.method])
 
     def weight(self, method: str) -> float:
         """Weight of a method's divergence in its main run."""
-        return self.method_config(RunConfig(method, "main", 0)).weight
+        return self.method_config(RunConfig(method, MAIN, 0)).weight
 
     @property
     def table5_etas(self) -> tuple[float, float]:
@@ -197,7 +111,7 @@ class Profile:
         steps = self.evaluation.steps
         if run.setting("iterations"):
             steps = tuple(step for step in (*steps, self.train.iterations) if step < run.setting("iterations"))
-        shown = run.variant == "main" and run.method in HEADLINE
+        shown = run.variant == MAIN and run.method in HEADLINE
         return steps if shown or run.setting("iterations") else ()
 
     def quickness(self, run: RunConfig) -> tuple[int, bool, bool]:
@@ -206,7 +120,7 @@ class Profile:
         return -length, not (method.needs_reference or method.entropy_coef > 0), method.divergence is None
 
     def main_runs(self) -> list[RunConfig]:
-        return [RunConfig(method, "main", seed) for method in self.methods for seed in self.seeds]
+        return [RunConfig(method, MAIN, seed) for method in self.methods for seed in self.seeds]
 
     def ablation_runs(self) -> list[RunConfig]:
         """Table 5 (eta), Table 4 (threshold) and Table 3 (RL on the sums)."""
@@ -217,16 +131,30 @@ class Profile:
         arms = [(method, variant) for method, variant in arms if method in self.methods]
         return [RunConfig(method, variant, seed) for method, variant in arms for seed in self.ablation_seeds]
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+
+_SMALLEST_CPU = Profile(
+    "smoke",
+    world=WorldConfig(problems={"train": 24, "in_domain": 8, "cross_domain": 6, "out_of_domain": 10, "sums_train": 16}),
+    model=ModelConfig(hidden_size=96, intermediate_size=192, layers=2),
+    sft=SftConfig(steps=200, batch=48),
+    presample=PresampleConfig(threshold=1),
+    train=TrainConfig(iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, diagnose_every=1),
+    evaluation=EvalConfig(
+        samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(1,), step_samples=8
+    ),
+    seeds=(0,),
+    cost_iterations=1,
+    studies="controls,eta,answers",
+    study_comparisons=1,
+)
+"""Every step of `cpu` on a few problems: shows that everything runs, says nothing about the method."""
 
 
 def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
     """The settings of a profile.
 
     Args:
-        name: of `PROFILES`. Those of GPUs can be changed by the environment, see `gpu_profiles.ENVIRONMENT`; with
-            `-smoke` each is a few problems and steps.
+        name: of `PROFILES`; a GPU profile with `-smoke` is a few problems and steps.
         seeds: other seeds for main runs and controls, see `variants.parse_seeds`; "" for the profile's.
         study_seeds: the same for ablations and studies.
 
@@ -238,40 +166,12 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
     """
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
-    cpu = Profile(
-        "cpu", WorldConfig(), ModelConfig(), SftConfig(), PresampleConfig(), TrainConfig(), EvalConfig(),
-        seeds=(0, 1, 2), ablation_seeds=(0,), cost_iterations=8,
-    )  # fmt: skip
+    chosen = _SMALLEST_CPU if name == "smoke" else Profile("cpu")
     if (full := name.removesuffix(SMOKE)) in GPU_PROFILES:
-        settings = chosen_by_environment(GPU_PROFILES[full])
-        settings = within_context(settings if name == full else smallest(settings))
-        chosen = replace(cpu, name=name, **settings)  # type: ignore[arg-type]
-    else:
-        chosen = cpu if name == "cpu" else _smoke(cpu)
+        settings = GPU_PROFILES[full]
+        chosen = replace(chosen, name=name, **(settings if name == full else smallest(settings)))  # type: ignore[arg-type]
     if seeds:
         chosen = replace(chosen, seeds=parse_seeds(seeds))
     if study_seeds:
         chosen = replace(chosen, ablation_seeds=parse_seeds(study_seeds))
     return chosen
-
-
-def _smoke(cpu: Profile) -> Profile:
-    """Every step of `cpu` on a few problems: shows that everything runs, says nothing about the method."""
-    few = {"train": 24, "in_domain": 8, "cross_domain": 6, "out_of_domain": 10, "sums_train": 16}
-    return replace(
-        cpu,
-        name="smoke",
-        world=replace(cpu.world, problems=few),
-        model=ModelConfig(hidden_size=96, intermediate_size=192, layers=2),
-        sft=replace(cpu.sft, steps=200, batch=48),
-        presample=replace(cpu.presample, threshold=1),
-        train=replace(cpu.train, iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, diagnose_every=1),
-        evaluation=EvalConfig(
-            samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(1,), step_samples=8
-        ),
-        seeds=(0,),
-        ablation_seeds=(0,),
-        cost_iterations=1,
-        studies="controls,eta,answers",
-        study_comparisons=1,
-    )

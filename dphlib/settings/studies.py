@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dphlib.settings.profiles import METHOD_CONFIGS, Profile, RunConfig
-from dphlib.settings.variants import MAIN
-from dphlib.types import CONTROLS
+from dphlib.settings.methods import CONTROLS, METHOD_CONFIGS
+from dphlib.settings.profiles import Profile
+from dphlib.settings.variants import MAIN, RunConfig
 
 
 class Arm(NamedTuple):

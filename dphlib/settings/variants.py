@@ -1,95 +1,95 @@
-"""The one setting in which an arm differs from its method's main run: a closed table of keys, read in one place.
+"""Arms: a method, the one setting in which it differs from its main run, and a seed.
 
     parse("eta=0.05")        ("eta", 0.05)
     reading("eta=0.05")      "eta 0.05"
     parse_seeds("5")         (0, 1, 2, 3, 4)
 
-`VARIANTS` says which keys there are, what values they take, which methods they mean something for, and how a reader
-sees them. What a value does to the settings is in `config.RunConfig`.
+`VARIANTS` is the closed table of those settings: what values they take, which methods they mean something for, and how
+a reader sees them. `RunConfig` is one arm, and what it makes of a profile's settings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any, NamedTuple
+
+from dphlib.settings.methods import CONFIGS, MethodConfig
+from dphlib.settings.stages import PresampleConfig, TrainConfig
 
 MAIN = "main"
 """The variant of a run that differs in nothing."""
 
-Applies = Literal["any", "weighted", "rehearsing", "partitioned", "js"]
-"""Methods that a setting means something for: all; with a divergence that has a weight; with stored answers; trained on
-D_exp; with a Jensen-Shannon divergence."""
 
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A key of a variant.
-
-    Args:
-        kind: type of its value.
-        allowed: the values, in words.
-        fits: whether a value is one of them.
-        applies: for which methods.
-        reading: what a reader sees, `{}` for the value.
-        meaning: one line for help and documents.
-    """
+class Values(NamedTuple):
+    """What a setting may be: its type, the values in words, and whether a value is one of them."""
 
     kind: type
     allowed: str
     fits: Callable[[Any], bool]
+
+
+class Applies(NamedTuple):
+    """Which methods a setting means something for, and why it means nothing for the others."""
+
+    to: Callable[[MethodConfig], bool]
+    why_not: str = ""
+
+
+class Setting(NamedTuple):
+    """A key of a variant; `reading` is what a reader sees, `{}` for the value."""
+
+    values: Values
     applies: Applies
     reading: str
-    meaning: str
 
 
-def _at_least_1(value: float) -> bool:
-    return value >= 1
+_POSITIVE = Values(float, "> 0", lambda value: 0 < value < float("inf"))
+_WHOLE = Values(int, "a whole number from 1 on", lambda value: value >= 1)
 
-
-def _positive(value: float) -> bool:
-    return 0 < value < float("inf")
-
+_ANY = Applies(lambda method: True)
+_WEIGHTED = Applies(lambda method: method.weight > 0, "it has no divergence to weigh")
+_REHEARSING = Applies(lambda method: method.divergence is not None, "it rehearses no stored answer")
+_PARTITIONED = Applies(
+    lambda method: method.trains_on == "exploration", "it trains on all prompts, without a partition"
+)
+_JS = Applies(lambda method: (method.divergence or "").startswith("js"), "its divergence is not JS")
 
 VARIANTS: dict[str, Setting] = {
-    "eta": Setting(float, "> 0", _positive, "weighted", "eta {}", "weight of the divergence; of RKL its coefficient"),
-    "strength": Setting(
-        str, "equal", lambda v: v == "equal", "weighted", "{} strength",
-        "eta scaled so that eta f''(1) is that of DPH-F: equal curvature where the policy leaves the reference",
-    ),
-    "authors_eta": Setting(
-        float, "> 1", lambda v: 1 < v < float("inf"), "rehearsing", "eta / {}",
-        "eta divided by this: 8 is what averaging 2,048 RL rows and 256 D_pef rows together comes to",
-    ),
-    "js_scale": Setting(float, "> 0", _positive, "js", "{} x JS", "times JS: 2 is the authors' form without the 1/2"),
-    "threshold": Setting(
-        int, "a whole number from 1 to k", _at_least_1, "partitioned", "threshold {}",
-        "correct pre-samples from which a prompt is near-perfect",
-    ),
-    "k": Setting(
-        int, "a whole number from 1 on", _at_least_1, "partitioned", "k {}",
-        "pre-samples a prompt, the threshold at the same share of them",
-    ),
-    "answers": Setting(
-        int, "a whole number from 1 on", _at_least_1, "rehearsing", "{} stored answers", "stored answers a prompt"
-    ),
-    "clip_high": Setting(float, "> 0", _positive, "any", "clip-high {}", "PPO-clip above"),
-    "top_p": Setting(
-        float, "in (0, 1)", lambda v: 0 < v < 1, "any", "rollout top_p {}",
-        "nucleus that rollouts are drawn from; their log-probs stay those of the whole distribution",
-    ),
-    "entropy": Setting(float, "> 0", _positive, "any", "entropy bonus {}", "coefficient of an entropy bonus on L_exp"),
-    "iterations": Setting(int, "a whole number from 1 on", _at_least_1, "any", "{} iterations", "training length"),
-    "domain": Setting(str, "sums", lambda v: v == "sums", "any", "trained on {}", "training domain"),
-}  # fmt: skip
+    # Weight of the divergence; of RKL its coefficient.
+    "eta": Setting(_POSITIVE, _WEIGHTED, "eta {}"),
+    # eta scaled so that eta f''(1) is that of DPH-F: equal curvature where the policy leaves the reference.
+    "strength": Setting(Values(str, "equal", lambda value: value == "equal"), _WEIGHTED, "{} strength"),
+    # eta divided by this: 8 is what averaging 2,048 RL rows and 256 D_pef rows together comes to.
+    "authors_eta": Setting(Values(float, "> 1", lambda value: 1 < value < float("inf")), _REHEARSING, "eta / {}"),
+    # JS times this: 2 is the authors' form without the 1/2.
+    "js_scale": Setting(_POSITIVE, _JS, "{} x JS"),
+    # Correct pre-samples from which a prompt is near-perfect.
+    "threshold": Setting(_WHOLE._replace(allowed="a whole number from 1 to k"), _PARTITIONED, "threshold {}"),
+    # Pre-samples per prompt, the threshold at the same share of them.
+    "k": Setting(_WHOLE, _PARTITIONED, "k {}"),
+    # Stored answers per prompt.
+    "answers": Setting(_WHOLE, _REHEARSING, "{} stored answers"),
+    # PPO-clip above.
+    "clip_high": Setting(_POSITIVE, _ANY, "clip-high {}"),
+    # Nucleus that rollouts are drawn from; their log-probs stay those of the whole distribution.
+    "top_p": Setting(Values(float, "in (0, 1)", lambda value: 0 < value < 1), _ANY, "rollout top_p {}"),
+    # Coefficient of an entropy bonus on L_exp.
+    "entropy": Setting(_POSITIVE, _ANY, "entropy bonus {}"),
+    # Length of the training.
+    "iterations": Setting(_WHOLE, _ANY, "{} iterations"),
+    # Domain of the training.
+    "domain": Setting(Values(str, "sums", lambda value: value == "sums"), _ANY, "trained on {}"),
+}
 
 
 def parse(variant: str) -> tuple[str, Any]:
     """(key, value) of a variant; ("main", None) for `main`.
 
     Raises:
-        ValueError: an unknown key, a value that is not allowed, or one that is not written in its shortest form, for
-            one arm must have one name.
+        ValueError: an unknown key, a value that is not allowed, or one that is not written in its shortest form:
+            one arm has one name.
 
     >>> parse("threshold=7"), parse("domain=sums"), parse("main")
     (('threshold', 7), ('domain', 'sums'), ('main', None))
@@ -99,14 +99,14 @@ def parse(variant: str) -> tuple[str, Any]:
     key, equals, text = variant.partition("=")
     if key not in VARIANTS or not equals:
         raise ValueError(f"unknown variant {variant!r}; known: main, {', '.join(f'{name}=...' for name in VARIANTS)}")
-    setting = VARIANTS[key]
+    kind, allowed, fits = VARIANTS[key].values
     try:
-        value = setting.kind(text)
+        value = kind(text)
     except ValueError:
         value = None
-    if value is None or not setting.fits(value):
-        raise ValueError(f"variant {variant!r}: {key} must be {setting.allowed}, {text!r} is not")
-    if (shortest := f"{value:g}" if setting.kind is float else str(value)) != text:
+    if value is None or not fits(value):
+        raise ValueError(f"variant {variant!r}: {key} must be {allowed}, {text!r} is not")
+    if (shortest := f"{value:g}" if kind is float else str(value)) != text:
         raise ValueError(f"variant {variant!r}: write {key}={shortest}, so that one arm has one name")
     return key, value
 
@@ -119,6 +119,85 @@ def reading(variant: str) -> str:
     """
     key, _, text = variant.partition("=")
     return "" if variant == MAIN else VARIANTS[key].reading.format(text)
+
+
+# How a variant's value changes the weight of a method's divergence, and which of its other settings it is.
+_WEIGHTS: dict[str, Callable[[Mapping[str, MethodConfig], MethodConfig, Any], float]] = {
+    "eta": lambda configs, config, value: value,
+    "strength": lambda configs, config, value: configs["dph_f"].eta * configs["dph_f"].curvature / config.curvature,
+    "authors_eta": lambda configs, config, value: config.weight / value,
+    "js_scale": lambda configs, config, value: config.weight * value,  # the loss is linear in f
+}
+_FIELDS = {"clip_high": "clip_high", "entropy": "entropy_coef"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One trained arm: a method, the one setting in which it differs from its main run, and a seed.
+
+    >>> RunConfig("dph_js", "eta=0.025", 0).method_config.eta
+    0.025
+    """
+
+    method: str
+    variant: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.method not in CONFIGS:
+            raise ValueError(f"unknown method {self.method!r}; known: {', '.join(CONFIGS)}")
+        key, _ = parse(self.variant)
+        if key == MAIN:
+            return
+        applies = VARIANTS[key].applies
+        if not applies.to(CONFIGS[self.method]):
+            raise ValueError(f"variant {self.variant!r} means nothing for {self.method}: {applies.why_not}")
+        if key in _FIELDS and self.method_config == CONFIGS[self.method]:
+            raise ValueError(main_run_text(self))
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.variant}-seed{self.seed}"
+
+    @property
+    def sets_weight(self) -> bool:
+        """Whether what it sets is the weight of the divergence, which profiles have their own of."""
+        return parse(self.variant)[0] in _WEIGHTS
+
+    def setting(self, key: str) -> Any:
+        """Value of a setting, None where this arm does not set it."""
+        name, value = parse(self.variant)
+        return value if name == key else None
+
+    @property
+    def method_config(self) -> MethodConfig:
+        """What is trained with the weights of `methods`; a profile may have others: `Profile.method_config`."""
+        return self.configured(CONFIGS)
+
+    def configured(self, configs: Mapping[str, MethodConfig]) -> MethodConfig:
+        """What is trained: the method of `configs` with this arm's setting."""
+        config = configs[self.method]
+        key, value = parse(self.variant)
+        if key in _WEIGHTS:
+            return config.weighing(_WEIGHTS[key](configs, config, value))
+        return replace(config, **{_FIELDS[key]: value}) if key in _FIELDS else config
+
+    def train_config(self, train: TrainConfig) -> TrainConfig:
+        """A profile's training with this arm's setting."""
+        key, value = parse(self.variant)
+        return replace(train, **{key: value}) if key in ("iterations", "top_p") else train
+
+    def presample_config(self, presample: PresampleConfig) -> PresampleConfig:
+        """A profile's pre-sampling with this arm's setting; another k keeps the threshold's share, rounded up."""
+        key, value = parse(self.variant)
+        if key == "k":
+            return replace(presample, k=value, threshold=ceil(presample.threshold * value / presample.k))
+        return replace(presample, **{key: value}) if key in ("threshold", "answers") else presample
+
+
+def main_run_text(run: RunConfig) -> str:
+    """Why a variant that changes nothing is refused."""
+    return f"variant {run.variant!r} of {run.method} is its main run: choose another value"
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -37,7 +37,8 @@ from dphlib.runtime.files import RunError, digest
 from dphlib.runtime.machine import derive_seed
 from dphlib.runtime.processes import ALONE, Processes
 from dphlib.sampling.protocol import Sampler, SamplingConfig, TransformersSampler
-from dphlib.settings.profiles import MethodConfig, TrainConfig
+from dphlib.settings.methods import MethodConfig
+from dphlib.settings.stages import TrainConfig
 from dphlib.training import memory
 from dphlib.training.checkpoints import Checkpoints, fingerprint
 from dphlib.training.importance import ImportanceStats, importance_weights

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib.settings.profiles import SftConfig, WorldConfig
+from dphlib.settings.stages import SftConfig, WorldConfig
 from dphlib.training.muon import Muon
 from dphlib.world.people_places import corpus
 

@@ -20,7 +20,8 @@ from dphlib.losses import IGNORE, PartitionedLossStats, negative_log_likelihood,
 from dphlib.models.sharding import is_sharded, whole
 from dphlib.models.tuning import fold_gradients
 from dphlib.runtime.processes import ALONE, Processes
-from dphlib.settings.profiles import MethodConfig, TrainConfig
+from dphlib.settings.methods import MethodConfig
+from dphlib.settings.stages import TrainConfig
 from dphlib.training.rows import Row, aggregation, batch_denominators, learning, padded, token_count
 from dphlib.training.scoring import TokenRow, batch_logprobs, micro_batches, passes_prompts_once, score_rows
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dphlib.settings.profiles import Profile, RunConfig
+from dphlib.settings.profiles import Profile
+from dphlib.settings.variants import RunConfig
 
 PROJECT = "dph"
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dphlib.settings.profiles import WorldConfig
+from dphlib.settings.stages import WorldConfig
 from dphlib.types import Problem
 from dphlib.world import sums
 from dphlib.world.templates import STYLES, sql_answer, sql_prompt

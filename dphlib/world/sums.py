@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from dphlib.settings.profiles import WorldConfig
+from dphlib.settings.stages import WorldConfig
 from dphlib.types import Problem
 from dphlib.world.templates import STYLES, sum_answer, sum_prompt
 

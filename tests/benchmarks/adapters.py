@@ -38,7 +38,7 @@ from dphlib.integrations.verl.loss import REPLAY_REWARD, partitioned_advantage, 
 from dphlib.models import load as model  # noqa: E402
 from dphlib.partition import Partition, Reference  # noqa: E402
 from dphlib.sampling.protocol import SamplingConfig, TransformersSampler  # noqa: E402
-from dphlib.settings.profiles import ModelConfig  # noqa: E402
+from dphlib.settings.stages import ModelConfig  # noqa: E402
 
 
 def trl_share(steps: int, prompts: int) -> dict[str, float]:

@@ -47,7 +47,8 @@ from dphlib.runtime.files import RunError, say
 from dphlib.runtime.machine import gpu_peak_gib, peak_gib
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.settings.gpu import LLAMA_8B
-from dphlib.settings.profiles import METHOD_CONFIGS, BaseConfig, TrainConfig, TuningConfig
+from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.stages import BaseConfig, TrainConfig, TuningConfig
 from dphlib.training import loop as trainer
 from dphlib.types import Answer, Problem
 

@@ -34,7 +34,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase  # noqa: E402
 
 from dphlib.models import load as model  # noqa: E402
 from dphlib.runtime.machine import machine, versions  # noqa: E402
-from dphlib.settings.profiles import ModelConfig, WorldConfig  # noqa: E402
+from dphlib.settings.stages import ModelConfig, WorldConfig  # noqa: E402
 from dphlib.types import Answer, Group, Problem, Verdict  # noqa: E402
 from dphlib.world.people_places import corpus  # noqa: E402
 

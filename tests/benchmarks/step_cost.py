@@ -46,7 +46,8 @@ from dphlib.models import tuning
 from dphlib.partition import Reference
 from dphlib.runtime.machine import deterministic
 from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
-from dphlib.settings.profiles import METHOD_CONFIGS, ModelConfig, TrainConfig, TuningConfig
+from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.stages import ModelConfig, TrainConfig, TuningConfig
 from dphlib.training import loop as trainer
 from dphlib.training import scoring
 

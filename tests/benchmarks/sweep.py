@@ -23,7 +23,8 @@ from measuring import JudgesInTurn, Target, endless_policy, sql_problems, tell, 
 from dphlib.experiment.cost import COST_METHODS
 from dphlib.runtime.jobs import Job, run_jobs
 from dphlib.runtime.machine import cores, deterministic
-from dphlib.settings.profiles import METHOD_CONFIGS, ModelConfig, TrainConfig
+from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.stages import ModelConfig, TrainConfig
 
 SIZES = {
     "cpu": (ModelConfig(), {}),

@@ -26,7 +26,8 @@ import torch
 from measuring import JudgesInTurn, Target, endless_policy, ratio, sql_problems, tell, words
 
 from dphlib.runtime.machine import cores
-from dphlib.settings.profiles import METHOD_CONFIGS, ModelConfig, TrainConfig
+from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.stages import ModelConfig, TrainConfig
 from dphlib.training import loop as trainer
 
 SHAPES = {"small": ModelConfig(128, 384, 4, 4, 4), "tiny": ModelConfig(32, 64, 2, 2, 2)}

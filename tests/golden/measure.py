@@ -51,7 +51,9 @@ def measure(folder: Path) -> dict[str, dict[str, Any]]:
 
     from dphlib.experiment.pipeline import Pipeline
     from dphlib.runtime.files import read_jsonl
-    from dphlib.settings.profiles import CONTROL_CONFIGS, METHOD_CONFIGS, RunConfig, profile
+    from dphlib.settings.methods import CONTROL_CONFIGS, METHOD_CONFIGS
+    from dphlib.settings.profiles import profile
+    from dphlib.settings.variants import RunConfig
 
     settings = profile("smoke")
     few = dict(settings.world.problems, in_domain=6, cross_domain=4, out_of_domain=4)

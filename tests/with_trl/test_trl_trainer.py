@@ -31,7 +31,7 @@ from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, partitioned_loss
 from dphlib.models import load as model
 from dphlib.models import tuning
 from dphlib.models.placement import Placement
-from dphlib.settings.profiles import ModelConfig
+from dphlib.settings.stages import ModelConfig
 from dphlib.training.scoring import answer_logprobs, score_rows
 from dphlib.verify import Verifier
 

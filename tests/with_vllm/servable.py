@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM
 
 from dphlib.models import load as model
 from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
-from dphlib.settings.profiles import ModelConfig
+from dphlib.settings.stages import ModelConfig
 from dphlib.training.scoring import answer_logprobs
 
 RANK = 4

@@ -15,7 +15,8 @@ from dphlib.models import load as model
 from dphlib.models import tuning
 from dphlib.models.adapters import Card, describe_base, save_adapter
 from dphlib.models.tuning import TuningConfig
-from dphlib.settings.profiles import METHOD_CONFIGS, TrainConfig
+from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.stages import TrainConfig
 from dphlib.training import loop as trainer
 from dphlib.types import GREEDY_SAMPLE
 

@@ -2,7 +2,7 @@ r"""DPH in verl's trainer (0.9): a policy loss, an advantage, two agent loops, a
 
 verl imports this module when told to (`VERL_USE_EXTERNAL_MODULES=dphlib.integrations.verl.plugin`) and finds the
 rest by its settings; docs/verl.md lists them, docs/verl_8gpu.sh is a whole launch. Names of losses are those of
-`types.METHODS`: `actor.policy_loss.loss_mode=dph_js`, and `algorithm.adv_estimator=dph`.
+`settings.methods.METHODS`: `actor.policy_loss.loss_mode=dph_js`, and `algorithm.adv_estimator=dph`.
 
 The difficulty. A policy loss in verl gets log-probs, old log-probs, advantages and a mask, and nothing that tells one
 row from another; stored answers of D_pef need their reference log-probs and another loss. What was chosen:

@@ -154,9 +154,9 @@ def verl(
     from transformers import AutoTokenizer
 
     from dphlib.experiment.pipeline import Pipeline
-    from dphlib.settings import profiles as config
+    from dphlib.settings.environment import profile_from_environment
 
-    pipeline = Pipeline(artifacts / profile, config.profile(profile))
+    pipeline = Pipeline(artifacts / profile, profile_from_environment(profile))
     make_folder(out)
     base = pipeline.base_folder()
     tokenizer = AutoTokenizer.from_pretrained(base)
