@@ -11,7 +11,6 @@ from dataclasses import replace
 import pytest
 import torch
 from data_files import official
-from dphlib.settings.environment import profile_from_environment as profile
 from small import policy, tokenizer
 from test_gpu_path import base_folder, small  # noqa: F401
 from test_trainer import OUT_OF_MEMORY, run
@@ -25,6 +24,7 @@ from dphlib.models.placement import Placement
 from dphlib.runtime.files import RunError
 from dphlib.runtime.machine import gpu_total_gib
 from dphlib.sampling import vllm as vllm_sampler
+from dphlib.settings.environment import profile_from_environment as profile
 from dphlib.settings.stages import BackendConfig, DataConfig
 
 COMMANDS = [

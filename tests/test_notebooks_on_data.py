@@ -19,7 +19,6 @@ import nbformat
 import pandas as pd
 import pytest
 from data_files import bird, official, spider, write
-from dphlib.settings.environment import profile_from_environment as profile
 from scripted_base import ANSWERS, save_base
 
 from dphlib.analysis.claims import from_json
@@ -31,6 +30,7 @@ from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.store import deterministic, write_run_manifest
 from dphlib.report import pages as report
 from dphlib.report.notebooks import check_executed, declared_parameters, find_notebooks
+from dphlib.settings.environment import profile_from_environment as profile
 from dphlib.training.log import METRICS
 
 PROFILE = "gpu80-smoke"

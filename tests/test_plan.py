@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from dphlib.settings.environment import ENVIRONMENT
-from dphlib.settings.environment import profile_from_environment as profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
@@ -23,6 +21,8 @@ from dphlib.models import load as model
 from dphlib.models.tuning import prepare
 from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig, batches, prompt_tokens
+from dphlib.settings.environment import ENVIRONMENT
+from dphlib.settings.environment import profile_from_environment as profile
 from dphlib.settings.gpu import BASES, GPU_PROFILES, LLAMA_8B, OMNISQL_32B, SMOKE
 from dphlib.settings.profiles import PROFILES
 from dphlib.settings.stages import TuningConfig

@@ -15,11 +15,11 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from dphlib.settings.environment import profile_from_environment as profile
 
 from dphlib import __version__
 from dphlib.cli import colab
 from dphlib.data.sets import DATA_SETS
+from dphlib.settings.environment import profile_from_environment as profile
 from tools import site, third_party
 
 ROOT = Path(__file__).resolve().parents[1]
