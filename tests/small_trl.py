@@ -12,7 +12,8 @@ from dphlib.integrations import store
 from dphlib.integrations.trl import DPHTrainer
 from dphlib.models import load as model
 from dphlib.partition import Partition, Reference
-from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.sampling.protocol import SamplingConfig
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.stages import ModelConfig
 
 PROBLEMS = sum_problems(10)

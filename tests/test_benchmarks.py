@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.sampling.protocol import SamplingConfig
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.stages import ModelConfig, TuningConfig
 

@@ -14,7 +14,8 @@ from dphlib.experiment.draws import KeptSampler, judged
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.models import load as model
 from dphlib.runtime.files import RunError
-from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.sampling.protocol import SamplingConfig
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.stages import BackendConfig, BaseConfig, ModelConfig
 from dphlib.types import Answer, Verdict
 from dphlib.verify import Verifier

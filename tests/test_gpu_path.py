@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 from data_files import official
-from dphlib.runtime.processes import ALONE
 from small import RewardsFirstToken, sum_problems, tokenizer
 
 from dphlib.experiment import policies
@@ -22,8 +21,10 @@ from dphlib.models.adapters import describe_base, load_adapter
 from dphlib.models.placement import Placement
 from dphlib.partition import Reference
 from dphlib.runtime.files import RunError
+from dphlib.runtime.jobs import WORKERS
 from dphlib.sampling import vllm as vllm_sampler
-from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.sampling.protocol import SamplingConfig
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.profiles import profile
 from dphlib.settings.stages import BackendConfig, BaseConfig, DataConfig, ModelConfig, TuningConfig
 from dphlib.settings.variants import RunConfig
@@ -150,7 +151,8 @@ def test_another_database_is_another_world_and_another_sampler_other_answers(
 def test_verifiers_take_the_cores_that_a_gpus_process_leaves_idle(base_folder, monkeypatch):
     monkeypatch.setattr(policies, "cores", lambda: 16)
     assert policies.judges(small(base_folder)) == 16 and policies.judges(profile("cpu")) == 1
-    assert policies.judges(small(base_folder), replace(ALONE, count=8)) == 2
+    monkeypatch.setenv(WORKERS, "8")
+    assert policies.judges(small(base_folder)) == 2
     with Verifier("nowhere", 3) as verifier:
         assert {verifier._sql._pool._workers, verifier._math._pool._workers} == {3}
 

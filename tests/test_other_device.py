@@ -11,7 +11,8 @@ from small import policy, sum_problems, tokenizer
 from test_trainer import EVERY, references, run
 
 from dphlib.models.tuning import prepare
-from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.sampling.protocol import SamplingConfig
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.stages import TuningConfig
 from dphlib.training.scoring import answer_logprobs, answer_topk
 

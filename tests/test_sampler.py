@@ -13,9 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from dphlib.models import load as model
 from dphlib.runtime.files import RunError
-from dphlib.sampling import protocol as sampling
-from dphlib.sampling.protocol import SamplingConfig, TransformersSampler, _choose, batches
+from dphlib.sampling import transformers as sampling
+from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.shared_prompt import RepeatedPrompts, SharedPrompts, decoding
+from dphlib.sampling.transformers import TransformersSampler, _choose, batches
 from dphlib.sampling.vllm import VERSION, VllmSampler, require_vllm
 from dphlib.settings.profiles import profile
 from dphlib.training.scoring import answer_logprobs, batch_logprobs, micro_batches

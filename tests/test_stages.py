@@ -14,7 +14,7 @@ from dphlib.cli import main as cli
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.integrations import store
 from dphlib.runtime.files import RunError
-from dphlib.sampling.protocol import TransformersSampler
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.profiles import PROFILES, profile
 from dphlib.settings.stages import TuningConfig

@@ -13,7 +13,8 @@ from dphlib.losses import EXPLORE, NEAR_PERFECT, count_denominators
 from dphlib.models.tuning import prepare
 from dphlib.partition import Reference
 from dphlib.runtime.files import RunError
-from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.sampling.protocol import SamplingConfig
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig
 from dphlib.settings.stages import TrainConfig, TuningConfig
 from dphlib.training import loop as trainer

@@ -21,7 +21,8 @@ from dphlib.models import adapters, tuning
 from dphlib.models import load as model
 from dphlib.models.adapters import Card, describe_base, load_adapter, save_adapter
 from dphlib.models.placement import Placement, choose_placement, placement_for
-from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.sampling.protocol import SamplingConfig
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.stages import LINEAR_LAYERS, ModelConfig, TrainConfig, TuningConfig
 from dphlib.training import loop as trainer

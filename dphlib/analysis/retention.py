@@ -252,7 +252,8 @@ def answers_of(
         Columns model, style (not on data sets), times, verdict, answer; a row a different answer.
     """
     from dphlib.experiment import policies
-    from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+    from dphlib.sampling.protocol import SamplingConfig
+    from dphlib.sampling.transformers import TransformersSampler
     from dphlib.verify import Verifier
 
     rows = []

@@ -3,12 +3,10 @@
 dph run --profile cpu          all notebooks, then claims, report, manifest
 dph run --profile cpu --seeds 5 --studies all    the same with five seeds and every study of `dphlib.settings.studies`
 dph ablate --study eta         one study alone: its arms, their table, a sentence for each comparison
-accelerate launch --config_file FILE -m dphlib train ...   one run by several processes, see docs/several_gpus.md
 dph plan --profile gpu80        what a profile will need: downloads, disk, GPU memory, hours
 dph presample | partition | train | evaluate | claims | report   one step, building what it needs
 dph notebooks --out FOLDER     copies the notebooks, to open them in Jupyter
 dph replot                     figures, tables and claims again from recorded results, compared byte by byte
-dph reference                  keeps a run's results as the reference that README and notebooks read
 dph data list | check          the data sets: files, licences, sources; runs every gold of those in a folder
 dph verl --out FOLDER          the partition and its stored answers as verl reads them, see docs/verl.md
 """
@@ -23,15 +21,13 @@ from typing import Any
 import tyro
 
 from dphlib.cli.data import data
-from dphlib.cli.reference import recorded_profile, reference, replot
+from dphlib.cli.replot import recorded_profile, replot
 from dphlib.cli.run import ProfileArgument, require_machine, run
 from dphlib.experiment import plan as plan_module
-from dphlib.experiment.store import RunError
 from dphlib.integrations import store
 from dphlib.integrations.verl.store import verl
 from dphlib.report.notebooks import NotebookError, NotebookInterrupted, find_notebooks
-from dphlib.runtime import launched
-from dphlib.runtime.files import say, write_text
+from dphlib.runtime.files import RunError, say, write_text
 from dphlib.runtime.jobs import JobError
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, REFERENCE
 from dphlib.settings.environment import profile_from_environment
@@ -108,7 +104,7 @@ def train(
     artifacts: Path = ARTIFACTS,
     tracker: str = "",
 ) -> int:
-    """Trains one run, by as many processes as a launcher starts.
+    """Trains one run.
 
     Args:
         method: of the paper, or a control: grpo_dexp, sft_rehearsal, dph_f_all.
@@ -122,11 +118,7 @@ def train(
     run = RunConfig(method, variant, seed)
     if tracker:
         tracking.check(tracker)
-    processes = launched.join(gpu=profile_from_environment(profile_name).base is not None)
-    trained = _pipeline(profile_name, artifacts, processes=processes, tracker=tracker).train([run])[0]
-    if processes.first:
-        print(trained.path)
-    launched.leave()
+    print(_pipeline(profile_name, artifacts, tracker=tracker).train([run])[0].path)
     return 0
 
 
@@ -221,7 +213,7 @@ def _pipeline(profile_name: str, artifacts: Path, **options: Any) -> Any:
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run, "presample": presample, "partition": partition, "train": train, "evaluate": evaluate,
     "ablate": ablate, "plan": plan,
-    "claims": claims, "report": report, "replot": replot, "reference": reference,
+    "claims": claims, "report": report, "replot": replot,
     "data": data, "verl": verl, "notebooks": notebooks,
 }  # fmt: skip
 
@@ -229,25 +221,16 @@ COMMANDS: dict[str, Callable[..., int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `dph`. Errors that a user can mend are one line; others keep their traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if launched.several() and list(arguments[:1]) not in (["train"], ["--help"], ["-h"]):
-        launched.tell(f"dph: several processes can train only, not {' '.join(arguments[:1])}; run it without launcher")
-        return 1
     try:
         return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="dph")
     except NotebookInterrupted as stop:
         say(str(stop))
         return stop.code
     except KeyboardInterrupt:
-        launched.tell("interrupted; what is finished is kept, run again to go on")
+        say("interrupted; what is finished is kept, run again to go on")
         return 130
     except (RunError, NotebookError, JobError, ValueError, FileNotFoundError, FileExistsError) as error:
-        launched.tell(f"dph: {error}")
-        return 1
-    except Exception as error:
-        if not (lost := launched.explain(error)):
-            launched.speaks()  # the traceback is what the user reads
-            raise
-        launched.tell(f"dph: {lost}")
+        say(f"dph: {error}")
         return 1
 
 

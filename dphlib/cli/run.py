@@ -16,14 +16,7 @@ import tyro
 from filelock import FileLock, Timeout
 
 from dphlib.experiment import plan as plan_module
-from dphlib.experiment.store import (
-    all_modules,
-    code_version,
-    require_space,
-    verify_run_manifest,
-    versions,
-    write_run_manifest,
-)
+from dphlib.experiment.store import code_version, verify_run_manifest, write_run_manifest
 from dphlib.report.facts import read_json
 from dphlib.report.notebooks import (
     NotebookError,
@@ -33,9 +26,9 @@ from dphlib.report.notebooks import (
     find_notebooks,
     run_notebooks,
 )
-from dphlib.runtime import launched
-from dphlib.runtime.files import digest, say, write_json
+from dphlib.runtime.files import digest, require_space, say, write_json
 from dphlib.runtime.jobs import duration
+from dphlib.runtime.machine import versions
 from dphlib.runtime.manifests import read_manifest
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS
 from dphlib.settings.environment import profile_from_environment
@@ -104,7 +97,7 @@ def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | Non
     """
     executed, record = out / "notebooks", out / "notebooks" / "keys.json"
     keys = read_json(record) if record.is_file() else {}
-    code = code_version(all_modules())
+    code = code_version(None)
     for problem in verify_run_manifest(out) if _finished(out) else ():
         say(f"{out}: {problem}; the notebooks run again")
         keys = {}
@@ -198,5 +191,4 @@ def require_machine(settings: Profile) -> None:
         from dphlib.experiment.policies import requirements
 
         requirements(settings)
-        if not launched.sharded():  # shards: `plan.sharded_gib`
-            require_memory(settings)
+        require_memory(settings)

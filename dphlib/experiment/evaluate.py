@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.experiment.draws import judged
-from dphlib.sampling.protocol import Sampler, SamplingConfig, TransformersSampler
+from dphlib.sampling.protocol import Sampler, SamplingConfig
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.training.scoring import answer_logprobs
 from dphlib.types import EvalRecord, Group, Problem
 from dphlib.verify.verifier import Verifier, answer_hash

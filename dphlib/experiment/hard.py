@@ -27,8 +27,9 @@ from dphlib import stats
 from dphlib.analysis import retention
 from dphlib.analysis.labels import NAMES, SUITES
 from dphlib.experiment.pipeline import Pipeline
-from dphlib.experiment.store import NotBuilt, Stage, derive_seed, deterministic
-from dphlib.runtime.jobs import Job, report, run_jobs
+from dphlib.experiment.store import NotBuilt, Stage
+from dphlib.runtime.jobs import Job, report
+from dphlib.runtime.machine import derive_seed, deterministic
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
@@ -80,7 +81,7 @@ def hard_records(pipeline: Pipeline) -> pd.DataFrame:
     arguments = {"root": str(pipeline.run.root), "profile_name": pipeline.settings.name}
     jobs = [Job(run.name, "dphlib.experiment.hard:hard_job", {**arguments, "run": asdict(run)}) for run in missing]
     if jobs:
-        run_jobs(jobs, workers=pipeline.workers, label="hard problems")
+        pipeline.run_jobs(jobs, "hard problems")
     stages = [answered(pipeline, run) for run in (None, *runs)]
     return pd.concat([pd.read_parquet(stage.path / "records.parquet") for stage in stages], ignore_index=True)
 

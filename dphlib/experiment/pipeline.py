@@ -19,21 +19,11 @@ from typing import Any
 import pandas as pd
 
 from dphlib.experiment import problems as problem_sets
-from dphlib.experiment.store import (
-    NotBuilt,
-    Run,
-    Stage,
-    append_jsonl,
-    derive_seed,
-    deterministic,
-    open_run,
-    read_jsonl,
-    work_folder,
-    write_json,
-)
+from dphlib.experiment.store import NotBuilt, Run, Stage, open_run, work_folder
 from dphlib.partition import Partition, Reference, partition
+from dphlib.runtime.files import append_jsonl, read_jsonl, write_json
 from dphlib.runtime.jobs import Job, Progress, report, run_jobs
-from dphlib.runtime.processes import ALONE, Processes
+from dphlib.runtime.machine import derive_seed, deterministic, gpus
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.profiles import Profile
 from dphlib.settings.stages import PresampleConfig
@@ -54,8 +44,7 @@ class Pipeline:
     Args:
         root: run folder, `artifacts/<profile>`.
         settings: the profile.
-        workers: parallel processes, None for one a core, and for one where models are on a GPU.
-        processes: those that a launcher started to train one run together, see `launched`.
+        workers: parallel processes; None for one per core, or per GPU where models are on GPUs.
         tracker: where training logs go as well, see `tracking`.
     """
 
@@ -64,12 +53,10 @@ class Pipeline:
         root: Path | str,
         settings: Profile,
         workers: int | None = None,
-        processes: Processes = ALONE,
         tracker: str = "",
     ) -> None:
         self.run: Run = open_run(Path(root), settings.name)
-        self.settings, self.workers = settings, workers or (1 if settings.base else None)
-        self.processes, self.tracker = processes, tracker
+        self.settings, self.workers, self.tracker = settings, workers, tracker
         self._span = (0.0, 1.0)
 
     # --- world and base ---
@@ -239,21 +226,9 @@ class Pipeline:
     # --- training and evaluation ---
 
     def train(self, runs: Sequence[RunConfig]) -> list[Stage]:
-        """Trains every run that is not there yet, several processes each of them together; see `train_one`."""
-        if self.processes.count > 1:
-            return [self._train_together(run) for run in runs]
+        """Trains every run that is not there yet; see `train_one`."""
         self._run_jobs("train", runs)
         return [self.train_one(run) for run in runs]
-
-    def _train_together(self, run: RunConfig) -> Stage:
-        with self.processes.first_alone():  # it builds what the run needs, the others find it
-            self._source(run)
-            built = _is_built(self.train_one, run)
-        if not self.processes.gather(built)[0]:
-            *_, train_beside = self._training(run)  # the others train with the first and write nothing
-            self.train_one(run) if self.processes.first else train_beside(Path())
-            self.processes.wait()
-        return self.train_one(run, look=True)
 
     def evaluate(self, runs: Sequence[RunConfig]) -> pd.DataFrame:
         """Records of the base and of every run: `EvalRecord` rows, the way-points of training included."""
@@ -304,8 +279,7 @@ class Pipeline:
                 waypoints=waypoints,
                 data_text=problem_sets.described(settings, suite, len(self.suite(suite))),
             )
-            kept = Path(self.processes.gather(str(work_folder(out)) if self.processes.first else "")[0])
-            train_run.build(out, kept, settings, run, inputs, self._report, self.processes, self.tracker)
+            train_run.build(out, work_folder(out), settings, run, inputs, self._report, self.tracker)
 
         params = {"run": run, "method": method, "train": train, "waypoints": waypoints, "tuning": settings.tuning}
         params |= {"backend": settings.backend} | ({"evaluation": asdict(settings.evaluation)} if waypoints else {})
@@ -379,7 +353,13 @@ class Pipeline:
         where = {"root": str(self.run.root), "profile_name": self.settings.name, "kind": kind}
         where |= {"tracker": self.tracker} if self.tracker else {}
         jobs = [Job(run.name, "dphlib.experiment.pipeline:run_job", {**where, "run": asdict(run)}) for run in order]
-        run_jobs(jobs, workers=self.workers, label=kind)
+        self.run_jobs(jobs, kind)
+
+    def run_jobs(self, jobs: Sequence[Job], label: str) -> None:
+        """Runs jobs side by side, each on a GPU of its own where the profile's models are on GPUs."""
+        devices = gpus() if self.settings.base else []
+        workers = self.workers or (1 if self.settings.base and not devices else None)
+        run_jobs(jobs, workers=workers, label=label, devices=devices)
 
     def _report(self, share: float) -> None:
         """Tells how far the running job is, whose present stage is the part `_span` of it."""

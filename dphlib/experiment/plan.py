@@ -20,9 +20,6 @@ Memory, in bytes (P weights, L linear weights of the layers, T trained weights):
                     there while the policy learns: the larger of both counts
     evaluation      the initial policy beside the trained one, 2 P, and the sampler: counts where it is more
 
-Over G GPUs (FSDP2, vLLM on others) a policy that is trained whole holds 16 T / G on each: fp32 weights, gradient and
-two moments; beside them in 16 bits embeddings, output layer and two gathered layers, activations, loss, reference.
-
 Time of an iteration: vLLM reads the weights once a token step for 256 rows side by side. Transformers takes a step for
 each token of the limit and batch, `_LAYER_S` of Python and kernel starts a layer, and reads what it multiplies with
 (QLoRA: 4.5 bytes a weight, unpacked and read again). Training takes 6 P operations a token (whole policy) or 4 P
@@ -163,15 +160,6 @@ def plan(settings: Profile, card: str = "") -> Plan:
     return Plan(gpu, {base.name: weights}, disk, memory, *hours, runs)
 
 
-def sharded_gib(settings: Profile, gpus: int) -> float:
-    """Memory of each of several GPUs that share a policy which is trained whole, with vLLM on others, GiB."""
-    base, memory = settings.base, plan(settings).memory
-    layer = base.linear_parameters / base.layers
-    gathered = 2 * (2 * base.vocabulary * base.hidden_size + 2 * layer)
-    beside = sum(memory.get(name, 0.0) for name in ("activations", "loss", "online reference"))
-    return (16 * base.parameters / gpus + gathered + beside) / 2**30
-
-
 def require_memory(settings: Profile, gib: float | None = None) -> None:
     """Refuses a GPU that cannot hold what no smaller batch makes smaller: the base and the trained state.
 
@@ -198,7 +186,7 @@ def require_memory(settings: Profile, gib: float | None = None) -> None:
 
 def _sampling_bytes(settings: Profile, card: Card) -> float:
     """What Transformers holds while it draws, at most, whatever the number of samples a prompt."""
-    from dphlib.sampling.protocol import prompt_tokens
+    from dphlib.sampling.transformers import prompt_tokens
 
     base, rows, longest = settings.base, settings.backend.batch_rows, settings.data.max_prompt_tokens
     limit = max(settings.train.max_new_tokens, settings.evaluation.max_new_tokens)
@@ -223,7 +211,8 @@ def _decode_s(settings: Profile, card: Card, draws: Sequence[tuple[int, int]], l
         return math.ceil(rows / _ROWS) * limit / 2 * 2 * base.parameters / card.bandwidth / _EFFICIENCY
     quantised = base.linear_parameters if settings.tuning.kind == "qlora" else 0
     read = 4.5 * quantised + 2 * (base.parameters - quantised)
-    from dphlib.sampling.protocol import SamplingConfig, batches
+    from dphlib.sampling.protocol import SamplingConfig
+    from dphlib.sampling.transformers import batches
 
     seconds, length = 0.0, settings.data.max_prompt_tokens // 4
     for prompts, samples in draws:
@@ -286,8 +275,12 @@ def to_text(settings: Profile, card: str = "") -> str:
         *_part("disk", found.disk),
         *_part("GPU memory", found.memory),
         f"  together {found.memory_gib:.0f} GiB of {found.card.memory_gib:.0f}: "
-        + ("fits" if found.fits else "does not fit on one; take tuning lora or qlora (profile gpu80 or gpu24)"),
-        *_several(settings, found),
+        + (
+            "fits"
+            if found.fits
+            else "does not fit on one; take tuning lora or qlora (profile gpu80 or gpu24), or several GPUs by verl "
+            "(docs/verl.md)"
+        ),
         f"hours: {found.presample_hours:.1f} of pre-sampling, {found.run_hours:.1f} a run of "
         f"{settings.train.iterations} iterations and "
         f"{found.evaluation_hours:.1f} for its evaluation, "
@@ -300,15 +293,6 @@ def to_text(settings: Profile, card: str = "") -> str:
             "transformers (DPH_SAMPLER), and fewer methods (DPH_METHODS) where a session ends after some hours"
         )
     return "\n".join(lines)
-
-
-def _several(settings: Profile, found: Plan) -> list[str]:
-    """A line about several GPUs, where one does not suffice and they do."""
-    enough = [n for n in (2, 4, 8, 16) if sharded_gib(settings, n) <= found.card.memory_gib]
-    if found.fits or settings.tuning.kind != "full" or not enough:
-        return []
-    each = sharded_gib(settings, enough[0])
-    return [f"  over {enough[0]} GPUs by FSDP2, vLLM on others: {each:.0f} GiB on each (docs/several_gpus.md)"]
 
 
 def measured(settings: Profile, reference: Path) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -23,15 +22,15 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib.models import adapters, sharding, tuning
+from dphlib.models import adapters, tuning
 from dphlib.models import load as model
 from dphlib.models.placement import Placement, choose_placement
 from dphlib.partition import Reference
 from dphlib.runtime.files import RunError
+from dphlib.runtime.jobs import WORKERS
 from dphlib.runtime.machine import cores, release_gpu
-from dphlib.runtime.processes import ALONE, Processes
-from dphlib.sampling import server as server_sampler
-from dphlib.sampling.protocol import CopySampler, Sampler, SpreadSampler, TransformersSampler
+from dphlib.sampling.protocol import Sampler
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
 from dphlib.training import memory
@@ -137,9 +136,9 @@ def load_tokenizer(settings: Profile) -> PreTrainedTokenizerBase:
     return model.load_tokenizer(base_folder(settings))
 
 
-def judges(settings: Profile, processes: Processes = ALONE) -> int:
-    """Worker processes of each verifier: the CPU profiles' jobs fill the cores already, a GPU's process shares them."""
-    return 1 if settings.base is None else max(1, cores() // processes.count)
+def judges(settings: Profile) -> int:
+    """Worker processes of each verifier: the CPU profiles' jobs fill the cores already, the GPUs' runs share them."""
+    return 1 if settings.base is None else max(1, cores() // int(os.environ.get(WORKERS, "1")))
 
 
 def prompt_text(settings: Profile, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> str:
@@ -171,21 +170,16 @@ def save_policy(
     run: RunConfig,
     folder: Path,
     data: str,
-    processes: Processes = ALONE,
 ) -> None:
     """Writes a trained policy below `out`: all its weights, or its adapter with a card.
 
     Args:
-        out: unused in all processes but the first, which writes.
+        out: the stage's folder.
         folder: the base it was trained on.
         data: what it was trained on, for the card.
-        processes: those that trained it, each of which calls this.
     """
-    state = sharding.whole_state(policy, processes.first) if sharding.is_sharded(policy) else None
-    if not processes.first:
-        return
     if settings.tuning.kind == "full":
-        model.save(policy, tokenizer, out / MODEL, state)
+        model.save(policy, tokenizer, out / MODEL)
         return
     method = f"{run.method}, variant {run.variant}: {settings.method_config(run)}"
     card = adapters.Card(method, data, (run.seed,), _describe(settings, folder).licence)
@@ -209,50 +203,22 @@ def _loading(settings: Profile) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def sampling(
-    settings: Profile,
-    folder: Path,
-    policy: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    processes: Processes = ALONE,
-) -> Iterator[Sampler]:
+def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[Sampler]:
     """A sampler of `policy` by the profile's program; its engine ends with the context.
 
     Args:
         folder: the unquantised base, which vLLM loads.
         policy: None for vLLM to sample from the base itself.
-        processes: those that train; all get the same answers.
 
     Raises:
-        RunError: vLLM beside each of several processes, or a server that does not answer; out of memory, here
-            or inside the context, with the settings to change.
+        RunError: out of memory, here or inside the context, with the settings to change.
     """
     backend = settings.backend
     advised = memory.advised("drawing answers", memory.sampling_advice, settings.train, backend.program)
     if backend.program == "transformers":
         with advised:
-            if sharding.is_sharded(policy):
-                copy, _ = load_initial(settings, folder)
-                yield CopySampler(copy, tokenizer, backend.batch_rows, processes)
-                return
-            yield TransformersSampler(policy, tokenizer, backend.batch_rows, processes)
+            yield TransformersSampler(policy, tokenizer, backend.batch_rows)
         return
-    if backend.program == "vllm_server":
-        with tempfile.TemporaryDirectory(prefix="dphlib-shared-") as here:
-            servers, shared = os.environ.get(server_sampler.SERVERS, ""), os.environ.get(server_sampler.SHARED) or here
-            sampler = server_sampler.ServerSampler(
-                servers.split(","), Path(shared), tokenizer, adapters=hasattr(policy, "peft_config"),
-                processes=processes,
-            )  # fmt: skip
-            if policy is not None:
-                sampler.sync(policy)
-            yield sampler if processes.count == 1 else SpreadSampler(sampler, processes)
-        return
-    if processes.count > 1:
-        raise RunError(
-            f"sampler vllm lives in one process, and {processes.count} train: give vLLM GPUs of its own by "
-            "DPH_SAMPLER=vllm_server (docs/several_gpus.md), or sample by DPH_SAMPLER=transformers"
-        )
     from dphlib.sampling.vllm import VllmSampler
 
     release_gpu()  # vLLM takes its share of what is free
@@ -272,11 +238,7 @@ def sampling(
 
 
 def rescored(
-    settings: Profile,
-    policy: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    references: Sequence[Reference],
-    processes: Processes = ALONE,
+    settings: Profile, policy: Any, tokenizer: PreTrainedTokenizerBase, references: Sequence[Reference]
 ) -> list[Reference]:
     """The stored answers with the log-probs of `policy`, which is still the initial one.
 
@@ -287,7 +249,7 @@ def rescored(
         return list(references)
     prompts = tokenizer([reference.problem.prompt for reference in references])["input_ids"] if references else []
     rows = [(prompt, reference.token_ids) for prompt, reference in zip(prompts, references, strict=True)]
-    logprobs = scored(policy, tokenizer, rows, settings.train, processes)
+    logprobs = scored(policy, tokenizer, rows, settings.train)
     return [replace(r, logprobs=tuple(row)) for r, row in zip(references, logprobs, strict=True)]
 
 

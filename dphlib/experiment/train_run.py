@@ -1,8 +1,4 @@
-"""One training run as its stage builds it: policy, sampler, verifier, the loop, way-points, and what is kept.
-
-Every process of a run calls `build`; the first one writes. With several of them a rollout, a verdict and a way-point's
-answer are made by one process and known to all.
-"""
+"""One training run as its stage builds it: policy, sampler, verifier, the loop, way-points, and what is kept."""
 
 from __future__ import annotations
 
@@ -15,18 +11,15 @@ from typing import Any
 import pandas as pd
 
 from dphlib.experiment import evaluate, policies
-from dphlib.models import sharding
 from dphlib.partition import Reference
-from dphlib.runtime import launched
 from dphlib.runtime.files import atomic_path
-from dphlib.runtime.machine import derive_seed, deterministic, seed_everything
-from dphlib.runtime.processes import ALONE, Processes
+from dphlib.runtime.machine import derive_seed, deterministic
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
 from dphlib.training import loop as trainer
 from dphlib.training import tracking
 from dphlib.types import Problem
-from dphlib.verify.verifier import SpreadVerifier, Verifier
+from dphlib.verify import Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,34 +52,27 @@ def build(
     run: RunConfig,
     inputs: Inputs,
     report: Callable[[float], None],
-    processes: Processes = ALONE,
     tracker: str = "",
 ) -> None:
     """Trains a run and writes `model/` or `adapter/`, `train_log.jsonl`, and `waypoints.parquet` where it has some.
 
     Args:
-        out: the stage's folder, which the first process writes.
+        out: the stage's folder.
         kept: folder of checkpoints and what else an interrupted run goes on from.
         report: told which share of the iterations is done.
-        processes: those that train it, each of which calls this.
         tracker: another place for the log, see `tracking`; "" for none.
     """
     deterministic(1)
-    if processes.count > 1:
-        seed_everything(derive_seed("job", run.name))  # as `jobs` does where one process trains
     method, train, evaluation = settings.method_config(run), run.train_config(settings.train), settings.evaluation
     policy, tokenizer = policies.load_policy(settings, inputs.base, run.seed)
     initial = policies.load_initial(settings, inputs.base)[0] if settings.tuning.kind == "full" else None
-    references = policies.rescored(settings, policy, tokenizer, inputs.references, processes)
-    if launched.sharded():
-        policy = sharding.shard(policy, processes)
+    references = policies.rescored(settings, policy, tokenizer, inputs.references)
 
     with (
-        Verifier(inputs.databases, policies.judges(settings, processes)) as own_verifier,
-        policies.sampling(settings, inputs.base, policy, tokenizer, processes) as sampler,
-        tracking.tracked(tracker if processes.first else "", kept, settings, run) as track,
+        Verifier(inputs.databases, policies.judges(settings)) as verifier,
+        policies.sampling(settings, inputs.base, policy, tokenizer) as sampler,
+        tracking.tracked(tracker, kept, settings, run) as track,
     ):
-        verifier: Any = own_verifier if processes.count == 1 else SpreadVerifier(own_verifier, processes)
 
         def on_iteration(log: dict[str, Any]) -> None:
             report(log["iteration"] / train.iterations)
@@ -101,18 +87,15 @@ def build(
                     max_new_tokens=evaluation.max_new_tokens, greedy=False, sampler=sampler,
                     styles=settings.data is None,
                 )  # fmt: skip
-                if processes.first:
-                    with atomic_path(kept / f"waypoint-{log['iteration']}.parquet") as path:
-                        records.to_parquet(path, index=False)
+                with atomic_path(kept / f"waypoint-{log['iteration']}.parquet") as path:
+                    records.to_parquet(path, index=False)
 
         trainer.train(
             policy, tokenizer, inputs.prompts, references, verifier, method, train, run.seed,
-            base=initial, sampler=sampler, folder=kept, on_iteration=on_iteration, processes=processes,
+            base=initial, sampler=sampler, folder=kept, on_iteration=on_iteration,
             paged_8bit=settings.tuning.paged_8bit,
         )  # fmt: skip
-    policies.save_policy(policy, tokenizer, out, settings, run, inputs.base, inputs.data_text, processes)
-    if not processes.first:
-        return
+    policies.save_policy(policy, tokenizer, out, settings, run, inputs.base, inputs.data_text)
     shutil.copy2(kept / "train_log.jsonl", out)
     if inputs.waypoints:
         steps = [step for step in inputs.waypoints if step <= train.iterations]

@@ -91,14 +91,9 @@ def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int
     )
 
 
-def save(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    state: dict[str, torch.Tensor] | None = None,
-) -> None:
-    """Writes the Hugging Face layout; with `state` its weights, where the model holds only shards of them."""
-    model.save_pretrained(folder, safe_serialization=True, state_dict=state)
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes the Hugging Face layout."""
+    model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
 
 
@@ -133,7 +128,9 @@ def load(
         dtype=placement.torch_dtype,
         attn_implementation=placement.attention,
         quantization_config=quantization,
-        device_map={"": _device(placement)} if quantization is not None else None,
+        device_map={"": torch.cuda.current_device() if placement.device == "cuda" else placement.device}
+        if quantization is not None
+        else None,
     )
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ValueError(
@@ -163,11 +160,6 @@ def refuse_damaged(file: Path, way_out: str) -> None:
             opened.keys()
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged ({error}); {way_out}") from error
-
-
-def _device(placement: Placement) -> str | int:
-    """This process's GPU where there are several, by its number."""
-    return torch.cuda.current_device() if placement.device == "cuda" else placement.device
 
 
 def fetch(name: str, revision: str) -> Path:

@@ -1,6 +1,6 @@
 """Device, number format and attention kernel, chosen from the hardware and told in one line.
 
-It decides nothing about what is trained, see `tuning`; several GPUs are Accelerate's business, not this module's.
+It decides nothing about what is trained, see `tuning`.
 """
 
 from __future__ import annotations

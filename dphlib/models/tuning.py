@@ -6,8 +6,7 @@
 3. QLoRA is NF4 with double quantisation, computing in the placement's format; the sampler keeps the unquantised base,
    and `importance` corrects for the difference.
 
-Adapters on disk: see `adapters`. Not here: sharding over several GPUs, and anything vLLM cannot serve (DoRA, biases,
-trained embeddings).
+Adapters on disk: see `adapters`. Not here: anything vLLM cannot serve (DoRA, biases, trained embeddings).
 """
 
 from __future__ import annotations

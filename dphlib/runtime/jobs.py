@@ -36,6 +36,9 @@ from dphlib.runtime.files import say, write_json
 from dphlib.runtime.machine import cores, derive_seed, release_gpu, seed_everything
 
 PROGRESS_FILE = "DPH_PROGRESS_FILE"
+WORKERS = "DPH_WORKERS"
+"""Environment variable of a worker: how many of them share the machine."""
+DEVICES = "CUDA_VISIBLE_DEVICES"
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
                "VECLIB_MAXIMUM_THREADS", "RAYON_NUM_THREADS")  # fmt: skip
 _FILE_EVERY_S, _LINE_EVERY_S = 0.5, 10.0
@@ -204,7 +207,7 @@ def _reset(seed: int) -> None:
 class _Worker:
     """A worker process seen from the parent: one thread reads its answers, one passes on what it prints."""
 
-    def __init__(self, inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]]) -> None:
+    def __init__(self, inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]], own: Mapping[str, str]) -> None:
         results_r, results_w = os.pipe()
         lifeline_r, self._lifeline = os.pipe()
         places = [os.getcwd() if place == "" else place for place in sys.path if isinstance(place, str)]
@@ -218,6 +221,7 @@ class _Worker:
             "TOKENIZERS_PARALLELISM": "false",
             "TQDM_DISABLE": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            **own,
         }
         try:
             self.process = subprocess.Popen(
@@ -322,13 +326,15 @@ def _death(worker: _Worker) -> JobError:
     return JobError(name, f"its worker ended with exit status {status} in the middle of the job{said}")
 
 
-def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str) -> list[Any]:
+def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str, devices: Sequence[str] = ()) -> list[Any]:
     """Runs jobs in worker processes in the given order (put the longest first); results in that order.
 
     Args:
         jobs: independent calls; they may not rely on each other or on their order.
-        workers: processes at once; None for as many as this process may use cores, at most one a job.
+        workers: processes at once; None for one per device, or per core without devices. At most one per job.
         label: shown with the progress.
+        devices: GPUs as `CUDA_VISIBLE_DEVICES` names them; each worker sees one. Workers share them only where more
+            workers than devices are asked for.
 
     Raises `JobError` when a job raises (with the worker's traceback) or its worker dies; the other jobs are
     stopped first. ValueError for bad names, functions or arguments, before any starts. Ctrl-C stops all.
@@ -353,8 +359,10 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str) -> list[An
     team: list[_Worker] = []
     try:
         with Progress(label, len(jobs), "jobs") as progress:
-            for _ in range(min(cores() if workers is None else workers, len(jobs))):
-                team.append(_Worker(inbox))
+            count = min(len(jobs), workers or len(devices) or cores())
+            for index in range(count):
+                own = {WORKERS: str(count)} | ({DEVICES: devices[index % len(devices)]} if devices else {})
+                team.append(_Worker(inbox, own))
                 team[-1].start(waiting.popleft())
             while len(results) < len(jobs):
                 _next_message(inbox, team, waiting, results)

@@ -1,7 +1,8 @@
 """The machine and the seeds: what a run ran on, and what makes it repeat.
 
+With `pin_kernels` and `deterministic`, one version of the libraries and one number of threads, a run on a CPU gives the
+same bits on every x86-64 processor with AVX2. On other processors and on GPUs runs agree statistically.
 Nothing here imports torch unless it is asked to seed it or to make it deterministic.
-It does not promise equal bits across library versions, CPU models or thread counts; see `deterministic`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import platform
 import random
@@ -28,6 +30,9 @@ RECORDED_PACKAGES = (
     *KEY_PACKAGES, "accelerate", "datasets", "matplotlib", "pandas", "papermill", "pyarrow", "safetensors", "scipy",
     "seaborn",
 )  # fmt: skip
+
+PINNED = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""Environment variables by which torch and the libraries below it choose their kernels for a CPU."""
 
 
 def package_version(name: str) -> str | None:
@@ -50,15 +55,44 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _cpuinfo(entry: str) -> str:
+    """An entry of the first processor in Linux' `/proc/cpuinfo`; "" where there is none."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(entry)), "")
+
+
+def pinned() -> bool:
+    """Whether this process computes with AVX2 on every processor that has it; see `pin_kernels`."""
+    return platform.machine() == "x86_64" and PINNED.items() <= os.environ.items()
+
+
+def pin_kernels(*, instructions: bool = True) -> bool:
+    """Fixes which kernels this process and those that it starts compute with; to be called before torch is imported.
+
+    bitsandbytes' kernels are those that are installed: on a CPU with AVX512-BF16 it would fetch others from the hub.
+
+    Args:
+        instructions: also pin kernels for a CPU to AVX2, so that a newer processor gives the same bits as an older one.
+
+    Returns:
+        Whether the instructions are pinned. They are not on ARM, on a processor without AVX2, or where torch, which
+        reads the setting once, is loaded already: there results agree with others' statistically, not bit for bit.
+    """
+    if "bitsandbytes" not in sys.modules:
+        sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # the import then fails, as if it were absent
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # which it would warn of
+    if instructions and not pinned() and "torch" not in sys.modules and "avx2" in _cpuinfo("flags").split():
+        os.environ.update(PINNED)
+    return pinned()
+
+
 def machine() -> dict[str, Any]:
-    """CPU model, usable cores, memory in GiB, operating system, and the GPUs' names where torch is loaded.
+    """CPU model, pinned instructions, usable cores, memory in GiB, system, and the GPUs' names where torch is loaded.
 
     No host or user name: the record is published.
     """
-    cpu = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).exists():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0].split(":", 1)[1].strip() if models else cpu
+    cpu = _cpuinfo("model name") or platform.processor() or platform.machine()
     torch = sys.modules.get("torch")
     gpus = []
     if torch is not None and torch.cuda.is_available():
@@ -66,6 +100,7 @@ def machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": cpu,
+        "instructions": "pinned to AVX2" if pinned() else "not pinned",
         "cores": cores(),
         "memory_gib": round(memory / 2**30, 1),
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -86,6 +121,17 @@ def gpu_peak_gib() -> float | None:
     if torch is None or not torch.cuda.is_available():
         return None
     return torch.cuda.max_memory_allocated() / 2**30
+
+
+def gpus() -> list[str]:
+    """GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them; [] without torch or a GPU."""
+    if not importlib.util.find_spec("torch"):
+        return []
+    import torch
+
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return named[:count] if named else [str(index) for index in range(count)]
 
 
 def release_gpu() -> None:

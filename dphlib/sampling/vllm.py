@@ -8,7 +8,7 @@
 4. An answer ends at the tokenizer's end token and at no other, as with `TransformersSampler`.
 
 vLLM's engine leaves its marks on the process (random state, number of threads); they are removed here. Sleep mode
-needs a GPU. vLLM as a server, perhaps of another machine: see `server_sampler`.
+needs a GPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dphlib.models.adapters import CONFIG, adapter_sha256, check_adapter, describe_base, write_weights
-from dphlib.models.sharding import whole
 from dphlib.runtime.files import RunError
 from dphlib.runtime.machine import derive_seed, package_version
 from dphlib.sampling.protocol import SamplingConfig
@@ -155,7 +154,7 @@ class VllmSampler:
             return []
         from vllm import SamplingParams, TokensPrompt
 
-        prompts, seeds = requests_of(problems, self.tokenizer, config, seed, self.max_tokens)
+        prompts, seeds = _requests(problems, self.tokenizer, config, seed, self.max_tokens)
         parameters = [
             SamplingParams(
                 n=config.samples,
@@ -240,8 +239,8 @@ class VllmSampler:
             raise ValueError("4-bit weights cannot be handed to vLLM; train an adapter on them (tuning qlora)")
         with self._awake():
             # The state holds a tied output layer under its own name too; vLLM would keep the old one without it.
-            weights = ((name, whole(weight)) for name, weight in policy.state_dict().items())
-            self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            weights = {"weights_iterator": iter(policy.state_dict().items())}
+            self.engine.collective_rpc("reload_weights", kwargs=weights)
             self._reset_prefix_cache()
 
     def _reset_prefix_cache(self) -> None:
@@ -274,7 +273,7 @@ class VllmSampler:
         shutil.rmtree(self._work, ignore_errors=True)
 
 
-def requests_of(
+def _requests(
     problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, config: SamplingConfig, seed: int, max_tokens: int
 ) -> tuple[list[list[int]], list[int]]:
     """Prompt token ids and vLLM's seed of each problem's request; see `VllmSampler.sample`."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 TuningKind = Literal["full", "lora", "qlora"]
-Program = Literal["transformers", "vllm", "vllm_server"]
+Program = Literal["transformers", "vllm"]
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MAX_RANK = 512
 """The largest rank that vLLM serves."""
@@ -208,11 +208,10 @@ class BackendConfig:
     """The program that draws answers.
 
     Args:
-        program: `transformers` samples from the trained policy itself; `vllm` is an engine beside it; `vllm_server` are
-            servers of their own, which environment variables name (see `server_sampler`).
+        program: `transformers` samples from the trained policy itself; `vllm` is an engine beside it.
         batch_rows: answers that Transformers decodes at a time, fewer where prompts are long (`sampler.batches`);
             decides which random numbers an answer gets.
-        max_tokens: vLLM's longest prompt and answer together; a server has its own.
+        max_tokens: vLLM's longest prompt and answer together.
         memory_fraction: of the GPU's memory for vLLM's weights and cache.
         sleep: vLLM hands its GPU memory to the trainer between rollouts.
     """

@@ -1,6 +1,6 @@
 """Checkpoints within a run: what is trained, the optimizer, random states, data order; whole or not there.
 
-    kept = Checkpoints(folder, recipe, processes)
+    kept = Checkpoints(folder, recipe)
     logs = kept.restore(policy, optimizer, cycles)     # [] at the beginning
     kept.log(row)                                      # one row an iteration, into train_log.jsonl
     kept.save(iteration, policy, optimizer, cycles)
@@ -8,8 +8,7 @@
 A checkpoint is a folder `step-000020`: `weights.safetensors` (what requires a gradient), `state.safetensors` and
 `state.json` (all else), `manifest.json` with the sha256 of each. It is written beside, synced, renamed; the two newest
 are kept. A damaged one is told and the one before is used. On a CPU in fp32 a resumed run equals an uninterrupted one
-to the last bit; with paged 8-bit moments and on GPUs it goes on from equal numbers. Of several processes the first
-writes, and all read: sharded weights are written whole, so that another number of processes can go on from them.
+to the last bit; with paged 8-bit moments and on GPUs it goes on from equal numbers.
 
 Not here: frozen weights, which the base has; stages and their locks, see `runs`.
 """
@@ -31,10 +30,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dphlib.models.sharding import part_of, whole
 from dphlib.runtime.files import RunError, append_jsonl, clear_errors, digest, fsync, plain, read_jsonl, say, write_text
 from dphlib.runtime.manifests import damage, inventory, read_manifest, write_manifest
-from dphlib.runtime.processes import ALONE, Processes
 from dphlib.training.rows import Cycle
 
 KEPT = 2
@@ -50,12 +47,10 @@ class Checkpoints:
     Args:
         folder: theirs alone.
         recipe: what decides the run's numbers, plain data; a checkpoint of another recipe is refused.
-        processes: those that train; every one calls `save` and `restore`.
     """
 
     folder: Path
     recipe: Mapping[str, Any]
-    processes: Processes = ALONE
 
     def save(self, iteration: int, policy: Any, optimizer: torch.optim.Optimizer, cycles: Mapping[str, Cycle]) -> None:
         """Writes the state after `iteration`, and removes all but the newest checkpoints.
@@ -71,12 +66,9 @@ class Checkpoints:
             "random": _random_states(),
             "cycles": {name: cycle.state() for name, cycle in cycles.items()},
         }
-        first = self.processes.first  # the others hand over their shards and keep nothing
         tensors: dict[str, Tensor] = {}
-        tree = _packed(state, tensors, "state", first)
-        weights = {name: _copied(weight, first) for name, weight in _trained(policy).items()}
-        if not first:
-            return
+        tree = _packed(state, tensors, "state")
+        weights = {name: _copied(weight) for name, weight in _trained(policy).items()}
         with clear_errors(target):
             temporary.mkdir(parents=True)
             try:
@@ -106,20 +98,11 @@ class Checkpoints:
         Raises:
             RunError: checkpoints that are all damaged, of another recipe, of another policy, or without their log.
         """
-        with self.processes.first_alone():  # the others find damage told and the log cut
-            return self._restore(policy, optimizer, cycles)
-
-    def _restore(
-        self, policy: Any, optimizer: torch.optim.Optimizer, cycles: Mapping[str, Cycle]
-    ) -> list[dict[str, Any]]:
-        first = self.processes.first
-        if first:
-            for left in self.folder.glob(".tmp-*-step-*"):
-                shutil.rmtree(left, ignore_errors=True)
+        for left in self.folder.glob(".tmp-*-step-*"):
+            shutil.rmtree(left, ignore_errors=True)
         step = self._newest_whole()
         if step is None:
-            if first:
-                (self.folder / LOG).unlink(missing_ok=True)
+            (self.folder / LOG).unlink(missing_ok=True)
             return []
         tree = json.loads((step / _TREE).read_text(encoding="utf-8"))
         state = _unpacked(tree, load_file(step / _STATE))
@@ -128,14 +111,12 @@ class Checkpoints:
         for name, cycle in cycles.items():
             cycle.restore(state["cycles"][name])
         _put_random_states(state["random"])
-        if first:
-            say(f"training goes on after iteration {state['iteration']}, from {step}")
+        say(f"training goes on after iteration {state['iteration']}, from {step}")
         return self._cut_log(state["iteration"])
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Appends a row to the log and syncs it; the first process does."""
-        if self.processes.first:
-            append_jsonl(self.folder / LOG, row)
+        """Appends a row to the log and syncs it."""
+        append_jsonl(self.folder / LOG, row)
 
     def _steps(self) -> list[Path]:
         """Checkpoints, the newest first."""
@@ -148,7 +129,7 @@ class Checkpoints:
             manifest, problem = read_manifest(step)
             problem = problem or "; ".join(damage(step, manifest["files"]))
             if not problem:
-                for line in problems * self.processes.first:
+                for line in problems:
                     say(f"{line}; the checkpoint before it is used")
                 self._refuse_another(manifest["recipe"], step)
                 return step
@@ -175,8 +156,7 @@ class Checkpoints:
                 f"{path}: {len(rows)} whole rows of the {iteration} before the checkpoint; remove {self.folder} to "
                 "train from the start"
             )
-        if self.processes.first:
-            write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return rows
 
 
@@ -203,20 +183,15 @@ def _put_weights(policy: Any, weights: Mapping[str, Tensor], step: Path) -> None
         raise RunError(f"{step} holds other weights than this policy trains; load the policy that the run began with")
     with torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(part_of(weights[name], parameter))
+            parameter.copy_(weights[name])
 
 
 def _put_optimizer(policy: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     copies = state.get("fp32_copies", ())
-    parameters = _stepped(optimizer)
-    for index, moments in state["state"].items():
-        for name, value in moments.items():
-            if isinstance(value, Tensor) and value.shape == parameters[index].shape:
-                moments[name] = part_of(value, parameters[index])
     optimizer.load_state_dict(state)
     # The 8-bit optimizer's own loading passes by `tuning`'s hook, so its copies are put back here.
     in_policy = {id(parameter) for parameter in policy.parameters()}
-    stepped = [parameter for parameter in parameters if id(parameter) not in in_policy]
+    stepped = [parameter for parameter in _stepped(optimizer) if id(parameter) not in in_policy]
     with torch.no_grad():
         for parameter, kept in zip(stepped, copies, strict=True):
             parameter.copy_(kept)
@@ -247,21 +222,20 @@ def _put_random_states(states: Mapping[str, Any]) -> None:
 # --- Nested data as JSON and tensors ---
 
 
-def _copied(tensor: Tensor, keep: bool = True) -> Tensor:
-    """Whole, on the CPU, sharing memory with nothing, as safetensors asks for; nothing of it without `keep`."""
-    full = whole(tensor, keep)
-    return full.detach().to("cpu", copy=True).contiguous() if keep else torch.empty(0)
+def _copied(tensor: Tensor) -> Tensor:
+    """On the CPU, sharing memory with nothing, as safetensors asks for."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _packed(value: Any, tensors: dict[str, Tensor], path: str, keep: bool = True) -> Any:
+def _packed(value: Any, tensors: dict[str, Tensor], path: str) -> Any:
     """`value` as JSON that keeps tuples and keys that are numbers; its tensors go to `tensors` under their path."""
     if isinstance(value, Tensor):
-        tensors[path] = _copied(value, keep)
+        tensors[path] = _copied(value)
         return {"tensor": path}
     if isinstance(value, Mapping):
-        return {"items": [[key, _packed(entry, tensors, f"{path}.{key}", keep)] for key, entry in value.items()]}
+        return {"items": [[key, _packed(entry, tensors, f"{path}.{key}")] for key, entry in value.items()]}
     if isinstance(value, (list, tuple)):
-        entries = [_packed(entry, tensors, f"{path}.{index}", keep) for index, entry in enumerate(value)]
+        entries = [_packed(entry, tensors, f"{path}.{index}") for index, entry in enumerate(value)]
         return {"tuple" if isinstance(value, tuple) else "list": entries}
     return value
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from dphlib.runtime.files import write_text
 from dphlib.runtime.machine import gpu_peak_gib, peak_gib
-from dphlib.runtime.processes import ALONE, Processes
 from dphlib.types import Group
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "training_log.md"
@@ -143,7 +142,7 @@ METRICS: tuple[Metric, ...] = (
            "another one in each row that follows an update; null without an adapter file"),
     *(Metric(name, f"wall time of {what}", "seconds", expected) for name, (what, expected) in _PHASES.items()),
     Metric("step_s", "sum of these times", "seconds", "depends on the machine's load; notebook 07 measures cost"),
-    Metric("peak_gib", "peak resident memory of the process so far; of several the largest", "GiB",
+    Metric("peak_gib", "peak resident memory of the process so far", "GiB",
            "flat after the first iterations"),
     Metric("peak_gpu_gib", "peak memory of torch's tensors on the GPU so far", "GiB",
            "flat after the first iterations; null without a GPU"),
@@ -174,7 +173,6 @@ def log_row(
     *,
     weights: Mapping[str, float | None],
     sampler: Mapping[str, str | None],
-    processes: Processes = ALONE,
     **counted: Any,
 ) -> dict[str, Any]:
     """The entries of `METRICS`, in their order.
@@ -186,13 +184,11 @@ def log_row(
         norms: gradient norm of each optimizer step.
         weights: `importance.ImportanceStats.to_log()`.
         sampler: `sampler.Sampler.record()`.
-        processes: memory is the largest of these; times are those of this process, which waits for the others.
         counted: the entries that the trainer counts itself.
     """
     total = sum(losses[1:], start=losses[0])
     answers = [answer for group in groups for answer in group.answers]
     verdicts = [verdict for group in groups for verdict in group.verdicts]
-    peaks, gpu_peaks = zip(*processes.gather((peak_gib(), gpu_peak_gib())), strict=True)
     entries = {
         "iteration": iteration,
         "reward": mean([v.reward for v in verdicts if v.reward is not None]),
@@ -212,8 +208,8 @@ def log_row(
         **sampler,
         **clock.seconds,
         "step_s": sum(clock.seconds.values()),
-        "peak_gib": round(max(peaks), 3),
-        "peak_gpu_gib": None if None in gpu_peaks else max(gpu_peaks),
+        "peak_gib": round(peak_gib(), 3),
+        "peak_gpu_gib": gpu_peak_gib(),
         **counted,
     }
     return {metric.name: entries[metric.name] for metric in METRICS}
@@ -234,9 +230,12 @@ def document() -> str:
     """docs/training_log.md."""
     return rf"""# What a run logs
 
-One row an iteration in `train_log.jsonl` of each run, a JSON object a line. Sums are over the rollouts $i$ of the
+One row per iteration in `train_log.jsonl` of each run, one JSON object per line. Sums are over the rollouts $i$ of the
 iteration and their tokens $t$; $R_i$ is the verifier's reward, $A$ the group advantage, $\pi_\mathrm{{old}}$ the
 trainer's policy before the iteration's updates. An entry that was not measured is null.
+
+`dph train --tracker tensorboard` (or `wandb`, or another tracker of Accelerate's whose package is installed) sends the
+numbers of each row there too; TensorBoard's files are in `artifacts/<profile>/stages/tracking`.
 
 This page is made from `dphlib/training/log.py` by `python -m dphlib.training.log --write`.
 

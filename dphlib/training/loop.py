@@ -15,9 +15,8 @@ the divergence through its generator. Both sets share micro-batches, told apart 
 6. The initial policy is a second model, or for an adapter the same model with its adapter switched off.
 7. On a base in float16 the backward pass runs on the loss times a power of two near the batch's number of tokens, or a
    token's share of the mean would be rounded to nothing; a step whose gradient overflows all the same is left out.
-8. Of several `processes` each runs this loop on the same batch and passes its share of the rows through the model.
 
-Rows are made in `batches`, log entries in `train_log`; the models' passes over a process's rows are in `passes`.
+Rows are made in `rows`, log entries in `log`; what passes rows through a model is in `step` and `scoring`.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from dphlib.models.tuning import initial_policy, optimizer
 from dphlib.partition import Reference
 from dphlib.runtime.files import RunError, digest
 from dphlib.runtime.machine import derive_seed
-from dphlib.runtime.processes import ALONE, Processes
-from dphlib.sampling.protocol import Sampler, SamplingConfig, TransformersSampler
+from dphlib.sampling.protocol import Sampler, SamplingConfig
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import MethodConfig
 from dphlib.settings.stages import TrainConfig
 from dphlib.training import memory
@@ -67,7 +66,6 @@ def train(
     folder: Path | None = None,
     on_iteration: Callable[[dict[str, Any]], None] = lambda log: None,
     paged_8bit: bool | None = None,
-    processes: Processes = ALONE,
 ) -> list[dict[str, Any]]:
     """Trains `policy` in place.
 
@@ -83,30 +81,27 @@ def train(
             goes on from the last. It belongs to this run alone.
         on_iteration: called with the iteration's log row after its update, not again for iterations before a restart.
         paged_8bit: see `tuning.optimizer`.
-        processes: those that train this policy together, each with the same arguments. Sampler and verifier must give
-            all of them the same answers and verdicts (`sampler.SpreadSampler`, `verify.SpreadVerifier`).
 
     Returns:
-        One log row an iteration, entries as in `train_log.METRICS`.
+        One log row per iteration, entries as in `log.METRICS`.
 
     Raises:
         ValueError: nothing to train on, or a method that needs the base model without it.
-        RunError: out of memory, with the settings to change; a checkpoint that cannot be used; processes that differ.
+        RunError: out of memory, with the settings to change; a checkpoint that cannot be used.
     """
     if not prompts and not (references and method.divergence):
         raise ValueError("nothing to train on: no prompt to explore and no stored answer to rehearse")
     if method.needs_reference and base is None and not hasattr(policy, "disable_adapter"):
         raise ValueError("this method needs the initial policy beside it (rkl, dph_js_definition): pass base")
-    sampler = sampler or TransformersSampler(policy, tokenizer, batch_rows=1024, processes=processes)
+    sampler = sampler or TransformersSampler(policy, tokenizer, batch_rows=1024)
     backend = str(sampler.record()["sampler"])
     adamw = optimizer(policy, config.lr, paged_8bit=paged_8bit)
     prompt_cycle = Cycle(prompts, derive_seed("prompts", seed))
     reference_cycle = Cycle(references if method.divergence else [], derive_seed("references", seed))
     cycles = {"prompts": prompt_cycle, "references": reference_cycle}
     recipe = _recipe(policy, prompts, references, method, config, seed)
-    kept = Checkpoints(folder, recipe, processes) if folder else None
+    kept = Checkpoints(folder, recipe) if folder else None
     logs = kept.restore(policy, adamw, cycles) if kept else []
-    processes.require_equal("prompts, settings or checkpoints", [digest(recipe), len(logs)])
     if len(logs) > config.iterations:
         raise RunError(f"{folder} holds a run of {len(logs)} iterations, {config.iterations} are asked for; remove it")
     for iteration in range(len(logs) + 1, config.iterations + 1):
@@ -120,8 +115,6 @@ def train(
             clock.lap("sync_s")
             groups = _roll_out(sampler, verifier, prompt_cycle, method, config, draw_seed, clock)
             rows, rewards = exploration_rows(groups, tokenizer, method, config)
-            if processes.count > 1:
-                processes.require_equal(f"rollouts of iteration {iteration}", _identity(rows))
 
             # 2. Rehearse: stored answers with the log-probs that pi_ref gave them.
             stored = reference_cycle.draw(config.rehearsal_rows)
@@ -135,10 +128,8 @@ def train(
         present = (policy, config, longest, backend)
         with memory.advised(f"the scoring of iteration {iteration}", memory.scoring_advice, *present):
             with initial_policy(policy, base) as initial:
-                reference_tokens = _score_by_reference(
-                    initial, tokenizer, rows, rehearsal, method, config, clock, processes
-                )
-            weights = _weigh_by_sampler(policy, tokenizer, learning(rows, method), config, clock, processes)
+                reference_tokens = _score_by_reference(initial, tokenizer, rows, rehearsal, method, config, clock)
+            weights = _weigh_by_sampler(policy, tokenizer, learning(rows, method), config, clock)
 
         # 4. One optimizer step for each mini-batch.
         stats, norms, policy_tokens = [], [], 0
@@ -148,9 +139,7 @@ def train(
                 for group in adamw.param_groups:
                     group["lr"] = learning_rate(config, step)
                 batch = rows[part :: config.mini_batches] + rehearsal[part :: config.mini_batches]
-                step_stats, norm, tokens = update(
-                    policy, tokenizer.pad_token_id, adamw, batch, method, config, processes
-                )
+                step_stats, norm, tokens = update(policy, tokenizer.pad_token_id, adamw, batch, method, config)
                 stats.append(step_stats)
                 norms.append(norm)
                 policy_tokens += tokens
@@ -159,13 +148,13 @@ def train(
         # 5. Log, and keep what is needed to go on from here.
         due = config.diagnose_every and (iteration == 1 or iteration % config.diagnose_every == 0)
         with initial_policy(policy, base) as initial:
-            kl = _kl_to_base(initial, tokenizer, groups, config, processes) if initial is not None and due else None
+            kl = _kl_to_base(initial, tokenizer, groups, config) if initial is not None and due else None
         logs.append(
             log_row(
                 iteration, groups, rewards, stats, norms, clock,
                 weights=weights.to_log(), sampler=drawn_by, kl_to_base=kl, lr=learning_rate(config, step),
                 rl_rows=len(rows), rehearsal_rows=len(rehearsal),
-                policy_tokens=policy_tokens, reference_tokens=reference_tokens, processes=processes,
+                policy_tokens=policy_tokens, reference_tokens=reference_tokens,
             )
         )  # fmt: skip
         if kept:
@@ -239,13 +228,12 @@ def _score_by_reference(
     method: MethodConfig,
     config: TrainConfig,
     clock: Clock,
-    processes: Processes,
 ) -> int:
     """Fills `ref_logprobs` of the rows that need an online reference; returns the tokens that passed through it."""
     needing = list(rows) if method.rkl_coef > 0 else []
     needing += [row for row in rehearsal if row.loss_id == ON_POLICY_DIVERGENCE]
     if needing:
-        reference_logprobs = scored(initial, tokenizer, [row.tokens for row in needing], config, processes)
+        reference_logprobs = scored(initial, tokenizer, [row.tokens for row in needing], config)
         for row, logprobs in zip(needing, reference_logprobs, strict=True):
             row.ref_logprobs = logprobs
     clock.lap("reference_s")
@@ -258,12 +246,11 @@ def _weigh_by_sampler(
     rows: Sequence[Row],
     config: TrainConfig,
     clock: Clock,
-    processes: Processes,
 ) -> ImportanceStats:
     """Weights for rows that another program drew; their old log-probs become the trainer's. Nothing without a cap."""
     stats = ImportanceStats()
     if config.importance_cap is not None:
-        trainers = scored(policy, tokenizer, [row.tokens for row in rows], config, processes)
+        trainers = scored(policy, tokenizer, [row.tokens for row in rows], config)
         for row, logprobs in zip(rows, trainers, strict=True):
             ours, theirs = torch.tensor([logprobs]), torch.tensor([row.old_logprobs])
             weights_1_T, row_stats = importance_weights(
@@ -280,7 +267,6 @@ def _kl_to_base(
     tokenizer: PreTrainedTokenizerBase,
     groups: Sequence[Group],
     config: TrainConfig,
-    processes: Processes,
 ) -> float | None:
     """Estimate of KL(pi_theta || pi_base), nats a token, on two answers of each group, taken before the update."""
     pairs = [(g.problem.prompt, a) for g in groups for a in g.answers[:2]]
@@ -288,14 +274,9 @@ def _kl_to_base(
         return None
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
     answers = [(prompt, answer.token_ids) for prompt, (_, answer) in zip(prompts, pairs, strict=True)]
-    base_logprobs = scored(initial, tokenizer, answers, config, processes)
+    base_logprobs = scored(initial, tokenizer, answers, config)
     difference = sum(sum(a.logprobs) - sum(row) for (_, a), row in zip(pairs, base_logprobs, strict=True))
     return difference / sum(len(answer.token_ids) for _, answer in pairs)
-
-
-def _identity(rows: Sequence[Row]) -> str:
-    """Tells one batch of rollouts from another."""
-    return digest([[row.tokens[1], row.advantage] for row in rows])
 
 
 def _recipe(

@@ -74,8 +74,6 @@ def sampling_advice(config: TrainConfig, backend: str) -> str:
     shorter = f"train.max_new_tokens {config.max_new_tokens} -> {half}"
     if backend.startswith("vllm"):
         return _sentence(["backend.memory_fraction 0.05 lower", "backend.sleep True"])
-    if backend.startswith("server"):
-        return _sentence([shorter])
     ways = ["backend.batch_rows to half (half the cache; answers are drawn by other random numbers)"]
     return _sentence([*ways, shorter])
 

@@ -13,7 +13,6 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.logprobs import logprobs_from_hidden
-from dphlib.models.sharding import is_sharded
 from dphlib.sampling.shared_prompt import attends_fully
 from dphlib.training.estimators import TopK, topk_reference
 
@@ -86,12 +85,6 @@ def score_rows(
         with_entropy: also give the entropy of the distribution that each token was drawn from, with gradient;
             without it nothing of it is computed.
     """
-    if is_sharded(policy):
-        return policy.with_weights(lambda: _score_rows(policy, pad_token_id, rows, with_entropy))
-    return _score_rows(policy, pad_token_id, rows, with_entropy)
-
-
-def _score_rows(policy: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow], with_entropy: bool) -> ScoredRows:
     hidden_N_D, chosen_N, mask_B_T = answer_hidden(policy, pad_token_id, rows)
     weight_V_D = policy.get_output_embeddings().weight
     entropy_N = None
@@ -141,9 +134,7 @@ def answer_hidden(
 def passes_prompts_once(policy: PreTrainedModel) -> bool:
     """Whether `answer_hidden` passes the prompt of several rows once, as the policy stands: in training or not."""
     # Checkpointing makes a layer's states again in the backward pass, so none can be handed on to the answers.
-    # And sharded layers must run equally often in every process, whatever its rows are.
-    again = is_sharded(policy) or (policy.training and policy.is_gradient_checkpointing)
-    return not again and attends_fully(policy.config)
+    return not (policy.training and policy.is_gradient_checkpointing) and attends_fully(policy.config)
 
 
 def _hidden_after_shared(

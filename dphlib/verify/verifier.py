@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from dphlib.runtime.processes import Processes
 from dphlib.types import Answer, Group, Problem, Verdict
 from dphlib.verify.math import MathVerifier, extract_boxed
 from dphlib.verify.sql import SqlVerifier, extract_sql
@@ -54,24 +53,6 @@ class Verifier:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-class SpreadVerifier:
-    """The verifiers of several processes as one: each judges a share of the problems, all get every verdict."""
-
-    def __init__(self, verifier: Verifier, processes: Processes) -> None:
-        self.verifier, self.processes = verifier, processes
-
-    def groups(self, problems: Sequence[Problem], answers: Sequence[Sequence[Answer]]) -> list[Group]:
-        """See `Verifier.groups`."""
-
-        def judge(indices: list[int]) -> list[tuple[Verdict, ...]]:
-            groups = self.verifier.groups([problems[i] for i in indices], [answers[i] for i in indices])
-            return [group.verdicts for group in groups]
-
-        indices, sizes = list(range(len(problems))), [len(group) for group in answers]
-        verdicts = self.processes.spread(judge, indices, indices, sizes)
-        return [Group(p, tuple(a), v) for p, a, v in zip(problems, answers, verdicts, strict=True)]
 
 
 def answer_hash(problem: Problem, text: str) -> str:

@@ -25,7 +25,8 @@ from dphlib.lessons.estimator_study import measure
 from dphlib.models import load as model
 from dphlib.partition import Reference
 from dphlib.runtime.files import read_jsonl
-from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.sampling.protocol import SamplingConfig
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.training.estimators import as_stored, bytes_per_token, load_topk, save_topk
 from dphlib.training.scoring import answer_topk
 

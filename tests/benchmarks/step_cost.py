@@ -45,7 +45,8 @@ from dphlib.models import load as model
 from dphlib.models import tuning
 from dphlib.partition import Reference
 from dphlib.runtime.machine import deterministic
-from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.sampling.protocol import SamplingConfig
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.stages import ModelConfig, TrainConfig, TuningConfig
 from dphlib.training import loop as trainer

@@ -38,7 +38,8 @@ def train_one(method: str, seed: int, iterations: int, size: str, threads: int) 
     from copy import deepcopy
 
     from dphlib.partition import Reference
-    from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+    from dphlib.sampling.protocol import SamplingConfig
+    from dphlib.sampling.transformers import TransformersSampler
     from dphlib.training import loop as trainer
 
     deterministic(threads)

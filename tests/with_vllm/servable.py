@@ -8,7 +8,8 @@ from small import tokenizer
 from transformers import LlamaForCausalLM
 
 from dphlib.models import load as model
-from dphlib.sampling.protocol import SamplingConfig, TransformersSampler
+from dphlib.sampling.protocol import SamplingConfig
+from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.stages import ModelConfig
 from dphlib.training.scoring import answer_logprobs
 
