@@ -22,10 +22,9 @@ from dphlib.models.tuning import prepare
 from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import batches, prompt_tokens
-from dphlib.settings.environment import ENVIRONMENT
-from dphlib.settings.environment import profile_from_environment as profile
+from dphlib.settings.environment import chosen_by_environment
 from dphlib.settings.gpu import BASES, GPU_PROFILES, LLAMA_8B, OMNISQL_32B, SMOKE
-from dphlib.settings.profiles import PROFILES
+from dphlib.settings.profiles import PROFILES, profile
 from dphlib.settings.stages import TuningConfig
 from dphlib.settings.variants import RunConfig
 
@@ -234,68 +233,12 @@ def test_the_smoke_size_of_a_gpu_profile_is_the_same_model_and_sets_on_few_probl
 # --- What the environment changes -----------------------------------------------------------------
 
 
-def test_tuning_and_methods_are_chosen_by_the_environment_for_gpu_profiles_only(monkeypatch):
-    plain = profile("cpu")
-    for name, value in {"DPH_TUNING": "full", "DPH_METHODS": "dph_js, grpo"}.items():
-        monkeypatch.setenv(name, value)
-        assert name in ENVIRONMENT
-    settings = profile("gpu80")
-    assert settings.tuning.kind == "full" and settings.methods == ("grpo", "dph_js")
-    assert {run.method for run in (*settings.main_runs(), *settings.ablation_runs())} == {"grpo", "dph_js"}
-    assert profile("cpu") == plain
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "says"),
-    [
-        ("DPH_TUNING", "dora", "DPH_TUNING='dora'; known: full, lora, qlora"),
-        ("DPH_METHODS", "grpo,ppo", "unknown method 'ppo'; known: grpo"),
-        ("DPH_METHODS", "grpo,rkl", "DPH_METHODS lacks dph_js; the notebooks compare grpo and dph_js"),
-    ],
-)
-def test_what_the_environment_may_not_name_is_told(monkeypatch, variable, value, says):
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(ValueError, match=re.escape(says)):
-        profile("gpu80")
-
-
-def test_the_shape_of_a_base_in_a_folder_is_read_for_the_estimate(monkeypatch, tmp_path):
-    config = LlamaConfig(
-        vocab_size=1000, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=True,
-    )  # fmt: skip
-    config.save_pretrained(tmp_path)
-    monkeypatch.setenv("DPH_BASE", str(tmp_path))
-    base = profile("gpu80").base
-    assert (base.layers, base.kv_heads, base.head_size, base.tied, base.revision) == (3, 2, 16, True, None)
-    with torch.device("meta"):
-        assert base.parameters == LlamaForCausalLM(config).num_parameters()
-
-
-def test_a_known_base_keeps_its_verified_commit(monkeypatch):
-    monkeypatch.setenv("DPH_BASE", "Qwen/Qwen2.5-Math-7B")
-    assert profile("gpu80").base == BASES["Qwen/Qwen2.5-Math-7B"]
-
-
-def test_prompts_are_no_longer_than_the_base_can_read(monkeypatch, tmp_path):
-    most = profile("gpu80")
-    assert most.data.max_prompt_tokens == 8192 and most.backend.max_tokens == 9216
-    monkeypatch.setenv("DPH_BASE", "Qwen/Qwen2.5-Math-7B")
-    short = profile("gpu80")
-    assert short.data.max_prompt_tokens + short.train.max_new_tokens == short.backend.max_tokens == 4096
-    with pytest.raises(ValueError, match="7B reads at most 4096 tokens, and an answer of this profile"):
-        profile("paper")
-    LlamaConfig(max_position_embeddings=600).save_pretrained(tmp_path)
-    monkeypatch.setenv("DPH_BASE", str(tmp_path))
-    assert profile("gpu24").data.max_prompt_tokens == 600 - 512
-
-
 def test_a_base_of_the_hub_that_reads_too_little_is_told_when_it_is_there(monkeypatch, tmp_path):
     LlamaConfig(max_position_embeddings=600).save_pretrained(tmp_path)
     monkeypatch.setattr(model, "fetch", lambda name, revision: tmp_path)
-    monkeypatch.setenv("DPH_BASE", "someone/small@" + "0" * 40)
+    settings = chosen_by_environment(profile("gpu24"), {"DPH_BASE": "someone/small@" + "0" * 40})
     with pytest.raises(RunError, match="someone/small reads at most 600 tokens, profile gpu24 has up to 1536"):
-        policies.base_folder(profile("gpu24"))
+        policies.base_folder(settings)
 
 
 def test_the_cpu_has_to_be_asked_for(monkeypatch, without_gpu):
@@ -331,21 +274,8 @@ def test_a_gpu_profile_without_a_gpu_is_one_line_before_anything_is_made(name, c
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_a_base_without_a_known_commit_has_to_be_given(monkeypatch):
+def test_a_base_without_a_known_commit_has_to_be_given():
     settings = replace(profile("gpu80"), base=OMNISQL_32B)
     with pytest.raises(RunError, match=r"no commit of it could be verified.*DPH_BASE=NAME@COMMIT"):
         policies.base_folder(settings)
     assert "commit to be given" in plan.to_text(settings)
-    monkeypatch.setenv("DPH_BASE", f"seeklhy/OmniSQL-32B@{'0' * 40}")
-    given = profile("paper").base
-    assert given.revision == "0" * 40 and given.layers == 64
-    monkeypatch.setenv("DPH_BASE", "/models/mine")
-    assert (profile("gpu24").base.name, profile("gpu24").base.revision) == ("/models/mine", None)
-
-
-def test_the_sampler_can_be_chosen_and_a_wrong_one_is_named(monkeypatch):
-    monkeypatch.setenv("DPH_SAMPLER", "transformers")
-    assert profile("gpu24").backend.program == "transformers" and profile("cpu").backend.program == "transformers"
-    monkeypatch.setenv("DPH_SAMPLER", "sglang")
-    with pytest.raises(ValueError, match="DPH_SAMPLER='sglang'; known: transformers, vllm"):
-        profile("gpu24")
