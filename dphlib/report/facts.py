@@ -22,6 +22,14 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path}: not JSON ({error}); remove it and run again") from error
 
 
+VERDICTS = ("supported", "not supported", "inconclusive", "not run")
+
+
+def verdict_counts(claims: list[dict[str, Any]]) -> dict[str, int]:
+    """Number of claims by verdict, every verdict named."""
+    return {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in VERDICTS}
+
+
 def effect_text(row: dict[str, Any]) -> str:
     """Estimate and interval of a claim or of a part of one, in points where it is a share; "" where it was not run.
 

@@ -22,12 +22,9 @@ from dphlib.analysis import paper, tables
 from dphlib.figures import claims as claims_view
 from dphlib.figures import results as plots
 from dphlib.figures import studies as study_plots
-from dphlib.report.facts import command_text, effect_text, machine_text, minutes, peak_text, read_json
+from dphlib.report.facts import command_text, effect_text, machine_text, minutes, peak_text, read_json, verdict_counts
 from dphlib.report.page import CLASSES, CSS, MARKS, NOTEBOOK_CSS, NOTEBOOK_PAGE, PAGE, effect_drawing
 from dphlib.runtime.files import RunError, write_text
-from tools.readme import stale_blocks, verdict_counts, write_readme_blocks
-
-__all__ = ["build_report", "notebooks_html", "stale_blocks", "write_readme_blocks"]
 
 _TEMPLATES = Environment(autoescape=True, trim_blocks=False, keep_trailing_newline=True)
 _WHAT = (
