@@ -70,7 +70,7 @@ def test_a_profile_is_complete(name):
     assert settings.train.importance_cap and settings.train.checkpoint_every
     for run in (*settings.main_runs(), *settings.ablation_runs()):
         assert settings.method_config(run).weight <= 0.2 and max(settings.waypoints(run), default=0) <= 368
-    assert settings.to_json()["base"]["name"] in BASES
+    assert settings.base.name in BASES
 
 
 def test_the_paper_profile_has_the_authors_numbers():
