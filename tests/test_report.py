@@ -1,4 +1,4 @@
-"""The report and the README's blocks: numbers from the folder's files, links that lead somewhere, equal bytes."""
+"""The report: numbers from the folder's files, links that lead somewhere, equal bytes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from synthetic import make_run
 
 from dphlib.report import pages as report
 from dphlib.report.facts import effect_text
-from dphlib.report.page import effect_drawing
 from dphlib.runtime.files import RunError
-
-MARKERS = "\n".join(f"<!-- generated:{name} -->\n<!-- /generated:{name} -->" for name in ("claims", "results", "times"))
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +110,9 @@ def test_page_is_for_desktop_telephone_and_paper_and_asks_nothing_of_the_network
 
 
 def test_notebooks_become_pages_with_code_and_output(run_root):
-    pages = report.notebooks_html(run_root)
-    assert [page.name for page in pages] == ["01_divergences.html"]
-    text = pages[0].read_text()
+    (page,) = (run_root / "report/notebooks").iterdir()
+    assert page.name == "01_divergences.html"
+    text = page.read_text()
     Page(text)
     assert "DataFrame" in text and "<td>8</td>" in text and "<math" in text
     assert "<script" not in text and "../index.html" in text
@@ -144,68 +141,16 @@ def test_a_missing_file_is_named_with_the_way_out(copy, missing):
         report.build_report(copy)
 
 
-def test_effect_drawing_puts_positive_effects_right_of_the_line():
-    effect = {
-        "verdict": "supported",
-        "estimate": 0.1,
-        "low": 0.05,
-        "high": 0.15,
-        "per_seed": [[0, 0.1]],
-        "tolerance": 0.02,
-    }
-    drawing = effect_drawing(effect)
-    assert float(re.search(r'cx="([\d.]+)"', drawing)[1]) > 125 and "stroke-dasharray" in drawing
-    negative = effect_drawing({**effect, "estimate": -0.1, "low": -0.15, "high": -0.05})
-    assert float(re.search(r'cx="([\d.]+)"', negative)[1]) < 125
-    assert effect_drawing({**effect, "estimate": None}) == ""
-
-
-# ---------------------------------------------------------------------------------------------- README
-
-
-@pytest.fixture
-def readme(copy) -> Path:
-    path = copy.parent / "README.md"
-    path.write_text(f"# Title\n\n<!-- generated:badges -->\nkept\n<!-- generated:end -->\n{MARKERS}\n\ntext after\n")
-    return path
-
-
-def test_blocks_are_stale_once_then_fresh(readme, copy):
-    assert report.stale_blocks(readme, copy) == ["claims", "results", "times"]
-    assert report.write_readme_blocks(readme, copy) is True
-    assert report.stale_blocks(readme, copy) == [] and report.write_readme_blocks(readme, copy) is False
-    text = readme.read_text()
-    assert "kept" in text and text.startswith("# Title") and text.endswith("\n\ntext after\n")
-
-
-def test_blocks_hold_the_folders_numbers_and_its_command(readme, copy):
-    report.write_readme_blocks(readme, copy)
-    text = readme.read_text()
-    claim = next(c for c in json.loads((copy / "claims.json").read_text()) if c["verdict"] == "supported")
-    assert f"| {claim['text']} | {claim['paper_ref']} | **{claim['verdict']}** | {effect_text(claim)} | 3 |" in text
-    assert "`./run_all.sh cpu` (`run/tables/`)" in text and "| `04_train` | 30.1 |" in text and "| all | 30.6 |" in text
-    assert "| DAPO | 0 | not run / 60.0" in text and "AIME24" not in text
-
-
-@pytest.mark.parametrize(
-    "name, edit, block",
-    [
-        ("claims.json", lambda text: text.replace('"verdict": "supported"', '"verdict": "inconclusive"'), "claims"),
-        ("tables/table2.csv", lambda text: text.replace(",run\n", ",not run\n"), "results"),
-        ("manifest.json", lambda text: text.replace("1804.0", "1900.0"), "times"),
-    ],
-)
-def test_a_changed_number_makes_its_block_stale(readme, copy, name, edit, block):
-    report.write_readme_blocks(readme, copy)
-    (copy / name).write_text(edit((copy / name).read_text()))
-    assert report.stale_blocks(readme, copy) == [block]
-
-
-def test_a_readme_without_its_marker_lines_is_refused_unchanged(readme, copy):
-    readme.write_text(text := readme.read_text().replace("<!-- /generated:times -->", ""))
-    with pytest.raises(RunError, match="no block times"):
-        report.write_readme_blocks(readme, copy)
-    assert readme.read_text() == text
+@pytest.mark.parametrize(("estimate", "side"), [(0.1, "right"), (-0.1, "left"), (None, "absent")])
+def test_a_positive_effect_is_drawn_right_of_the_line(copy, estimate, side):
+    claims = json.loads((copy / "claims.json").read_text())
+    numbers = {"estimate": None, "low": None, "high": None}
+    if estimate is not None:
+        numbers = {"estimate": estimate, "low": estimate - 0.05, "high": estimate + 0.05}
+    claims[0] |= {**numbers, "per_seed": [[0, estimate]] if estimate else []}
+    (copy / "claims.json").write_text(json.dumps(claims[:1]))
+    drawn = re.findall(r'<circle cx="([\d.]+)"', report.build_report(copy).read_text())
+    assert ["right" if float(x) > 125 else "left" for x in drawn] == ([side] if estimate else [])
 
 
 def test_formulas_are_drawn_without_a_script_and_code_keeps_its_dollars():

@@ -1,11 +1,11 @@
-"""The HTML report of a results folder, and its executed notebooks as HTML; the parts of README are in `readme`.
+"""The HTML report of a results folder, and its executed notebooks as HTML.
 
     report/index.html        claims, tables, figures, notebooks, machine; one page, figures by relative links
     report/notebooks/*.html  the executed notebooks
 
 It computes nothing: each number on the page is read from `claims.json`, `tables/*.csv` or `manifest.json`. The same
-folder gives the same bytes. Order at the end of a run: `results.draw`, `claims.json`, `runs.write_run_manifest`,
-`build_report`, and `runs.write_run_manifest` once more, so that the manifest lists the report too.
+folder gives the same bytes. No page has a script or needs a file from elsewhere: it opens from a disk, on a telephone
+and on paper. Templates and style sheets are in `templates/`.
 """
 
 from __future__ import annotations
@@ -16,33 +16,49 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from jinja2 import Environment
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dphlib.analysis import paper, tables
 from dphlib.figures import claims as claims_view
 from dphlib.figures import results as plots
 from dphlib.figures import studies as study_plots
-from dphlib.report.facts import command_text, effect_text, machine_text, minutes, peak_text, read_json, verdict_counts
-from dphlib.report.page import CLASSES, CSS, MARKS, NOTEBOOK_CSS, NOTEBOOK_PAGE, PAGE, effect_drawing
+from dphlib.report.facts import (
+    command_text,
+    effect_text,
+    machine_text,
+    minutes,
+    peak_text,
+    read_json,
+    verdict_counts,
+)
 from dphlib.runtime.files import RunError, write_text
 
-_TEMPLATES = Environment(autoescape=True, trim_blocks=False, keep_trailing_newline=True)
-_WHAT = (
-    "What may be compared with the paper is direction and order, with the intervals given. The absolute numbers "
-    "may not: a "
-    "model of about half a million parameters on a controlled world stands here beside an 8B model on the real sets."
+_TEMPLATES = Environment(
+    loader=PackageLoader("dphlib.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
 )
+_TEMPLATES.filters["effect"] = effect_text
 _FIGURES = {
-    "fig1_method": "Figure 1, the method", "fig2_pass_at_k": "Figure 2, Pass@k against k",
+    "fig1_method": "Figure 1, the method",
+    "fig2_pass_at_k": "Figure 2, Pass@k against k",
     "fig2_pass_at_k_family": "Figure 2, Pass@k of the divergences of the rehearsal",
-    "fig3_keep_explore": "Figure 3, keep and explore", "fig4_styles": "Figure 4, solution styles",
-    "fig5_training": "Figure 5, training curves", "fig6_cost": "Figure 6, cost",
+    "fig3_keep_explore": "Figure 3, keep and explore",
+    "fig4_styles": "Figure 4, solution styles",
+    "fig5_training": "Figure 5, training curves",
+    "fig6_cost": "Figure 6, cost",
     "fig7_divergences": "Figure 7, generators",
-    "fig8_pass_over_steps": "Figure 8, Pass@k over training", "fig9_base": "Figure 9, the base model and the partition",
+    "fig8_pass_over_steps": "Figure 8, Pass@k over training",
+    "fig9_base": "Figure 9, the base model and the partition",
     "fig10_claims": "Figure 10, every claim with its interval",
-    "fig11_controls": "Figure 11, controls and equal strength", "fig12_eta": "Figure 12, weights of the divergences",
-    "fig13_ablations": "Figure 13, settings one at a time", "fig14_hard": "Figure 14, the hard problems",
-}  # fmt: skip
+    "fig11_controls": "Figure 11, controls and equal strength",
+    "fig12_eta": "Figure 12, weights of the divergences",
+    "fig13_ablations": "Figure 13, settings one at a time",
+    "fig14_hard": "Figure 14, the hard problems",
+}
 _CAPTIONS = {**plots.CAPTIONS, **study_plots.CAPTIONS, "fig10_claims": claims_view.CAPTION}
 
 
@@ -54,43 +70,32 @@ def build_report(run_root: Path) -> Path:
     """
     run_root = Path(run_root)
     claims, manifest = read_json(run_root / "claims.json"), read_json(run_root / "manifest.json")
-    taken = minutes(manifest)
+    ours = manifest.get("ours", "")
     drawn = [name for name in _FIGURES if (run_root / "figures" / f"{name}.svg").is_file()]
-    page = _TEMPLATES.from_string(PAGE).render(
-        css=CSS,
+    page = _TEMPLATES.get_template("page.html.j2").render(
         citation=paper.CITATION,
-        what=_what(manifest),
-        profile=manifest["profile"],
+        manifest=manifest,
+        ours=ours,
         counts=verdict_counts(claims),
-        classes=CLASSES,
-        marks=MARKS,
-        claims=[_claim(claim) for claim in claims],
-        tables=[_table(run_root, name, manifest.get("ours", "")) for name in tables.TITLES],
+        claims=[{**claim, "tolerance": _tolerance(claim)} for claim in claims],
+        tables=[_table(run_root, name, ours) for name in tables.TITLES],
         figures=[{"name": n, "title": _FIGURES[n], "caption": _CAPTIONS[n]} for n in drawn],
         absent=[title for name, title in _FIGURES.items() if name not in drawn],
-        notebooks=[_notebook(path, taken) for path in notebooks_html(run_root)],
-        facts=_facts(manifest, taken),
+        notebooks=notebook_pages(run_root),
+        minutes=minutes(manifest),
+        command=command_text(manifest),
+        machine=machine_text(manifest),
+        peak=peak_text(manifest),
     )
     index = run_root / "report" / "index.html"
     write_text(index, page)
     return index
 
 
-def _claim(claim: dict[str, Any]) -> dict[str, Any]:
-    parts = [{**part, "effect": effect_text(part)} for part in claim["parts"]]
-    shown = next((p for p in parts if p["estimate"] is not None and p["estimate"] == claim["estimate"]), {})
-    drawing = effect_drawing({**claim, "tolerance": shown.get("tolerance", 0.0)})
-    return {**claim, "parts": parts, "effect": effect_text(claim), "drawing": drawing}
-
-
-def _what(manifest: dict[str, Any]) -> str:
-    """What may be compared with the paper."""
-    if not (ours := manifest.get("ours")):
-        return _WHAT
-    return (
-        f"Ours: {ours}. What may be compared with the paper is direction and order, with the intervals given; levels "
-        "only where model, sets, tuning and lengths are the paper's."
-    )
+def _tolerance(claim: dict[str, Any]) -> float:
+    """The tolerance of the part that decided."""
+    shown = next((p for p in claim["parts"] if p["estimate"] is not None and p["estimate"] == claim["estimate"]), {})
+    return shown.get("tolerance", 0.0)
 
 
 def _table(run_root: Path, name: str, ours: str) -> dict[str, str]:
@@ -106,22 +111,35 @@ def _table(run_root: Path, name: str, ours: str) -> dict[str, str]:
     }
 
 
-def _notebook(page: Path, taken: dict[str, float]) -> dict[str, str]:
-    source = page.parents[2] / "notebooks" / f"{page.stem}.ipynb"
-    title = _title(nbformat.read(source, as_version=4), page.stem)
-    return {"stem": page.stem, "title": title, "minutes": f"{taken[page.stem]:.1f}" if page.stem in taken else "-"}
+# --- Notebooks ----------------------------------------------------------------------------------------
 
 
-def _facts(manifest: dict[str, Any], taken: dict[str, float]) -> dict[str, str]:
-    """What the manifest says of the run, for a reader."""
-    facts = {"Command": command_text(manifest), "Machine": machine_text(manifest)}
-    if taken:
-        facts["Minutes"] = f"{sum(taken.values()):.0f}, all notebooks together"
-    facts["Peak memory"] = f"{peak_text(manifest)}, of one process"
-    if manifest.get("seeds") is not None:
-        facts["Training seeds"] = ", ".join(map(str, manifest["seeds"]))
-    facts["Versions"] = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
-    return facts
+def notebook_pages(run_root: Path) -> dict[str, str]:
+    """Writes each executed notebook of `notebooks/` as a page into `report/notebooks/`; returns their titles by name.
+
+    Code, outputs, pictures and formulas (as MathML) are in the page.
+    """
+    from nbconvert import HTMLExporter
+    from pygments.formatters import HtmlFormatter
+
+    sources = sorted(path for path in (run_root / "notebooks").glob("*.ipynb") if ".failed" not in path.name)
+    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("friendly", "github-dark"))
+    light, dark = light.replace("background: #f0f0f0;", "background: none;"), dark.replace("background: #0d1117;", "")
+    names, titles = [path.stem for path in sources], {}
+    for source, before, after in zip(sources, ["", *names], [*names[1:], ""], strict=False):
+        notebook = nbformat.read(source, as_version=4)
+        titles[source.stem] = _title(notebook, source.stem)
+        page = _TEMPLATES.get_template("notebook.html.j2").render(
+            title=titles[source.stem],
+            stem=source.stem,
+            highlighting=f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}",
+            body=_with_formulas(exporter.from_notebook_node(notebook)[0]),
+            before=before,
+            after=after,
+        )
+        write_text(run_root / "report" / "notebooks" / f"{source.stem}.html", page)
+    return titles
 
 
 def _title(notebook: nbformat.NotebookNode, stem: str) -> str:
@@ -131,39 +149,6 @@ def _title(notebook: nbformat.NotebookNode, stem: str) -> str:
             if line.startswith("# "):
                 return line[2:].strip()
     return stem
-
-
-def notebooks_html(run_root: Path) -> list[Path]:
-    """Writes each executed notebook of `notebooks/` as a page into `report/notebooks/`; returns the pages in order.
-
-    Code, outputs, pictures and formulas (as MathML) are in the page; it needs no script and no network.
-    """
-    from nbconvert import HTMLExporter
-    from pygments.formatters import HtmlFormatter
-
-    sources = sorted(path for path in (Path(run_root) / "notebooks").glob("*.ipynb") if ".failed" not in path.name)
-    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
-    dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight").replace("background: #0d1117;", "")
-    css = CSS + NOTEBOOK_CSS + HtmlFormatter(style="friendly").get_style_defs(".highlight").replace(
-        "background: #f0f0f0;", "background: none;"
-    ) + f"\n@media (prefers-color-scheme: dark) {{ {dark} }}\n"  # fmt: skip
-    pages = []
-    for position, source in enumerate(sources):
-        notebook = nbformat.read(source, as_version=4)
-        body, _ = exporter.from_notebook_node(notebook)
-        names = [path.stem for path in sources]
-        page = Path(run_root) / "report" / "notebooks" / f"{source.stem}.html"
-        text = _TEMPLATES.from_string(NOTEBOOK_PAGE).render(
-            title=_title(notebook, source.stem),
-            stem=source.stem,
-            css=css,
-            body=_with_formulas(body),
-            before=names[position - 1] if position else "",
-            after=names[position + 1] if position + 1 < len(names) else "",
-        )
-        write_text(page, text)
-        pages.append(page)
-    return pages
 
 
 _VERBATIM = re.compile(r"(<pre.*?</pre>|<code.*?</code>|<style.*?</style>)", re.DOTALL)
