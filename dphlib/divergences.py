@@ -3,36 +3,19 @@ r"""f-divergences between the policy and the reference, through their generators
 Notation. u = pi_theta(token) / pi_ref(token), d = log u = log pi_theta - log pi_ref in nats, D_f = E_{pi_ref}[f(u)]
 with f convex and f(1) = 0. On tokens drawn from pi_ref the mean of f(exp d) is an unbiased estimate of D_f, and so is
 its gradient, because the sampling does not depend on theta. So the stored answers and their log-probabilities are all
-that is needed; no reference model is.
-
-This module needs torch and nothing else of `dphlib`:
+that is needed, and no reference model is:
 
     f = generator("js")
     loss = f(logprobs - ref_logprobs).mean()
 
-Every generator here is the one with f'(1) = 0, hence f >= 0 token by token (adding c (u - 1) changes no divergence; it
-is a control variate with mean zero). Value and gradient are finite for every finite d in float64, float32, bfloat16 and
-float16, and keep their relative precision near d = 0.
+Every generator has f'(1) = 0, hence f >= 0 token by token (adding c (u - 1) changes no divergence; it is a control
+variate with mean zero). Value and gradient are finite for every finite d in float64, float32, bfloat16 and float16, and
+keep their relative precision near d = 0. Where the true f overflows it is continued beyond d = `BOUND` by
+f(b) + f'(b) log(1 + d - b), f' being the derivative with respect to d and b the bound; value and gradient are
+continuous there, and the gradient never becomes zero.
 
-Where the true f overflows it is continued beyond d = BOUND by f(b) + f'(b) log(1 + d - b), f' being the derivative with
-respect to d and b the bound. Value and gradient are continuous there, and the gradient never becomes zero. `BOUND` is
-20, for float16 3.5. Below d = -BOUND only Neyman's chi-square overflows.
-
-How this departs from the authors' code:
-
-1. Their `js_low_var` leaves out the factor 1/2 and is 2 x JS. Ours is JS, so an eta of theirs is 2 eta here.
-2. Their forward KL ("k3") clamps the value to [-10, 10], which makes the gradient exactly zero at d <= -11, the
-   collapsed tokens that rehearsal has to bring back, and at d >= 2.6. Ours has no clamp.
-3. Their JS and alpha forms give NaN in fp32 for d <= -104 or d >= 89. Ours are finite.
-4. Their three forms lose their sign to cancellation near u = 1 (d = 3e-4 in fp32). Ours use a series, `expm1`,
-   `log1p` and softplus where each is accurate.
-5. `hellinger`, `pearson_chi2`, `neyman_chi2`, `total_variation`, `jeffreys`, and `reverse_kl` as a generator on stored
-   answers, are here for comparison. The RKL baseline is another thing: k3 on on-policy tokens, in `dphlib.losses`.
-
-f''(1) differs between divergences, so one eta is not one strength: to compare at equal strength near pi_theta = pi_ref,
-divide eta by `Divergence.second_derivative_at_1`.
-
-Not here: convex conjugates (`lessons.conjugates`); sampling, masking and averaging over tokens (`losses`).
+Formulas and constants of each generator are in `generators`; how these differ from the authors' code is in
+`docs/method.md`. Not here: sampling, masking and averaging over tokens (`losses`).
 """
 
 from __future__ import annotations
@@ -46,6 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dphlib.generators import GENERATORS, Generator
+
 BOUND = 20.0
 """From this d (nats) on an overflowing generator is continued logarithmically in d."""
 BOUND_FLOAT16 = 3.5
@@ -53,15 +38,17 @@ BOUND_FLOAT16 = 3.5
 
 _LOG2 = math.log(2.0)
 
+Elementwise = Callable[[Tensor], Tensor]
 
-class _Elementwise(torch.autograd.Function):
+
+class _WithSlope(torch.autograd.Function):
     """value(d) with the gradient slope(d): the derivative that autograd would take of an accurate value
     cancels where the value does not, so it is given in closed form."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(d: Tensor, value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(d: Tensor, value: Elementwise, slope: Elementwise) -> Tensor:
         return value(d)
 
     @staticmethod
@@ -75,38 +62,18 @@ class _Elementwise(torch.autograd.Function):
         return grad * ctx.slope(d), None, None
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """A generator and the facts about it. Calling it gives f(exp d), see `generator`.
+@dataclass(frozen=True, kw_only=True)
+class Divergence(Generator):
+    """A generator with its functions. Calling it gives f(exp d), see `generator`.
 
     Args:
-        name: key in `DIVERGENCES`.
-        equation, measures: f(u) in LaTeX, and the divergence that E_{pi_ref}[f(u)] is, arguments in order.
-        direction: which way it pulls the policy.
-        family: its place in the alpha family f_a(u) = (u^(1-a) - (1-a) u - a) / (a (a-1)), a any real number, and in
-            Oesterreicher and Vajda's h_b(u) = ((1 + u^b)^(1/b) - 2^(1/b - 1) (1 + u)) / (1 - 1/b), b > 0.
-        second_derivative_at_1: f''(1): D_f is about f''(1)/2 E_{pi_ref}[d^2] near pi_ref; None where f has a kink.
-        limits: what value and gradient do at both ends.
         value, slope: d -> f(exp d) and its derivative with respect to d, the weight of the token's gradient; unbounded.
-        at_zero: f(0), the cost of a token that pi_theta has dropped (may be inf; NaN where alpha decides it).
-        slope_at_infinity: the limit of f(u)/u, the cost per unit of pi_theta outside pi_ref's support, likewise.
-        derivative_at_1: f'(1), the derivative with respect to u; the subgradient used where f has a kink.
-        overflows_left: f also overflows for d towards minus infinity.
+        dual: t -> f*(t) on the domain of f*.
     """
 
-    name: str
-    equation: str
-    measures: str
-    direction: str
-    family: str
-    second_derivative_at_1: float | None
-    limits: str
-    value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-    at_zero: float = math.nan
-    slope_at_infinity: float = math.nan
-    derivative_at_1: float = 0.0
-    overflows_left: bool = False
+    value: Elementwise
+    slope: Elementwise
+    dual: Elementwise
 
     def __call__(self, d: Tensor) -> Tensor:
         """f(exp d) elementwise, in the dtype of `d`; computed in fp32 for 16-bit inputs."""
@@ -129,7 +96,20 @@ class Divergence:
             inside, over, under = split(d)
             return self.slope(inside) / (1 + over + under)
 
-        return _Elementwise.apply(working, value, slope).to(d.dtype)
+        return _WithSlope.apply(working, value, slope).to(d.dtype)
+
+    def conjugate(self, t: Tensor) -> Tensor:
+        """The convex conjugate f*(t) elementwise, infinite outside its domain; its gradient is the maximising u.
+
+        Of the true f: the continuation beyond `BOUND` is left out. All have f*(0) = 0 and slope 1 there; f* is infinite
+        above `slope_at_infinity` and falls to -f(0) towards minus infinity.
+
+        >>> divergence("forward_kl").conjugate(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([0.0000, 0.6931,    inf])
+        """
+        end = self.slope_at_infinity
+        inside = t <= end if r"\le" in self.conjugate_domain else t < end
+        return torch.where(inside, self.dual(torch.where(inside, t, 0.0)), math.inf)
 
 
 def _expm1_minus(x: Tensor) -> Tensor:
@@ -159,7 +139,7 @@ def _reverse_kl(d: Tensor) -> Tensor:
     return torch.where(d.abs() < 0.125, near.exp() * _expm1_minus(-near), d * d.exp() - torch.expm1(d))
 
 
-def _alpha_forms(alpha: float) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+def _alpha_forms(alpha: float) -> tuple[Elementwise, Elementwise]:
     beta = 1 - alpha
     if alpha < 1e-30:  # fp32 does not hold it, and the limit is nearer than rounding
         return DIVERGENCES["reverse_kl"].value, DIVERGENCES["reverse_kl"].slope
@@ -185,133 +165,54 @@ def _alpha_forms(alpha: float) -> tuple[Callable[[Tensor], Tensor], Callable[[Te
     return (near_a_limit if min(alpha, beta) < 0.01 else value), slope
 
 
-_COVERING = "mass-covering: a token that pi_ref gives and pi_theta drops costs most"
-_SEEKING = "mode-seeking: mass of pi_theta where pi_ref has little costs most"
-_BOTH = "symmetric"
+def _alpha_dual(alpha: float) -> Elementwise:
+    power = (alpha - 1) / alpha
+    return lambda t: torch.expm1(power * torch.log1p(-alpha * t)) / (1 - alpha)
 
+
+def _pearson_dual(t: Tensor) -> Tensor:
+    bent = t.clamp(min=-2)  # below, the best u is 0 and f* stays at -f(0)
+    return bent + bent.square() / 4
+
+
+def _jeffreys_dual(t: Tensor) -> Tensor:
+    """Through y = log W_0(exp(1 - t)), the root of y + exp y = 1 - t: exp never overflows."""
+    with torch.no_grad():
+        wanted = 1 - t
+        y = torch.where(wanted > 1, wanted.clamp(min=1).log(), wanted)  # beyond the root, so Newton only comes down
+        for _ in range(30):
+            y = y - (y + torch.expm1(y) + t) / (1 + y.exp())
+    y = y - (y + torch.expm1(y) + t) / (1 + y.exp())  # once more, for the gradient with respect to t
+    return torch.expm1(-y) - y  # w + 1/w + t - 2 with w = exp y = 1 - t - y: nothing large is left to cancel
+
+
+# value, slope and dual of each generator; alpha's are those of its limit 1 until `divergence` gives it an alpha
+_FUNCTIONS: dict[str, tuple[Elementwise, Elementwise, Elementwise]] = {
+    "forward_kl": (_expm1_minus, torch.expm1, lambda t: -torch.log1p(-t)),
+    "reverse_kl": (_reverse_kl, lambda d: d * d.exp(), torch.expm1),
+    "js": (_js, lambda d: d.exp() * log_over_mean(d) / 2, lambda t: -torch.log1p(-torch.expm1(2 * t)) / 2),
+    "alpha": (_expm1_minus, torch.expm1, lambda t: -torch.log1p(-t)),
+    "hellinger": (
+        lambda d: torch.expm1(d / 2).square(),
+        lambda d: (d / 2).exp() * torch.expm1(d / 2),
+        lambda t: t / (1 - t),
+    ),
+    "pearson_chi2": (lambda d: torch.expm1(d).square(), lambda d: 2 * d.exp() * torch.expm1(d), _pearson_dual),
+    "neyman_chi2": (
+        lambda d: 4 * torch.sinh(d / 2).square(),
+        lambda d: 2 * torch.sinh(d),
+        lambda t: 2 * t / (1 + (1 - t).sqrt()),
+    ),
+    "total_variation": (
+        lambda d: torch.expm1(d).abs() / 2,
+        lambda d: torch.sign(d) * d.exp() / 2,
+        lambda t: t.clamp(min=-0.5),
+    ),
+    "jeffreys": (lambda d: d * torch.expm1(d), lambda d: torch.expm1(d) + d * d.exp(), _jeffreys_dual),
+}
 DIVERGENCES: dict[str, Divergence] = {
-    divergence.name: divergence
-    for divergence in (
-        Divergence(
-            "forward_kl",
-            r"u - 1 - \log u",
-            "KL(pi_ref || pi_theta)",
-            _COVERING,
-            family="limit a -> 1 of f_a",
-            second_derivative_at_1=1.0,
-            at_zero=math.inf,
-            slope_at_infinity=1.0,
-            limits="u -> 0: grows as -d, gradient -1; u -> inf: grows as u, continued beyond BOUND",
-            value=_expm1_minus,
-            slope=torch.expm1,
-        ),
-        Divergence(
-            "reverse_kl",
-            r"u \log u - u + 1",
-            "KL(pi_theta || pi_ref)",
-            _SEEKING,
-            family="limit a -> 0 of f_a",
-            second_derivative_at_1=1.0,
-            at_zero=1.0,
-            slope_at_infinity=math.inf,
-            limits="u -> 0: value 1, gradient to 0; u -> inf: grows as u log u, continued beyond BOUND",
-            value=_reverse_kl,
-            slope=lambda d: d * d.exp(),
-        ),
-        Divergence(
-            "js",
-            r"\frac{1}{2}\left(u \log u - (u + 1) \log\frac{u + 1}{2}\right)",
-            "JS(pi_ref, pi_theta) = KL(pi_ref || M)/2 + KL(pi_theta || M)/2, M = (pi_ref + pi_theta)/2",
-            _BOTH,
-            family="half the limit b -> 1 of h_b; no member or limit of f_a",
-            second_derivative_at_1=0.25,
-            at_zero=_LOG2 / 2,
-            slope_at_infinity=_LOG2 / 2,
-            limits="u -> 0: value log(2)/2, gradient u log(2u/(u+1))/2 to 0, a collapsed token is hardly pulled back;"
-            " u -> inf: grows as u log(2)/2, continued beyond BOUND",
-            value=_js,
-            slope=lambda d: d.exp() * log_over_mean(d) / 2,
-        ),
-        Divergence(
-            "alpha",
-            r"\frac{u^{1-\alpha} - (1-\alpha) u - \alpha}{\alpha (\alpha - 1)}",
-            "alpha-divergence; alpha -> 1 is KL(pi_ref || pi_theta), alpha -> 0 is KL(pi_theta || pi_ref)",
-            "between mode-seeking (alpha -> 0) and mass-covering (alpha -> 1)",
-            family="f_a itself, a = alpha in (0, 1)",
-            second_derivative_at_1=1.0,
-            limits="u -> 0: value 1/(1-alpha), gradient to 0 as -u^(1-alpha)/alpha;"
-            " u -> inf: grows as u/alpha, continued beyond BOUND",
-            value=_expm1_minus,
-            slope=torch.expm1,
-        ),
-        Divergence(
-            "hellinger",
-            r"(\sqrt{u} - 1)^2",
-            "squared Hellinger distance, sum (sqrt pi_theta - sqrt pi_ref)^2, without a factor 1/2",
-            _BOTH,
-            family="half of f_a at a = 1/2; h_b at b = 1/2",
-            second_derivative_at_1=0.5,
-            at_zero=1.0,
-            slope_at_infinity=1.0,
-            limits="u -> 0: value 1, gradient to 0 as -sqrt(u); u -> inf: grows as u, continued beyond BOUND",
-            value=lambda d: torch.expm1(d / 2).square(),
-            slope=lambda d: (d / 2).exp() * torch.expm1(d / 2),
-        ),
-        Divergence(
-            "pearson_chi2",
-            r"(u - 1)^2",
-            "chi2(pi_theta || pi_ref) = sum (pi_theta - pi_ref)^2 / pi_ref",
-            _SEEKING,
-            family="twice f_a at a = -1",
-            second_derivative_at_1=2.0,
-            at_zero=1.0,
-            slope_at_infinity=math.inf,
-            limits="u -> 0: value 1, gradient to 0 as -2u; u -> inf: grows as u^2, continued beyond BOUND",
-            value=lambda d: torch.expm1(d).square(),
-            slope=lambda d: 2 * d.exp() * torch.expm1(d),
-        ),
-        Divergence(
-            "neyman_chi2",
-            r"\frac{(u - 1)^2}{u}",
-            "chi2(pi_ref || pi_theta) = sum (pi_ref - pi_theta)^2 / pi_theta",
-            _COVERING,
-            family="twice f_a at a = 2",
-            second_derivative_at_1=2.0,
-            at_zero=math.inf,
-            slope_at_infinity=1.0,
-            limits="u -> 0: grows as 1/u; u -> inf: grows as u; continued beyond BOUND and -BOUND",
-            value=lambda d: 4 * torch.sinh(d / 2).square(),
-            slope=lambda d: 2 * torch.sinh(d),
-            overflows_left=True,
-        ),
-        Divergence(
-            "total_variation",
-            r"\frac{1}{2} |u - 1|",
-            "TV(pi_ref, pi_theta) = sum |pi_theta - pi_ref| / 2",
-            _BOTH,
-            family="limit b -> infinity of h_b; no member or limit of f_a",
-            second_derivative_at_1=None,
-            at_zero=0.5,
-            slope_at_infinity=0.5,
-            limits="u -> 0: value 1/2, gradient to 0 as -u/2; u = 1: kink, gradient 0 is used;"
-            " u -> inf: grows as u/2, continued beyond BOUND",
-            value=lambda d: torch.expm1(d).abs() / 2,
-            slope=lambda d: torch.sign(d) * d.exp() / 2,
-        ),
-        Divergence(
-            "jeffreys",
-            r"(u - 1) \log u",
-            "KL(pi_ref || pi_theta) + KL(pi_theta || pi_ref)",
-            _BOTH,
-            family="sum of f_a's limits a -> 0 and a -> 1",
-            second_derivative_at_1=2.0,
-            at_zero=math.inf,
-            slope_at_infinity=math.inf,
-            limits="u -> 0: grows as -d, gradient -1; u -> inf: grows as u log u, continued beyond BOUND",
-            value=lambda d: d * torch.expm1(d),
-            slope=lambda d: torch.expm1(d) + d * d.exp(),
-        ),
-    )
+    name: Divergence(**vars(facts), **dict(zip(("value", "slope", "dual"), _FUNCTIONS[name], strict=True)))
+    for name, facts in GENERATORS.items()
 }
 
 
@@ -343,10 +244,10 @@ def divergence(name: str, **params: float) -> Divergence:
         raise ValueError(f'alpha is {alpha}; it must lie in (0, 1): "forward_kl" is the limit 1, "reverse_kl" is 0')
     value, slope = _alpha_forms(alpha)
     edges = {"at_zero": 1 / (1 - alpha), "slope_at_infinity": 1 / alpha}
-    return replace(DIVERGENCES["alpha"], value=value, slope=slope, **edges)  # type: ignore[arg-type]
+    return replace(DIVERGENCES["alpha"], value=value, slope=slope, dual=_alpha_dual(alpha), **edges)
 
 
-def generator(name: str, **params: float) -> Callable[[Tensor], Tensor]:
+def generator(name: str, **params: float) -> Elementwise:
     """The function d = log pi_theta - log pi_ref -> f(exp d), elementwise and differentiable.
 
     `d` has any shape and any floating dtype, in nats; the result has both. Infinities count as the largest finite
@@ -388,7 +289,7 @@ def exact(name: str, p_ref_V: Tensor, p_theta_V: Tensor, **params: float) -> Ten
             )
     both = (p_ref > 0) & (p_theta > 0)
     d = torch.where(both, p_theta, 1.0).log() - torch.where(both, p_ref, 1.0).log()
-    inside = torch.where(both, p_ref, 0.0) * _Elementwise.apply(d, f.value, f.slope)
+    inside = torch.where(both, p_ref, 0.0) * _WithSlope.apply(d, f.value, f.slope)
     dropped = _edge(p_ref, f.at_zero, (p_ref > 0) & (p_theta == 0))
     outside = _edge(p_theta, f.slope_at_infinity, (p_ref == 0) & (p_theta > 0))
     return (inside + dropped + outside).sum(-1)

@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens from hidden states, in chunks: one token a position, or K and the rest of the mass.
+"""Log-probabilities of given tokens from hidden states, in chunks, and the entropies of their distributions.
 
 With a vocabulary of 128k the logits of a micro-batch of 8k tokens are 4 GiB in fp32, and the plain way holds
 several such tensors for the backward pass. Here the logits of a chunk of tokens are made, used and dropped;
@@ -20,8 +20,6 @@ Pass the hidden states of the scored positions only: position t - 1 scores token
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import torch
@@ -97,12 +95,15 @@ class _ChosenLogprobs(torch.autograd.Function):
             scale = grad_logprobs_N[:, None]
             return scale + grad_entropy_N[:, None] * (log_p + entropy_N[:, None]) if ctx.entropy else scale
 
+        need_hidden, need_weight = ctx.needs_input_grad[:2]
         if kept is not None:
             grad_logits = kept.exp().mul_(-scale_of(kept))
-            grad_logits = grad_logits.scatter_add_(-1, tokens[:, None], grad_logprobs_N[:, None])
-            return (*_through_logits(ctx, hidden, weight, lse_N, kept, lambda rows, log_p: grad_logits), *rest)
+            grad_logits.scatter_add_(-1, tokens[:, None], grad_logprobs_N[:, None])
+            grad_logits = _divided(grad_logits, ctx.temperature)
+            grad_hidden = _matmul(grad_logits.to(weight.dtype), weight).to(hidden.dtype) if need_hidden else None
+            grad_weight = _matmul(grad_logits.to(hidden.dtype).T, hidden).to(weight.dtype) if need_weight else None
+            return (grad_hidden, grad_weight, *rest)
 
-        need_hidden, need_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.zeros(hidden.shape, dtype=lse_N.dtype, device=hidden.device) if need_hidden else None
         grad_weight = torch.empty_like(weight) if need_weight else None
         width = _whole_tiles(ctx.chunk * len(weight) // max(1, len(hidden)))
@@ -120,75 +121,6 @@ class _ChosenLogprobs(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight[start : start + width] = _matmul(grad_logits.T, hidden)
         return (None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, *rest)
-
-
-class _BinnedLogprobs(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, temperature: float, chunk: int) -> Tensor:
-        working = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        binned_N_K1 = torch.empty(len(hidden), ids.shape[1] + 1, dtype=working, device=hidden.device)
-        lse_N = torch.empty(len(hidden), dtype=working, device=hidden.device)
-        log_p = None
-        for start in range(0, len(hidden), chunk):
-            rows = slice(start, start + chunk)
-            logits = _divided(_matmul(hidden[rows], weight.T), temperature)
-            lse_N[rows] = lse = logits.logsumexp(-1)
-            log_p = logits.sub_(lse[:, None])
-            binned_N_K1[rows, :-1] = log_p.gather(-1, ids[rows])
-            # over the other tokens, not as 1 - sum of the K: that has no digit left where they hold nearly all
-            binned_N_K1[rows, -1] = log_p.scatter(-1, ids[rows], -math.inf).logsumexp(-1)
-        kept = log_p if len(hidden) <= chunk else None
-        ctx.save_for_backward(hidden, weight, ids, lse_N, binned_N_K1[:, -1].clone(), kept)
-        ctx.temperature, ctx.chunk = temperature, chunk
-        return binned_N_K1
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_N_K1: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, ids, lse_N, log_rest_N, kept = ctx.saved_tensors
-        # K = V leaves no rest: log 0 has no gradient to give
-        grad_rest_N = grad_N_K1[:, -1].where(log_rest_N.isfinite(), 0.0)
-        log_rest_N = log_rest_N.where(log_rest_N.isfinite(), 0.0)
-        grad_sum_N = grad_N_K1[:, :-1].sum(-1) + grad_rest_N
-
-        def grad_logits(rows: slice, log_p: Tensor) -> Tensor:
-            # d logprob / d logits = onehot - p;  d log rest / d logits = p / rest outside the K tokens - p
-            within_rest = (log_p - log_rest_N[rows, None]).scatter_(-1, ids[rows], -math.inf).exp_()
-            grad_logits = log_p.exp().mul_(-grad_sum_N[rows, None])
-            grad_logits += within_rest.mul_(grad_rest_N[rows, None])
-            return grad_logits.scatter_add_(-1, ids[rows], grad_N_K1[rows, :-1])
-
-        return (*_through_logits(ctx, hidden, weight, lse_N, kept, grad_logits), None, None, None)
-
-
-def _through_logits(
-    ctx: Any,
-    hidden: Tensor,
-    weight: Tensor,
-    lse_N: Tensor,
-    kept: Tensor | None,
-    grad_logits_of: Callable[[slice, Tensor], Tensor],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of hidden states and weight, a chunk at a time.
-
-    Args:
-        kept: log-probabilities of all positions where they fit one chunk; made again otherwise.
-        grad_logits_of: positions and their log-probabilities -> gradient with respect to logits / temperature.
-    """
-    need_hidden, need_weight = ctx.needs_input_grad[:2]
-    grad_hidden = torch.empty_like(hidden) if need_hidden else None
-    grad_weight = torch.zeros_like(weight, dtype=lse_N.dtype) if need_weight else None
-    for start in range(0, len(hidden), ctx.chunk):
-        rows = slice(start, start + ctx.chunk)
-        log_p = kept
-        if log_p is None:
-            log_p = _divided(_matmul(hidden[rows], weight.T), ctx.temperature).sub_(lse_N[rows, None])
-        grad_logits = _divided(grad_logits_of(rows, log_p), ctx.temperature)
-        if need_hidden:
-            grad_hidden[rows] = _matmul(grad_logits.to(weight.dtype), weight).to(hidden.dtype)  # type: ignore[index]
-        if need_weight:
-            grad_weight += _matmul(grad_logits.to(hidden.dtype).T, hidden[rows])
-    return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)
 
 
 @overload
@@ -244,64 +176,11 @@ def logprobs_from_hidden(
     >>> logprobs_from_hidden(torch.zeros(1, 3), torch.ones(4, 3), torch.tensor([2]))
     tensor([-1.3863])
     """
-    hidden, weight, chunk = _checked(hidden_N_D, lm_head_weight_V_D, tokens_N, "tokens_N", "(N,)", temperature, chunk)
+    hidden, weight, chunk = _checked(hidden_N_D, lm_head_weight_V_D, tokens_N, temperature, chunk)
     frozen = torch.is_grad_enabled() and hidden.requires_grad and not weight.requires_grad
     along = frozen and not with_entropy and len(hidden) > chunk
     logprobs_N, entropy_N = _ChosenLogprobs.apply(hidden, weight, tokens_N, temperature, chunk, with_entropy, along)
     return (logprobs_N, entropy_N) if with_entropy else logprobs_N
-
-
-def binned_logprobs_from_hidden(
-    hidden_N_D: Tensor,
-    lm_head_weight_V_D: Tensor,
-    ids_N_K: Tensor,
-    *,
-    temperature: float = 1.0,
-    chunk: int | None = None,
-) -> Tensor:
-    """Log-probabilities of K tokens a position and of the rest of the mass, never holding (N, V).
-
-    The rest is summed over the other tokens in the logarithm, so it is exact down to the smallest mass.
-
-    Args:
-        hidden_N_D, lm_head_weight_V_D, temperature, chunk: see `logprobs_from_hidden`.
-        ids_N_K: K different token ids a position, each in [0, V), K <= V.
-
-    Returns:
-        (N, K + 1) in nats, fp32 (float64 for float64 inputs): the K tokens in the order given, then the log of the
-        mass of all others, which is minus infinity when K = V. Each row is a distribution over K + 1 bins.
-
-    Raises:
-        ValueError: shapes that do not fit, an id twice at one position, temperature or chunk out of range.
-
-    >>> binned_logprobs_from_hidden(torch.zeros(1, 3), torch.ones(4, 3), torch.tensor([[2, 0]])).exp()
-    tensor([[0.2500, 0.2500, 0.5000]])
-    """
-    hidden, weight, chunk = _checked(hidden_N_D, lm_head_weight_V_D, ids_N_K, "ids_N_K", "(N, K)", temperature, chunk)
-    in_order = ids_N_K.sort(-1).values
-    if bool((in_order[:, 1:] == in_order[:, :-1]).any()):
-        raise ValueError(
-            "ids_N_K names a token twice at one position; its mass would count twice: give K different ids"
-        )
-    return _BinnedLogprobs.apply(hidden, weight, ids_N_K, temperature, chunk)
-
-
-@torch.no_grad()
-def top_ids_from_hidden(hidden_N_D: Tensor, lm_head_weight_V_D: Tensor, k: int, *, chunk: int | None = None) -> Tensor:
-    """The K likeliest tokens of each position, likeliest first, (N, K); never holding (N, V).
-
-    Raises:
-        ValueError: shapes that do not fit, chunk out of range, k outside 1..V.
-
-    >>> top_ids_from_hidden(torch.ones(1, 1), torch.tensor([[1.0], [3.0], [2.0]]), 2)
-    tensor([[1, 2]])
-    """
-    nobody = torch.zeros(len(hidden_N_D), 0, dtype=torch.long)
-    hidden, weight, chunk = _checked(hidden_N_D, lm_head_weight_V_D, nobody, "ids_N_K", "(N, K)", 1.0, chunk)
-    if not 1 <= k <= len(weight):
-        raise ValueError(f"k is {k}; it must lie in 1..{len(weight)}, the size of the vocabulary")
-    parts = hidden.split(chunk) if len(hidden) else [hidden]
-    return torch.cat([_matmul(part, weight.T).topk(k).indices for part in parts])
 
 
 def _whole_tiles(count: int) -> int:
@@ -314,15 +193,15 @@ def _whole_tiles(count: int) -> int:
 
 
 def _checked(
-    hidden: Tensor, weight: Tensor, ids: Tensor, name: str, wanted: str, temperature: float, chunk: int | None
+    hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, chunk: int | None
 ) -> tuple[Tensor, Tensor, int]:
     """Hidden states and weight in one dtype, and the chunk, after the arguments were found to fit."""
-    shapes = tuple(hidden.shape), tuple(weight.shape), tuple(ids.shape)
     fits = hidden.dim() == weight.dim() == 2 and hidden.shape[1] == weight.shape[1]
-    if not fits or shapes[2][:1] != shapes[0][:1] or ids.dim() != wanted.count("N") + wanted.count("K"):
+    if not fits or tokens.shape != hidden.shape[:1]:
         raise ValueError(
-            f"hidden_N_D, lm_head_weight_V_D, {name} have shapes {shapes[0]}, {shapes[1]}, {shapes[2]}; they must be"
-            f" (N, D), (V, D), {wanted}: select the scored positions first, such as hidden_B_T_D[mask_B_T]"
+            f"hidden_N_D, lm_head_weight_V_D, tokens_N have shapes {tuple(hidden.shape)}, {tuple(weight.shape)},"
+            f" {tuple(tokens.shape)}; they must be (N, D), (V, D), (N,): select the scored positions first, such as"
+            " hidden_B_T_D[mask_B_T]"
         )
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; it must be > 0 (greedy decoding has no log-probabilities)")

@@ -191,7 +191,7 @@ def make_divergences() -> pd.DataFrame:
         "forward_kl": (np.expm1(d) - d, u - 1),
         "js": ((u * d - (u + 1) * np.log((u + 1) / 2)) / 2, u * np.log(2 * u / (u + 1)) / 2),
         "reverse_kl": (u * d - u + 1, u * d),
-        "alpha": ((np.sqrt(u) - 0.5 * u - 0.5) / -0.25, (0.5 * np.sqrt(u) - 0.5 * u) / -0.25),
+        "alpha_0.5": ((np.sqrt(u) - 0.5 * u - 0.5) / -0.25, (0.5 * np.sqrt(u) - 0.5 * u) / -0.25),
     }
     return pd.concat([pd.DataFrame({"name": n, "d": d, "value": v, "gradient": g}) for n, (v, g) in curves.items()])
 

@@ -21,8 +21,7 @@ PACKAGE = ROOT / "dphlib"
 WITH_TORCH = {
     "divergences", "logprobs", "losses", "models", "sampling", "training", "experiment.policies", "experiment.draws",
     "experiment.evaluate", "experiment.train_run", "integrations.trl", "integrations.verl.loss",
-    "integrations.verl.plugin", "lessons.categorical", "lessons.conjugates", "lessons.estimator_moments",
-    "lessons.estimator_study", "lessons.world",
+    "integrations.verl.plugin", "lessons.categorical", "lessons.estimators", "lessons.world",
 }  # fmt: skip
 
 PATHS = {

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dphlib.divergences import BOUND, DIVERGENCES, divergence, exact, generator
+from dphlib.generators import GENERATORS
+from dphlib.settings.methods import MethodConfig
 
 getcontext().prec = 60
 torch.set_num_threads(1)
@@ -173,7 +175,7 @@ def test_gradcheck(name, params):
 
 
 @EVERY
-def test_limits_and_derivatives_at_1_are_as_stated(name, params):
+def test_limits_are_as_stated(name, params):
     f = divergence(name, **params)
     far = f.value(torch.tensor([-600.0, 300.0], dtype=torch.float64))
     if math.isinf(f.at_zero):
@@ -182,19 +184,27 @@ def test_limits_and_derivatives_at_1_are_as_stated(name, params):
         assert float(far[0]) == pytest.approx(f.at_zero, rel=1e-9)
     growth = float(far[1]) / math.exp(300)
     assert growth > 100 if math.isinf(f.slope_at_infinity) else growth == pytest.approx(f.slope_at_infinity)
-    d = 1e-5
-    value, gradient = value_and_gradient(f, torch.tensor([d], dtype=torch.float64))
+
+
+@EVERY
+def test_second_derivative_is_as_stated(name, params):
+    """f''(1) by differences along u of the generator itself: 0.25 for JS, 0.5 for Hellinger, 2 for both chi-squared."""
+    f, step = divergence(name, **params), 1e-4
+    left, middle, right = f(torch.log(torch.tensor([1 - step, 1, 1 + step], dtype=torch.float64))).tolist()
     if f.second_derivative_at_1 is None:
-        assert float(value) == pytest.approx(d / 2, rel=1e-4)
+        assert right == pytest.approx(step / 2, rel=1e-4)  # a kink: it rises at once
     else:
-        assert f.derivative_at_1 == 0
-        assert float(value) == pytest.approx(f.second_derivative_at_1 * d**2 / 2, rel=1e-4)
-        assert float(gradient) == pytest.approx(f.second_derivative_at_1 * d, rel=1e-4)
+        assert (left - 2 * middle + right) / step**2 == pytest.approx(f.second_derivative_at_1, rel=1e-6)
 
 
-def test_strengths_named_in_the_paper():
-    strengths = {name: DIVERGENCES[name].second_derivative_at_1 for name in ("forward_kl", "alpha", "js")}
-    assert strengths == {"forward_kl": 1.0, "alpha": 1.0, "js": 0.25}
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_method_has_the_curvature_of_its_divergence(name):
+    method = MethodConfig("exploration", divergence=name, alpha=0.5 if name == "alpha" else None)
+    if name == "total_variation":
+        with pytest.raises(ValueError, match="total_variation has a kink"):
+            _ = method.curvature
+    else:
+        assert method.curvature == DIVERGENCES[name].second_derivative_at_1
 
 
 def alpha_family(a: Decimal, u: Decimal) -> Decimal:
@@ -230,7 +240,6 @@ def test_families_are_as_stated(d):
             assert letter in DIVERGENCES[name].family
     both = alpha_family(STEP, u) + alpha_family(1 - STEP, u)
     assert abs(both / reference("jeffreys", d)[0] - 1) < Decimal("1e-15")
-    assert all(f.family for f in DIVERGENCES.values())
 
 
 def textbook(name: str, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

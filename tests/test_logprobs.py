@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
 from dphlib import logprobs as module
-from dphlib.logprobs import binned_logprobs_from_hidden, logprobs_from_hidden, top_ids_from_hidden
+from dphlib.logprobs import logprobs_from_hidden
 
 torch.set_num_threads(1)
 
@@ -155,124 +153,3 @@ def test_wrong_inputs_are_refused():
         logprobs_from_hidden(hidden, weight, tokens, chunk=0)
     with pytest.raises((RuntimeError, IndexError)):
         logprobs_from_hidden(hidden, weight, torch.full_like(tokens, -100))
-
-
-# --- K tokens and the rest ------------------------------------------------------------------------
-
-
-def plain_bins(hidden, weight, ids, temperature=1.0):
-    log_p = (hidden @ weight.T / temperature).log_softmax(-1)
-    rest = log_p.masked_fill(torch.zeros_like(log_p, dtype=torch.bool).scatter(-1, ids, True), -math.inf)
-    return torch.cat([log_p.gather(-1, ids), rest.logsumexp(-1, keepdim=True)], -1)
-
-
-def ids_of(n=13, v=11, k=3):
-    return torch.stack([torch.randperm(v, generator=torch.Generator().manual_seed(i))[:k] for i in range(n)])
-
-
-@pytest.mark.parametrize("chunk", [None, 1, 4, 13, 100])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("k", [1, 3, 10])
-def test_bins_equal_the_plain_way(chunk, temperature, k):
-    hidden, weight, _, _, _ = example()
-    ids, a = ids_of(k=k), torch.randn(13, k + 1, dtype=torch.float64)
-    ours = binned_logprobs_from_hidden(hidden, weight, ids, temperature=temperature, chunk=chunk)
-    true = plain_bins(hidden, weight, ids, temperature)
-    torch.testing.assert_close(ours, true, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(ours.exp().sum(-1), torch.ones(13, dtype=torch.float64))
-    grads = [torch.autograd.grad((a * x).sum(), (hidden, weight)) for x in (ours, true)]
-    torch.testing.assert_close(grads[0], grads[1], rtol=1e-10, atol=1e-12)
-
-
-def test_bins_gradcheck():
-    hidden, weight, _, _, _ = example(n=4, d=3, v=5)
-    f = lambda h, w: binned_logprobs_from_hidden(h, w, ids_of(4, 5, 2), temperature=1.3, chunk=3)  # noqa: E731
-    assert torch.autograd.gradcheck(f, (hidden, weight))
-
-
-def test_first_bin_is_the_chosen_tokens_logprob():
-    hidden, weight, tokens, a, _ = example(dtype=torch.float32)
-    bins = binned_logprobs_from_hidden(hidden, weight, tokens[:, None], chunk=4)[:, 0]
-    chosen = logprobs_from_hidden(hidden, weight, tokens, chunk=4)
-    assert torch.equal(bins, chosen)
-    grads = [torch.autograd.grad((a * x).sum(), (hidden, weight)) for x in (bins, chosen)]
-    torch.testing.assert_close(grads[0], grads[1])
-
-
-def test_a_tiny_rest_keeps_its_digits():
-    """1 - sum of the K would be 0 in fp32, its logarithm minus infinity."""
-    hidden, weight = torch.tensor([[1.0]], requires_grad=True), torch.tensor([[60.0], [20.0], [19.0]])
-    bins = binned_logprobs_from_hidden(hidden, weight, torch.tensor([[0]]))
-    assert bins[0, 1].item() == pytest.approx(-40 + math.log1p(math.exp(-1)), rel=1e-6)
-    bins[0, 1].backward()
-    assert float(hidden.grad) == pytest.approx(20 * 0.7310586 + 19 * 0.2689414 - 60, rel=1e-5)
-
-
-def test_all_tokens_leave_no_rest_and_no_nan():
-    hidden, weight, _, _, _ = example(n=4, v=5)
-    bins = binned_logprobs_from_hidden(hidden, weight, ids_of(4, 5, 5), chunk=3)
-    assert (bins[:, -1] == -math.inf).all()
-    torch.testing.assert_close(bins[:, :-1], plain_bins(hidden, weight, ids_of(4, 5, 5))[:, :-1])
-    masked = torch.where(bins.isfinite(), bins, 0.0).square().sum()
-    grads = torch.autograd.grad(masked, (hidden, weight))
-    true = torch.autograd.grad((hidden @ weight.T).log_softmax(-1).square().sum(), (hidden, weight))
-    torch.testing.assert_close(grads, true)
-
-
-def test_bins_of_16_bit_inputs_are_accumulated_in_fp32():
-    hidden, weight, _, _, _ = example(n=40, d=64, v=300, dtype=torch.float32)
-    half_hidden, half_weight = (x.detach().bfloat16().requires_grad_() for x in (hidden, weight))
-    ids, a = ids_of(40, 300, 8), torch.randn(40, 9)
-    ours = binned_logprobs_from_hidden(half_hidden, half_weight, ids, chunk=7)
-    assert ours.dtype == torch.float32
-    full = [x.detach().float().requires_grad_() for x in (half_hidden, half_weight)]
-    true = plain_bins(*full, ids)
-    torch.testing.assert_close(ours, true, rtol=1e-5, atol=1e-4)
-    grads = torch.autograd.grad((a * ours).sum(), (half_hidden, half_weight))
-    for ours_g, true_g in zip(grads, torch.autograd.grad((a * true).sum(), full), strict=True):
-        assert ours_g.dtype == torch.bfloat16
-        assert float((ours_g.float() - true_g).norm() / true_g.norm()) < 0.01
-
-
-@pytest.mark.parametrize("call", ["bins", "top"])
-def test_bins_never_hold_more_logits_than_a_chunk(monkeypatch, call):
-    largest = 0
-    multiply = module._matmul
-
-    def watched(a, b):
-        nonlocal largest
-        product = multiply(a, b)
-        if product.shape[-1] == 11:
-            largest = max(largest, product.numel())
-        return product
-
-    monkeypatch.setattr(module, "_matmul", watched)
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 35)
-    hidden, weight, _, _, _ = example()
-    if call == "bins":
-        binned_logprobs_from_hidden(hidden, weight, ids_of()).sum().backward()
-    else:
-        top_ids_from_hidden(hidden, weight, 3)
-    assert largest == 33  # 3 tokens x 11 entries
-
-
-@pytest.mark.parametrize("chunk", [None, 4])
-def test_top_ids_are_the_likeliest_in_order(chunk):
-    hidden, weight, _, _, _ = example()
-    ids = top_ids_from_hidden(hidden, weight, 4, chunk=chunk)
-    assert torch.equal(ids, (hidden @ weight.T).argsort(-1, descending=True)[:, :4])
-    assert top_ids_from_hidden(hidden[:0], weight, 4).shape == (0, 4)
-    assert binned_logprobs_from_hidden(hidden[:0], weight, ids[:0]).shape == (0, 5)
-
-
-def test_wrong_bins_are_refused():
-    hidden, weight, tokens, _, _ = example()
-    with pytest.raises(ValueError, match=r"ids_N_K have shapes .* \(N, K\)"):
-        binned_logprobs_from_hidden(hidden, weight, tokens)
-    with pytest.raises(ValueError, match="twice at one position"):
-        binned_logprobs_from_hidden(hidden, weight, tokens[:, None].expand(-1, 2))
-    with pytest.raises(ValueError, match="temperature is -1"):
-        binned_logprobs_from_hidden(hidden, weight, ids_of(), temperature=-1)
-    for k in (0, 12):
-        with pytest.raises(ValueError, match=rf"k is {k}; it must lie in 1\.\.11"):
-            top_ids_from_hidden(hidden, weight, k)

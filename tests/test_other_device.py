@@ -14,7 +14,7 @@ from dphlib.models.tuning import prepare
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.stages import TuningConfig
-from dphlib.training.scoring import answer_logprobs, answer_topk
+from dphlib.training.scoring import answer_logprobs
 
 SHORT = dict(iterations=2, diagnose_every=1)
 
@@ -65,7 +65,6 @@ def test_answers_and_what_is_stored_of_them():
             scored = answer_logprobs(model, tokenizer(), rows)
             for (answer,), again in zip(drawn, scored, strict=True):
                 assert again == pytest.approx(answer.logprobs, abs=1e-4)
-        assert len(answer_topk(model, tokenizer(), rows, 3)) == len(rows)
 
 
 def test_a_mistake_is_seen():

@@ -173,7 +173,7 @@ def test_divergence_curves_draw_every_generator_that_is_given():
     curves = make_divergences()
     fig = plots.divergence_curves(pd.concat([curves, curves[curves["name"] == "js"].assign(name="hellinger")]))
     shown = text_of(fig)
-    assert all(name in shown for name in ("forward KL", "JS", "reverse KL", "alpha 0.5", "hellinger"))
+    assert all(name in shown for name in ("forward KL", "JS", "reverse KL", "alpha 0.5", "Hellinger"))
 
 
 def test_base_regime_counts_the_prompts_of_both_sets(records):

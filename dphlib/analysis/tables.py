@@ -20,7 +20,7 @@ from dphlib import stats
 from dphlib.analysis import paper
 from dphlib.analysis.labels import NAMES, SUITES, label
 from dphlib.runtime.files import write_text
-from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.methods import METHOD_CONFIGS, MethodConfig
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
 from dphlib.world.sums import SUBSETS
@@ -223,10 +223,14 @@ def table5(records: pd.DataFrame | Arms, main_eta: float = 0.5) -> pd.DataFrame:
     return _frame(cells)
 
 
-_DIVERGENCES = {
-    None: "none", "rkl": "reverse KL, on-policy", "forward_kl": "forward KL", "js": "JS",
-    "js_definition": "JS by definition",
-}  # fmt: skip
+def _divergence(method: MethodConfig) -> str:
+    if method.rkl_coef:
+        return "reverse KL, on-policy"
+    if method.divergence is None:
+        return "none"
+    if method.alpha:
+        return f"alpha, a = {method.alpha:g}"
+    return method.generator.label + (" by definition" if method.divergence == "js_definition" else "")
 
 
 def methods_table(profile: Profile) -> pd.DataFrame:
@@ -234,12 +238,11 @@ def methods_table(profile: Profile) -> pd.DataFrame:
     rows = []
     for name in METHOD_CONFIGS:
         method = profile.method_config(RunConfig(name, "main", 0))
-        divergence = "rkl" if method.rkl_coef else method.divergence
         rows.append(
             {
                 "Method": NAMES[name],
                 "trains on": "all prompts" if method.trains_on == "all" else "D_exp, rehearses D_pef",
-                "divergence": f"alpha, a = {method.alpha:g}" if method.alpha else _DIVERGENCES[divergence],
+                "divergence": _divergence(method),
                 "weight": f"{method.eta or method.rkl_coef:g}" if method.eta or method.rkl_coef else "0",
                 "authors' weight": paper.ETA.get(name, "not available"),
                 "clip": f"{method.clip_low:g} / {method.clip_high:g}",

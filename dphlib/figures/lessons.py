@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dphlib.figures.style import GREY, log2_axis, note, panels
-from dphlib.figures.training import generator_style
+from dphlib.figures.training import divergence_style
 
 _ESTIMATORS = {
     "one_sample": ("one sample", "#D55E00", "-", "v"),
@@ -23,10 +23,6 @@ _ESTIMATORS = {
     "topk_sampled_tail": ("top-K, rest sampled", "#1BA784", (0, (1.2, 1)), "D"),
 }
 """Label, colour, line and marker of each of `estimator_study.ESTIMATORS`."""
-
-
-def _style(name: str) -> tuple[str, str, object]:
-    return generator_style(name) or (name.replace("_", " "), GREY, (0, (2, 1)))
 
 
 def one_mode_fits(fits: pd.DataFrame) -> Figure:
@@ -39,7 +35,7 @@ def one_mode_fits(fits: pd.DataFrame) -> Figure:
     fig, axes = panels(1, len(names), 1.9, sharey=True)
     for ax, name in zip(axes[0], names, strict=True):
         rows = fits[fits["name"] == name]
-        text, colour, _ = _style(name)
+        text, colour, _ = divergence_style(name)
         ax.bar(rows["token"], 100 * rows["reference"], width=1.0, color="#D0D0D0", label=r"$\pi_\mathrm{ref}$")
         ax.plot(rows["token"], 100 * rows["fitted"], color=colour, label="nearest with one mode")
         ax.set_title(text)
@@ -67,7 +63,7 @@ def direction_and_strength(held: pd.DataFrame, k: int = 8) -> Figure:
     by_eta, by_strength, front = axes[0]
     for name in dict.fromkeys(held["name"]):
         rows = held[held["name"] == name].sort_values("eta")
-        text, colour, dash = _style(name)
+        text, colour, dash = divergence_style(name)
         for ax, column in ((by_eta, "eta"), (by_strength, "strength")):
             ax.plot(rows[column], rows["style_entropy"], color=colour, linestyle=dash, label=text)
         front.plot(rows["pass_1"], rows["pass_k"], color=colour, linestyle=dash)
@@ -108,7 +104,7 @@ def estimators(collapsed: pd.DataFrame, missed: pd.DataFrame) -> Figure:
             pull.fill_between(rows["depth"], low, high, color=colour, alpha=0.18, linewidth=0)
     for name in dict.fromkeys(missed["name"]):
         rows = missed[missed["name"] == name].sort_values("k")
-        text, colour, dash = _style(name)  # type: ignore[assignment]
+        text, colour, dash = divergence_style(name)  # type: ignore[assignment]
         bias.plot(rows["k"], 100 * rows["missed"], color=colour, linestyle=dash, label=text)
     log2_axis(bias, list(dict.fromkeys(missed["k"])))
     noise.set(title="noise", ylabel="standard deviation\nof an estimate (nats)")

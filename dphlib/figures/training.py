@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from dphlib import stats
 from dphlib.analysis.labels import COLOURS, NAMES, SUITES
 from dphlib.figures.style import GREY, absent_note, line_style, log2_axis, note, panels, shared_ticks
+from dphlib.generators import GENERATORS, label, parse
 from dphlib.settings.methods import HEADLINE, METHODS
 
 COSTED = ("grpo", "rkl", "dph_f", "dph_js")
@@ -30,22 +31,26 @@ PHASES = {
     "reference_s": ("online reference", "#B5478F"),
     "update_s": ("update", "#9C9C9C"),
 }  # fmt: skip
-GENERATORS: dict[str, tuple[str, str, Any]] = {
-    "forward_kl": ("forward KL", "#0072B2", "-"), "js": ("JS", "#1BA784", "-"),
-    "alpha": ("alpha 0.5", "#B5813F", "-"), "reverse_kl": ("reverse KL", "#B5478F", (0, (3, 1, 1, 1))),
-}  # fmt: skip
+_DIVERGENCE_LINES: dict[str, tuple[str, Any]] = {
+    "forward_kl": ("#0072B2", "-"),
+    "js": ("#1BA784", "-"),
+    "alpha": ("#B5813F", "-"),
+    "reverse_kl": ("#B5478F", (0, (3, 1, 1, 1))),
+}
+"""Colour and line of those that the paper draws; the others are grey."""
 
 
-def generator_style(name: str) -> tuple[str, str, Any] | None:
-    """Label, colour and line of a divergence, None for one without a colour; `alpha_0.8` is alpha 0.8.
+def divergence_style(name: str) -> tuple[str, str, Any]:
+    """Label, colour and line of a divergence of `generators`, or of the alpha divergence with an alpha.
 
-    >>> generator_style("alpha_0.8")[0]
+    >>> divergence_style("alpha_0.8")[0]
     'alpha 0.8'
     """
-    kind, _, alpha = name.partition("_")
-    if kind == "alpha" and alpha:
-        return (f"alpha {alpha}", *GENERATORS["alpha"][1:])
-    return GENERATORS.get(name)
+    kind, _ = parse(name)
+    if kind in _DIVERGENCE_LINES:
+        return label(name), *_DIVERGENCE_LINES[kind]
+    others = [each for each in GENERATORS if each not in _DIVERGENCE_LINES]
+    return label(name), str(np.linspace(0.35, 0.75, len(others))[others.index(kind)]), (0, (2, 1))
 
 
 def training_curves(train_logs: pd.DataFrame, methods: Sequence[str] = HEADLINE) -> Figure:
@@ -147,15 +152,14 @@ def divergence_curves(curves: pd.DataFrame) -> Figure:
     """Figure 7: generators f and their gradients df/dd against d.
 
     Args:
-        curves: tidy, columns name, d, value, gradient (nats); unknown names are drawn in grey under their own name.
+        curves: tidy, columns name, d, value, gradient (nats).
     """
     names = list(dict.fromkeys(curves["name"]))
-    ordered = sorted(names, key=lambda n: generator_style(n) is None)
+    ordered = sorted(names, key=lambda name: parse(name)[0] not in _DIVERGENCE_LINES)
     fig, axes = panels(1, 2, 2.7)
-    greys = iter(np.linspace(0.35, 0.75, max(1, len(ordered))))
     for name in ordered:
         rows = curves[curves["name"] == name].sort_values("d")
-        text, colour, dash = generator_style(name) or (str(name).replace("_", " "), str(next(greys)), (0, (2, 1)))
+        text, colour, dash = divergence_style(name)
         for ax, column in zip(axes[0], ("value", "gradient"), strict=True):
             ax.plot(rows["d"], rows[column], color=colour, linestyle=dash, label=text)
     for ax, column, name in zip(

@@ -16,24 +16,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dphlib.divergences import DIVERGENCES, Divergence, divergence, exact, generator
-from dphlib.lessons.conjugates import conjugate
-from dphlib.lessons.estimator_moments import exact_moments, moment_columns
+from dphlib.divergences import Divergence, divergence, exact, generator
+from dphlib.generators import GENERATORS, parse
+from dphlib.lessons.estimators import TopK, binned, exact_moments, moment_columns
 from dphlib.losses import EXPLORE, partitioned_loss
-from dphlib.training.estimators import TopK
 
 DRAWN = ("forward_kl", "alpha_0.5", "js", "reverse_kl")
 """The generators of Figure 7."""
-
-
-def parse(name: str) -> tuple[str, dict[str, float]]:
-    """Name and parameters as `divergences.divergence` takes them.
-
-    >>> parse("alpha_0.5"), parse("js")
-    (('alpha', {'alpha': 0.5}), ('js', {}))
-    """
-    kind, _, alpha = name.partition("_")
-    return ("alpha", {"alpha": float(alpha)}) if kind == "alpha" and alpha else (name, {})
 
 
 def named(name: str) -> Divergence:
@@ -56,7 +45,7 @@ def generator_table() -> pd.DataFrame:
         return "infinite" if np.isinf(value) else f"{value:.3g}"
 
     rows = []
-    for f in DIVERGENCES.values():
+    for f in GENERATORS.values():
         equation = f.equation.replace("|u - 1|", r"\lvert u - 1 \rvert")
         row = {"name": f.name, "f(u)": f"${equation}$", "the divergence": f.measures, "pulls": f.direction}
         rows.append(row | {"f(0)": number(f.at_zero), "f''(1)": number(f.second_derivative_at_1)})
@@ -68,13 +57,35 @@ def conjugate_table() -> pd.DataFrame:
 
     Columns: name, f''(1), f*(t), finite for, in the families; formulas in LaTeX (for a Markdown table).
     """
-    rows = []
-    for f in DIVERGENCES.values():
-        dual = conjugate(f.name, **({"alpha": 0.5} if f.name == "alpha" else {}))  # the formula holds for every alpha
-        curvature = "none: a kink" if f.second_derivative_at_1 is None else f"{f.second_derivative_at_1:g}"
-        formulas = {"f*(t)": f"${dual.equation}$", "finite for": f"${dual.domain}$"}
-        rows.append({"name": f.name, "f''(1)": curvature} | formulas | {"in the families": f.family})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "name": f.name,
+            "f''(1)": "none: a kink" if f.second_derivative_at_1 is None else f"{f.second_derivative_at_1:g}",
+            "f*(t)": f"${f.conjugate_equation}$",
+            "finite for": f"${f.conjugate_domain}$",
+            "in the families": f.family,
+        }
+        for f in GENERATORS.values()
+    )
+
+
+def variational_bound(name: str, t_V: Tensor, p_ref_V: Tensor, p_theta_V: Tensor) -> Tensor:
+    """E_{pi_theta}[t] - E_{pi_ref}[f*(t)], never above D_f; D_f itself at t = f'(pi_theta / pi_ref).
+
+    The variational form of D_f (Nguyen et al. 2010; f-GAN), which needs samples of both distributions and no density.
+    DPH-RL does not train by it: both densities are known here.
+
+    Args:
+        name: the divergence.
+        t_V: any real number per category; minus infinity comes out where f* is infinite.
+        p_ref_V, p_theta_V: probabilities along the last dimension.
+
+    >>> half = torch.tensor([0.5, 0.5])
+    >>> float(variational_bound("forward_kl", torch.zeros(2), half, half))
+    0.0
+    """
+    cost_V = torch.where(p_ref_V > 0, p_ref_V * named(name).conjugate(t_V), 0.0)
+    return (p_theta_V * t_V - cost_V).sum(-1)
 
 
 def curves(names: Sequence[str], d_max: float = 6.0, points: int = 241) -> pd.DataFrame:
@@ -311,7 +322,7 @@ def collapse(name: str, depths: Sequence[float], *, k: int = 8, answers: int = 4
     The reference is `ranked`; the token's mass is shared out among the others in proportion.
 
     Returns:
-        Columns name, depth and those of `estimator_study.moment_columns`; the pull is the one on the dropped token.
+        Columns name, depth and those of `estimators.moment_columns`; the pull is the one on the dropped token.
     """
     p_ref_V, dropped = ranked(tokens), 1
     frames = []
@@ -351,8 +362,7 @@ def _moments(
     name: str, p_ref_V: Tensor, p_theta_V: Tensor, k: int, answers: int, watched: tuple[Tensor, Tensor]
 ) -> pd.DataFrame:
     log_ref_1_V, ids_1_K = p_ref_V.log()[None], torch.arange(k)[None]
-    bins_1_K1 = torch.cat([log_ref_1_V[:, :k], log_ref_1_V[:, k:].logsumexp(-1, keepdim=True)], -1)
-    top = TopK(ids_1_K, bins_1_K1)
+    top = TopK(ids_1_K, binned(log_ref_1_V, ids_1_K))
     moments = exact_moments(p_theta_V.log()[None], log_ref_1_V, top, named(name), watched, answers=answers)
     return moment_columns([moments]).assign(name=name)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from dphlib.generators import GENERATORS, Generator
+
 
 @dataclass(frozen=True, slots=True)
 class MethodConfig:
@@ -55,9 +57,21 @@ class MethodConfig:
         return self.rkl_coef or self.eta
 
     @property
+    def generator(self) -> Generator:
+        """The generator whose divergence this is near the reference: for RKL's term and -log u that of a KL."""
+        alike = {None: "reverse_kl", "likelihood": "forward_kl", "js_definition": "js"}
+        return GENERATORS[alike.get(self.divergence, self.divergence)]
+
+    @property
     def curvature(self) -> float:
-        """f''(1) of the divergence: 1/4 for JS; 1 for forward KL, alpha, reverse KL and -log u."""
-        return 0.25 if self.divergence in ("js", "js_definition") else 1.0
+        """f''(1) of the divergence.
+
+        Raises:
+            ValueError: f has a kink at u = 1.
+        """
+        if self.generator.second_derivative_at_1 is None:
+            raise ValueError(f"{self.divergence} has a kink at u = 1 and no f''(1): it has no equal strength")
+        return self.generator.second_derivative_at_1
 
     def weighing(self, weight: float) -> MethodConfig:
         """The same method with another weight of its divergence."""

@@ -14,7 +14,6 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.logprobs import logprobs_from_hidden
 from dphlib.sampling.shared_prompt import attends_fully
-from dphlib.training.estimators import TopK, topk_reference
 
 TokenRow = tuple[Sequence[int], Sequence[int]]
 """Prompt tokens and answer tokens."""
@@ -66,14 +65,6 @@ class ScoredRows(NamedTuple):
     logprobs_B_T: torch.Tensor
     mask_B_T: torch.Tensor
     entropy_B_T: torch.Tensor | None
-
-
-def batch_logprobs(
-    policy: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(logprobs_B_T, mask_B_T) of the rows' answer tokens, with gradient; see `ScoredRows`."""
-    scored = score_rows(policy, pad_token_id, rows)
-    return scored.logprobs_B_T, scored.mask_B_T
 
 
 def score_rows(
@@ -168,43 +159,25 @@ def _hidden_after_shared(
     return torch.cat([last_P_D.index_select(0, prompt_B)[:, None], hidden_B_T_D], 1)
 
 
-def answer_logprobs(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    answers: Sequence[tuple[str, Sequence[int]]],
-    token_budget: int = 16_384,
-) -> list[list[float]]:
-    """What `model` gives each token of each (prompt text, answer token ids), nats; without gradient, in order."""
-    if not answers:
-        return []
-    prompts = tokenizer([prompt for prompt, _ in answers])["input_ids"]
-    rows = [(prompt, ids) for prompt, (_, ids) in zip(prompts, answers, strict=True)]
-    logprobs: list[list[float]] = [[] for _ in rows]
+def scored(
+    model: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow], token_budget: int = 16_384
+) -> list[torch.Tensor]:
+    """Log-probs of each row's answer tokens under `model`, nats, on the CPU, in order; without gradient."""
+    logprobs: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     with torch.inference_mode():
-        for batch in micro_batches(rows, token_budget):
-            scored_B_T, _ = batch_logprobs(model, tokenizer.pad_token_id, [rows[i] for i in batch])
-            for index, row in zip(batch, scored_B_T.tolist(), strict=True):
-                logprobs[index] = row[: len(rows[index][1])]
+        # Without a gradient only one layer's states are kept, among which the keys and values of a shared prompt, a
+        # copy for each row, weigh as much as the prompt itself: so prompts are counted for each row.
+        for indices in micro_batches(rows, token_budget):
+            scored_B_T = score_rows(model, pad_token_id, [rows[i] for i in indices]).logprobs_B_T.cpu()
+            for index, logprobs_T in zip(indices, scored_B_T, strict=True):
+                logprobs[index] = logprobs_T[: len(rows[index][1])].clone()
     return logprobs
 
 
-@torch.no_grad()
-def answer_topk(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    answers: Sequence[tuple[str, Sequence[int]]],
-    k: int,
-    token_budget: int = 16_384,
-) -> list[TopK]:
-    """The K likeliest tokens of `model`, and the rest, at each token of (prompt text, answer token ids), in order."""
+def answer_logprobs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, answers: Sequence[tuple[str, Sequence[int]]]
+) -> list[list[float]]:
+    """`scored` for (prompt text, answer token ids), as numbers."""
     prompts = tokenizer([prompt for prompt, _ in answers])["input_ids"] if answers else []
     rows = [(prompt, ids) for prompt, (_, ids) in zip(prompts, answers, strict=True)]
-    stored: list[TopK | None] = [None] * len(rows)
-    for batch in micro_batches(rows, token_budget):
-        hidden_N_D, _, mask_B_T = answer_hidden(model, tokenizer.pad_token_id, [rows[i] for i in batch])
-        top = topk_reference(hidden_N_D, model.get_output_embeddings().weight, k)
-        lengths = mask_B_T.sum(-1).tolist()
-        parts = zip(batch, top.ids_N_K.split(lengths), top.logprobs_N_K1.split(lengths), strict=True)
-        for index, ids_N_K, logprobs_N_K1 in parts:
-            stored[index] = TopK(ids_N_K, logprobs_N_K1)
-    return stored  # type: ignore[return-value]
+    return [logprobs_T.tolist() for logprobs_T in scored(model, tokenizer.pad_token_id, rows)]

@@ -4,7 +4,7 @@
     python tests/benchmarks/estimators.py --base BASE --policy grpo=FOLDER --references references.jsonl --json out.json
 
 Stored answers are drawn anew from the base `--redraws` times, to the same prompts of D_pef; they are not verified.
-Prints one table a policy, divergence and K (columns: `estimator_study.measure`), and the stored files' bytes.
+Prints one table per policy, divergence and K; the columns are those of `lessons.estimators.measure`.
 """
 
 from __future__ import annotations
@@ -12,23 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 
-from dphlib.divergences import divergence
-from dphlib.lessons.categorical import parse
-from dphlib.lessons.estimator_study import measure
-from dphlib.models import load as model
+from dphlib.lessons.categorical import named
+from dphlib.lessons.estimators import measure
+from dphlib.models import load as models
 from dphlib.partition import Reference
 from dphlib.runtime.files import read_jsonl
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
-from dphlib.training.estimators import as_stored, bytes_per_token, load_topk, save_topk
-from dphlib.training.scoring import answer_topk
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -55,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     base_folder, policies, references_file = _places(parser, options)
 
-    base, tokenizer = model.load(base_folder)
+    base, tokenizer = models.load(base_folder)
     base.requires_grad_(False)
     references = [Reference.from_json(row) for row in read_jsonl(references_file)]
     problems = [reference.problem for reference in references[: options.prompts]]
@@ -68,58 +63,22 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     tables = []
     for policy_name, folder in policies.items():
-        policy, _ = model.load(folder)
+        policy, _ = models.load(folder)
         for name in options.divergence:
-            kind, params = parse(name)
             for k in options.k:
                 table = measure(
-                    base, policy, draws, divergence(kind, **params), k=k, answers=options.answers,
+                    base, policy, draws, named(name), k=k, answers=options.answers,
                     dtype=DTYPES[options.dtype], pad_token_id=tokenizer.pad_token_id, top_p=options.top_p,
                 )  # fmt: skip
                 facts = {"policy": policy_name, "divergence": name, "k": k, **table.attrs}
                 print(", ".join(f"{key} {value}" for key, value in facts.items()))
                 print(table.to_string(index=False, float_format=lambda x: f"{x:.4g}"), flush=True)
                 tables.append(table.assign(**facts))
-    stored = [stored_bytes(base, tokenizer, references, k, dtype) for k in options.k for dtype in DTYPES]
-    print(pd.DataFrame(stored).to_string(index=False, float_format=lambda x: f"{x:.4g}"))
     if options.json:
         settings = {key: value for key, value in vars(options).items() if isinstance(value, int | float | str | list)}
         rows = json.loads(pd.concat(tables).to_json(orient="records"))
-        options.json.write_text(json.dumps({"settings": settings, "estimators": rows, "stored": stored}, indent=1))
+        options.json.write_text(json.dumps({"settings": settings, "estimators": rows}, indent=1))
     return 0
-
-
-def stored_bytes(base, tokenizer, references: list[Reference], k: int, dtype: str) -> dict[str, object]:
-    """Bytes a token of the plain store and with the top K, in files and by arithmetic; checks the round trip."""
-    pairs = [(reference.problem.prompt, reference.token_ids) for reference in references]
-    top = answer_topk(base, tokenizer, pairs, k)
-    tokens = sum(len(ids) for _, ids in pairs)
-    vocabulary = base.get_output_embeddings().weight.shape[0]
-    with tempfile.TemporaryDirectory() as folder:
-        plain_file, top_file = Path(folder) / "plain.safetensors", Path(folder) / "topk.safetensors"
-        plain = {
-            "ids": torch.tensor([i for reference in references for i in reference.token_ids], dtype=torch.int32),
-            "logprobs": torch.tensor([lp for reference in references for lp in reference.logprobs]),
-            "lengths": torch.tensor([len(ids) for _, ids in pairs], dtype=torch.int32),
-        }
-        save_file(plain, plain_file)
-        save_topk(top_file, top, vocabulary, DTYPES[dtype])
-        sizes = plain_file.stat().st_size, top_file.stat().st_size
-        loaded = load_topk(top_file)
-    for before, after in zip(top, loaded, strict=True):
-        torch.testing.assert_close(as_stored(before, DTYPES[dtype]), after)
-    text = sum(len(json.dumps(list(r.token_ids)) + json.dumps(list(r.logprobs))) for r in references)
-    return {
-        "k": k,
-        "dtype": dtype,
-        "tokens": tokens,
-        "plain_file": sizes[0] / tokens,
-        "with_topk_file": sum(sizes) / tokens,
-        "ratio": sum(sizes) / sizes[0],
-        "arithmetic": bytes_per_token(k, vocabulary, DTYPES[dtype]),
-        "plain_as_json": text / tokens,
-        "rest_mass": float(torch.cat([each.logprobs_N_K1[:, -1] for each in top]).exp().mean()),
-    }
 
 
 def _places(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[Path, dict[str, Path], Path]:
