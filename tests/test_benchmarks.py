@@ -76,7 +76,7 @@ def test_the_sweep_trains_every_method_and_seed(script, capsys, monkeypatch):
 
     def in_this_process(jobs, *, workers, label):
         seen.append((workers, [job.name for job in jobs]))
-        return [getattr(sweep, job.function.partition(":")[2])(**job.arguments) for job in jobs]
+        return [job.function(**job.arguments) for job in jobs]
 
     monkeypatch.setattr(sweep, "run_jobs", in_this_process)
     arguments = ["--size", "tiny", "--seeds", "1", "--iterations", "1", "--workers", "1", "--loop-steps", "3"]

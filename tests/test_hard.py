@@ -15,7 +15,7 @@ from dphlib.analysis.labels import SUITES
 from dphlib.experiment import hard
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.experiment.results import Results, draw, figure, table
-from dphlib.experiment.store import RunError
+from dphlib.runtime.files import RunError
 from dphlib.settings.profiles import profile
 from dphlib.settings.stages import EvalConfig
 from dphlib.settings.studies import HARD, STUDIES, chosen, planned_runs, study_runs
@@ -138,7 +138,7 @@ def test_they_are_recorded_apart_drawn_where_there_and_leave_nothing_where_not(r
 
     monkeypatch.setattr("dphlib.experiment.results.FIGURES", {})
     monkeypatch.setattr("dphlib.experiment.results.TABLES", {})
-    monkeypatch.setattr("dphlib.experiment.results.judge", lambda results, root: [])
+    monkeypatch.setattr("dphlib.experiment.results.decide_claims", lambda results, root: [])
     for one in (results, replace(with_hard, hard=records[records["sample"] < 4])):
         draw(one, tmp_path / f"drawn{one.hard is not None}")
     drawn = {p.name for p in (tmp_path / "drawnTrue").rglob("*.*")} - {

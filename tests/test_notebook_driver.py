@@ -20,9 +20,7 @@ from dphlib.report.notebooks import NotebookError, check_executed, normalise, ru
 ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = 'seed: int = 1\nprofile: str = "smoke"\n'
 
-
-NAMES = ("seed", "limit", "rate")
-CHILD = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)"
+CHILD = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
 
 
 def write(folder: Path, name: str, *cells: str, parameters: str | None = PARAMETERS) -> Path:
@@ -117,25 +115,18 @@ def test_failed_cell_is_named_and_no_copy_passes_for_complete(tmp_path):
     assert "before" in outputs(earlier.with_name("00_bad.failed.ipynb"))
 
 
-def test_the_next_kernel_makes_its_imports_while_a_notebook_runs(tmp_path, monkeypatch):
-    write(tmp_path / "in", "00_first.ipynb", "import time\ntime.sleep(1)\nopen('ended', 'w').write(str(time.time()))")
-    (tmp_path / "in" / "told.py").write_text("import time\nat = time.time()")
-    began = "import psutil, time\nfirst_cell = time.time()\nended = float(open('ended').read())"
-    began += "\nprint(psutil.Process().create_time() < ended)"
-    write(tmp_path / "in", "01_second.ipynb", began, "import told\nprint('ahead', told.at < first_cell)")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "in"))
-    done = []
-    runs = run_notebooks(tmp_path / "in", tmp_path / "out", {}, on_done=lambda run: done.append(run.name))
-    assert "False" not in outputs(runs[1].path) and "ahead True" in outputs(runs[1].path)
-    assert done == ["00_first", "01_second"]
-
-
-def test_a_module_that_cannot_be_imported_ahead_is_the_notebooks_error_and_no_kernel_is_left(tmp_path):
-    write(tmp_path / "in", "00_lacks.ipynb", "import nowhere_to_be_found")
-    write(tmp_path / "in", "01_never.ipynb", "print(1)")
-    with pytest.raises(NotebookError, match=r"00_lacks\.ipynb: cell 2: ModuleNotFoundError"):
-        run_notebooks(tmp_path / "in", tmp_path / "out", {})
-    assert not [child for child in psutil.Process().children(recursive=True) if "ipykernel" in str(child.cmdline())]
+def test_a_group_of_errors_is_named_with_what_it_says(tmp_path):
+    """IPython gives no error output for one."""
+    tasks = (
+        "import asyncio\nasync def fails(text):\n    raise ValueError(text)\n"
+        "async with asyncio.TaskGroup() as group:\n    group.create_task(fails('the reason'))"
+    )
+    write(tmp_path / "in", "00_group.ipynb", "print('before')", tasks)
+    with pytest.raises(NotebookError) as caught:
+        run_notebooks(tmp_path / "in", tmp_path / "out", {"seed": 2})
+    message = str(caught.value)
+    assert "00_group.ipynb: cell 3: ExceptionGroup: unhandled errors in a TaskGroup (1 sub-exception)" in message
+    assert "ValueError: the reason" in message
 
 
 def test_dead_kernel_is_named_and_its_processes_are_gone(tmp_path):
@@ -143,11 +134,21 @@ def test_dead_kernel_is_named_and_its_processes_are_gone(tmp_path):
     write(tmp_path / "in", "00_dies.ipynb", start, "import signal\nos.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(NotebookError, match=r"00_dies\.ipynb: cell 3: the kernel died"):
         run_notebooks(tmp_path / "in", tmp_path / "out", {})
-    assert not psutil.pid_exists(int((tmp_path / "in/child").read_text()))
+    gone([int((tmp_path / "in/child").read_text())])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_leaves_no_process_and_a_status_that_is_not_zero(tmp_path, number):
+def gone(pids: list[int]) -> None:
+    """Waits until none of these processes runs; one that init has still to collect does not."""
+    for pid in pids:
+        try:
+            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.05)
+        except psutil.NoSuchProcess:
+            continue
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_the_driver_leaves_no_process(tmp_path, number):
     start = (
         f"import subprocess, sys, os, pathlib, time\n{CHILD}\n"
         "pathlib.Path('pids.tmp').write_text(f'{os.getpid()} {child.pid}')\n"
@@ -155,7 +156,6 @@ def test_interrupt_leaves_no_process_and_a_status_that_is_not_zero(tmp_path, num
         "time.sleep(600)"
     )
     write(tmp_path / "in", "00_long.ipynb", start)
-    write(tmp_path / "in", "01_next.ipynb", "print(1)")
     program = (
         "import sys\nfrom pathlib import Path\n"
         "from dphlib.report.notebooks import NotebookInterrupted, run_notebooks\n"
@@ -170,22 +170,18 @@ def test_interrupt_leaves_no_process_and_a_status_that_is_not_zero(tmp_path, num
         stderr=subprocess.PIPE,
     )
     try:
-        deadline = time.monotonic() + 60
         while not (tmp_path / "in/pids").exists():
             assert driver.poll() is None, driver.stderr.read()
-            assert time.monotonic() < deadline
             time.sleep(0.05)
-        kernels = [child.pid for child in psutil.Process(driver.pid).children()]
-        assert len(kernels) == 2  # the next one's has begun
         driver.send_signal(number)
-        _, errors = driver.communicate(timeout=20)
+        _, errors = driver.communicate()
     finally:
         driver.kill()
-    assert driver.returncode == 128 + number
-    assert "00_long interrupted" in errors
-    started = [*kernels, *map(int, (tmp_path / "in/pids").read_text().split())]
-    assert not any(psutil.pid_exists(pid) for pid in started)
-    assert [path.name for path in (tmp_path / "out/notebooks").iterdir()] == ["00_long.failed.ipynb"]
+    gone([*map(int, (tmp_path / "in/pids").read_text().split())])
+    if number != signal.SIGKILL:
+        assert driver.returncode == 128 + number
+        assert "00_long interrupted" in errors
+        assert [path.name for path in (tmp_path / "out/notebooks").iterdir()] == ["00_long.failed.ipynb"]
 
 
 def test_unknown_parameter_is_refused_before_anything_runs_and_the_known_are_listed(tmp_path):
@@ -203,7 +199,7 @@ def test_notebook_without_parameters_cell_is_refused(tmp_path):
 
 def test_declared_parameters_are_the_assigned_names(tmp_path):
     source = "seed: int = 1  # of training = all\nlimit: Optional[int] = None\nrate = 0.5\nprint(rate)"
-    assert notebooks.declared_parameters(write(tmp_path, "00_a.ipynb", parameters=source)) == NAMES
+    assert notebooks.declared_parameters(write(tmp_path, "00_a.ipynb", parameters=source)) == ("seed", "limit", "rate")
 
 
 def test_selection_by_name_or_number(tmp_path):
@@ -239,18 +235,12 @@ def test_check_executed_refuses_a_copy_that_is_not_whole(executed, tmp_path, dam
         check_executed(tmp_path / "copy.ipynb")
 
 
-def test_status_line_tells_what_the_loop_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("DPH_STATUS_EVERY_S", "0.05")
-    loop = (
-        "import os, time, json, pathlib\n"
-        "row = dict(label='train', unit='iterations', done=12, total=60, elapsed_s=3.0, left_s=12.0)\n"
-        "pathlib.Path(os.environ['DPH_PROGRESS_FILE']).write_text(json.dumps(row))\n"
-        "time.sleep(0.5)"
-    )
-    write(tmp_path / "in", "00_a.ipynb", loop)
-    runs = run_notebooks(tmp_path / "in", tmp_path / "out", {})
-    shown = capsys.readouterr().out
-    assert "[1/1] 00_a ..." in shown and "[1/1] 00_a done in" in shown
-    assert "cell 2 · " in shown and "train: 12 of 60 iterations · about 12 s left" in shown
-    assert "12 of 60" not in outputs(runs[0].path)
-    assert os.environ.get("DPH_PROGRESS_FILE") is None
+def test_the_status_line_gives_what_the_loop_said_until_it_ended(tmp_path):
+    row = {"label": "train", "unit": "iterations", "done": 12, "total": 60, "elapsed_s": 3.0, "left_s": 12.0}
+    progress = tmp_path / "progress.json"
+    status = notebooks._Status(progress, {"cell": 2})
+    assert status.line().startswith("cell 2 · ") and "train" not in status.line()
+    progress.write_text(json.dumps(row))
+    assert status.line().endswith(" · train: 12 of 60 iterations · about 12 s left")
+    progress.write_text(json.dumps({**row, "done": 60}))
+    assert "train" not in status.line()

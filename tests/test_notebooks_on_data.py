@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib
 import io
 import json
 from pathlib import Path
@@ -20,6 +19,7 @@ import pandas as pd
 import pytest
 from data_files import bird, official, spider, write
 from scripted_base import ANSWERS, save_base
+from small import logged_names
 
 from dphlib.analysis.claims import from_json
 from dphlib.cli import main as cli
@@ -27,11 +27,11 @@ from dphlib.data import load as data
 from dphlib.experiment import cost, plan, results
 from dphlib.experiment import pipeline as stages
 from dphlib.experiment import problems as problem_sets
-from dphlib.experiment.store import deterministic, write_run_manifest
+from dphlib.experiment.store import write_run_manifest
 from dphlib.report import pages as report
 from dphlib.report.notebooks import check_executed, declared_parameters, find_notebooks
+from dphlib.runtime.machine import deterministic
 from dphlib.settings.environment import profile_from_environment as profile
-from dphlib.training.log import METRICS
 
 PROFILE = "gpu80-smoke"
 SMALL = {"draws": 64, "lesson_steps": 2}  # parameters of notebooks 01, 04 and 06
@@ -58,11 +58,7 @@ def make_data(root: Path) -> Path:
 
 def at_once(jobs, *, workers, label):
     """`run_jobs` in this process: a worker's start costs more than its work here."""
-    results = []
-    for job in jobs:
-        module, _, name = job.function.partition(":")
-        results.append(getattr(importlib.import_module(module), name)(**json.loads(json.dumps(job.arguments))))
-    return results
+    return [job.function(**json.loads(json.dumps(job.arguments))) for job in jobs]
 
 
 def text_of(value: object) -> str:
@@ -133,7 +129,7 @@ def test_the_base_was_explored_and_rehearsed(ran):
     assert numbers["largest_logprob_gap"] < 1e-3
     logs = pd.read_parquet(artifacts / PROFILE / "train_log.parquet")
     rows = logs[(logs["method"] == "dph_js") & (logs["variant"] == "main")]
-    assert rows["iteration"].tolist() == [1, 2] and {metric.name for metric in METRICS} <= set(rows)
+    assert rows["iteration"].tolist() == [1, 2] and set(logged_names()) <= set(rows)
     assert (rows["rehearsal_rows"] > 0).all() and (rows["unjudged"] == 0).all() and rows["grad_norm"].max() > 0
     adapters = list((artifacts / PROFILE / "stages").glob("train-dph_js-main-seed0-*/adapter/README.md"))
     assert len(adapters) == 1 and "bird_train" in adapters[0].read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -105,5 +106,5 @@ def test_a_job_opens_the_profile_that_its_parent_has(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("DPH_TUNING", "qlora")
     monkeypatch.setenv("DPH_METHODS", "grpo,dph_js")
-    (there,) = run_jobs([Job("open", "opening:opened", {"name": "gpu80"})], workers=1, label="opening")
+    (there,) = run_jobs([Job("open", import_module("opening").opened, {"name": "gpu80"})], workers=1, label="opening")
     assert there == repr(profile_from_environment("gpu80")) != repr(profile("gpu80"))

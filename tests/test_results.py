@@ -23,7 +23,7 @@ from dphlib.experiment.results import (
     judge,
     table,
 )
-from dphlib.experiment.store import RunError
+from dphlib.runtime.files import RunError
 from dphlib.settings.profiles import profile
 
 METHODS = ("base", "grpo", "dph_js")

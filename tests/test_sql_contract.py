@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from databases import BOMBS, fenced, make_database
 
-from dphlib.report.kernel import KERNEL, own_kernel
 from dphlib.verify.sql import SqlVerifier
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -202,18 +201,17 @@ slow.verify("club", "SELECT 1", fenced(BOMBS["recursion"]))
         reply = client.execute_interactive(source, output_hook=hook, timeout=60)
         return "".join(texts), reply["content"].get("ename", "")
 
-    with own_kernel(tmp_path, {}):
-        kernel, client = manager.start_new_kernel(kernel_name=KERNEL)
-        try:
-            text, error = printed(client, setup)
-            assert json.loads(text) == expected, error
-            start = time.monotonic()
-            assert printed(client, endless, kernel.interrupt_kernel)[1] == "KeyboardInterrupt"
-            assert time.monotonic() - start < 20
-            assert printed(client, again)[0].strip() == "correct"
-        finally:
-            client.stop_channels()
-            kernel.shutdown_kernel(now=True)
+    kernel, client = manager.start_new_kernel(kernel_name="python3")
+    try:
+        text, error = printed(client, setup)
+        assert json.loads(text) == expected, error
+        start = time.monotonic()
+        assert printed(client, endless, kernel.interrupt_kernel)[1] == "KeyboardInterrupt"
+        assert time.monotonic() - start < 20
+        assert printed(client, again)[0].strip() == "correct"
+    finally:
+        client.stop_channels()
+        kernel.shutdown_kernel(now=True)
 
 
 def test_the_same_verdicts_on_a_busy_machine(root, expected):

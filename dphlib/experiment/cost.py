@@ -14,8 +14,9 @@ from typing import Any
 import pandas as pd
 
 from dphlib.experiment.pipeline import TRAIN_CODE, Pipeline
-from dphlib.experiment.store import deterministic, write_json
+from dphlib.runtime.files import write_json
 from dphlib.runtime.jobs import Job, report, run_jobs
+from dphlib.runtime.machine import deterministic
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.methods import MethodConfig
 from dphlib.settings.profiles import Profile
@@ -39,9 +40,7 @@ def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
     def build(out: Path) -> None:
         arguments = {"root": str(pipeline.run.root), "profile_name": pipeline.settings.name}
         arguments["iterations"] = config.iterations  # type: ignore[assignment]
-        jobs = [
-            Job(method, "dphlib.experiment.cost:cost_job", {**arguments, "method": method}) for method in COST_METHODS
-        ]
+        jobs = [Job(method, cost_job, {**arguments, "method": method}) for method in COST_METHODS]
         # A call for each keeps both time and memory apart. One iteration is too few to time: then they may run side
         # by side and share processes; on one GPU they may not.
         alone = pipeline.settings.cost_iterations > 1 or pipeline.settings.base is not None

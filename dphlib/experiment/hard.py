@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from dphlib.analysis import retention
 from dphlib.analysis.labels import NAMES, SUITES
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.experiment.store import NotBuilt, Stage
+from dphlib.runtime.files import InputError
 from dphlib.runtime.jobs import Job, report
 from dphlib.runtime.machine import derive_seed, deterministic
 from dphlib.settings.environment import profile_from_environment
@@ -49,7 +49,7 @@ def hard_problems(records: pd.DataFrame) -> dict[str, list[str]]:
     table = stats.problem_table(stats.sampled(base))
     hard = table[table["c"] <= SHARE * table["n"]]
     if hard.empty:
-        raise ValueError(f"the base solves every problem in more than {SHARE:.3g} of its answers: none is hard")
+        raise InputError(f"the base solves every problem in more than {SHARE:.3g} of its answers: none is hard")
     return {
         suite: sorted(hard.loc[hard["suite"] == suite, "problem_id"]) for suite in SUITES if suite in set(hard["suite"])
     }
@@ -79,7 +79,7 @@ def hard_records(pipeline: Pipeline) -> pd.DataFrame:
     answered(pipeline, None)
     missing = [run for run in runs if not _is_there(pipeline, run)]
     arguments = {"root": str(pipeline.run.root), "profile_name": pipeline.settings.name}
-    jobs = [Job(run.name, "dphlib.experiment.hard:hard_job", {**arguments, "run": asdict(run)}) for run in missing]
+    jobs = [Job(run.name, hard_job, {**arguments, "run": asdict(run)}) for run in missing]
     if jobs:
         pipeline.run_jobs(jobs, "hard problems")
     stages = [answered(pipeline, run) for run in (None, *runs)]
@@ -150,21 +150,22 @@ def hard_table(records: pd.DataFrame, methods: Sequence[str] = HARD_METHODS) -> 
     Columns: suite, problems, method, Pass@k at n/16, n/4 and n of the n answers (each with `_low`, `_high`), then, with
     k of half the answers, preserved, lost and gained problems (`retention.support`), and seeds.
     """
-    table, out = stats.problem_table(stats.sampled(records)), []
+    scores, out = stats.FinalScores(records), []
     support = retention.support(records, methods)
     support = support[support["k"] == support.groupby("suite")["k"].transform("max")].set_index(["suite", "method"])
-    for suite in (s for s in SUITES if s in set(table["suite"])):
-        of_suite = table[table["suite"] == suite]
-        n = int(of_suite["n"].min())
-        for method in (m for m in ("base", *methods) if m in set(of_suite["method"])):
-            get = partial(stats.arm, of_suite, method, suite, "pass")
-            row: dict[str, object] = {"suite": SUITES[suite], "problems": of_suite["problem_id"].nunique()}
+    for suite in SUITES:
+        fewest = {m: n for m in ("base", *methods) if (n := scores.answers(m, suite)) is not None}
+        n = min(fewest.values(), default=0)
+        for method in fewest:
+            ks = sorted({max(1, n // 16), max(1, n // 4), n})
+            of_k = {k: scores.of(method, suite, "pass", k) for k in ks}
+            row: dict[str, object] = {"suite": SUITES[suite], "problems": len(of_k[n].problems)}
             row["method"] = NAMES[method]
-            for k in sorted({max(1, n // 16), max(1, n // 4), n}):
-                got = stats.bootstrap([get(k)], lambda mean: mean)
+            for k, one in of_k.items():
+                got = stats.bootstrap([one], lambda mean: mean)
                 low, high = max(0.0, 100 * got.low), min(100.0, 100 * got.high)
                 row |= {f"Pass@{k}": 100 * got.estimate, f"Pass@{k}_low": low, f"Pass@{k}_high": high}
-            reached = support.loc[(SUITES[suite], "base, drawn again" if method == "base" else NAMES[method])]
+            reached = support.loc[(SUITES[suite], retention.AGAIN if method == "base" else NAMES[method])]
             row |= {name: float(reached[name]) for name in ("preserved", "lost", "gained")}
-            out.append(row | {"seeds": len(get(1).seeds)})
+            out.append(row | {"seeds": len(of_k[n].seeds)})
     return pd.DataFrame(out)

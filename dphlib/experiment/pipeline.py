@@ -352,7 +352,7 @@ class Pipeline:
         order = sorted(runs, key=self.settings.quickness)
         where = {"root": str(self.run.root), "profile_name": self.settings.name, "kind": kind}
         where |= {"tracker": self.tracker} if self.tracker else {}
-        jobs = [Job(run.name, "dphlib.experiment.pipeline:run_job", {**where, "run": asdict(run)}) for run in order]
+        jobs = [Job(run.name, run_job, {**where, "run": asdict(run)}) for run in order]
         self.run_jobs(jobs, kind)
 
     def run_jobs(self, jobs: Sequence[Job], label: str) -> None:

@@ -19,19 +19,19 @@ from matplotlib.figure import Figure
 
 from dphlib import stats
 from dphlib.analysis import claims, tables
-from dphlib.analysis import studies as ablations
+from dphlib.analysis.labels import FAMILY
+from dphlib.analysis.studies import study_table
 from dphlib.experiment import hard
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.cost import measure_cost
 from dphlib.experiment.pipeline import Pipeline
-from dphlib.experiment.store import RunError, atomic_path
-from dphlib.figures import results as plots
-from dphlib.figures import studies as study_plots
-from dphlib.figures import training as run_plots
+from dphlib.figures import results as figures
 from dphlib.figures.claims import claims_figure
 from dphlib.figures.method import method_figure
+from dphlib.figures.studies import comparison_figure, weight_figure
 from dphlib.figures.style import save as save_figure
-from dphlib.runtime.files import write_json, write_text
+from dphlib.figures.training import base_regime, cost_figure, divergence_curves, training_curves
+from dphlib.runtime.files import RunError, atomic_path, write_json, write_text
 from dphlib.runtime.jobs import Job, run_jobs
 from dphlib.runtime.places import REFERENCE_METRICS
 from dphlib.settings import studies
@@ -41,7 +41,7 @@ from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
 
 CLAIMS_FIGURE = "fig10_claims"
-"""The figure that `judge` writes; the others are in `FIGURES`."""
+"""The figure that `decide_claims` writes; the others are in `FIGURES`."""
 HARD_RECORDS = "hard.parquet"
 TRAIN_LOGS = "train_log.parquet"
 
@@ -59,7 +59,7 @@ class Results:
         settings: the profile.
         records: `EvalRecord` rows.
         train_logs: iterations of all runs, with method, variant and seed.
-        presample: a row a training prompt: suite, problem_id, family, correct of k.
+        presample: one row per training prompt: suite, problem_id, family, correct of k.
         cost: iterations of the cost measurement; None before it was made.
         hard: `EvalRecord` rows of the hard problems (`hard.hard_records`); None where they were not asked for.
         made: tables of studies that were asked for, by name.
@@ -74,16 +74,16 @@ class Results:
     made: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     def study(self, names: Sequence[str]) -> pd.DataFrame:
-        """The table of some studies (`ablations.study_table`), each computed once."""
+        """The table of some studies (`analysis.studies.study_table`), each computed once."""
         if missing := [name for name in names if name not in self.made]:
-            made = ablations.study_table(self.records, self.settings, missing)
+            made = study_table(self.records, self.settings, missing)
             self.made.update({name: made[made["study"] == name].reset_index(drop=True) for name in missing})
         return pd.concat([self.made[name] for name in names], ignore_index=True)
 
     @cached_property
-    def arms(self) -> tables.Arms:
-        """The records as the tables of the paper read them."""
-        return tables.Arms(self.records)
+    def scores(self) -> stats.FinalScores:
+        """The scores of the final models."""
+        return stats.FinalScores(self.records)
 
     @cached_property
     def recorded(self) -> set[tuple[str, str]]:
@@ -144,81 +144,93 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, na_values=["NaN"])
 
 
-FIGURES: dict[str, Callable[[Results], Figure]] = {
-    "fig1_method": lambda r: method_figure(
-        r.records, k=r.settings.presample.k, threshold=r.settings.presample.threshold
-    ),
-    "fig2_pass_at_k": lambda r: plots.pass_curves(r.records),
-    "fig2_pass_at_k_family": lambda r: plots.pass_curves(r.records, plots.FAMILY),
-    "fig3_keep_explore": lambda r: plots.keep_explore(r.records),
-    "fig4_styles": lambda r: plots.styles(r.records),
-    "fig5_training": lambda r: run_plots.training_curves(r.train_logs[r.train_logs["variant"] == "main"]),
-    "fig6_cost": lambda r: run_plots.cost_figure(_cost(r)),
-    "fig7_divergences": lambda r: _divergences(),
-    "fig8_pass_over_steps": lambda r: plots.pass_over_steps(r.records),
-    "fig9_base": lambda r: run_plots.base_regime(
-        r.records, r.sql_presample, k=r.settings.presample.k, threshold=r.settings.presample.threshold
-    ),
-}
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A figure or a table.
 
-TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
-    "table1": lambda r: tables.table1(r.arms),
-    "table2": lambda r: tables.table2(r.arms),
-    "table3": lambda r: tables.table3(r.arms),
-    "table4": lambda r: tables.table4(
-        r.arms, r.settings.presample.k, r.settings.presample.threshold, r.settings.presample.k
-    ),
-    "table5": lambda r: tables.table5(r.arms, r.settings.weight("dph_js")),
-    "methods": lambda r: tables.methods_table(r.settings),
-}
+    Args:
+        make: draws or computes it.
+        studies: what it shows; made where an arm that only these studies train is in the records.
+        hard: it is of the hard problems; made where `Results.hard` is there.
+        styles: it shows styles of answers; made where they are known.
+    """
 
+    make: Callable[[Results], Any]
+    studies: tuple[str, ...] = ()
+    hard: bool = False
+    styles: bool = False
 
-def _divergences() -> Figure:
-    from dphlib.lessons import categorical as lessons  # here, for it brings torch, which nothing else here needs
+    def why_absent(self, results: Results) -> str:
+        """Why these results do not have it, "" where they do."""
+        if self.studies and not recorded_studies(results, self.studies):
+            return "its studies were not run"
+        if self.hard and results.hard is None:
+            return "the hard problems were not answered"
+        if self.styles and not stats.has_styles(results.records):
+            return "no styles were told"
+        return ""
 
-    return plots.divergence_curves(lessons.curves(lessons.DRAWN))
+    @property
+    def usual(self) -> bool:
+        """Whether every run has it."""
+        return not (self.studies or self.hard)
 
 
 CONTROL_STUDIES = ("controls", "strength")
 ABLATION_STUDIES = tuple(name for name in studies.STUDIES if name not in CONTROL_STUDIES)
+_SETTING_STUDIES = tuple(name for name in ABLATION_STUDIES if name != "eta")
 
-STUDY_FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Results, pd.DataFrame], Figure]]] = {
-    "fig11_controls": (CONTROL_STUDIES, lambda r, table: study_plots.comparison_figure(table)),
-    "fig12_eta": (("eta",), lambda r, table: study_plots.weight_figure(table, r.settings)),
-    "fig13_ablations": (
-        tuple(name for name in ABLATION_STUDIES if name != "eta"),
-        lambda r, table: study_plots.comparison_figure(table),
+FIGURES: dict[str, Product] = {
+    "fig1_method": Product(
+        lambda r: method_figure(r.records, k=r.settings.presample.k, threshold=r.settings.presample.threshold)
     ),
+    "fig2_pass_at_k": Product(lambda r: figures.pass_curves(r.records)),
+    "fig2_pass_at_k_family": Product(lambda r: figures.pass_curves(r.records, FAMILY)),
+    "fig3_keep_explore": Product(lambda r: figures.keep_explore(r.records)),
+    "fig4_styles": Product(lambda r: figures.styles(r.records), styles=True),
+    "fig5_training": Product(lambda r: training_curves(r.train_logs)),
+    "fig6_cost": Product(lambda r: cost_figure(_cost(r))),
+    "fig7_divergences": Product(lambda r: _divergences()),
+    "fig8_pass_over_steps": Product(lambda r: figures.pass_over_steps(r.records)),
+    "fig9_base": Product(
+        lambda r: base_regime(
+            r.records, r.sql_presample, k=r.settings.presample.k, threshold=r.settings.presample.threshold
+        )
+    ),
+    "fig11_controls": Product(lambda r: comparison_figure(r.study(CONTROL_STUDIES)), CONTROL_STUDIES),
+    "fig12_eta": Product(lambda r: weight_figure(r.study(("eta",)), r.settings), ("eta",)),
+    "fig13_ablations": Product(lambda r: comparison_figure(r.study(_SETTING_STUDIES)), _SETTING_STUDIES),
+    "fig14_hard": Product(lambda r: figures.pass_curves(_hard(r), ("base", *hard.HARD_METHODS)), hard=True),
 }
-"""Figures of studies, and which; `draw` makes one where an arm that only these studies train is in the records."""
-STUDY_TABLES = {"table_controls": CONTROL_STUDIES, "table_ablations": ABLATION_STUDIES}
+"""All but `CLAIMS_FIGURE`."""
 
-HARD_FIGURES: dict[str, Callable[[Results], Figure]] = {
-    "fig14_hard": lambda r: plots.pass_curves(_hard(r), ("base", *hard.HARD_METHODS)),
+TABLES: dict[str, Product] = {
+    "table1": Product(lambda r: tables.table1(r.scores)),
+    "table2": Product(lambda r: tables.table2(r.scores)),
+    "table3": Product(lambda r: tables.table3(r.scores)),
+    "table4": Product(
+        lambda r: tables.table4(
+            r.scores, r.settings.presample.k, r.settings.presample.threshold, r.settings.presample.k
+        )
+    ),
+    "table5": Product(lambda r: tables.table5(r.scores, r.settings.weight("dph_js"))),
+    "methods": Product(lambda r: tables.methods_table(r.settings)),
+    "table_controls": Product(lambda r: r.study(CONTROL_STUDIES), CONTROL_STUDIES),
+    "table_ablations": Product(lambda r: r.study(ABLATION_STUDIES), ABLATION_STUDIES),
+    "table_hard": Product(lambda r: hard.hard_table(_hard(r)), hard=True),
 }
-HARD_TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {"table_hard": lambda r: hard.hard_table(_hard(r))}
-"""Of the hard problems; made where `Results.hard` is there."""
 
-
-STYLED = ("fig4_styles",)
 NO_STYLES = (
     "The answers to these data sets have no styles that could be told apart: none were taught, and an answer's first "
     "words do not name one. What shows styles is left out."
 )
-"""Figures that show styles, and what is said where there are none."""
+"""What is said where there are no styles."""
 
 
-def left_out(results: Results) -> dict[str, str]:
-    """Figures and tables that these results do not have, each with why."""
-    of_studies = {**{name: wanted for name, (wanted, _) in STUDY_FIGURES.items()}, **STUDY_TABLES}
-    absent = {
-        n: "its studies were not run" for n, wanted in of_studies.items() if not recorded_studies(results, wanted)
-    }
-    if results.hard is None:
-        absent |= dict.fromkeys((*HARD_FIGURES, *HARD_TABLES), "the hard problems were not answered")
-    if not stats.has_styles(results.records):
-        absent |= dict.fromkeys(STYLED, "no styles were told")
-    return absent
+def _divergences() -> Figure:
+    from dphlib.lessons import categorical  # here, for it brings torch, which nothing else here needs
+
+    return divergence_curves(categorical.curves(categorical.DRAWN))
 
 
 def _hard(results: Results) -> pd.DataFrame:
@@ -227,15 +239,21 @@ def _hard(results: Results) -> pd.DataFrame:
     return results.hard
 
 
-def recorded_studies(results: Results, names: Sequence[str] = tuple(studies.STUDIES)) -> list[str]:
-    """The studies of which the records hold an arm that no other run has."""
-    return [name for name in names if results.recorded & set(studies.arms_beyond(results.settings, [name]))]
-
-
 def _cost(results: Results) -> pd.DataFrame:
     if results.cost is None:
         raise RunError("the cost of an iteration was not measured yet: run notebook 07 first")
     return results.cost
+
+
+def left_out(results: Results) -> dict[str, str]:
+    """Figures and tables that these results do not have, each with why."""
+    reasons = {name: product.why_absent(results) for name, product in (FIGURES | TABLES).items()}
+    return {name: why for name, why in reasons.items() if why}
+
+
+def recorded_studies(results: Results, names: Sequence[str] = tuple(studies.STUDIES)) -> list[str]:
+    """The studies of which the records hold an arm that no other run has."""
+    return [name for name in names if results.recorded & set(studies.arms_beyond(results.settings, [name]))]
 
 
 def figure(name: str, results: Results, root: Path) -> Figure:
@@ -244,11 +262,7 @@ def figure(name: str, results: Results, root: Path) -> Figure:
     Raises:
         ValueError: no such figure, or the results lack what it shows.
     """
-    if name in STUDY_FIGURES:
-        names, draw_study = STUDY_FIGURES[name]
-        drawn = draw_study(results, results.study(names))
-    else:
-        drawn = _product(FIGURES | HARD_FIGURES, name, "figure")(results)
+    drawn = _product(FIGURES, name, "figure").make(results)
     save_figure(drawn, Path(root) / "figures", name)
     return drawn
 
@@ -259,53 +273,47 @@ def table(name: str, results: Results, root: Path) -> pd.DataFrame:
     Raises:
         ValueError: no such table.
     """
-    if name in STUDY_TABLES:
-        made = results.study(STUDY_TABLES[name])
-    else:
-        made = _product(TABLES | HARD_TABLES, name, "table")(results)
+    made = _product(TABLES, name, "table").make(results)
     tables.to_csv(made, Path(root) / "tables" / f"{name}.csv")
     return made
 
 
-def _product(products: Mapping[str, Callable[[Results], Any]], name: str, kind: str) -> Callable[[Results], Any]:
+def _product(products: Mapping[str, Product], name: str, kind: str) -> Product:
     if name not in products:
         raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(products)}")
     return products[name]
 
 
-def judge(results: Results, root: Path) -> list[claims.ClaimResult]:
-    """Judges every claim; writes `claims.json` and the figure of all verdicts."""
-    judged = claims.evaluate_claims(results.records, results.train_logs, results.settings.name)
-    write_text(Path(root) / "claims.json", claims.to_json(judged))
-    save_figure(claims_figure(judged), Path(root) / "figures", CLAIMS_FIGURE)
-    return judged
+def decide_claims(results: Results, root: Path) -> list[claims.ClaimResult]:
+    """Every claim's verdict; writes `claims.json` and the figure of all verdicts."""
+    decided = claims.evaluate_claims(results.records, results.train_logs, results.settings.name)
+    write_text(Path(root) / "claims.json", claims.to_json(decided))
+    save_figure(claims_figure(decided), Path(root) / "figures", CLAIMS_FIGURE)
+    return decided
 
 
 def products(results: Results) -> list[str]:
-    """Names of the figures and tables that these results have; those that they have not are told (`left_out`)."""
+    """Names of the figures and tables that these results have; prints those that they lack (`left_out`)."""
     if absent := left_out(results):
         print(f"not run, so not drawn: {', '.join(absent)}")
-    every = (*FIGURES, *TABLES, *STUDY_FIGURES, *STUDY_TABLES, *HARD_FIGURES, *HARD_TABLES)
-    return [name for name in every if name not in absent]
+    return [name for name in (*FIGURES, *TABLES) if name not in absent]
 
 
 def draw(
-    results: Results, root: Path, names: Sequence[str] | None = None, judged: bool = True
+    results: Results, root: Path, names: Sequence[str] | None = None, with_claims: bool = True
 ) -> list[claims.ClaimResult]:
     """Every figure, table and claim into `root`; what an earlier, larger run drew there beyond these is removed.
 
     Args:
         names: of `products`; None for all.
-        judged: whether the claims are judged too; without, none is returned.
+        with_claims: whether the claims are decided too; without, none is returned.
 
     Raises:
         ValueError: a name that is neither a figure's nor a table's, before anything is drawn.
     """
     names = products(results) if names is None else names
-    figures = {**FIGURES, **STUDY_FIGURES, **HARD_FIGURES}
-    known: dict[str, Any] = {**figures, **TABLES, **STUDY_TABLES, **HARD_TABLES}
     for name in names:
-        _product(known, name, "figure or table")
+        _product(FIGURES | TABLES, name, "figure or table")
     for name in left_out(results):
         for path in (f"figures/{name}.png", f"figures/{name}.svg", f"tables/{name}.csv"):
             (Path(root) / path).unlink(missing_ok=True)
@@ -313,11 +321,11 @@ def draw(
     hard_rows = None if results.hard is None else _coded(results.hard)
     results = replace(results, records=_coded(results.records), hard=hard_rows)
     for name in names:
-        if name in figures:
+        if name in FIGURES:
             plt.close(figure(name, results, root))
         else:
             table(name, results, root)
-    return judge(results, root) if judged else []
+    return decide_claims(results, root) if with_claims else []
 
 
 def draw_recorded(source: Path, root: Path, asked: tuple[str, str, str]) -> list[claims.ClaimResult]:
@@ -327,11 +335,8 @@ def draw_recorded(source: Path, root: Path, asked: tuple[str, str, str]) -> list
         asked: what `config.profile` takes: name, seeds, study_seeds.
     """
     where = {"source": str(source), "root": str(root), "asked": asked}
-    run_jobs(
-        [Job(p, "dphlib.experiment.results:draw_part", {**where, "part": p}) for p in PARTS],
-        workers=None,
-        label="drawing",
-    )
+    jobs = [Job(part, draw_part, {**where, "part": part}) for part in PARTS]
+    run_jobs(jobs, workers=None, label="drawing")
     return claims.from_json((root / "claims.json").read_text(encoding="utf-8"))
 
 
@@ -342,13 +347,14 @@ PARTS = ("studies and claims", "the rest")
 def draw_part(source: str, root: str, asked: Sequence[str], part: str) -> None:
     """One of `PARTS`, as a job."""
     results = Results.load(Path(source), profile_from_environment(*asked))
-    rest, others = (*FIGURES, *TABLES), part == PARTS[0]
-    draw(results, Path(root), [name for name in products(results) if (name not in rest) == others], judged=others)
+    with_claims, known = part == PARTS[0], FIGURES | TABLES
+    names = [name for name in products(results) if known[name].usual != with_claims]
+    draw(results, Path(root), names, with_claims)
 
 
 def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = False, with_hard: bool = False) -> Results:
-    """The recorded tables of the base and of `runs`, building what is not there yet; at wish the cost measured and the
-    hard problems answered.
+    """The recorded tables of the base and of `runs`, building what is not there yet; if asked, the cost is measured and
+    the hard problems are answered.
     """
     records = pipeline.evaluate(runs)
     rows = [
@@ -377,12 +383,12 @@ def beside_reference(
     Args:
         name: the notebook, such as `01_divergences`.
         root: run folder; its name, the profile's, heads the column of the numbers made here.
-        metrics: what is handed to `close_notebook`.
+        metrics: what `close_notebook` is given.
         recorded: folder with `<name>.json` of the reference run.
 
     Returns:
-        One row a number. Without a reference run, or for a number that it lacks, the second column says so; the
-        numbers of a GPU profile, of another model on other data, are not set beside it.
+        One row per number. Without a reference run, or for a number that it lacks, the second column says so; the
+        numbers of a GPU profile, of another model on other data, are not compared with it.
     """
     here = {"number": list(metrics), f"here ({root.name})": [_short(value) for value in metrics.values()]}
     if root.name.removesuffix(SMOKE) in GPU_PROFILES:

@@ -2,11 +2,11 @@
 
 A stage is built into a temporary folder, its manifest (size and sha256 of each file) is written last, then
 the folder is renamed into place: what carries its final name is whole. Its key hashes everything that may
-change the output: name, parameters, content of the inputs, sources of the modules it runs, library versions.
+change the output: name, parameters, content of the inputs, sources that make its numbers, library versions.
 
     run = open_run(Path("artifacts/cpu"), "cpu")
-    base = run.stage("base", params={"steps": 800}, code=["model"], build=train_base)
-    policy = run.stage("policy", params={"seed": 0}, inputs=[base], code=["trainer"], build=train_policy)
+    base = run.stage("base", params={"steps": 800}, code=["training.sft"], build=train_base)
+    policy = run.stage("policy", params={"seed": 0}, inputs=[base], code=["training.loop"], build=train_policy)
 
 Limits: Linux and macOS. The lock is the file system's (`flock`): machines that share a folder over a network
 are kept apart only where that file system locks. Versions of Python and SQLite are recorded, not in the key.
@@ -29,39 +29,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dphlib.runtime.files import (
-    RunError,
-    append_jsonl,
-    atomic_path,
-    clear_errors,
-    digest,
-    fsync,
-    read_jsonl,
-    require_space,
-    say,
-    sha256_file,
-    write_json,
-    write_text,
-)
-from dphlib.runtime.machine import (
-    KEY_PACKAGES,
-    derive_seed,
-    deterministic,
-    machine,
-    package_version,
-    peak_gib,
-    seed_everything,
-    versions,
-)
+from dphlib.runtime.files import RunError, clear_errors, digest, fsync, make_folder, say
+from dphlib.runtime.machine import KEY_PACKAGES, machine, package_version, peak_gib, versions
 from dphlib.runtime.manifests import damage, inventory, read_manifest, write_manifest
 
-__all__ = [
-    "Run", "RunError", "Stage", "append_jsonl", "atomic_path", "code_version", "derive_seed", "deterministic",
-    "machine", "open_run", "peak_gib", "read_jsonl", "require_space", "seed_everything", "sha256_file",
-    "verify_run_manifest", "versions", "work_folder", "write_json", "write_run_manifest", "write_text",
-]  # fmt: skip
-
-_QUIET_S = 2.0  # how long one waits for a lock before it is told
+_QUIET_S = 2.0  # how long one waits for a lock before a message says so
 _verified: dict[Path, tuple[bytes, dict[str, Any]]] = {}
 """Manifests, as bytes and read, of the stages whose files this process has already hashed."""
 
@@ -112,23 +84,33 @@ def _once(lookup: Callable[[str], str | None], package: str) -> str | None:
     return lookup(package)
 
 
-def all_modules(package: Path = Path(__file__).parents[1]) -> list[str]:
-    """Dotted names of the package's modules."""
-    return sorted(_dotted(path.relative_to(package)) for path in package.rglob("*.py"))
+NO_NUMBERS = {
+    "settings": "every value that a stage uses is among its parameters",
+    "experiment.pipeline": "wires stages together; what each computes is elsewhere",
+    "experiment.store": "keeps stages",
+    "runtime.files": "writes and reads files whole",
+    "runtime.manifests": "checks files",
+    "runtime.child": "starts and ends processes",
+    "runtime.jobs": "runs jobs side by side, each from the same random state",
+    "training.memory": "says what to change where memory is full",
+    "training.tracking": "copies the log elsewhere",
+}
+"""Modules and rooms that cannot change a number of any stage, and why: an edit there keeps every stage."""
 
 
-def code_version(modules: Sequence[str], package: Path = Path(__file__).parents[1]) -> str:
-    """sha256 over the code of the named modules and of those that they import, transitively.
+def code_version(modules: Sequence[str] | None, package: Path = Path(__file__).parents[1]) -> str:
+    """sha256 over the code that makes a stage's numbers: the named modules and those that they import, transitively.
 
-    So an edit of `plots`, of a comment or of a docstring never invalidates training. Imports by a string, such as a
-    job's, are not seen: name those modules too.
-    `training.loop` and `dphlib.training.loop` mean the same. ValueError for an unknown module.
+    An edit of a figure, of a comment, of a docstring or of a module in `NO_NUMBERS` invalidates no stage. Imports by a
+    string are not seen: name those modules too. `training.loop` and `dphlib.training.loop` mean the same. None stands
+    for all modules, those of `NO_NUMBERS` too. ValueError for an unknown module.
     """
     there = {_dotted(path.relative_to(package)): path for path in package.rglob("*.py")}
-    waiting, sources = [name.removeprefix(f"{package.name}.") for name in modules], {}
+    waiting = [name.removeprefix(f"{package.name}.") for name in modules or there]
+    sources: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
-        if name in sources:
+        if name in sources or (modules and not {name, name.partition(".")[0]}.isdisjoint(NO_NUMBERS)):
             continue
         if name not in there:
             raise ValueError(f"no module {name!r} in {package.name}; there are: {', '.join(sorted(there))}")
@@ -191,7 +173,6 @@ class Run:
         inputs: Sequence[Stage] = (),
         code: Sequence[str],
         build: Callable[[Path], None] | None,
-        seconds_hint: float | None = None,
     ) -> Stage:
         """The finished stage, found whole or built now. One process builds it, another one waits.
 
@@ -199,9 +180,8 @@ class Run:
             name: letters, digits and `_ . = -`; part of the folder's name.
             params: all that the output depends on and that is neither input nor code; JSON or dataclasses.
             inputs: stages whose files the build reads; their content counts, not the way it came about.
-            code: modules of `dphlib` that the build runs (see `code_version`).
-            build: writes the output into the empty folder it is given. None only looks, see `NotBuilt`.
-            seconds_hint: about how long it takes, told to the person who waits.
+            code: modules of `dphlib` that make its numbers (see `code_version`).
+            build: writes the output into the empty folder it is given; None raises `NotBuilt` where it is not there.
 
         Raises `NotBuilt` when it is not there and `build` is None, `RunError` when the disk is full, a file may
         not be written, or the build wrote nothing. What the build itself raises passes unchanged, and its
@@ -224,8 +204,7 @@ class Run:
             if not reused and build is None:
                 raise NotBuilt(f"stage {name} is not built yet")
             if not reused:
-                hint = f", about {max(1, round(seconds_hint / 60))} min" if seconds_hint else ""
-                say(f"{name}: building{hint}")
+                say(f"{name}: building")
                 manifest = self._build(recipe, key, build, folder, building)  # type: ignore[arg-type]
             shutil.rmtree(folder.with_name(f".work-{label}"), ignore_errors=True)
         (self.reused if reused else self.built).append(name)
@@ -288,7 +267,7 @@ def _whole(folder: Path, key: str) -> dict[str, Any]:
 def _lock(folder: Path, *, wait: bool) -> Iterator[None]:
     """Holds a stage's lock. The kernel frees it when its process dies, so a lock is never stale.
 
-    Who only looks at a finished stage holds it too, for less than a second: such a wait is not told.
+    Whoever only looks at a finished stage holds it too, for less than a second: such a wait is not mentioned.
     """
     lock = FileLock(folder.with_name(f".lock-{folder.name}"), fallback_to_soft=False)
     try:
@@ -308,7 +287,7 @@ def open_run(root: Path, profile_name: str) -> Run:
     """Opens a run folder, makes it where needed, and removes what dead builders left half-written in it."""
     root = Path(root)
     with clear_errors(root):
-        (root / "stages").mkdir(parents=True, exist_ok=True)
+        make_folder(root / "stages")
         for building in (root / "stages").glob(".building-*"):
             try:
                 with _lock(building.with_name(building.name.removeprefix(".building-")), wait=False):

@@ -4,15 +4,13 @@
         print(run.name, run.wall_s)
 
 - The kernel is this interpreter's own ipykernel, whatever kernels are installed; it starts in the notebooks'
-  folder, as in Jupyter, finds this `dphlib`, and has no IPython profile of the user's.
+  folder, as in Jupyter, finds this `dphlib`, and has no IPython profile of the user's. It ends with this process.
 - An output notebook is no proof of success: papermill writes one after each cell. It is written under another
   name and gets its own only when every code cell is `completed`; else it is kept as `NN_name.failed.ipynb`.
-- Whatever ends a notebook, its kernel and every process that the kernel started are gone afterwards: each
-  carries a mark in its environment. If this process is killed, the kernel, which watches it, ends itself.
 - Progress goes from `jobs.Progress` through a file to the terminal, never into the notebook's outputs.
-- While a notebook runs, the kernels of the next two start and make their imports.
 
-It does not decide what has to run again: the notebooks do, through `runs`. Linux and macOS, main thread only.
+It does not decide what has to run again: `dph run` does, and the notebooks by their stages. Linux and macOS, main
+thread only.
 """
 
 from __future__ import annotations
@@ -21,55 +19,55 @@ import ast
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from dphlib.report.kernel import KERNEL, Kernel, NotebookInterrupted, stopping
-from dphlib.runtime.files import atomic_path
-from dphlib.runtime.jobs import duration
+from dphlib.runtime.child import Lifeline
+from dphlib.runtime.files import UserError, atomic_path
+from dphlib.runtime.jobs import PROGRESS_FILE, duration
 from dphlib.runtime.places import ROOT
-
-__all__ = [
-    "NotebookError",
-    "NotebookInterrupted",
-    "NotebookRun",
-    "check_executed",
-    "declared_parameters",
-    "find_notebooks",
-    "normalise",
-    "run_notebooks",
-]
 
 _NAME = re.compile(r"\d\d_\w+")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-# Threads that wait for each other by long spinning take ten times as long as one thread on a machine that is busy;
-# threads that sleep at once take half as long again on one that is idle. A short spin costs little on either.
-_PATIENT_THREADS = {"GOMP_SPINCOUNT": "10000"}
-# glibc gives large tensors back to the system at once and fetches them page by page again: a tenth of sampling's time.
-_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
-# Bars that a model's loading draws, and tqdm's advice to install a widget, are nothing to read in a notebook.
-_QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
-
-
-# Kernels that start ahead: two, for a notebook may be done before a kernel has started.
-_WARM = 2
+_ENVIRONMENT = {
+    # Threads that wait for each other by long spinning take ten times as long as one thread on a machine that is busy;
+    # threads that sleep at once take half as long again on one that is idle. A short spin costs little on either.
+    "GOMP_SPINCOUNT": "10000",
+    # glibc gives large tensors back to the system at once and fetches them page by page again: a tenth of sampling's
+    # time.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+    # Bars that a model's loading draws, and tqdm's advice to install a widget, are nothing to read in a notebook.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",
+}
 # Imports on a machine that has never read these libraries from its disk take longer than papermill's own minute.
 _START_S = 600
 
 
-class NotebookError(RuntimeError):
+class NotebookError(UserError, RuntimeError):
     """A notebook cannot be run or did not complete; the message names it, the cell and the way out."""
+
+
+class NotebookInterrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM while a notebook ran; `code` is the exit status a shell expects (130 or 143)."""
+
+    def __init__(self, name: str, number: int) -> None:
+        what = f"{name} interrupted by {signal.Signals(number).name}"
+        super().__init__(f"{what}; run again to go on from what is kept")
+        self.code = 128 + number
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class NotebookRun:
     Args:
         name: file name without suffix.
         path: the executed copy.
-        wall_s: seconds, its own kernel's start included for the first notebook of a call.
+        wall_s: seconds, its kernel's start included.
         cells: code cells, all completed.
         parameters: those that were passed.
     """
@@ -159,29 +157,16 @@ def run_notebooks(
     out.mkdir(parents=True, exist_ok=True)
     runs = []
     everything = find_notebooks(folder)
-    kernels: list[Kernel] = []
-    waiting = deque(paths)
-
-    def warm_up(count: int) -> None:
-        while waiting and len(kernels) < count:
-            kernels.append(_new_kernel(waiting.popleft()))
-
-    try:
-        for path in paths:
-            place = f"[{everything.index(path) + 1}/{len(everything)}]"
-            print(f"{place} {path.stem} ...", flush=True)
-            passed = {name: value for name, value in parameters.items() if name in declared[path]}
-            with stopping(path.stem, kernels):
-                started = time.monotonic()
-                warm_up(1)
-                cells = _run_one(path, out / path.name, passed, kernels[0], lambda: warm_up(1 + _WARM))
-                kernels.pop(0)
-            runs.append(NotebookRun(path.stem, out / path.name, time.monotonic() - started, cells, passed))
-            print(f"{place} {path.stem} done in {runs[-1].wall_s:.1f} s", flush=True)
-            on_done(runs[-1])
-    finally:
-        for kernel in kernels:
-            kernel.end()
+    for path in paths:
+        place = f"[{everything.index(path) + 1}/{len(everything)}]"
+        print(f"{place} {path.stem} ...", flush=True)
+        passed = {name: value for name, value in parameters.items() if name in declared[path]}
+        started = time.monotonic()
+        with _stopping(path.stem):
+            cells = _run_one(path, out / path.name, passed)
+        runs.append(NotebookRun(path.stem, out / path.name, time.monotonic() - started, cells, passed))
+        print(f"{place} {path.stem} done in {runs[-1].wall_s:.1f} s", flush=True)
+        on_done(runs[-1])
     return runs
 
 
@@ -253,39 +238,8 @@ def normalise(path: Path, root: Path = ROOT) -> None:
 # --- One notebook ---------------------------------------------------------------------------------
 
 
-def _new_kernel(path: Path) -> Kernel:
-    """A kernel for a notebook, which begins with the imports that the notebook makes."""
-    modules: list[str] = []
-    for cell in _read(path).cells:
-        if cell.cell_type == "code":
-            modules += _imported(cell.source)
-    return Kernel(path.parent, {**_PATIENT_THREADS, **_KEPT_MEMORY, **_QUIET}, list(dict.fromkeys(modules)))
-
-
-def _imported(source: str) -> list[str]:
-    """Modules, and names that may be modules, which the statements of a cell import, in order.
-
-    >>> _imported("import numpy as np; from dphlib import stats")
-    ['numpy', 'dphlib', 'dphlib.stats']
-    """
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError:  # a line for IPython alone
-        return []
-    names: list[str] = []
-    for statement in statements:
-        if isinstance(statement, ast.Import):
-            names += [alias.name for alias in statement.names]
-        elif isinstance(statement, ast.ImportFrom) and statement.module:
-            names += [statement.module, *(f"{statement.module}.{alias.name}" for alias in statement.names)]
-    return names
-
-
-def _run_one(
-    path: Path, final: Path, parameters: Mapping[str, Any], kernel: Kernel, on_start: Callable[[], None]
-) -> int:
-    """Executes one notebook; the number of its code cells. `on_start` is called once its kernel is there; the kernel is
-    gone afterwards."""
+def _run_one(path: Path, final: Path, parameters: Mapping[str, Any]) -> int:
+    """Executes one notebook by a kernel that is gone afterwards; the number of its code cells."""
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
@@ -293,22 +247,18 @@ def _run_one(
     for stale in (final, partial, failed):  # a copy of an earlier run must not stand beside this run's results
         stale.unlink(missing_ok=True)
     tagged = [index for index, cell in enumerate(_read(path).cells) if "parameters" in cell.metadata.get("tags", [])]
-
-    def source_index(index: int) -> int:  # papermill puts a cell with what it passes after the tagged one
-        return index - (bool(parameters) and index > tagged[0])
-
-    def entered(cell: Any, cell_index: int) -> None:
-        if cell_index == 0:
-            on_start()
-        at["cell"] = source_index(cell_index)
-
     at = {"cell": 0}
+
+    def entered(cell: Any, cell_index: int) -> None:  # papermill puts a cell with what it passes after the tagged one
+        at["cell"] = cell_index - (bool(parameters) and cell_index > tagged[0])
+
+    kernel = _Kernel(path.parent, _ENVIRONMENT)
     try:
         with _Status(kernel.progress, at):
             execute_notebook(
                 *(str(p).replace("{", "{{").replace("}", "}}") for p in (path, partial)),
                 parameters=dict(parameters),
-                kernel_name=KERNEL,
+                kernel_name="python3",
                 language="python",
                 cwd=path.parent,
                 progress_bar=False,
@@ -318,10 +268,7 @@ def _run_one(
             )
         cells = check_executed(partial)
     except PapermillExecutionError as error:
-        at["cell"] = source_index(error.cell_index)
-        trace = "\n".join(_COLOURS.sub("", line) for line in error.traceback).strip().splitlines()
-        what = "\n    ".join([f"{error.ename}: {error.evalue}", *trace[-6:]])
-        raise NotebookError(_failure(path, partial, failed, at["cell"], what)) from error
+        raise NotebookError(_failure(path, partial, failed, at["cell"], _raised(error, partial))) from error
     except DeadKernelError as error:
         what = "the kernel died (most often memory ran out)"
         raise NotebookError(_failure(path, partial, failed, at["cell"], what)) from error
@@ -335,6 +282,18 @@ def _run_one(
     return cells
 
 
+def _raised(error: Any, executed: Path) -> str:
+    """What a cell raised, with the last lines of its traceback."""
+    if error.traceback:
+        trace = "\n".join(_COLOURS.sub("", line) for line in error.traceback).strip().splitlines()
+        return "\n    ".join([f"{error.ename}: {error.evalue}", *trace[-6:]])
+    # IPython prints the traceback of an ExceptionGroup, and hands on nothing of it.
+    failed = next(cell for cell in _read(executed).cells if cell.metadata.get("papermill", {}).get("exception"))
+    trace = "".join(output.text for output in failed.outputs if output.get("name") == "stderr").strip().splitlines()
+    named = [line.lstrip(" |+") for line in trace if "ExceptionGroup: " in line]
+    return "\n    ".join([*named[:1], *trace[-6:]])
+
+
 def _failure(path: Path, partial: Path, failed: Path, cell: int, what: str) -> str:
     kept = f"; what ran is in {os.path.relpath(failed)}" if partial.exists() else ""
     return f"{path.name}: cell {cell}: {what}\n{path.name} did not complete{kept}"
@@ -345,6 +304,79 @@ def _read(path: Path) -> nbformat.NotebookNode:
         return nbformat.read(path, as_version=4)
     except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
         raise NotebookError(f"{path}: cannot be read as a notebook: {error}") from error
+
+
+# --- The kernel ------------------------------------------------------------------------------------
+
+
+class _Kernel:
+    """A kernel that has begun to start; `end` kills it and what it started.
+
+    Args:
+        folder: its working directory.
+        environment: added to this process's.
+
+    Attributes:
+        manager: what nbclient and papermill take as `km`.
+        progress: the file in which its loops say how far they are, see `jobs.Progress`.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        from jupyter_client.kernelspec import KernelSpec
+        from jupyter_client.manager import AsyncKernelManager
+        from jupyter_core.utils import run_sync
+
+        self._folder = tempfile.TemporaryDirectory(prefix="dph-kernel-", ignore_cleanup_errors=True)
+        self._lifeline = Lifeline()
+        scratch = Path(self._folder.name)
+        self.progress = scratch / "progress.json"
+        watched = f"from dphlib.runtime.child import watch; watch({self._lifeline.fd})"
+        launched = "from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
+        self.manager = AsyncKernelManager(connection_file=str(scratch / "connection.json"))
+        self.manager._kernel_spec = KernelSpec(
+            argv=[sys.executable, "-c", f"{watched}; {launched}", "--log-level=ERROR", "-f", "{connection_file}"],
+            display_name="Python 3",
+            language="python",
+        )
+        python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        own = {
+            PROGRESS_FILE: str(self.progress),
+            "PYTHONPATH": python_path,
+            "IPYTHONDIR": str(scratch / "ipython"),  # no profile of the user's
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # figures go into the notebook
+        }
+        try:
+            run_sync(self.manager.start_kernel)(
+                cwd=str(folder), env={**os.environ, **environment, **own}, pass_fds=(self._lifeline.fd,)
+            )
+            self._lifeline.started(self.manager.provisioner.pid)
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Ends it; safe to call again."""
+        self._lifeline.close()
+        if self.manager.provisioner and self.manager.provisioner.process:
+            self.manager.provisioner.process.wait()
+        self._folder.cleanup()
+
+
+@contextmanager
+def _stopping(name: str) -> Iterator[None]:
+    """SIGINT and SIGTERM raise `NotebookInterrupted` naming the notebook; a second one changes nothing."""
+
+    def stop(number: int, _: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not stop the clearing up
+        raise NotebookInterrupted(name, number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # --- The status line ------------------------------------------------------------------------------
@@ -369,7 +401,7 @@ class _Status:
             print("\r\x1b[K", end="", flush=True)
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.5 if self._live else float(os.environ.get("DPH_STATUS_EVERY_S", "12"))):
+        while not self._ended.wait(0.5 if self._live else 12):
             line = f"      {self.line()}"
             if self._live:
                 print(f"\r\x1b[K{line[: os.get_terminal_size().columns - 1]}", end="", flush=True)

@@ -1,6 +1,6 @@
 """Independent jobs as parallel processes: progress with the time left, errors that help, no left-overs.
 
-    jobs = [Job(f"grpo-{seed}", "dphlib.training.loop:train_job", {"seed": seed}) for seed in range(5)]
+    jobs = [Job(f"grpo-{seed}", train_job, {"seed": seed}) for seed in range(5)]
     results = run_jobs(jobs, workers=None, label="train")
 
 A worker is a fresh interpreter, neither a fork nor a copy of `__main__`, so this works from a script, Jupyter
@@ -8,9 +8,8 @@ and papermill. It stays alive over several jobs (importing torch costs seconds) 
 and results travel as JSON. A result does not depend on the number of workers or on their order, given that a
 job seeds what it draws from; before each job `random`, numpy and torch, where loaded, are seeded by its name.
 
-Each worker leads a process group of its own with a watcher in it, which waits until the parent's end of a
-pipe closes, then kills the group: whatever ends the parent, SIGKILL too, leaves no process. It does not
-retry a job (finished stages are kept, so running again goes on from there), or use several machines.
+Whatever ends the parent, SIGKILL too, leaves no process (see `child`). A job is not retried (finished stages are kept,
+so running again goes on from there), and several machines are not used.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from dphlib.runtime.files import say, write_json
+from dphlib.runtime.child import Lifeline, watch
+from dphlib.runtime.files import UserError, say, write_json
 from dphlib.runtime.machine import cores, derive_seed, release_gpu, seed_everything
 
 PROGRESS_FILE = "DPH_PROGRESS_FILE"
@@ -47,7 +47,7 @@ _send: Callable[[Mapping[str, Any]], None] | None = None  # set in a worker: its
 _reported = 0.0
 
 
-class JobError(RuntimeError):
+class JobError(UserError, RuntimeError):
     """A job failed, or its worker died. `job` names it."""
 
     def __init__(self, job: str, message: str) -> None:
@@ -61,12 +61,12 @@ class Job:
 
     Args:
         name: unique among the jobs of a call; shown to the reader.
-        function: import path `module:function`; the worker searches the parent's `sys.path`.
+        function: of a module, which the worker imports from the parent's `sys.path`.
         arguments: keyword arguments, JSON.
     """
 
     name: str
-    function: str
+    function: Callable[..., Any]
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -154,12 +154,7 @@ def report(done: float, total: float) -> None:
 
 def _serve(results_fd: int, lifeline_fd: int) -> None:
     """A worker's life: read a job from stdin, run it, answer, until stdin ends."""
-    if (watcher := os.fork()) == 0:  # forked before any thread or library is there
-        os.closerange(0, lifeline_fd)
-        os.closerange(lifeline_fd + 1, 1024)
-        os.read(lifeline_fd, 1)  # returns when the parent is gone or lets go
-        os.killpg(0, signal.SIGKILL)
-    os.close(lifeline_fd)
+    watcher = watch(lifeline_fd)
     os.set_inheritable(results_fd, False)  # a process that a job starts must not keep the pipe open
     jobs = os.fdopen(os.dup(0), encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -177,8 +172,7 @@ def _serve(results_fd: int, lifeline_fd: int) -> None:
     for line in jobs:
         job = json.loads(line)
         try:
-            module, _, function = job["function"].partition(":")
-            call = getattr(importlib.import_module(module), function)
+            call = getattr(importlib.import_module(job["module"]), job["function"])
             _reset(derive_seed("job", job["name"]))
             answer = call(**job["arguments"])
             sys.stdout.flush()
@@ -209,7 +203,7 @@ class _Worker:
 
     def __init__(self, inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]], own: Mapping[str, str]) -> None:
         results_r, results_w = os.pipe()
-        lifeline_r, self._lifeline = os.pipe()
+        self._lifeline = Lifeline()
         places = [os.getcwd() if place == "" else place for place in sys.path if isinstance(place, str)]
         environment = {key: value for key, value in os.environ.items() if key != PROGRESS_FILE}
         environment |= dict.fromkeys(_ONE_THREAD, "1")
@@ -223,26 +217,26 @@ class _Worker:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             **own,
         }
+        serve = f"from dphlib.runtime.jobs import _serve; _serve({results_w}, {self._lifeline.fd})"
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", f"from dphlib.runtime.jobs import _serve; _serve({results_w}, {lifeline_r})"],
+                [sys.executable, "-c", serve],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                pass_fds=(results_w, lifeline_r),
-                start_new_session=True,  # Ctrl-C then reaches the parent alone, which ends the group
+                pass_fds=(results_w, self._lifeline.fd),
+                start_new_session=True,
             )
         except BaseException:
             os.close(results_r)
-            os.close(self._lifeline)
+            self._lifeline.close()
             raise
         finally:
             os.close(results_w)
-            os.close(lifeline_r)
+        self._lifeline.started(self.process.pid)
         self.job: Job | None = None
         self.fraction, self._speaker = 0.0, ""  # a job's last line may be read after its result
-        self._ended = False
         self.last_lines: deque[str] = deque(maxlen=20)
         self._inbox = inbox
         self._threads = [
@@ -268,7 +262,8 @@ class _Worker:
 
     def start(self, job: Job) -> None:
         self.job, self.fraction, self._speaker = job, 0.0, job.name
-        message = {"name": job.name, "function": job.function, "arguments": dict(job.arguments)}
+        message = {"name": job.name, "module": job.function.__module__, "function": job.function.__name__}
+        message |= {"arguments": dict(job.arguments)}
         try:
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
             self.process.stdin.flush()
@@ -290,17 +285,11 @@ class _Worker:
 
     def kill(self) -> None:
         """Ends the worker, its watcher and every process that its job started."""
-        if self._ended:  # the number may by now be another group's
-            return
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # macOS answers EPERM for a group of zombies
-            pass
+        self._lifeline.kill()
 
     def end(self) -> int:
         """Kills, waits, lets the last lines through; the exit status, negative for a signal."""
         self.kill()
-        self._ended = True
         status = self.process.wait()
         for thread in self._threads:
             thread.join(timeout=2)
@@ -309,7 +298,7 @@ class _Worker:
     def close(self) -> None:
         self.end()
         self.dismiss()
-        os.close(self._lifeline)
+        self._lifeline.close()
 
 
 def _death(worker: _Worker) -> JobError:
@@ -343,8 +332,10 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str, devices: S
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{label}: job names must be unique, given more than once: {', '.join(twice)}")
     for job in jobs:
-        if not all(job.function.partition(":")):
-            raise ValueError(f"job {job.name}: function {job.function!r} is not of the form module:function")
+        if job.function.__module__ == "__main__" or "<" in job.function.__qualname__:
+            raise ValueError(
+                f"job {job.name}: {job.function.__qualname__} is not a function of a module to be imported"
+            )
         try:
             json.dumps(dict(job.arguments))
         except (TypeError, ValueError) as error:

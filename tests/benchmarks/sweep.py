@@ -74,10 +74,12 @@ def plain_loop(steps: int) -> dict[str, float]:
 
 def sweep(options: argparse.Namespace, workers: int, threads: int) -> dict[str, Any]:
     """All runs; slow methods first, as `stages` orders them."""
+    from sweep import train_one  # of the module that workers import, not of this script
+
     order = sorted(COST_METHODS, key=lambda name: (not METHOD_CONFIGS[name].needs_reference, name))
     fixed = {"iterations": options.iterations, "size": options.size, "threads": threads}
     jobs = [
-        Job(f"{method}-{seed}", "sweep:train_one", {"method": method, "seed": seed, **fixed})
+        Job(f"{method}-{seed}", train_one, {"method": method, "seed": seed, **fixed})
         for method in order
         for seed in range(options.seeds)
     ]
@@ -90,9 +92,11 @@ def sweep(options: argparse.Namespace, workers: int, threads: int) -> dict[str, 
 
 def ceiling(options: argparse.Namespace) -> float:
     """How many times as much work `workers` independent loops at once do in a second as one alone."""
+    from sweep import plain_loop
+
     arguments = {"steps": options.loop_steps}
-    (alone,) = run_jobs([Job("alone", "sweep:plain_loop", arguments)], workers=1, label="loop")
-    jobs = [Job(f"beside-{i}", "sweep:plain_loop", arguments) for i in range(options.workers)]
+    (alone,) = run_jobs([Job("alone", plain_loop, arguments)], workers=1, label="loop")
+    jobs = [Job(f"beside-{i}", plain_loop, arguments) for i in range(options.workers)]
     beside = run_jobs(jobs, workers=options.workers, label="loops")
     return sum(alone["loop_s"] / one["loop_s"] for one in beside)
 
