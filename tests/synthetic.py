@@ -200,8 +200,10 @@ def make_tables(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The tables of the records, by the names of their files."""
     from dphlib.analysis import tables
     from dphlib.settings.profiles import profile
+    from dphlib.stats import FinalScores
 
-    made = {name: getattr(tables, name)(records) for name in ("table1", "table2", "table3", "table4", "table5")}
+    scores = FinalScores(records)
+    made = {name: getattr(tables, name)(scores) for name in ("table1", "table2", "table3", "table4", "table5")}
     return {**made, "methods": tables.methods_table(profile("cpu"))}
 
 
@@ -211,7 +213,9 @@ def make_run(folder: Path, **records: object) -> Path:
 
     from dphlib.analysis import tables
     from dphlib.analysis.claims import evaluate_claims, to_json
-    from dphlib.figures import results as plots
+    from dphlib.figures.results import styles
+    from dphlib.figures.style import save
+    from dphlib.figures.training import cost_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     frame = make_records(steps=False, **records)
@@ -219,8 +223,8 @@ def make_run(folder: Path, **records: object) -> Path:
     (folder / "claims.json").write_text(to_json(evaluate_claims(frame, make_train_logs(), "cpu")))
     for name, table in make_tables(frame).items():
         tables.to_csv(table, folder / "tables" / f"{name}.csv")
-    plots.save(plots.styles(frame), folder / "figures", "fig4_styles")
-    plots.save(plots.cost_figure(make_cost()), folder / "figures", "fig6_cost")
+    save(styles(frame), folder / "figures", "fig4_styles")
+    save(cost_figure(make_cost()), folder / "figures", "fig6_cost")
     html = "<table><tr><td>8</td></tr></table>"
     output = nbformat.v4.new_output("execute_result", {"text/plain": "k", "text/html": html}, execution_count=1)
     source = "import pandas as pd\npd.DataFrame({'k': [1, 8]})"

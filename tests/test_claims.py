@@ -9,8 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dphlib.analysis.claims import CLAIMS, PROFILES, evaluate_claims, print_table, to_frame, to_json
-from dphlib.analysis.judge import Quantity, above, combine, rule
+from dphlib.analysis.claims import (
+    CLAIMS,
+    PROFILES,
+    Quantity,
+    above,
+    combine,
+    evaluate_claims,
+    print_table,
+    rule,
+    to_json,
+)
 from dphlib.settings.methods import METHODS
 
 STYLES = np.array(["direct", "aliased", "nested", "stepwise"])

@@ -12,7 +12,7 @@ import pytest
 from synthetic import make_run
 
 from dphlib.report import pages as report
-from dphlib.report.facts import effect_text
+from dphlib.analysis.claims import effect_text
 from dphlib.runtime.files import RunError
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import verdicts
 
-from dphlib.intervals import Arm, bootstrap
+from dphlib.stats import Scores, bootstrap
 
 REFERENCE = Path(__file__).resolve().parents[1] / "artifacts" / "reference"
 WIDTH = 0.10
@@ -105,7 +105,7 @@ def test_the_closed_form_is_what_many_draws_converge_to(effect):
     rate_P = 0.3 + 0.5 * rng.random(60)
     values = [np.clip(rate_P + rng.normal(0, 0.15, (n, 60)) + rng.normal(0, 0.05, (n, 1)), 0, 1) for n in (3, 5)]
     ids = tuple(f"{i:02}" for i in range(60))
-    arms = [Arm(name, "s", tuple(range(len(x))), ids, x) for name, x in zip("ab", values, strict=True)]
+    arms = [Scores(name, "s", tuple(range(len(x))), ids, x) for name, x in zip("ab", values, strict=True)]
     drawn = bootstrap(arms, effect, draws=40_000)
     estimate, low, high = verdicts.interval([(name, "main", "s", "pass") for name in "ab"], values, effect)
     assert estimate == pytest.approx(drawn.estimate)

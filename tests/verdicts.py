@@ -1,6 +1,6 @@
 """Every claim judged again from `records.parquet` (cost: `train_log.parquet`), without dphlib: verdicts.py RESULTS.
 
-Its intervals have no random number: their variance is what the resamples of `dphlib.intervals` converge to."""
+Its intervals have no random number: their variance is what the resamples of `dphlib.stats` converge to."""
 
 import sys
 from itertools import product

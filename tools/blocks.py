@@ -16,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dphlib.analysis import retention, tables
-from dphlib.report.facts import effect_text
+from dphlib.analysis.claims import effect_text
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),

@@ -156,7 +156,7 @@ def _support(records: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]
     shown = table[(table["suite"] == SUITES["in_domain"]) | (table["k"] == largest)]
     turnover = []
     for (suite, k), part in shown.groupby(["suite", "k"], sort=False):
-        again = part["method"] == "base, drawn again"
+        again = part["method"] == retention.AGAIN
         trained, by_chance = part[~again], part.loc[again, "gained"].iloc[0]
         shrank = trained.loc[trained["lost"] - trained["gained"] >= 1, "method"].tolist()
         grew = trained.loc[trained["gained"] - by_chance >= 1, "method"].tolist()
@@ -182,12 +182,12 @@ def _steps(records: pd.DataFrame, k: int = 8) -> tuple[pd.DataFrame, float]:
 
 def _sums(records: pd.DataFrame) -> pd.DataFrame | None:
     """DPH against GRPO on the sums: trained on SQL, and trained on the sums themselves."""
-    table, rows = stats.problem_table(stats.sampled(stats.final(records))), []
+    scores, rows = stats.FinalScores(records), []
     for variant, trained in (("main", "SQL"), ("domain=sums", "sums")):
-        of = table[(table["variant"] == variant) & (table["suite"] == "out_of_domain")]
-        for method in (m for m in ("dph_f", "dph_js") if {m, "grpo"} <= set(of["method"])):
+        there = {m for m in ("grpo", "dph_f", "dph_js") if scores.get(m, "out_of_domain", "pass", 1, variant)}
+        for method in (m for m in ("dph_f", "dph_js") if {m, "grpo"} <= there):
             for k in (1, 8):
-                pair = [stats.arm(of, name, "out_of_domain", "pass", k, variant) for name in (method, "grpo")]
+                pair = [scores.of(name, "out_of_domain", "pass", k, variant) for name in (method, "grpo")]
                 got = stats.bootstrap(pair, np.subtract)
                 row = {"trained on": trained, "method": f"{NAMES[method]} minus GRPO", "measure": f"Pass@{k}"}
                 for name, value in (("", got.estimate), ("_low", got.low), ("_high", got.high)):

@@ -48,7 +48,7 @@ def readme_blocks(root: Path) -> dict[str, str]:
 def _table(root: Path, name: str) -> dict[str, str]:
     rows = tables.read_csv(root / WHERE / "tables" / f"{name}.csv")
     ours = tables.to_markdown(rows[~rows["column"].str.startswith("paper:")])
-    return {"title": tables.TITLES[name], "rows": ours, "note": tables.NOTES[name]}
+    return {"title": tables.TITLES[name], "rows": ours, "note": tables.note(name)}
 
 
 def appendix_blocks(root: Path) -> dict[str, str]:

@@ -1,58 +1,116 @@
 """The paper's claims as checks on the records: supported, not supported, inconclusive or not run.
 
-Each claim is a conjunction of directed effects; the rule that judges one is in `judge`. One part not
-supported refutes the claim, all supported support it, else it is not run where a part is, or inconclusive.
+Each claim is a conjunction of directed effects, its parts. An effect is directed so that the claim says it is positive,
+and has a 95 % interval over seeds and problems (`stats.bootstrap`). Lower bound above 0, or above -tolerance where the
+claim is "not worse": supported. Upper bound at or below 0, or below -tolerance: not supported. Otherwise inconclusive.
+An arm, a suite or enough samples absent: not run. A trained arm with fewer than three seeds: inconclusive.
+
+One part not supported refutes the claim, all supported support it, else it is not run where a part is, or inconclusive.
 On a profile smaller than the claim's own (the smoke profiles) nothing is settled: such a claim is inconclusive.
 
-1. The cost claim counts tokens, never seconds: a verdict must not depend on the machine. Counts have no
-   interval; low and high are the range over seeds.
+1. The cost claim counts tokens, never seconds: a verdict must not depend on the machine. Counts have no interval; low
+   and high are the range over seeds.
 2. Intervals are not corrected for the number of claims; every part is shown so that a reader can. Within a claim there
    is nothing to correct: all its parts must hold. Across claims `level` widens the intervals; docs/findings.md has the
    verdicts at 1 - 0.05 / (number of claims).
 3. Where the source gives an order without a measure, the claim's text names the one used here.
 
-Texts and tolerances were fixed before the runs that they judge. It trains and plots nothing and reads no
-file.
+Texts and tolerances were fixed before the runs to which they are applied.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import log
-from typing import IO, Any
+from math import isfinite, log
+from typing import IO, Any, Literal
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from dphlib import stats
-from dphlib.analysis.judge import (
-    LARGE,
-    Evidence,
-    Judgement,
-    Part,
-    PartResult,
-    Quantity,
-    above,
-    all_above,
-    combine,
-    judge,
-    with_enough_seeds,
-)
 from dphlib.analysis.labels import NAMES
 
+Decision = Literal["supported", "not supported", "inconclusive", "not run"]
 PROFILES = ("smoke", "gpu24-smoke", "gpu80-smoke", "paper-smoke", "cpu", "gpu24", "gpu80", "paper")  # by size
 IN, CROSS, OUT = "in_domain", "cross_domain", "out_of_domain"
 DPH, BASELINES = ("dph_f", "dph_js"), ("grpo", "dapo", "rkl")
+MIN_SEEDS = 3
+LARGE = 0  # as a k: the largest of LARGE_KS that the answers allow
+LARGE_KS = (64, 32, 16)
 
 TIE = 0.02
 """Two points. In Table 1 DPH-F's greedy is 0.4 points above DAPO's and RKL's, and the two forms of Table 5
 differ by up to 1.6; of about a hundred problems it is two. The spread over seeds was not known then."""
 ONE_STYLE_NATS = log(2)
 """Below the entropy of two styles in equal use fewer than two are left in effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """Mean over problems of greedy accuracy, Pass@k or style entropy of a method's final models."""
+
+    method: str
+    suite: str
+    metric: stats.Metric = "pass"
+    k: int = 1
+    variant: str = "main"
+
+    @property
+    def name(self) -> str:
+        return NAMES[self.method] + ("" if self.variant == "main" else f" ({self.variant})")
+
+    @property
+    def measure(self) -> str:
+        passed = "Pass at large k" if self.k == LARGE else f"Pass@{self.k}"
+        metric = {"greedy": "greedy", "pass": passed, "styles_nats": "style entropy"}[self.metric]
+        return f"{self.suite.replace('_', '-')} {metric}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One directed effect: `effect(*means of the quantities)` is positive if the claim holds."""
+
+    label: str
+    quantities: tuple[Quantity, ...]
+    effect: Callable[..., Any]
+    tolerance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PartResult:
+    """What the records say of one part; `estimate`, `low`, `high` are None where it was not run."""
+
+    label: str
+    verdict: Decision
+    unit: str
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    tolerance: float = 0.0
+    per_seed: tuple[tuple[int, float], ...] = ()
+    reason: str = ""
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        if self.estimate is None:
+            return self.label + why
+        estimate, low, high, unit = _in_words(asdict(self))
+        return f"{self.label}: {estimate} [{low}, {high}] {unit}, {len(self.per_seed)} seeds{why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The scores of the final models, and the train logs, None where there are none."""
+
+    scores: stats.FinalScores
+    train_logs: pd.DataFrame | None
+    rng_seed: int = 0
+    level: float = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +123,6 @@ class Claim:
         paper_ref: where it comes from.
         profile: the smallest profile that can settle it.
         check: evidence -> results of the parts, all of which must hold.
-        tolerance: the largest that its parts use, a share of problems; 0 where the effect must be above 0.
     """
 
     id: str
@@ -73,28 +130,116 @@ class Claim:
     paper_ref: str
     profile: str
     check: Callable[[Evidence], list[PartResult]]
-    tolerance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimResult:
-    """A claim with its verdict; the numbers are those of the part that decided, the weakest one."""
+    """A claim with its verdict. The numbers are those of the part that decided, the weakest, labelled `deciding`."""
 
     id: str
     text: str
     paper_ref: str
-    verdict: Judgement
+    verdict: Decision
     unit: str
     estimate: float | None
     low: float | None
     high: float | None
     per_seed: tuple[tuple[int, float], ...]
     parts: tuple[PartResult, ...]
+    deciding: str
     detail: str
 
+    @property
+    def deciding_part(self) -> PartResult:
+        return next(part for part in self.parts if part.label == self.deciding)
 
-def _parts(*parts: Part) -> Callable[[Evidence], list[PartResult]]:
-    return lambda evidence: [judge(part, evidence) for part in parts]
+
+# ---------------------------------------------------------------------------------------------- the rule
+
+
+def rule(low: float, high: float, tolerance: float = 0.0) -> Decision:
+    """Verdict of an interval.
+
+    >>> rule(-0.01, 0.05), rule(-0.01, 0.05, tolerance=0.02)
+    ('inconclusive', 'supported')
+    """
+    if low > -tolerance:
+        return "supported"
+    return "not supported" if high < -tolerance or (tolerance == 0 and high <= 0) else "inconclusive"
+
+
+def combine(verdicts: Sequence[Decision]) -> Decision:
+    """Verdict of a conjunction: a part not supported refutes it, else one not run or inconclusive decides.
+
+    >>> combine(["supported", "inconclusive"])
+    'inconclusive'
+    """
+    return next(v for v in ("not supported", "not run", "inconclusive", "supported") if v in verdicts)
+
+
+def decide(part: Part, evidence: Evidence) -> PartResult:
+    """The module's rule applied to one part, at least one of whose quantities is of a trained method."""
+    unit = "nats" if part.quantities[0].metric == "styles_nats" else "share"
+    result = PartResult(part.label, "not run", unit, tolerance=part.tolerance)
+    scores = evidence.scores
+    answers = {q: scores.answers(q.method, q.suite, q.metric, q.variant) for q in part.quantities}
+    absent = sorted({f"{q.name}, {q.measure}" for q, n in answers.items() if n is None})
+    if absent:
+        return replace(result, reason=f"no records of {'; '.join(absent)}")
+    fewest = min(n for n in answers.values() if n is not None)
+    large = next((k for k in LARGE_KS if k <= fewest), LARGE_KS[-1])
+    ks = {q: large if q.k == LARGE else q.k for q in part.quantities}
+    if max(ks.values()) > fewest:
+        return replace(result, reason=f"needs {max(ks.values())} judged answers a problem, there are {fewest}")
+    found = [scores.of(q.method, q.suite, q.metric, ks[q], q.variant) for q in part.quantities]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        got = stats.bootstrap(found, part.effect, level=evidence.level, rng_seed=evidence.rng_seed)
+    if not all(map(isfinite, (got.estimate, got.low, got.high))):
+        return replace(result, verdict="inconclusive", reason="the base solves too little to lose a share of it")
+    result = replace(
+        result,
+        label=part.label.replace("Pass at large k", f"Pass@{large}"),
+        verdict=rule(got.low, got.high, part.tolerance),
+        estimate=got.estimate,
+        low=got.low,
+        high=got.high,
+        per_seed=got.per_seed,
+    )
+    seeds = min(len(one.seeds) for one, q in zip(found, part.quantities, strict=True) if q.method != "base")
+    return _with_enough_seeds(result, seeds)
+
+
+def _with_enough_seeds(result: PartResult, seeds: int) -> PartResult:
+    """The result, inconclusive where it is of fewer than `MIN_SEEDS` seeds."""
+    if seeds >= MIN_SEEDS:
+        return result
+    return replace(result, verdict="inconclusive", reason=f"too few seeds: {seeds}, {MIN_SEEDS} are needed")
+
+
+# ---------------------------------------------------------------------------------------------- the claims
+
+
+def above(a: Quantity, b: Quantity, tolerance: float = 0.0) -> Part:
+    """a is greater than b, or not worse by more than the tolerance."""
+    sign, less = (">", "") if tolerance == 0 else (">=", f" less {100 * tolerance:g} points")
+    return Part(f"{a.name} {sign} {b.name}{less}, {a.measure}", (a, b), lambda x, y: x - y, tolerance)
+
+
+def all_above(
+    methods: Sequence[str],
+    others: Sequence[str],
+    suite: str,
+    metric: stats.Metric = "pass",
+    ks: Sequence[int] = (1,),
+    tolerance: float = 0.0,
+) -> list[Part]:
+    """Every one of `methods` above every one of `others`, at each k."""
+    return [
+        above(Quantity(a, suite, metric, k), Quantity(b, suite, metric, k), tolerance)
+        for a in methods
+        for b in others
+        for k in ks
+    ]
 
 
 def _few_styles(method: str) -> Part:
@@ -111,43 +256,40 @@ def _loss_grows(method: str, near: str, far: str) -> Part:
 
 def _no_reference_model(evidence: Evidence) -> list[PartResult]:
     """Tokens through an online reference model per policy token: 0 for DPH in every seed, above 0 for RKL."""
-    out, logs = [], evidence.train_logs
-    for method in (*DPH, "rkl"):
-        label = f"{NAMES[method]}: tokens through an online reference model {'> 0' if method == 'rkl' else '= 0'}"
-        result = PartResult(label, "not run", "reference tokens a policy token")
-        rows = None if logs is None else logs[(logs["method"] == method) & (logs["variant"] == "main")]
-        if rows is None or rows.empty:
-            out.append(replace(result, reason=f"no train logs of {NAMES[method]}"))
-            continue
-        total = rows.groupby("seed")[["reference_tokens", "policy_tokens"]].sum().sort_index()
-        if (total["policy_tokens"] <= 0).any():
-            out.append(replace(result, reason=f"a seed of {NAMES[method]} learnt from no row, so no token was passed"))
-            continue
-        ratio = total["reference_tokens"] / total["policy_tokens"]
-        holds = (ratio > 0).all() if method == "rkl" else (ratio == 0).all()
-        result = replace(
-            result,
-            verdict="supported" if holds else "not supported",
-            estimate=float(ratio.mean()),
-            low=float(ratio.min()),
-            high=float(ratio.max()),
-            per_seed=tuple((int(seed), float(value)) for seed, value in ratio.items()),
-        )
-        out.append(with_enough_seeds(result, len(ratio)))
-    return out
+    return [_reference_tokens(method, evidence.train_logs) for method in (*DPH, "rkl")]
+
+
+def _reference_tokens(method: str, logs: pd.DataFrame | None) -> PartResult:
+    label = f"{NAMES[method]}: tokens through an online reference model {'> 0' if method == 'rkl' else '= 0'}"
+    result = PartResult(label, "not run", "reference tokens a policy token")
+    rows = None if logs is None else logs[(logs["method"] == method) & (logs["variant"] == "main")]
+    if rows is None or rows.empty:
+        return replace(result, reason=f"no train logs of {NAMES[method]}")
+    total = rows.groupby("seed")[["reference_tokens", "policy_tokens"]].sum().sort_index()
+    if (total["policy_tokens"] <= 0).any():
+        return replace(result, reason=f"a seed of {NAMES[method]} learnt from no row, so no token was passed")
+    ratio = total["reference_tokens"] / total["policy_tokens"]
+    holds = (ratio > 0).all() if method == "rkl" else (ratio == 0).all()
+    result = replace(
+        result,
+        verdict="supported" if holds else "not supported",
+        estimate=float(ratio.mean()),
+        low=float(ratio.min()),
+        high=float(ratio.max()),
+        per_seed=tuple((int(seed), float(value)) for seed, value in ratio.items()),
+    )
+    return _with_enough_seeds(result, len(ratio))
 
 
 def _claim(name: str, text: str, paper_ref: str, *parts: Part) -> Claim:
-    return Claim(name, text, paper_ref, "cpu", _parts(*parts), max(part.tolerance for part in parts))
+    return Claim(name, text, paper_ref, "cpu", lambda evidence: [decide(part, evidence) for part in parts])
 
 
-BASE, GRPO_DAPO, RKL, JS, BY_DEFINITION = (
-    ("base",),
-    ("grpo", "dapo"),
-    ("rkl",),
-    ("dph_js",),
-    ("dph_js_definition",),
-)
+BASE = ("base",)
+GRPO_DAPO = ("grpo", "dapo")
+RKL = ("rkl",)
+JS = ("dph_js",)
+BY_DEFINITION = ("dph_js_definition",)
 CLAIMS: tuple[Claim, ...] = (
     _claim(
         "greedy_rises",
@@ -268,6 +410,9 @@ CLAIMS: tuple[Claim, ...] = (
 )
 
 
+# ---------------------------------------------------------------------------------------------- verdicts
+
+
 def evaluate_claims(
     records: pd.DataFrame,
     train_logs: pd.DataFrame | None,
@@ -279,21 +424,19 @@ def evaluate_claims(
     """Every claim's verdict from the records and, for the cost, the train logs.
 
     Args:
-        records: frame of EvalRecord rows; each run's last step is judged.
-        train_logs: one row an iteration: method, variant, seed, reference_tokens, policy_tokens; or None.
+        records: frame of EvalRecord rows; those of each run's last step count.
+        train_logs: one row per iteration: method, variant, seed, reference_tokens, policy_tokens; or None.
         profile: of `PROFILES`, the one that wrote the records.
         rng_seed: of the bootstrap; the same records and seed give the same results.
-        claims: which to judge.
+        claims: which to decide.
         level: of the intervals that decide.
 
     Raises ValueError for an unknown profile and for arms that must not be compared.
     """
     if profile not in PROFILES:
         raise ValueError(f"profile {profile!r}: one of {', '.join(PROFILES)}")
-    rows = stats.final(records)
-    tables = [stats.problem_table(part) if len(part) else None for part in (stats.greedy(rows), stats.sampled(rows))]
     logs = None if train_logs is None or train_logs.empty else train_logs
-    evidence = Evidence(*tables, logs, rng_seed, level)  # type: ignore[arg-type, call-arg]
+    evidence = Evidence(stats.FinalScores(records), logs, rng_seed, level)
     return [_result(claim, evidence, profile) for claim in claims]
 
 
@@ -305,30 +448,44 @@ def _result(claim: Claim, evidence: Evidence, profile: str) -> ClaimResult:
             for p in parts
         ]
     verdict = combine([part.verdict for part in parts])
-    of_verdict = [part for part in parts if part.verdict == verdict]
-    decided = min(of_verdict, key=lambda p: float("inf") if p.low is None else p.low + p.tolerance)
+    weakest = _weakest(parts, verdict)
     held = sum(part.verdict == "supported" for part in parts)
-    numbers = "" if decided.estimate is None else f": {_effect(decided)}, {len(decided.per_seed)} seeds"
-    why = f" ({decided.reason})" if decided.reason else ""
-    detail = f"{held} of {len(parts)} parts supported; decided by: {decided.label}{numbers}{why}."
-    return ClaimResult(
-        claim.id, claim.text, claim.paper_ref, verdict, decided.unit, decided.estimate, decided.low,
-        decided.high, decided.per_seed, tuple(parts), detail,
-    )  # fmt: skip
+    detail = f"{held} of {len(parts)} parts supported; decided by: {weakest}."
+    numbers = (weakest.unit, weakest.estimate, weakest.low, weakest.high, weakest.per_seed)
+    return ClaimResult(claim.id, claim.text, claim.paper_ref, verdict, *numbers, tuple(parts), weakest.label, detail)
 
 
-def _effect(part: PartResult) -> str:
-    """The numbers as a reader wants them, of a part that was run: shares in points, else as they are."""
-    scale, digits, unit = (100, 1, " points") if part.unit == "share" else (1, 2, f" {part.unit}")
-    values = (f"{round(scale * x, digits) + 0.0:.{digits}f}" for x in (part.estimate, part.low, part.high))  # type: ignore[operator]
-    return "{} [{}, {}]".format(*values) + unit
+def _weakest(parts: Sequence[PartResult], verdict: Decision) -> PartResult:
+    """The part that decided: of those with the claim's verdict, the one whose interval reaches lowest."""
+    of_verdict = [part for part in parts if part.verdict == verdict]
+    return min(of_verdict, key=lambda p: float("inf") if p.low is None else p.low + p.tolerance)
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def effect_text(row: Mapping[str, Any]) -> str:
+    """Estimate and interval of a claim or of a part of one, in points where it is a share; "" where it was not run.
+
+    >>> effect_text({"unit": "share", "estimate": 0.043, "low": 0.01, "high": 0.076})
+    '4.3 points [1.0, 7.6]'
+    """
+    if row["estimate"] is None:
+        return ""
+    estimate, low, high, unit = _in_words(row)
+    return f"{estimate} {unit} [{low}, {high}]"
+
+
+def _in_words(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Estimate, low, high and unit: shares in points, else as they are."""
+    scale, digits, unit = (100, 1, "points") if row["unit"] == "share" else (1, 2, row["unit"])
+    return (*(f"{round(scale * row[key], digits) + 0.0:.{digits}f}" for key in ("estimate", "low", "high")), unit)
 
 
 def to_json(results: Sequence[ClaimResult]) -> str:
     """Canonical JSON, sorted keys, six decimals: the same results give the same bytes."""
-    return (
-        json.dumps([_rounded(asdict(result)) for result in results], sort_keys=True, indent=1, allow_nan=False) + "\n"
-    )
+    rows = [_rounded(asdict(result)) for result in results]
+    return json.dumps(rows, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
 def _rounded(value: Any) -> Any:
@@ -340,33 +497,25 @@ def _rounded(value: Any) -> Any:
 
 
 def from_json(text: str) -> list[ClaimResult]:
-    """What `to_json` wrote, as results again."""
+    """What `to_json` wrote, as results again; a file of an earlier version, without `deciding`, is read too."""
 
     def seeds(row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "per_seed": tuple(map(tuple, row["per_seed"]))}
 
-    return [
-        ClaimResult(**{**seeds(row), "parts": tuple(PartResult(**seeds(part)) for part in row["parts"])})
-        for row in json.loads(text)
-    ]
-
-
-def to_frame(results: Sequence[ClaimResult]) -> pd.DataFrame:
-    """One row a part: claim, claim_verdict, part, verdict, unit, estimate, low, high, tolerance, reason."""
-    rows = [
-        {
-            "claim": r.id,
-            "claim_verdict": r.verdict,
-            "part": p.label,
-            **{k: v for k, v in asdict(p).items() if k != "label"},
-        }
-        for r in results
-        for p in r.parts
-    ]
-    return pd.DataFrame(rows).drop(columns="per_seed")
+    results = []
+    for row in json.loads(text):
+        parts = tuple(PartResult(**seeds(part)) for part in row["parts"])
+        deciding = row.get("deciding") or _weakest(parts, row["verdict"]).label
+        results.append(ClaimResult(**{**seeds(row), "parts": parts, "deciding": deciding}))
+    return results
 
 
 COLOURS = {"supported": "green", "not supported": "red", "inconclusive": "yellow", "not run": "bright_black"}
+
+
+def verdict_counts(results: Sequence[ClaimResult]) -> dict[str, int]:
+    """How many claims each verdict has, also those that none has."""
+    return {verdict: sum(one.verdict == verdict for one in results) for verdict in COLOURS}
 
 
 def print_table(results: Sequence[ClaimResult], file: IO[str] | None = None, width: int = 100) -> None:
@@ -375,9 +524,9 @@ def print_table(results: Sequence[ClaimResult], file: IO[str] | None = None, wid
     table.add_column("verdict", no_wrap=True)
     table.add_column("claim", ratio=3)
     table.add_column("decided by", ratio=3)
-    for r in results:
-        weakest = r.detail.split("decided by: ", 1)[1]
-        table.add_row(f"[{COLOURS[r.verdict]}]{r.verdict}[/]", f"{r.text} [dim]({r.paper_ref})[/]", escape(weakest))
-    Console(file=file, width=width).print(table)
-    counts = pd.Series([r.verdict for r in results]).value_counts()
-    Console(file=file, width=width).print(", ".join(f"{counts.get(v, 0)} {v}" for v in COLOURS))
+    for one in results:
+        claim, part = f"{one.text} [dim]({one.paper_ref})[/]", f"{one.deciding_part}."
+        table.add_row(f"[{COLOURS[one.verdict]}]{one.verdict}[/]", claim, escape(part))
+    console = Console(file=file, width=width)
+    console.print(table)
+    console.print(", ".join(f"{count} {verdict}" for verdict, count in verdict_counts(results).items()))

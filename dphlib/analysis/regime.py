@@ -4,7 +4,7 @@ A base that solves nothing, or everything, shows neither a gain nor a loss. The 
 model alone, before any reinforcement learning ran on it, and from what the paper's own base models are like. They say
 nothing about a method, and no method can move them.
 
-Not here: how the base is made (`stages`), drawn (`run_plots.base_regime`) or compared with (`stats`).
+Not here: how the base is made (`experiment.pipeline`) or drawn (`figures.training.base_regime`).
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ from dphlib import stats
 from dphlib.settings.profiles import Profile
 
 REQUIRED = ("cpu",)
-"""Profiles whose base must lie inside; on the others the table is shown and nothing is required."""
+"""Profiles whose base must be inside; on the others the table is shown and nothing is required."""
 
 
 _ROUNDING = 1e-9  # an entropy of four equal shares may exceed ln 4 in the last digit
 
 
 class RegimeError(RuntimeError):
-    """The base lies outside the regime; what is measured after it would mean nothing."""
+    """The base is outside the regime; what is measured after it would mean nothing."""
 
 
 class _Base(NamedTuple):
-    """The base's sampled and greedy rows, its pre-samples, and the profile."""
+    """The base's scores, its pre-samples, and the profile."""
 
-    sampled: pd.DataFrame
-    greedy: pd.DataFrame
+    scores: stats.FinalScores
     presample: pd.DataFrame
     settings: Profile
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """One quantity of the base, where it has to lie (both ends included), and why.
+    """One quantity of the base, the range it has to be in (both ends included), and why.
 
     Args:
         quantity: its name and unit.
@@ -57,27 +56,22 @@ class Range:
     measure: Callable[[_Base], float]
 
 
+def _mean(suite: str, metric: stats.Metric, k: int = 1) -> Callable[[_Base], float]:
+    def mean(base: _Base) -> float:
+        answers = base.scores.answers("base", suite, metric)
+        if answers is None or answers < k:
+            return nan
+        return float(base.scores.of("base", suite, metric, k).values_SP.mean())
+
+    return mean
+
+
 def _greedy(suite: str) -> Callable[[_Base], float]:
-    return lambda base: 100 * _mean_pass(base.greedy, suite, 1)
+    return lambda base: 100 * _mean(suite, "greedy")(base)
 
 
 def _pass(suite: str, k: int) -> Callable[[_Base], float]:
-    return lambda base: 100 * _mean_pass(base.sampled, suite, k)
-
-
-def _mean_pass(rows: pd.DataFrame, suite: str, k: int) -> float:
-    rows = rows[rows["suite"] == suite]
-    if rows.empty:
-        return nan
-    table = stats.problem_table(rows)
-    if table["n"].min() < k:
-        return nan
-    return float(stats.pass_at_k(table["n"].to_numpy(), table["c"].to_numpy(), k).mean())  # type: ignore[union-attr]
-
-
-def _style_entropy(base: _Base) -> float:
-    rows = base.sampled[base.sampled["suite"] == "in_domain"]
-    return float(stats.problem_table(rows)["styles_nats"].mean()) if len(rows) else nan
+    return lambda base: 100 * _mean(suite, "pass", k)(base)
 
 
 def _near_perfect(suite: str) -> Callable[[_Base], float]:
@@ -100,7 +94,7 @@ RANGES: tuple[Range, ...] = (
         1.2,
         log(4),
         "all four styles on each problem (four in equal use: ln 4), so they can be lost",
-        _style_entropy,
+        _mean("in_domain", "styles_nats"),
     ),
     Range(
         "cross domain, Pass@8 (%)",
@@ -134,15 +128,15 @@ RANGES: tuple[Range, ...] = (
 
 
 def regime(records: pd.DataFrame, presample: pd.DataFrame, settings: Profile) -> pd.DataFrame:
-    """Where the base lies in the regime.
+    """Whether the base is in the regime.
 
     Args:
         records: frame of EvalRecord rows; the base's are used, all others ignored.
-        presample: a row a training prompt: suite, and `correct` of its k pre-samples.
+        presample: one row per training prompt: suite, and `correct` of its k pre-samples.
         settings: the profile, for the partition's threshold.
 
     Returns:
-        One row a quantity: quantity, value, low, high, inside, reason. A value that cannot be had from so few answers
+        One row per quantity: quantity, value, low, high, inside, reason. A value that cannot be had from so few answers
         is NaN, and not inside. On data sets, for which the ranges were not made: quantity and value only, of those
         that can be measured.
 
@@ -152,7 +146,7 @@ def regime(records: pd.DataFrame, presample: pd.DataFrame, settings: Profile) ->
     rows = records[(records["method"] == "base") & (records["variant"] == "main")]
     if rows.empty:
         raise ValueError("no records of the base model: evaluate it first, results.collect(pipeline, []) does")
-    base = _Base(stats.sampled(rows), stats.greedy(rows), presample, settings)
+    base = _Base(stats.FinalScores(rows), presample, settings)
     measured = [(each, each.measure(base)) for each in RANGES]
     if settings.data is not None:
         named = [(_on_data(each.quantity), value) for each, value in measured if not isnan(value)]
@@ -171,14 +165,14 @@ def _on_data(quantity: str) -> str:
 
 
 def require_regime(frame: pd.DataFrame, profile_name: str = "cpu") -> None:
-    """Stops a run whose base lies outside the regime; profiles that are not in `REQUIRED` are let through.
+    """Stops a run whose base is outside the regime; profiles that are not in `REQUIRED` are let through.
 
     Args:
         frame: what `regime` gave.
         profile_name: the profile it was measured on.
 
     Raises:
-        RegimeError: a quantity lies outside; the message names each, its value and its range.
+        RegimeError: a quantity is outside its range; the message names each, its value and its range.
     """
     if profile_name not in REQUIRED or frame["inside"].all():
         return

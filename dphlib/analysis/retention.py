@@ -1,30 +1,27 @@
 """What RL kept of the initial policy: problems, losses by suite, support, behaviour, and one problem's answers.
 
-Each function on a frame takes the rows of `records.parquet` and gives a tidy frame, a row a method (`method` as a
+Each function on a frame takes the rows of `records.parquet` and gives a tidy frame, one row per method (`method` as a
 reader sees it), a number `x` with its interval as `x_low` and `x_high`; `readable` makes of it what is shown. Where
 the base can be compared with fresh answers of its own it has a row too: what is lost there is chance, not training.
 
-`answers_of` draws from models; the rest is arithmetic on records. Nothing is written.
+It is arithmetic on records; nothing is written.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from dphlib import stats
 from dphlib.analysis.labels import NAMES, SUITES
-from dphlib.runtime.machine import release_gpu
 from dphlib.settings.methods import HEADLINE, METHODS
-from dphlib.settings.profiles import Profile
-from dphlib.types import Problem
-from dphlib.world.templates import STYLES, style_of
+from dphlib.world.templates import STYLES
 
 DIRECTIONS = ("lost", "gained")
+AGAIN = "base, drawn again"
+"""The row of the base against fresh answers of its own."""
 _SUFFIXES = {"nats": " (nats)", "s": " (s)", "gib": " (GiB)"}
 _UNITS = dict.fromkeys(("keep", "explore", "truncated", *SUITES.values()), " (%)")
 
@@ -46,12 +43,9 @@ def _present(rows: pd.DataFrame, methods: Sequence[str]) -> list[str]:
     return [m for m in methods if m in there and m != "base"]
 
 
-def _again(table: pd.DataFrame, suite: str, k: int) -> np.ndarray | None:
-    """b squared of each problem, unbiased from 2k answers: 2 pass@k - pass@2k; None where fewer were judged."""
-    if 2 * k > table.loc[(table["method"] == "base") & (table["suite"] == suite), "n"].min():
-        return None
-    once, twice = (stats.arm(table, "base", suite, "pass", size).values_SP[0] for size in (k, 2 * k))
-    return 2 * once - twice
+def _can_draw_again(scores: stats.FinalScores, suite: str, k: int) -> bool:
+    """Whether the base has 2k answers, for a comparison with k fresh ones of its own."""
+    return (scores.answers("base", suite) or 0) >= 2 * k
 
 
 def capability_split(
@@ -63,36 +57,21 @@ def capability_split(
     mean over seeds), seeds. First row: the base against k fresh answers of its own, where 2k were drawn.
     """
     rows = _main(records)
-    table = stats.problem_table(rows[rows["suite"] == suite])
-    b_P = stats.arm(table, "base", suite, "pass", k).values_SP[0]
-    again_P, out = _again(table, suite, k), []
-    if again_P is not None:
-        out.append(_split_row("base, drawn again", 0, b_P, again_P[None, :]))
-    for method in _present(table, methods):
-        values_SP = stats.arm(table, method, suite, "pass", k).values_SP
-        out.append(_split_row(NAMES[method], len(values_SP), b_P, b_P * values_SP, (1 - b_P) * values_SP))
+    rows = rows[rows["suite"] == suite]
+    scores, out = stats.FinalScores(rows), []
+    for method in [*(["base"] if _can_draw_again(scores, suite, k) else []), *_present(rows, methods)]:
+        split = stats.keep_explore(scores, method, suite, k)
+        row: dict[str, object] = {"method": NAMES[method] if method != "base" else AGAIN}
+        row |= _with_ends("keep", split.keep(), 0.0, 100.0) | _with_ends("explore", split.explore(), 0.0, 100.0)
+        row |= {"preserved": split.preserved, "lost": split.lost, "gained": split.gained}
+        out.append({**row, "seeds": len(split.kept_SP) if method != "base" else 0})
     return pd.DataFrame(out)
 
 
-def _split_row(
-    name: str, seeds: int, b_P: np.ndarray, kept_SP: np.ndarray, gained_SP: np.ndarray | None = None
-) -> dict[str, object]:
-    """One row: expected problems kept and gained, and their shares of what can be kept and gained."""
-    gained_SP = b_P - kept_SP if gained_SP is None else gained_SP
-    row: dict[str, object] = {"method": name}
-    for column, part_SP, whole_P in (("keep", kept_SP, b_P), ("explore", gained_SP, 1 - b_P)):
-        row |= dict.fromkeys((column, f"{column}_low", f"{column}_high"), np.nan)
-        if whole_P.sum() > 0:  # the parts are divided by b here and multiplied by it there
-            share_SP = part_SP / np.where(whole_P > 0, whole_P, 1)
-            with np.errstate(divide="ignore", invalid="ignore"):  # few problems: a draw may hold none of them
-                got = stats.hierarchical_bootstrap(share_SP, weights_P=whole_P)
-            row |= dict(zip((column, f"{column}_low", f"{column}_high"), _per_cent(got, 0.0, 100.0), strict=True))
-    kept, gained = float(kept_SP.mean(axis=0).sum()), float(gained_SP.mean(axis=0).sum())
-    return row | {"preserved": kept, "lost": float(b_P.sum()) - kept, "gained": gained, "seeds": seeds}
-
-
-def _per_cent(got: stats.Interval, low: float = -np.inf, high: float = np.inf) -> tuple[float, float, float]:
-    return 100.0 * got.estimate, max(low, 100.0 * got.low), min(high, 100.0 * got.high)
+def _with_ends(name: str, got: stats.Interval | None, low: float = -np.inf, high: float = np.inf) -> dict[str, float]:
+    """An interval in per cent as three columns, cut at `low` and `high`; NaN without one."""
+    numbers = (np.nan,) * 3 if got is None else (100 * got.estimate, max(low, 100 * got.low), min(high, 100 * got.high))
+    return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
 
 
 def losses(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE) -> pd.DataFrame:
@@ -102,18 +81,16 @@ def losses(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE)
     solves nothing.
     """
     rows = _main(records)
-    table = stats.problem_table(rows)
-    suites, out = [s for s in SUITES if s in set(table["suite"])], []
-    for method in _present(table, methods):
+    scores, out = stats.FinalScores(rows), []
+    for method in _present(rows, methods):
         row: dict[str, object] = {"method": NAMES[method]}
-        for suite in suites:
-            arms = [stats.arm(table, name, suite, "pass", k) for name in (method, "base")]
-            name = SUITES[suite]
-            row |= dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
-            if arms[1].values_SP.mean() > 0:
+        for suite in (s for s in SUITES if s in set(rows["suite"])):
+            pair = [scores.of(name, suite, "pass", k) for name in (method, "base")]
+            got = None
+            if pair[1].values_SP.mean() > 0:
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    got = stats.bootstrap(arms, lambda tuned, base: 1 - tuned / base)
-                row |= dict(zip((name, f"{name}_low", f"{name}_high"), _per_cent(got), strict=True))
+                    got = stats.bootstrap(pair, lambda tuned, base: 1 - tuned / base)
+            row |= _with_ends(SUITES[suite], got)
         out.append(row)
     return pd.DataFrame(out)
 
@@ -133,41 +110,37 @@ def support(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Sequen
     Raises:
         ValueError: no k that leaves the base a second half, or no answers of the base.
     """
-    rows, out = _main(records), []
-    table = stats.problem_table(rows)
-    for suite in (s for s in SUITES if s in set(table["suite"])):
-        of_suite = table[table["suite"] == suite]
-        half = int(of_suite["n"].min()) // 2
+    rows = _main(records)
+    scores, out = stats.FinalScores(rows), []
+    for suite in (s for s in SUITES if s in set(rows["suite"])):
+        present = ["base", *_present(rows[rows["suite"] == suite], methods)]
+        half = min(scores.answers(method, suite) or 0 for method in present) // 2
         wanted = sorted({k for k in (ks or (1, 8, half)) if 1 <= k <= half})
         if not wanted:
             raise ValueError(f"support at k = {list(ks or ())} needs 2k answers a problem, {suite} has {2 * half}")
         for k in wanted:
-            b_P = stats.arm(of_suite, "base", suite, "pass", k).values_SP[0]
-            both = {"base, drawn again": (_again(of_suite, suite, k), b_P)}
-            for method in _present(of_suite, methods):
-                t_P = stats.arm(of_suite, method, suite, "pass", k).values_SP.mean(axis=0)
-                both[NAMES[method]] = (b_P * t_P, t_P)
-            for name, (both_P, t_P) in both.items():
-                preserved, size = float(both_P.sum()), len(b_P)  # type: ignore[union-attr]
-                lost, gained = float(b_P.sum()) - preserved, float(t_P.sum()) - preserved
-                counts = {"preserved": preserved, "lost": lost, "gained": gained}
-                counts |= {"neither": size - preserved - lost - gained, "problems": size}
+            for method in present:
+                split = stats.keep_explore(scores, method, suite, k)
+                counts = {"preserved": split.preserved, "lost": split.lost, "gained": split.gained}
+                size = len(split.solved_P)
+                counts |= {"neither": size - sum(counts.values()), "problems": size}
+                name = NAMES[method] if method != "base" else AGAIN
                 out.append({"suite": SUITES[suite], "k": k, "method": name, **counts})
     return pd.DataFrame(out)
 
 
 def measures(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE) -> pd.DataFrame:
-    """Every measure of notebook 06 on every suite, a row a suite and model, means over seeds.
+    """Every measure of notebook 06 on every suite, one row per suite and model, means over seeds.
 
     Columns: suite, method, keep, explore (per cent, at k), AUC@K in per cent with K the fewest answers that a problem
     of any suite has, distinct_correct of the first K, per_problem_nats, pooled_nats, entropy_nats and kl_to_base_nats
-    (a token), seeds. Of the base, keep and explore are against fresh answers of itself.
+    (per token), seeds. Of the base, keep and explore are against fresh answers of itself.
     """
     rows, out = _main(records), []
     answers = int(stats.problem_table(rows)["n"].min())
     for suite in (s for s in SUITES if s in set(rows["suite"])):
         of_suite = rows[rows["suite"] == suite]
-        split = capability_split(records, k, methods, suite).replace({"method": {"base, drawn again": NAMES["base"]}})
+        split = capability_split(records, k, methods, suite).replace({"method": {AGAIN: NAMES["base"]}})
         area = stats.auc_at_k(of_suite, answers).groupby("method", observed=True)["auc_at_k"].mean()
         distinct = stats.distinct_correct(of_suite, answers).groupby("method", observed=True)["distinct_correct"].mean()
         frame = behaviour(records, suite, methods).merge(split[["method", "keep", "explore"]], "left", "method")
@@ -183,7 +156,7 @@ def measures(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLIN
 def behaviour(records: pd.DataFrame, suite: str, methods: Sequence[str] = METHODS) -> pd.DataFrame:
     """How each model answers on a suite, means over seeds, no interval.
 
-    Columns: method, entropy_nats and kl_to_base_nats (a token), tokens, truncated (%), per_problem_nats, pooled_nats
+    Columns: method, entropy_nats and kl_to_base_nats (per token), tokens, truncated (%), per_problem_nats, pooled_nats
     and styles (`stats.style_entropy`), distinct_correct (of as many answers as every problem has), seeds.
     """
     rows = _main(records)
@@ -218,9 +191,8 @@ def changed_problem(
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction {direction!r}: one of {', '.join(DIRECTIONS)}")
-    rows = _main(records)
-    table = stats.problem_table(rows[rows["suite"] == suite])
-    tuned, base = (stats.arm(table, name, suite, "pass", k) for name in (method, "base"))
+    scores = stats.FinalScores(_main(records))
+    tuned, base = (scores.of(name, suite, "pass", k) for name in (method, "base"))
     change_P = tuned.values_SP.mean(axis=0) - base.values_SP[0]
     sign = 1 if direction == "lost" else -1
     if not 0 <= rank < len(change_P):
@@ -229,60 +201,8 @@ def changed_problem(
     return tuned.problems[order[rank]]
 
 
-def answers_of(
-    settings: Profile,
-    base: Path,
-    trained: Mapping[str, Path | None],
-    problem: Problem,
-    database_root: Path,
-    draws: int,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Fresh answers of several models to one problem at temperature 1, equal ones counted, most frequent first.
-
-    By Transformers, whatever the profile samples with.
-
-    Args:
-        base: folder of the initial policy.
-        trained: what a reader calls the model -> the folder of its training; None for the initial policy.
-        database_root: folder with `<db_id>/<db_id>.sqlite`, for the verdicts.
-        draws: answers a model.
-
-    Returns:
-        Columns model, style (not on data sets), times, verdict, answer; a row a different answer.
-    """
-    from dphlib.experiment import policies
-    from dphlib.sampling.protocol import SamplingConfig
-    from dphlib.sampling.transformers import TransformersSampler
-    from dphlib.verify import Verifier
-
-    rows = []
-    with Verifier(database_root) as verifier:
-        for name, folder in trained.items():
-            setting = SamplingConfig(draws, max_new_tokens=settings.evaluation.max_new_tokens)
-            policy, tokenizer = policies.load_trained(settings, base, folder)
-            drawn = TransformersSampler(policy, tokenizer).sample([problem], setting, seed)[0]
-            del policy  # one at a time on a GPU
-            release_gpu()
-            counts = Counter(answer.text for answer in drawn)
-            texts = sorted(counts, key=lambda text: (-counts[text], text))
-            verdicts = verifier.verify_many([(problem, text) for text in texts])
-            rows += [
-                {
-                    "model": name,
-                    "style": style_of(text),
-                    "times": counts[text],
-                    "verdict": verdict.outcome,
-                    "answer": text,
-                }
-                for text, verdict in zip(texts, verdicts, strict=True)
-            ]
-    frame = pd.DataFrame(rows)
-    return frame if settings.data is None else frame.drop(columns="style")
-
-
 def style_counts(answers: pd.DataFrame) -> pd.DataFrame:
-    """What `answers_of` drew, by style: a row a model, a column a style, how many are correct, and how many differ.
+    """Answers by style: one row per model, one column per style, how many are correct, and how many differ.
 
     By verdict where there are no styles.
     """

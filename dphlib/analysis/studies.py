@@ -28,7 +28,12 @@ from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import Arm, Comparison, comparisons
 from dphlib.settings.variants import MAIN, RunConfig, parse
 
-_MEASURES = (("greedy", "pass", 1), ("Pass@8", "pass", 8), ("Pass@16", "pass", 16), ("styles_nats", "styles_nats", 0))
+_MEASURES: dict[str, tuple[stats.Metric, int]] = {
+    "greedy": ("greedy", 1),
+    "Pass@8": ("pass", 8),
+    "Pass@16": ("pass", 16),
+    "styles_nats": ("styles_nats", 0),
+}
 _ORDER = (*METHODS, *CONTROLS)
 COLUMNS = [
     "study", "change", "arm", "against", "suite", "measure", "unit", "mean", "mean_low", "mean_high", "against_mean",
@@ -41,39 +46,16 @@ SPOKEN = (("in domain", "Pass@8"), ("out of domain", "Pass@8"))
 """What a sentence tells: suite and measure."""
 
 
-class _Measured:
-    """The measures of the arms of some records, each arm made once."""
-
-    def __init__(self, records: pd.DataFrame) -> None:
-        rows = stats.final(records)
-        kinds = {"greedy": stats.greedy(rows), "sampled": stats.sampled(rows)}
-        tables = {name: stats.problem_table(part) for name, part in kinds.items() if len(part)}
-        parts = {name: table.groupby(["method", "variant", "suite"], observed=True) for name, table in tables.items()}
-        self._parts = {(name, *map(str, key)): part for name, groups in parts.items() for key, part in groups}
-        self._arms: dict[tuple[Arm, str, str], stats.Arm | None] = {}
-
-    def arm(self, arm: Arm, suite: str, measure: str) -> stats.Arm | None:
-        """One measure of an arm in points or nats; None where it is absent, has too few answers or no styles."""
-        key = (arm, suite, measure)
-        if key not in self._arms:
-            self._arms[key] = self._make(*key)
-        return self._arms[key]
-
-    def _make(self, arm: Arm, suite: str, measure: str) -> stats.Arm | None:
-        metric, k = next((metric, k) for name, metric, k in _MEASURES if name == measure)
-        part = self._parts.get(("greedy" if measure == "greedy" else "sampled", arm.method, arm.variant, suite))
-        if part is None or part["n"].min() < k or (metric == "styles_nats" and part[metric].isna().any()):
-            return None
-        return stats.arm(part, arm.method, suite, metric, k, arm.variant)  # type: ignore[arg-type]
+def _found(scores: stats.FinalScores, arm: Arm, suite: str, measure: str) -> stats.Scores | None:
+    """One measure of an arm; None where it is absent, has too few answers or no styles."""
+    metric, k = _MEASURES[measure]
+    answers = scores.answers(arm.method, suite, metric, arm.variant)
+    return None if answers is None or answers < k else scores.get(arm.method, suite, metric, k, arm.variant)
 
 
-def _scale(measure: str) -> int:
-    return 1 if measure == "styles_nats" else 100
-
-
-def _in_unit(measure: str, got: stats.Interval) -> tuple[float, ...]:
-    """Estimate, low and high in points (style entropy: nats)."""
-    return tuple(_scale(measure) * value for value in (got.estimate, got.low, got.high))
+def _in_unit(measure: str, *values: float) -> tuple[float, ...]:
+    """Numbers in points (style entropy: nats)."""
+    return tuple((1 if measure == "styles_nats" else 100) * value for value in values)
 
 
 def study_table(
@@ -98,37 +80,40 @@ def study_table(
     every = [(name, one) for name in names for one in comparisons(settings, name)]
     arms = [tuple(arm) for _, one in every for arm in (one.arm, one.against)]
     chosen = pd.MultiIndex.from_frame(records[["method", "variant"]]).isin(arms)
-    measured, rows = _Measured(records[chosen]), []
+    scores, rows = stats.FinalScores(records[chosen]), []
     for name, one in every:
         said = {"study": name, "change": change_of(one, settings), "arm": label(*one.arm)}
         said["against"] = label(*one.against)
         for suite in suites:
-            for measure, _, _ in _MEASURES:
-                means = _means(measured, one, suite, measure)
-                rows.append({**said, "suite": SUITES[suite], **_compared(measured, one, suite, measure), **means})
+            for measure in _MEASURES:
+                means = _means(scores, one, suite, measure)
+                rows.append({**said, "suite": SUITES[suite], **_compared(scores, one, suite, measure), **means})
     table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
     for family in table.groupby(["study", "suite", "measure"], sort=False).groups.values():
         table.loc[family, "p_holm"] = stats.holm(table.loc[family, "p"])
     return table
 
 
-def _compared(measured: _Measured, one: Comparison, suite: str, measure: str) -> dict[str, Any]:
+def _compared(scores: stats.FinalScores, one: Comparison, suite: str, measure: str) -> dict[str, Any]:
     row: dict[str, Any] = {"measure": measure, "unit": "nats" if measure == "styles_nats" else "points"}
-    found = [measured.arm(arm, suite, measure) for arm in (one.arm, one.against)]
-    seeds = [0 if arm is None else len(arm.seeds) for arm in found]
-    row |= {"seeds": seeds[0], "against_seeds": seeds[1], "status": "run" if all(seeds) else "not run"}
-    if not all(seeds):
-        return row
-    got = stats.bootstrap(found, lambda arm, other: arm - other)  # type: ignore[arg-type]
-    return row | dict(zip(("difference", "low", "high"), _in_unit(measure, got), strict=True)) | {"p": got.p}
+    arm, against = (_found(scores, arm, suite, measure) for arm in (one.arm, one.against))
+    row |= {"seeds": len(arm.seeds) if arm else 0, "against_seeds": len(against.seeds) if against else 0}
+    if arm is None or against is None:
+        return {**row, "status": "not run"}
+    got = stats.bootstrap([arm, against], np.subtract)
+    numbers = dict(zip(("difference", "low", "high"), _in_unit(measure, got.estimate, got.low, got.high), strict=True))
+    return {**row, **numbers, "p": got.p, "status": "run"}
 
 
-def _means(measured: _Measured, one: Comparison, suite: str, measure: str) -> dict[str, float]:
+def _means(scores: stats.FinalScores, one: Comparison, suite: str, measure: str) -> dict[str, float]:
     """The arm's mean with its interval and the other arm's mean, of those that were run."""
-    arm, against = (measured.arm(name, suite, measure) for name in (one.arm, one.against))
-    out = {} if against is None else {"against_mean": _scale(measure) * float(against.values_SP.mean())}
+    arm, against = (_found(scores, arm, suite, measure) for arm in (one.arm, one.against))
+    out = {}
+    if against is not None:
+        (out["against_mean"],) = _in_unit(measure, float(against.values_SP.mean()))
     if arm is not None:
-        numbers = _in_unit(measure, stats.bootstrap([arm], lambda mean: mean))
+        got = stats.bootstrap([arm], lambda mean: mean)
+        numbers = _in_unit(measure, got.estimate, got.low, got.high)
         bounded = np.clip(numbers, 0.0, 100.0 if measure != "styles_nats" else np.inf)
         out |= dict(zip(("mean", "mean_low", "mean_high"), map(float, bounded), strict=True))
     return out
@@ -228,7 +213,7 @@ def effects(records: pd.DataFrame, suites: Sequence[str] = tuple(SUITES)) -> pd.
     Raises:
         ValueError: no ablation in the records.
     """
-    measured, variants = _Measured(records), records["variant"] != MAIN
+    scores, variants = stats.FinalScores(records), records["variant"] != MAIN
     arms = [Arm(*row) for row in records.loc[variants, ["method", "variant"]].drop_duplicates().to_numpy().tolist()]
     if not arms:
         raise ValueError("no ablation in the records: evaluate settings.ablation_runs() first")
@@ -236,8 +221,8 @@ def effects(records: pd.DataFrame, suites: Sequence[str] = tuple(SUITES)) -> pd.
     for arm in sorted(arms, key=lambda arm: (arm.variant, _ORDER.index(arm.method))):
         for suite in suites:
             row: dict[str, object] = {"ablation": label(*arm), "suite": SUITES[suite]}
-            for measure, _, _ in _MEASURES:
-                got = _compared(measured, Comparison(arm, Arm(arm.method)), suite, measure)
+            for measure in _MEASURES:
+                got = _compared(scores, Comparison(arm, Arm(arm.method)), suite, measure)
                 if got["status"] != "run":
                     continue
                 row |= {measure: got["difference"], f"{measure}_low": got["low"], f"{measure}_high": got["high"]}

@@ -1,8 +1,8 @@
 """The paper's tables from the records, ours beside the paper's numbers; and how a table is written.
 
-Each function gives a tidy frame, one row a cell: `row` and `column` (what a reader sees), `method`, `variant`, `ours`,
-`low`, `high` (per cent, 95 % interval of `stats.bootstrap`, cut at 0 and 100), `seeds` (their number), `paper` (its
-number as text, "" where it has none or it is not available), `status` (`run`, `not run`, or `paper only`). An arm
+Each function gives a tidy frame, one row per cell: `row` and `column` (what a reader sees), `method`, `variant`,
+`ours`, `low`, `high` (per cent, 95 % interval of `stats.bootstrap`, cut at 0 and 100), `seeds` (their number), `paper`
+(its number as text, "" where it has none or it is not available), `status` (`run`, `not run`, or `paper only`). An arm
 that is not in the records keeps its row, as `not run`. `wide` turns a tidy frame into what is read.
 """
 
@@ -22,17 +22,12 @@ from dphlib.analysis.labels import NAMES, SUITES, label
 from dphlib.runtime.files import write_text
 from dphlib.settings.methods import METHOD_CONFIGS, MethodConfig
 from dphlib.settings.profiles import Profile
-from dphlib.settings.variants import RunConfig
+from dphlib.settings.variants import MAIN, RunConfig
 from dphlib.world.sums import SUBSETS
 
 COLUMNS = ["row", "column", "method", "variant", "ours", "low", "high", "seeds", "paper", "status"]
 NOT_RUN = "not run"
 
-_WHAT = (
-    "Comparable: direction and order. Not comparable: the absolute numbers, for ours are of a model of about "
-    "half a million parameters on a controlled world, the paper's of an 8B model on the real sets."
-)
-_INTERVAL = "In brackets: 95 % interval over seeds and problems (hierarchical bootstrap with Student's quantile)."
 TITLES = {
     "table1": "SQL, in domain and cross domain (per cent)",
     "table2": "Out of domain: sums after training on SQL, Pass@8 (per cent)",
@@ -41,42 +36,34 @@ TITLES = {
     "table5": "DPH-JS, by its generator and by definition, at three weights (per cent)",
     "methods": "Methods and settings",
 }
-NOTES = {
-    "table1": f"{_INTERVAL} Beside it the paper's number: Llama-3.1-8B-Instruct on BIRD and Spider "
-    f"({paper.PROVENANCE['fig']}). "
-    + _WHAT,
-    "table2": f"{_INTERVAL} Ours are five kinds of sums, the paper's five mathematics sets, so the columns do not "
-    f"correspond, only the averages stand beside each other ({paper.PROVENANCE['fig']}). {_WHAT}",
-    "table3": f"{_INTERVAL} The paper's numbers are fragments from {paper.PROVENANCE['2nd']}; the names of its "
-    "three columns "
-    f"are not certain, so they stand as they are, separated by a bar. {_WHAT}",
-    "table4": f"{_INTERVAL} The paper's numbers are not available; {paper.PROVENANCE['2nd']} say that 8 of 8 was "
-    f"best. {_WHAT}",
-    "table5": f"{_INTERVAL} Our weights belong to another learning rate and keep the ratios 1 : 5 : 20 of the "
-    "paper's; each "
-    f"row stands beside the paper's row of the same rank ({paper.PROVENANCE['fig']}). {_WHAT}",
-    "methods": f"eta of the authors: {paper.PROVENANCE['code']}, at a learning rate of 1e-6; ours belong to a "
-    "small model and "
-    "a rate of its own.",
-}  # fmt: skip
+_INTERVAL = "In brackets: 95 % interval over seeds and problems (hierarchical bootstrap with Student's quantile)."
+_WORLD = (
+    "Comparable: direction and order. Not comparable: the absolute numbers, for ours are of a model of about "
+    "half a million parameters on a controlled world, the paper's of an 8B model on the real sets."
+)
 _ON_DATA = (
     "Ours: {ours}, by this profile's settings. Comparable: direction and order; levels only where model, sets, tuning "
     "and lengths are the paper's."
 )
-_NOTES_ON_DATA = {
-    "table1": f"{_INTERVAL} Beside it the paper's number: Llama-3.1-8B-Instruct on BIRD and Spider "
-    f"({paper.PROVENANCE['fig']}). {_ON_DATA}",
-    "table2": f"{_INTERVAL} Ours are Pass@8 of the sets named in the columns; the paper's are of its five sets, two of "
-    f"them at Pass@32 ({paper.PROVENANCE['fig']}). {_ON_DATA}",
-    "table3": f"{_INTERVAL} The paper's numbers are fragments from {paper.PROVENANCE['2nd']}; the names of its three "
-    "columns are not certain, so they stand as they are, separated by a bar. Ours of these rows are trained on the "
-    f"suite sums_train. {_ON_DATA}",
-    "table4": f"{_INTERVAL} The paper's numbers are not available; {paper.PROVENANCE['2nd']} say that 8 of 8 was best. "
-    f"{_ON_DATA}",
-    "table5": f"{_INTERVAL} The weights are the paper's; its learning rate is 1e-6 ({paper.PROVENANCE['fig']}). "
-    f"{_ON_DATA}",
-    "methods": f"eta of the authors: {paper.PROVENANCE['code']}, at a learning rate of 1e-6. Ours: {{ours}}.",
-}  # fmt: skip
+_IMAGE, _SECOND_HAND = paper.PROVENANCE["fig"], paper.PROVENANCE["2nd"]
+_PAPERS = {
+    "table1": f"Beside it the paper's number: Llama-3.1-8B-Instruct on BIRD and Spider ({_IMAGE}).",
+    "table3": f"The paper's numbers are fragments from {_SECOND_HAND}; the names of its three columns are not certain, "
+    "so they stand as they are, separated by a bar.",
+    "table4": f"The paper's numbers are not available; {_SECOND_HAND} say that 8 of 8 was best.",
+}
+_OURS_IN_WORLD = {
+    "table2": "Ours are five kinds of sums, the paper's five mathematics sets, so the columns do not correspond, only "
+    f"the averages stand beside each other ({_IMAGE}).",
+    "table5": "Our weights belong to another learning rate and keep the ratios 1 : 5 : 20 of the paper's; each row "
+    f"stands beside the paper's row of the same rank ({_IMAGE}).",
+}
+_OURS_ON_DATA = {
+    "table2": "Ours are Pass@8 of the sets named in the columns; the paper's are of its five sets, two of them at "
+    f"Pass@32 ({_IMAGE}).",
+    "table3": "Ours of these rows are trained on the suite sums_train.",
+    "table5": f"The weights are the paper's; its learning rate is 1e-6 ({_IMAGE}).",
+}
 
 
 def title(name: str, ours: str = "") -> str:
@@ -91,135 +78,114 @@ def title(name: str, ours: str = "") -> str:
 
 
 def note(name: str, ours: str = "") -> str:
-    """What stands below a table; `ours` is `Profile.described`, "" for the CPU world."""
-    return _NOTES_ON_DATA[name].format(ours=ours) if ours else NOTES[name]
-
-
-class Arms:
-    """Final rows as problem tables, made once for the cells of a table."""
-
-    def __init__(self, records: pd.DataFrame) -> None:
-        rows = stats.final(records)
-        self._tables = {}
-        for metric, part in (("greedy", stats.greedy(rows)), ("pass", stats.sampled(rows))):
-            self._tables[metric] = stats.problem_table(part) if len(part) else None
-
-    def get(
-        self, method: str, variant: str, suite: str, metric: str, k: int = 1, subset: str | None = None
-    ) -> stats.Arm | None:
-        """One arm; None where it is not in the records. ValueError where it has fewer than k answers a problem."""
-        table = self._tables[metric]
-        if table is None:
-            return None
-        keep = (table["method"] == method) & (table["variant"] == variant) & (table["suite"] == suite)
-        if subset is not None:
-            keep &= table["subset"] == subset
-        part = table[keep]
-        if part.empty:
-            return None
-        if subset is not None:
-            part = part.assign(suite=f"{suite}, {subset}")
-        return stats.arm(part, method, str(part["suite"].iloc[0]), "pass", k, variant)
-
-    def subsets(self, suite: str) -> list[str]:
-        """Subsets of a suite that the records hold, in the world's order; the world's own where there are none."""
-        table = self._tables["pass"]
-        there = set() if table is None else set(table.loc[table["suite"] == suite, "subset"])
-        return sorted(
-            there or SUBSETS, key=lambda name: (SUBSETS.index(name) if name in SUBSETS else len(SUBSETS), name)
+    """What is written below a table; `ours` is `Profile.described`, "" for the CPU world."""
+    if name == "methods":
+        weights = f"eta of the authors: {paper.PROVENANCE['code']}, at a learning rate of 1e-6"
+        return (
+            f"{weights}. Ours: {ours}." if ours else f"{weights}; ours belong to a small model and a rate of its own."
         )
-
-
-def _arms(records: pd.DataFrame | Arms) -> Arms:
-    return records if isinstance(records, Arms) else Arms(records)
+    of_ours = (_OURS_ON_DATA if ours else _OURS_IN_WORLD).get(name)
+    comparable = _ON_DATA.format(ours=ours) if ours else _WORLD
+    return " ".join(filter(None, (_INTERVAL, _PAPERS.get(name), of_ours, comparable)))
 
 
 def _cell(
-    arms: Sequence[stats.Arm | None], row: str, column: str, method: str, variant: str, cited: str = ""
+    found: Sequence[stats.Scores | None], row: str, column: str, method: str, variant: str, cited: str = ""
 ) -> dict[str, object]:
-    """One cell: the mean of the arms' means with its interval; `not run` where an arm is absent."""
+    """One cell: the mean of the scores' means with its interval; `not run` where some are absent."""
     cell = dict(zip(COLUMNS, (row, column, method, variant, np.nan, np.nan, np.nan, 0, cited, NOT_RUN), strict=True))
-    if not arms or any(arm is None for arm in arms):
+    scores = [one for one in found if one is not None]
+    if not scores or len(scores) < len(found):
         return cell
-    got = stats.bootstrap([a for a in arms if a is not None], lambda *means: sum(means) / len(means))
+    got = stats.bootstrap(scores, lambda *means: sum(means) / len(means))
     low, high = max(0.0, 100 * got.low), min(100.0, 100 * got.high)
-    seeds = len(arms[0].seeds) if arms[0] is not None else 0
-    return {**cell, "ours": 100 * got.estimate, "low": low, "high": high, "seeds": seeds, "status": "run"}
+    numbers = {"ours": 100 * got.estimate, "low": low, "high": high, "seeds": len(scores[0].seeds)}
+    return {**cell, **numbers, "status": "run"}
+
+
+def _paper_only(row: str, column: str, method: str, variant: str, cited: str) -> dict[str, object]:
+    return {**_cell([], row, f"paper: {column}", method, variant, cited), "status": "paper only"}
 
 
 def _frame(cells: Iterable[dict[str, object]]) -> pd.DataFrame:
     return pd.DataFrame(list(cells), columns=COLUMNS)
 
 
-_METRICS = {"greedy": ("greedy", 1), "Pass@8": ("pass", 8), "Pass@16": ("pass", 16)}
+_METRICS: dict[str, tuple[stats.Metric, int]] = {
+    "greedy": ("greedy", 1),
+    "Pass@8": ("pass", 8),
+    "Pass@16": ("pass", 16),
+}
 _PAPER_SET = {"in_domain": "BIRD", "cross_domain": "Spider"}
 
 
-def table1(records: pd.DataFrame | Arms) -> pd.DataFrame:
+def table1(scores: stats.FinalScores) -> pd.DataFrame:
     """Table 1: greedy, Pass@8, Pass@16 in domain and cross domain, beside the paper's Llama-3.1-8B-Instruct."""
-    arms, cells = _arms(records), []
+    cells = []
     for method in paper.TABLE_1.rows:
         for suite, cited_set in _PAPER_SET.items():
-            for name, (metric, k) in _METRICS.items():
-                arm = arms.get(method, "main", suite, metric, k)
+            for name, measure in _METRICS.items():
+                found = scores.get(method, suite, *measure)
                 cited = paper.TABLE_1.text(method, f"{cited_set} {name}")
-                cells.append(_cell([arm], label(method), f"{SUITES[suite]} {name}", method, "main", cited))
+                cells.append(_cell([found], label(method), f"{SUITES[suite]} {name}", method, MAIN, cited))
     return _frame(cells)
 
 
-def table2(records: pd.DataFrame | Arms) -> pd.DataFrame:
+def table2(scores: stats.FinalScores) -> pd.DataFrame:
     """Table 2: Pass@8 of each kind of sums and their average; then the paper's five sets, which are others."""
-    arms, cells = _arms(records), []
-    subsets = arms.subsets("out_of_domain")
+    subsets = sorted(
+        scores.subsets("out_of_domain") or SUBSETS,
+        key=lambda name: (SUBSETS.index(name) if name in SUBSETS else len(SUBSETS), name),
+    )
+    cells = []
     for method in paper.TABLE_2.rows:
-        row, found = label(method), [arms.get(method, "main", "out_of_domain", "pass", 8, s) for s in subsets]
-        cells += [_cell([arm], row, s, method, "main") for s, arm in zip(subsets, found, strict=True)]
-        cells.append(_cell(found, row, "average", method, "main", paper.TABLE_2.text(method, "average")))
+        row = label(method)
+        found = [scores.get(method, "out_of_domain", "pass", 8, subset=subset) for subset in subsets]
+        cells += [_cell([one], row, subset, method, MAIN) for subset, one in zip(subsets, found, strict=True)]
+        cells.append(_cell(found, row, "average", method, MAIN, paper.TABLE_2.text(method, "average")))
         for column in paper.TABLE_2.columns[:-1]:
-            cell = _cell([], row, f"paper: {column}", method, "main", paper.TABLE_2.text(method, column))
-            cells.append({**cell, "status": "paper only"})
+            cells.append(_paper_only(row, column, method, MAIN, paper.TABLE_2.text(method, column)))
     return _frame(cells)
 
 
-def table3(records: pd.DataFrame | Arms) -> pd.DataFrame:
+def table3(scores: stats.FinalScores) -> pd.DataFrame:
     """Table 3: trained on sums, evaluated on held-out sums; the paper's three uncertain numbers of two models."""
-    arms, cells = _arms(records), []
+    cells = []
     for method in paper.TABLE_3.rows:
-        variant = "main" if method == "base" else "domain=sums"
+        variant = MAIN if method == "base" else "domain=sums"
         row = label(method, variant)
-        for name, (metric, k) in _METRICS.items():
-            arm = arms.get(method, variant, "out_of_domain", metric, k)
-            cells.append(_cell([arm], row, f"sums {name}", method, variant))
+        for name, measure in _METRICS.items():
+            found = scores.get(method, "out_of_domain", *measure, variant)
+            cells.append(_cell([found], row, f"sums {name}", method, variant))
         for name, table in (("Llama", paper.TABLE_3), ("Qwen", paper.TABLE_3_QWEN)):
-            cited = " | ".join(map(str, table.rows[method]))
-            cells.append({**_cell([], row, f"paper: {name}", method, variant, cited), "status": "paper only"})
+            cells.append(_paper_only(row, name, method, variant, " | ".join(map(str, table.rows[method]))))
     return _frame(cells)
 
 
-def table4(records: pd.DataFrame | Arms, k: int = 8, threshold: int = 6, other: int = 8) -> pd.DataFrame:
+def table4(scores: stats.FinalScores, k: int = 8, threshold: int = 6, other: int = 8) -> pd.DataFrame:
     """Table 4: two thresholds of the partition; `threshold` is the main runs', `other` the ablation's, of k."""
-    arms, cells = _arms(records), []
+    cells = []
     for method in ("dph_f", "dph_js"):
-        for value, variant in ((threshold, "main"), (other, f"threshold={other}")):
-            for name, (metric, draws) in _METRICS.items():
-                arm = arms.get(method, variant, "in_domain", metric, draws)
-                cells.append(_cell([arm], f"{NAMES[method]}, {value} of {k}", f"in domain {name}", method, variant))
+        for value, variant in ((threshold, MAIN), (other, f"threshold={other}")):
+            for name, measure in _METRICS.items():
+                found = scores.get(method, "in_domain", *measure, variant)
+                cells.append(_cell([found], f"{NAMES[method]}, {value} of {k}", f"in domain {name}", method, variant))
     return _frame(cells)
 
 
-def table5(records: pd.DataFrame | Arms, main_eta: float = 0.5) -> pd.DataFrame:
+def table5(scores: stats.FinalScores, main_eta: float = 0.5) -> pd.DataFrame:
     """Table 5: DPH-JS by its generator and by definition at three weights; `main_eta` is the main runs'."""
-    arms, cells = _arms(records), []
+    cells = []
     weights = {0.05 * main_eta: "0.01", 0.25 * main_eta: "0.05", main_eta: "0.2"}
     for eta, cited_eta in weights.items():
         for method, form in (("dph_js", "generator"), ("dph_js_definition", "definition")):
-            variant = "main" if eta == main_eta else f"eta={eta:g}"
+            variant = MAIN if eta == main_eta else f"eta={eta:g}"
             for suite, cited_set in _PAPER_SET.items():
                 for name in ("greedy", "Pass@16"):
-                    arm = arms.get(method, variant, suite, *_METRICS[name])
+                    found = scores.get(method, suite, *_METRICS[name], variant)
                     cited = paper.TABLE_5[method].text(cited_eta, f"{cited_set} {name}")
                     row = f"{form}, eta {eta:g} / {cited_eta}"
-                    cells.append(_cell([arm], row, f"{SUITES[suite]} {name}", method, variant, cited))
+                    cells.append(_cell([found], row, f"{SUITES[suite]} {name}", method, variant, cited))
     return _frame(cells)
 
 
@@ -237,7 +203,7 @@ def methods_table(profile: Profile) -> pd.DataFrame:
     """What sets the methods apart, as trained in this profile, with the authors' weights beside ours."""
     rows = []
     for name in METHOD_CONFIGS:
-        method = profile.method_config(RunConfig(name, "main", 0))
+        method = profile.method_config(RunConfig(name, MAIN, 0))
         rows.append(
             {
                 "Method": NAMES[name],
@@ -258,7 +224,7 @@ def methods_table(profile: Profile) -> pd.DataFrame:
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:
-    """A tidy frame as it is read: a row an arm, its seeds, and in each cell `ours [low, high] / paper`."""
+    """A tidy frame as it is read: one row per arm, its seeds, and in each cell `ours [low, high] / paper`."""
     if list(table.columns) != COLUMNS:
         return table.astype(str)
     rows: dict[str, dict[str, str]] = {}

@@ -1,6 +1,6 @@
-"""The verdicts as a reader sees them: a line a claim, the parts that each stands on, and all in one picture.
+"""The verdicts as a reader sees them: one line per claim, the parts of each, and all in one picture.
 
-Nothing is judged here; the rule is in `judge`, the claims in `claims`.
+The rule and the claims are in `analysis.claims`.
 """
 
 from __future__ import annotations
@@ -8,57 +8,44 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dphlib.analysis.claims import ClaimResult
-from dphlib.analysis.judge import PartResult
-from dphlib.figures.style import GREY, note, panels, shared_ticks
-from dphlib.report.facts import effect_text
+from dphlib.analysis.claims import ClaimResult, PartResult, effect_text
+from dphlib.figures.style import GREY, interval_bar, note, panels, shared_ticks
 
 COLOURS = {"supported": "#0072B2", "not supported": "#D55E00", "inconclusive": "#8A8A8A", "not run": "#C9C9C9"}
 MARKERS = {"supported": "o", "not supported": "X", "inconclusive": "D", "not run": "_"}
-CAPTION = (
-    "The paper's claims. Each is turned into effects that are positive if it holds; the line is the 95 % interval over "
-    "seeds and problems of the weakest effect, which decides, the faint points are its other effects, the tick is the "
-    "tolerance below zero where the claim is a `not worse`."
-)
 UNITS = {"share": (100, "percentage points"), "nats": (1, "nats")}
 
 
-def verdict_counts(judged: Sequence[ClaimResult]) -> dict[str, int]:
-    """How many claims each verdict has, those with none too, in the order of `COLOURS`."""
-    return {verdict: sum(one.verdict == verdict for one in judged) for verdict in COLOURS}
-
-
-def claims_table(judged: Sequence[ClaimResult]) -> pd.DataFrame:
-    """A row a claim, grouped by verdict: verdict, claim, paper, effect that decided, what it is, parts supported."""
+def claims_table(results: Sequence[ClaimResult]) -> pd.DataFrame:
+    """One row per claim, grouped by verdict, with the effect that decided."""
     rows = []
-    for one in sorted(judged, key=lambda result: list(COLOURS).index(result.verdict)):
+    for one in sorted(results, key=lambda result: list(COLOURS).index(result.verdict)):
         held = sum(part.verdict == "supported" for part in one.parts)
-        decided = deciding_part(one)
-        row = {"verdict": f"**{one.verdict}**", "claim": one.text, "paper": one.paper_ref}
-        row |= {"effect that decided": effect_text(asdict(one)) or "-", "which is": decided.label + _why(decided)}
-        rows.append(row | {"parts": f"{held} of {len(one.parts)}"})
+        rows.append(
+            {
+                "verdict": f"**{one.verdict}**",
+                "claim": one.text,
+                "paper": one.paper_ref,
+                "effect that decided": effect_text(asdict(one)) or "-",
+                "which is": one.deciding + _why(one.deciding_part),
+                "parts": f"{held} of {len(one.parts)}",
+            }
+        )
     return pd.DataFrame(rows)
-
-
-def deciding_part(one: ClaimResult) -> PartResult:
-    """The part that the claim's numbers and its `detail` are of."""
-    text = one.detail.split("decided by: ", 1)[1]
-    return max((part for part in one.parts if text.startswith(part.label)), key=lambda part: len(part.label))
 
 
 def _why(part: PartResult) -> str:
     return f" ({part.reason})" if part.reason else ""
 
 
-def parts_table(judged: Sequence[ClaimResult], verdict: str = "all") -> pd.DataFrame:
-    """A row a part of the claims with a verdict (`all`: of every claim), with its effect.
+def parts_table(results: Sequence[ClaimResult], verdict: str = "all") -> pd.DataFrame:
+    """One row per part of the claims with a verdict (`all`: of every claim), with its effect.
 
     Raises:
         ValueError: an unknown verdict.
@@ -66,38 +53,40 @@ def parts_table(judged: Sequence[ClaimResult], verdict: str = "all") -> pd.DataF
     if verdict not in ("all", *COLOURS):
         raise ValueError(f"verdict {verdict!r}: all, {', '.join(COLOURS)}")
     rows = []
-    for one in (one for one in judged if verdict in ("all", one.verdict)):
+    for one in (one for one in results if verdict in ("all", one.verdict)):
         for part in one.parts:
             scale, unit = UNITS.get(part.unit, (1, part.unit))
             seeds = ", ".join(f"{scale * value:.{1 if scale > 1 else 2}f}" for _, value in part.per_seed)
-            row = {
-                "claim": one.id,
-                "part": part.label,
-                "effect": effect_text(asdict(part)) or "-",
-                "seed by seed": seeds or "-",
-            }
-            tolerance = f"{scale * part.tolerance:g} {unit.split()[-1]}" if part.tolerance else "0"
-            rows.append(row | {"tolerance": tolerance, "verdict": part.verdict + _why(part)})
+            rows.append(
+                {
+                    "claim": one.id,
+                    "part": part.label,
+                    "effect": effect_text(asdict(part)) or "-",
+                    "seed by seed": seeds or "-",
+                    "tolerance": f"{scale * part.tolerance:g} {unit.split()[-1]}" if part.tolerance else "0",
+                    "verdict": part.verdict + _why(part),
+                }
+            )
     return pd.DataFrame(rows, columns=["claim", "part", "effect", "seed by seed", "tolerance", "verdict"])
 
 
-def claims_figure(judged: Sequence[ClaimResult]) -> Figure:
-    """The claims in their order, a panel a unit (points, nats); a claim that counts tokens is named below, not drawn.
+def claims_figure(results: Sequence[ClaimResult]) -> Figure:
+    """The claims in order, one panel per unit (points, nats); a claim that counts tokens is named below, not drawn.
 
     Raises:
         ValueError: no claim to draw.
     """
-    units = [unit for unit in UNITS if any(one.unit == unit for one in judged)]
+    units = [unit for unit in UNITS if any(one.unit == unit for one in results)]
     if not units:
         raise ValueError("no judged claim to draw: judge the claims first (notebook 08)")
-    counted = [f"{_name(one)}: {one.verdict}" for one in judged if one.unit not in UNITS]
-    sizes = [sum(one.unit == unit for one in judged) for unit in units]
+    counted = [f"{_name(one)}: {one.verdict}" for one in results if one.unit not in UNITS]
+    sizes = [sum(one.unit == unit for one in results) for unit in units]
     fig, axes = panels(
-        len(units), 1, 0.9 + 0.55 * len(units) + 0.27 * len(judged), height_ratios=[s + 0.6 for s in sizes]
+        len(units), 1, 0.9 + 0.55 * len(units) + 0.27 * len(results), height_ratios=[s + 0.6 for s in sizes]
     )
     for ax, unit in zip(axes[:, 0], units, strict=True):
         scale, name = UNITS[unit]
-        of_unit = [one for one in judged if one.unit == unit]
+        of_unit = [one for one in results if one.unit == unit]
         ax.axvline(0, color=GREY, linewidth=0.9, zorder=2)
         for y, one in zip(range(len(of_unit))[::-1], of_unit, strict=True):
             _row(ax, y, one, scale)
@@ -125,14 +114,8 @@ def _row(ax: Axes, y: float, one: ClaimResult, scale: float) -> None:
     if one.estimate is None:
         ax.text(0, y, " not run", va="center", ha="left", fontsize=6.3, color=GREY)
         return
-    ax.plot([scale * one.low, scale * one.high], [y, y], color=colour, linewidth=2.2, alpha=0.5, solid_capstyle="butt")  # type: ignore[operator]
-    mark: dict[str, Any] = {
-        "marker": MARKERS[one.verdict],
-        "markersize": 5,
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.5,
-    }
-    ax.plot([scale * one.estimate], [y], color=colour, zorder=5, **mark)
+    low, estimate, high = (scale * value for value in (one.low, one.estimate, one.high))  # type: ignore[operator]
+    interval_bar(ax, y, low, estimate, high, color=colour, marker=MARKERS[one.verdict], size=5)
     tolerance = max((part.tolerance for part in one.parts), default=0.0)
     if tolerance:
         ax.plot([-scale * tolerance] * 2, [y - 0.32, y + 0.32], color="#222", linewidth=1, zorder=4)

@@ -1,4 +1,4 @@
-"""Figure 1: the method as a drawing, beside the style shares of the base and of two trained models. See `plots`."""
+"""Figure 1: the method as a drawing, beside the style shares of the base and of two trained models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from dphlib import stats
 from dphlib.analysis.labels import NAMES, STYLE_COLOURS, SUITES
-from dphlib.figures.style import absent_note, note, panels
+from dphlib.figures.style import absent_note, note, panels, style_shares
 
 INK, EXPLORE, REHEARSE, PLAIN = "#222222", "#FBE9D3", "#DDE7F4", "#F3F3F3"
 EDGES = {EXPLORE: "#C2703D", REHEARSE: "#44679F", PLAIN: "#8A8A8A"}
@@ -52,10 +52,10 @@ def _box(
     ax: Axes, x: float, y: float, width: float, height: float, head: str, body: str = "", fill: str = PLAIN
 ) -> None:
     """A box by its left lower corner: a head in bold, a body below it."""
+    style = "round,pad=0,rounding_size=1.3"
     ax.add_patch(
-        FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=1.3", facecolor=fill,
-                       edgecolor=EDGES[fill], linewidth=0.8)
-    )  # fmt: skip
+        FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=fill, edgecolor=EDGES[fill], linewidth=0.8)
+    )
     middle = x + width / 2
     if not body:
         ax.text(middle, y + height / 2, head, ha="center", va="center", fontsize=7.2, weight="bold", color=INK)
@@ -79,35 +79,17 @@ def _scheme(ax: Axes, k: int, threshold: int) -> None:
         ax.text(x, 57.5, text, fontsize=7.4, weight="bold", va="top", color="#555555")
 
     _box(ax, 0, 19.5, 21.5, 15, "prompts", f"{k} answers each\nfrom " + r"$\pi_\mathrm{ref}$" + ", verified")
-    _box(
-        ax,
-        28,
-        31,
-        20.5,
-        19,
-        "exploration",
-        r"$\mathcal{D}_\mathrm{exp}$" + f"\nfewer than {threshold} of {k}\ncorrect",
-        EXPLORE,
-    )
-    _box(
-        ax,
-        28,
-        5,
-        20.5,
-        19,
-        "near-perfect",
-        r"$\mathcal{D}_\mathrm{pef}$" + f"\n{threshold} of {k} correct\nor more",
-        REHEARSE,
-    )
+    explored = r"$\mathcal{D}_\mathrm{exp}$" + f"\nfewer than {threshold} of {k}\ncorrect"
+    rehearsed = r"$\mathcal{D}_\mathrm{pef}$" + f"\n{threshold} of {k} correct\nor more"
+    _box(ax, 28, 31, 20.5, 19, "exploration", explored, EXPLORE)
+    _box(ax, 28, 5, 20.5, 19, "near-perfect", rehearsed, REHEARSE)
     _arrow(ax, (21.5, 29.5), (28, 40), EDGES[EXPLORE])
     _arrow(ax, (21.5, 24.5), (28, 14.5), EDGES[REHEARSE])
 
-    _box(ax, 54, 31, 40, 19, "explore: GRPO, no KL term",
-         "on-policy rollouts,\ngroup advantage, PPO-clip\n" + r"$\mathcal{L}_\mathrm{exp}$", EXPLORE)  # fmt: skip
-    _box(ax, 54, 5, 40, 19, "rehearse: f-divergence",
-         "stored answers with log-probs\n"
-         + r"$\mathcal{L}_\mathrm{pef}=\mathbb{E}_{\pi_\mathrm{ref}}[\,f(\pi_\theta/\pi_\mathrm{ref})\,]$",
-         REHEARSE)  # fmt: skip
+    on_policy = "on-policy rollouts,\ngroup advantage, PPO-clip\n" + r"$\mathcal{L}_\mathrm{exp}$"
+    objective = r"$\mathcal{L}_\mathrm{pef}=\mathbb{E}_{\pi_\mathrm{ref}}[\,f(\pi_\theta/\pi_\mathrm{ref})\,]$"
+    _box(ax, 54, 31, 40, 19, "explore: GRPO, no KL term", on_policy, EXPLORE)
+    _box(ax, 54, 5, 40, 19, "rehearse: f-divergence", "stored answers with log-probs\n" + objective, REHEARSE)
     _arrow(ax, (48.5, 40.5), (54, 40.5), EDGES[EXPLORE])
     _arrow(ax, (48.5, 14.5), (54, 14.5), EDGES[REHEARSE])
     ax.text(
@@ -120,18 +102,27 @@ def _scheme(ax: Axes, k: int, threshold: int) -> None:
 
 
 def _bars(ax: Axes, rows: pd.DataFrame, present: Sequence[str], suite: str) -> None:
-    shares = stats.style_shares(rows).groupby(["method", "style"], observed=True)["share"].sum().unstack(fill_value=0.0)
-    shares = 100 * shares.div(shares.sum(axis=1), axis=0)
+    percent = 100 * style_shares(rows).loc[list(present)]
     x, bottom = np.arange(len(present)), np.zeros(len(present))
     for style, colour in STYLE_COLOURS.items():
-        if style in shares:
-            height = shares.loc[list(present), style].to_numpy()
+        if style in percent:
+            height = percent[style].to_numpy()
             ax.bar(x, height, bottom=bottom, color=colour, width=0.68, label=style, edgecolor="white", linewidth=0.6)
             bottom = bottom + height
     ax.set_xticks(x, [NAMES[m] for m in present])
-    ax.set(ylim=(0, 132), yticks=range(0, 101, 25))  # the legend stands above 100 %
+    ax.set(ylim=(0, 132), yticks=range(0, 101, 25))  # room for the legend above 100 %
     ax.spines["left"].set_bounds(0, 100)
     ax.set_ylabel(f"styles of answers, {SUITES[suite]} (%)", y=50 / 132)
     ax.grid(visible=False)
-    ax.legend(loc="upper left", bbox_to_anchor=(-0.06, 1.03), ncols=2, handlelength=0.9, handleheight=0.9,
-              handletextpad=0.5, columnspacing=0.9, labelspacing=0.3, borderaxespad=0, fontsize=6.4)  # fmt: skip
+    ax.legend(
+        loc="upper left",
+        bbox_to_anchor=(-0.06, 1.03),
+        ncols=2,
+        handlelength=0.9,
+        handleheight=0.9,
+        handletextpad=0.5,
+        columnspacing=0.9,
+        labelspacing=0.3,
+        borderaxespad=0,
+        fontsize=6.4,
+    )

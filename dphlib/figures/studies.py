@@ -1,7 +1,7 @@
 """Figures of the studies: each comparison's effect with its interval, and what each weight does.
 
-Input is `ablations.study_table`, which names what was not run; a row without a run is drawn as an empty line that says
-so. See `plots` for the other figures.
+Input is `analysis.studies.study_table`, which names what was not run; a row without a run is drawn as an empty line
+that says so.
 """
 
 from __future__ import annotations
@@ -13,28 +13,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dphlib.analysis.labels import COLOURS, MARKERS, NAMES, label
-from dphlib.figures.style import GREY, INTERVAL, legend, line_style, note, panels, shared_ticks
+from dphlib.figures.style import GREY, INTERVAL, interval_bar, legend, line_style, note, panels, shared_ticks
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import comparisons
 from dphlib.settings.variants import RunConfig
 
 _PANELS = (
-    ("in domain", "greedy", "in domain\ngreedy"), ("in domain", "Pass@8", "in domain\nPass@8"),
-    ("in domain", "styles_nats", "in domain\nstyle entropy"), ("out of domain", "Pass@8", "out of domain\nPass@8"),
-)  # fmt: skip
-_I = "bars: 95 % interval over seeds and problems (hierarchical bootstrap with Student's quantile)"
-CAPTIONS = {
-    "fig11_controls": "Each row is one comparison, its first arm minus its second on the same problems; right of the "
-    f"line the first is higher; {_I}.",
-    "fig12_eta": "Each method at several weights of its divergence; the filled point is the main run; lines join "
-    f"weights of one method; {_I}.",
-    "fig13_ablations": "Each row is one setting changed, minus the main run of its method on the same problems; right "
-    f"of the line the changed setting is higher; {_I}.",
-}
+    ("in domain", "greedy", "in domain\ngreedy"),
+    ("in domain", "Pass@8", "in domain\nPass@8"),
+    ("in domain", "styles_nats", "in domain\nstyle entropy"),
+    ("out of domain", "Pass@8", "out of domain\nPass@8"),
+)
 
 
 def comparison_figure(table: pd.DataFrame) -> Figure:
-    """The differences of some studies, a row a comparison and a panel a measure.
+    """The differences of some studies, one row per comparison and one panel per measure.
 
     Raises:
         ValueError: nothing of it was run.
@@ -55,17 +48,18 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
     axes[0, 0].set_yticks(range(len(rows))[::-1], names, fontsize=6.3)
     axes[0, 0].set_ylim(-0.6, len(rows) - 0.4)
     shared_ticks(axes[0, 1:])
-    absent = [name for name, (study, arm, against) in zip(names, rows, strict=True) if not _ran(table, arm, against)]
-    note(fig, [f"Bars: {INTERVAL}; blue leaves zero out, uncorrected. Without a second name: minus the main run.",
-               f"not run: {'; '.join(absent)}" if absent else ""])  # fmt: skip
+    ran = set(table.loc[table["status"] == "run", ["arm", "against"]].itertuples(index=False, name=None))
+    absent = [name for name, (_, arm, against) in zip(names, rows, strict=True) if (arm, against) not in ran]
+    line = f"Bars: {INTERVAL}; blue leaves zero out, uncorrected. Without a second name: minus the main run."
+    note(fig, [line, f"not run: {'; '.join(absent)}" if absent else ""])
     return fig
 
 
 def weight_figure(table: pd.DataFrame, settings: Profile) -> Figure:
-    """Four measures against the weight of the divergence, log scale, a line a method.
+    """Four measures against the weight of the divergence, log scale, one line per method.
 
     Args:
-        table: `ablations.study_table` of the study `eta`.
+        table: `analysis.studies.study_table` of the study `eta`.
         settings: the profile that it was made with.
 
     Raises:
@@ -74,10 +68,8 @@ def weight_figure(table: pd.DataFrame, settings: Profile) -> Figure:
     _demand_a_run(table)
     arms = {label(*arm): arm for one in comparisons(settings, "eta") for arm in (one.arm, one.against)}
     weights = {name: settings.method_config(RunConfig(*arm, 0)).weight for name, arm in arms.items()}
-    table = table.assign(
-        method=table["arm"].map(lambda name: arms[name].method), x=table["arm"].map(weights),
-        against_x=table["against"].map(weights),
-    )  # fmt: skip
+    methods = table["arm"].map(lambda name: arms[name].method)
+    table = table.assign(method=methods, x=table["arm"].map(weights), against_x=table["against"].map(weights))
     ran = table[table["status"] == "run"]
     drawn = [method for method in NAMES if method in set(ran["method"])]
     fig, axes = panels(1, len(_PANELS), 2.7)
@@ -112,16 +104,9 @@ def _effect(ax: Axes, y: float, row: pd.Series) -> None:
     if row["status"] != "run":
         ax.text(0, y, " not run", va="center", ha="left", fontsize=5.8, color=GREY)
         return
-    told = row["low"] > 0 or row["high"] < 0
-    colour = "#0072B2" if told else "#8A8A8A"
-    ax.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2, alpha=0.5, solid_capstyle="butt")
-    ax.plot([row["difference"]], [y], color=colour, marker="o" if told else "D", markersize=4, zorder=5,
-            markeredgecolor="white", markeredgewidth=0.4)  # fmt: skip
-
-
-def _ran(table: pd.DataFrame, arm: str, against: str) -> bool:
-    rows = table[(table["arm"] == arm) & (table["against"] == against)]
-    return bool((rows["status"] == "run").any())
+    clear = row["low"] > 0 or row["high"] < 0
+    mark: dict[str, Any] = {"color": "#0072B2", "marker": "o"} if clear else {"color": "#8A8A8A", "marker": "D"}
+    interval_bar(ax, y, row["low"], row["difference"], row["high"], size=4, width=2, edge=0.4, **mark)
 
 
 def _demand_a_run(table: pd.DataFrame) -> None:

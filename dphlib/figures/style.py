@@ -2,8 +2,6 @@
 
 A figure is made for a paper's page, 7 inches wide, with letters of 7 to 8 points. The font comes with matplotlib, so a
 figure drawn again from the same numbers with the same versions has the same bytes, on any machine.
-
-What a figure shows is in `plots`.
 """
 
 from __future__ import annotations
@@ -16,12 +14,15 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from PIL import Image
 
+from dphlib import stats
 from dphlib.analysis.labels import COLOURS, LINES, MARKERS, NAMES
 from dphlib.runtime.files import atomic_path
 
@@ -33,7 +34,7 @@ INTERVAL_ONE_SEED = "95 % interval over problems only (one seed)"
 
 
 def use_style() -> None:
-    """Sets the style of all figures; every function of `plots` calls it."""
+    """Sets the style of all figures; `panels` calls it."""
     sns.set_theme(context="paper", style="ticks")
     mpl.rcParams.update(
         {
@@ -104,7 +105,7 @@ def legend(fig: Figure, methods: Sequence[str], columns: int = 0) -> None:
 
 
 def note(fig: Figure, lines: Iterable[str]) -> None:
-    """A line or more in small letters under the panels: which interval is drawn, what was not run."""
+    """One or more lines in small letters under the panels: which interval is drawn, what was not run."""
     text = "\n".join(wrapped for line in lines if line for wrapped in textwrap.wrap(line, 138))
     if text:
         fig.supxlabel(text, fontsize=6.3, color=GREY, x=0.01, ha="left", linespacing=1.35)
@@ -126,8 +127,39 @@ def absent_note(wanted: Sequence[str], present: Iterable[str]) -> str:
     return f"not run: {', '.join(missing)}" if missing else ""
 
 
+def interval_bar(
+    ax: Axes,
+    y: float,
+    low: float,
+    estimate: float,
+    high: float,
+    *,
+    color: str,
+    marker: str,
+    size: float,
+    width: float = 2.2,
+    alpha: float = 0.5,
+    edge: float = 0.5,
+) -> None:
+    """An estimate as a marker on its interval, at one height of a horizontal axis."""
+    ax.plot([low, high], [y, y], color=color, linewidth=width, alpha=alpha, solid_capstyle="butt")
+    mark: dict[str, Any] = {"marker": marker, "markersize": size, "markeredgecolor": "white", "markeredgewidth": edge}
+    ax.plot([estimate], [y], color=color, zorder=5, **mark)
+
+
+def style_shares(rows: pd.DataFrame) -> pd.DataFrame:
+    """Share of each style (columns) among the sampled answers of each method (rows), mean over seeds."""
+    shares = stats.style_shares(rows).groupby(["method", "style"], observed=True)["share"].sum().unstack(fill_value=0.0)
+    return shares.div(shares.sum(axis=1), axis=0)  # each seed's shares sum to 1
+
+
+def powers_of_two(largest: int) -> list[int]:
+    """1, 2, 4, ... up to `largest`."""
+    return [2**i for i in range(int(np.log2(max(1, largest))) + 1)]
+
+
 def shared_ticks(axes: Iterable[Axes]) -> None:
-    """Takes the tick marks off axes whose names stand on the panel to their left."""
+    """Removes the tick marks of axes whose names are on the panel to their left."""
     for ax in axes:
         ax.tick_params(axis="y", left=False)
 
@@ -157,7 +189,7 @@ def save(fig: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def few_colours(png: bytes) -> bytes:
-    """The same PNG in 256 colours, without metadata: a third of the bytes; in a plot no eye tells the difference."""
+    """The same PNG in 256 colours, without metadata: a third of the bytes; in a plot nobody sees the difference."""
     out, image = io.BytesIO(), Image.open(io.BytesIO(png))
     few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     few.save(out, "PNG", optimize=True, dpi=image.info.get("dpi"))

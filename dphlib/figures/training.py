@@ -1,4 +1,4 @@
-"""Figures of the logs, the cost, the generators and the base model's regime. See `plots`."""
+"""Figures of the logs, the cost, the generators and the base model's regime."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dphlib import stats
 from dphlib.analysis.labels import COLOURS, NAMES, SUITES
-from dphlib.figures.style import GREY, absent_note, line_style, log2_axis, note, panels, shared_ticks
+from dphlib.figures.style import GREY, absent_note, line_style, log2_axis, note, panels, powers_of_two, shared_ticks
 from dphlib.generators import GENERATORS, label, parse
 from dphlib.settings.methods import HEADLINE, METHODS
 
@@ -27,10 +28,13 @@ CURVES = {
     "loss_near_perfect": r"$\mathbf{\mathcal{D}}_\mathbf{pef}$ loss (nats / token)",
 }
 PHASES = {
-    "sample_s": ("sample", "#4C78A8"), "verify_s": ("verify", "#A5C8E4"),
+    "sample_s": ("sample", "#4C78A8"),
+    "verify_s": ("verify", "#A5C8E4"),
     "reference_s": ("online reference", "#B5478F"),
     "update_s": ("update", "#9C9C9C"),
-}  # fmt: skip
+}
+EXPLORE, REHEARSE = "#E3A869", "#44679F"
+"""Colours of D_exp and D_pef."""
 _DIVERGENCE_LINES: dict[str, tuple[str, Any]] = {
     "forward_kl": ("#0072B2", "-"),
     "js": ("#1BA784", "-"),
@@ -67,21 +71,7 @@ def training_curves(train_logs: pd.DataFrame, methods: Sequence[str] = HEADLINE)
     fig, axes = panels(2, 3, 3.7)
     for ax, (column, name) in zip(axes.ravel(), CURVES.items(), strict=False):
         for method in drawn:
-            of_method = rows[rows["method"] == method]
-            if column == "loss_near_perfect" and not (of_method["rehearsal_rows"] > 0).any():
-                continue
-            values = pd.to_numeric(of_method[column]) * (100 if column == "reward" else 1)
-            wide = (
-                of_method.assign(value=values)
-                .pivot(index="iteration", columns="seed", values="value")
-                .dropna(how="all")
-            )
-            style = {**line_style(method), "marker": None}
-            ax.plot(wide.index, wide, color=COLOURS[method], linewidth=0.5, alpha=0.3)
-            smooth = (
-                wide.mean(axis=1).rolling(5, center=True, min_periods=1).mean() if len(wide) > 20 else wide.mean(axis=1)
-            )
-            ax.plot(wide.index, smooth, **style)
+            _curve(ax, rows[rows["method"] == method], method, column)
         ax.set_title(name)
         ax.set_xlabel("iteration")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -94,16 +84,30 @@ def training_curves(train_logs: pd.DataFrame, methods: Sequence[str] = HEADLINE)
     handles = [plt.Line2D([], [], label=NAMES[m], **{**line_style(m), "marker": None}) for m in drawn]
     spare.legend(handles=handles, loc="center", handlelength=2.6, labelspacing=0.9)
     absent = absent_note([m for m in methods if m != "base"], drawn)
-    note(fig, ["Thin: seeds; thick: mean over seeds, smoothed over five logged iterations. Methods without "
-               "rehearsal have no D_pef loss.", absent])  # fmt: skip
+    line = (
+        "Thin: seeds; thick: mean over seeds, smoothed over five logged iterations. Methods without rehearsal have no "
+    )
+    note(fig, [line + "D_pef loss.", absent])
     return fig
+
+
+def _curve(ax: Axes, rows: pd.DataFrame, method: str, column: str) -> None:
+    """One column of a method's logs over iterations: its seeds, and their mean, smoothed where it is long."""
+    if column == "loss_near_perfect" and not (rows["rehearsal_rows"] > 0).any():
+        return
+    values = pd.to_numeric(rows[column]) * (100 if column == "reward" else 1)
+    wide = rows.assign(value=values).pivot(index="iteration", columns="seed", values="value").dropna(how="all")
+    ax.plot(wide.index, wide, color=COLOURS[method], linewidth=0.5, alpha=0.3)
+    mean = wide.mean(axis=1)
+    smooth = mean.rolling(5, center=True, min_periods=1).mean() if len(wide) > 20 else mean
+    ax.plot(wide.index, smooth, **{**line_style(method), "marker": None})
 
 
 def cost_figure(cost: pd.DataFrame, methods: Sequence[str] = COSTED) -> Figure:
     """Figure 6: seconds by phase, tokens through models, peak memory of an iteration.
 
     Args:
-        cost: a row an iteration: method, step, sample_s, verify_s, reference_s, update_s, step_s, peak_gib,
+        cost: one row per iteration: method, step, sample_s, verify_s, reference_s, update_s, step_s, peak_gib,
             reference_tokens, policy_tokens. Every method in it is drawn.
         methods: those that ought to be there; an absent one is named.
     """
@@ -114,11 +118,12 @@ def cost_figure(cost: pd.DataFrame, methods: Sequence[str] = COSTED) -> Figure:
     y = np.arange(len(drawn))[::-1]
     fig, axes = panels(1, 3, 1.15 + 0.22 * len(drawn), sharey=True, width_ratios=(1.35, 1.15, 0.8))
     time, tokens, memory = axes[0]
+    bar = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5}
 
     start = np.zeros(len(drawn))
     for column, (name, colour) in PHASES.items():
         width = groups[column].median().loc[drawn].to_numpy(float)
-        time.barh(y, width, left=start, color=colour, label=name, height=0.7, edgecolor="white", linewidth=0.5)
+        time.barh(y, width, left=start, color=colour, label=name, **bar)
         start += width
     whole = groups["step_s"].quantile([0.25, 0.75]).unstack().loc[drawn].to_numpy(float)
     time.hlines(y, whole[:, 0], whole[:, 1], color="#222", linewidth=1)
@@ -127,24 +132,29 @@ def cost_figure(cost: pd.DataFrame, methods: Sequence[str] = COSTED) -> Figure:
 
     policy = groups["policy_tokens"].mean().loc[drawn].to_numpy(float) / 1000
     reference = groups["reference_tokens"].mean().loc[drawn].to_numpy(float) / 1000
-    tokens.barh(y, policy, color="#9C9C9C", label="policy", height=0.7, edgecolor="white", linewidth=0.5)
-    tokens.barh(y, reference, left=policy, color=PHASES["reference_s"][1], label="online reference", height=0.7,
-                edgecolor="white", linewidth=0.5)  # fmt: skip
+    tokens.barh(y, policy, color=PHASES["update_s"][1], label="policy", **bar)
+    tokens.barh(y, reference, left=policy, color=PHASES["reference_s"][1], label="online reference", **bar)
     tokens.set_xlabel("thousand tokens an iteration")
 
     peak = groups["peak_gib"].max().loc[drawn].to_numpy(float)
-    memory.barh(y, peak, color="#4C78A8", height=0.7, edgecolor="white", linewidth=0.5)
+    memory.barh(y, peak, color=PHASES["sample_s"][1], **bar)
     memory.set_xlabel("peak memory (GiB)")
     for ax in (time, tokens, memory):
         ax.grid(axis="y", visible=False)
         ax.set_ylim(-0.6, len(drawn) - 0.4)
     for ax in (time, tokens):
-        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, handlelength=0.9, handleheight=0.9,
-                  columnspacing=1.0, borderaxespad=0.2)  # fmt: skip
+        ax.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 1.0),
+            ncols=2,
+            handlelength=0.9,
+            handleheight=0.9,
+            columnspacing=1.0,
+            borderaxespad=0.2,
+        )
     shared_ticks([tokens, memory])
-    count = int(groups.size().min())
-    note(fig, [f"Median of {count} iterations or more; black line: middle half of the iterations' whole time. "
-               "The base is not trained.", absent_note(methods, drawn)])  # fmt: skip
+    times = "black line: middle half of the iterations' whole time. The base is not trained."
+    note(fig, [f"Median of {int(groups.size().min())} iterations or more; {times}", absent_note(methods, drawn)])
     return fig
 
 
@@ -171,11 +181,10 @@ def divergence_curves(curves: pd.DataFrame) -> Figure:
         ax.set_ylabel(name)
         # the side of collapsed tokens decides, the other side grows exponentially and leaves the panel
         collapsed = curves.loc[curves["d"] <= 0, column]
-        ax.set_ylim(
-            (-0.1 * collapsed.max(), 1.3 * collapsed.max())
-            if column == "value"
-            else (1.15 * collapsed.min(), -1.6 * collapsed.min())
-        )
+        if column == "value":
+            ax.set_ylim(-0.1 * collapsed.max(), 1.3 * collapsed.max())
+        else:
+            ax.set_ylim(1.15 * collapsed.min(), -1.6 * collapsed.min())
     left, right = axes[0]
     left.set_title("generator")
     right.set_title("gradient: pull on a token")
@@ -189,57 +198,76 @@ def base_regime(records: pd.DataFrame, presample: pd.DataFrame, *, k: int = 8, t
 
     Args:
         records: frame of EvalRecord rows; the base's are drawn.
-        presample: a row a training prompt, with `correct`, the correct ones of its k pre-samples.
+        presample: one row per training prompt, with `correct`, the correct ones of its k pre-samples.
         k, threshold: of the partition.
     """
-    rows = stats.sampled(records[(records["method"] == "base") & (records["variant"] == "main")])
     correct = presample["correct"].to_numpy()
     if correct.max() > k or not 1 <= threshold <= k:
         raise ValueError(
             f"threshold {threshold} and up to {correct.max()} correct of k = {k}: pass the partition's own k"
         )
-    table = stats.problem_table(rows)
     fig, axes = panels(1, 3, 2.6, width_ratios=(1.25, 1.25, 0.8))
     curve, counts, sizes = axes[0]
-    suites = [s for s in SUITES if s in set(table["suite"])]
-    longest: list[int] = []
-    for suite, marker, shade in zip(suites, "so^", ("#1A1A1A", "#5E5E5E", "#9A9A9A"), strict=False):
-        of_suite = table[table["suite"] == suite]
-        ks = [2**i for i in range(int(np.log2(of_suite["n"].min())) + 1)]
-        got = [stats.bootstrap([stats.arm(of_suite, "base", suite, "pass", k_)], lambda mean: mean) for k_ in ks]
-        low, high = (np.clip([100 * getattr(one, side) for one in got], 0, 100) for side in ("low", "high"))
-        curve.fill_between(ks, low, high, color=shade, alpha=0.12, linewidth=0)
-        curve.plot(ks, [100 * one.estimate for one in got], color=shade, marker=marker, label=SUITES[suite])
-        longest = max(longest, ks, key=len)
-    log2_axis(curve, longest)
-    curve.set(xlabel="k (answers drawn)", ylabel="Pass@k (%)", title="base model", ylim=(0, 103))
-    curve.legend(loc="lower right", handlelength=1.6)
-
+    _pass_of_base(curve, records)
     heights = np.bincount(correct, minlength=k + 1)
-    near = np.arange(k + 1) >= threshold
-    counts.bar(np.arange(k + 1)[~near], heights[~near], color="#E3A869", width=0.82)
-    counts.bar(np.arange(k + 1)[near], heights[near], color="#44679F", width=0.82)
-    counts.axvline(threshold - 0.5, color="#222", linestyle=(0, (4, 1.6)), linewidth=1)
-    side, shift = ("right", -3) if 2 * threshold > k else ("left", 3)  # of the line, where there is room
-    counts.annotate(f"threshold {threshold} of {k}", (threshold - 0.5, 1), xycoords=("data", "axes fraction"),
-                    ha=side, va="top", xytext=(shift, -1), textcoords="offset points", fontsize=6.6)  # fmt: skip
-    counts.set(xlabel=f"correct of {k} pre-samples", ylabel="training prompts", title="pre-samples")
-    counts.set_xticks(range(k + 1))
-    counts.set_ylim(0, 1.14 * heights.max())
-    counts.grid(axis="x", visible=False)
-
-    for x, (size, colour) in enumerate(((int(heights[~near].sum()), "#E3A869"), (int(heights[near].sum()), "#44679F"))):
-        sizes.bar([x], [size], color=colour, width=0.62)
-        share = 100 * size / len(correct)
-        sizes.annotate(f"{size}\n({share:.0f} %)", (x, size), ha="center", va="bottom", xytext=(0, 2),
-                       textcoords="offset points", fontsize=6.8)  # fmt: skip
-    sizes.set_xticks([0, 1], [r"$\mathcal{D}_\mathrm{exp}$", r"$\mathcal{D}_\mathrm{pef}$"])
-    sizes.set(
-        ylabel="training prompts",
-        title="partition",
-        xlim=(-0.6, 1.6),
-        ylim=(0, 1.22 * max(heights[near].sum(), heights[~near].sum())),
-    )
-    sizes.grid(axis="x", visible=False)
+    _presample_counts(counts, heights, threshold)
+    _set_sizes(sizes, int(heights[:threshold].sum()), int(heights[threshold:].sum()))
     note(fig, ["Bands: 95 % interval over problems (bootstrap, Student's quantile); the base has no seed."])
     return fig
+
+
+def _pass_of_base(ax: Axes, records: pd.DataFrame) -> None:
+    scores = stats.FinalScores(records[(records["method"] == "base") & (records["variant"] == "main")])
+    longest: list[int] = []
+    suites = [(suite, n) for suite in SUITES if (n := scores.answers("base", suite)) is not None]
+    for (suite, answers), marker, shade in zip(suites, "so^", ("#1A1A1A", "#5E5E5E", "#9A9A9A"), strict=False):
+        ks = powers_of_two(answers)
+        got = [stats.bootstrap([scores.of("base", suite, "pass", k)], lambda mean: mean) for k in ks]
+        low, high = (np.clip([100 * getattr(one, side) for one in got], 0, 100) for side in ("low", "high"))
+        ax.fill_between(ks, low, high, color=shade, alpha=0.12, linewidth=0)
+        ax.plot(ks, [100 * one.estimate for one in got], color=shade, marker=marker, label=SUITES[suite])
+        longest = max(longest, ks, key=len)
+    log2_axis(ax, longest)
+    ax.set(xlabel="k (answers drawn)", ylabel="Pass@k (%)", title="base model", ylim=(0, 103))
+    ax.legend(loc="lower right", handlelength=1.6)
+
+
+def _presample_counts(ax: Axes, heights: np.ndarray, threshold: int) -> None:
+    """Training prompts by their number of correct pre-samples, with the threshold."""
+    k = len(heights) - 1
+    ax.bar(range(threshold), heights[:threshold], color=EXPLORE, width=0.82)
+    ax.bar(range(threshold, k + 1), heights[threshold:], color=REHEARSE, width=0.82)
+    ax.axvline(threshold - 0.5, color="#222", linestyle=(0, (4, 1.6)), linewidth=1)
+    side, shift = ("right", -3) if 2 * threshold > k else ("left", 3)  # of the line, where there is room
+    ax.annotate(
+        f"threshold {threshold} of {k}",
+        (threshold - 0.5, 1),
+        xycoords=("data", "axes fraction"),
+        ha=side,
+        va="top",
+        xytext=(shift, -1),
+        textcoords="offset points",
+        fontsize=6.6,
+    )
+    ax.set(xlabel=f"correct of {k} pre-samples", ylabel="training prompts", title="pre-samples")
+    ax.set_xticks(range(k + 1))
+    ax.set_ylim(0, 1.14 * heights.max())
+    ax.grid(axis="x", visible=False)
+
+
+def _set_sizes(ax: Axes, exploration: int, near_perfect: int) -> None:
+    for x, (size, colour) in enumerate(((exploration, EXPLORE), (near_perfect, REHEARSE))):
+        ax.bar([x], [size], color=colour, width=0.62)
+        ax.annotate(
+            f"{size}\n({100 * size / (exploration + near_perfect):.0f} %)",
+            (x, size),
+            ha="center",
+            va="bottom",
+            xytext=(0, 2),
+            textcoords="offset points",
+            fontsize=6.8,
+        )
+    ax.set_xticks([0, 1], [r"$\mathcal{D}_\mathrm{exp}$", r"$\mathcal{D}_\mathrm{pef}$"])
+    ylim = (0, 1.22 * max(exploration, near_perfect))
+    ax.set(ylabel="training prompts", title="partition", xlim=(-0.6, 1.6), ylim=ylim)
+    ax.grid(axis="x", visible=False)

@@ -30,19 +30,6 @@ def verdict_counts(claims: list[dict[str, Any]]) -> dict[str, int]:
     return {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in VERDICTS}
 
 
-def effect_text(row: dict[str, Any]) -> str:
-    """Estimate and interval of a claim or of a part of one, in points where it is a share; "" where it was not run.
-
-    >>> effect_text({"unit": "share", "estimate": 0.043, "low": 0.01, "high": 0.076})
-    '4.3 points [1.0, 7.6]'
-    """
-    if row["estimate"] is None:
-        return ""
-    scale, digits, unit = (100, 1, "points") if row["unit"] == "share" else (1, 2, row["unit"])
-    estimate, low, high = (f"{round(scale * row[key], digits) + 0.0:.{digits}f}" for key in ("estimate", "low", "high"))
-    return f"{estimate} {unit} [{low}, {high}]"
-
-
 def minutes(manifest: dict[str, Any]) -> dict[str, float]:
     """Minutes of each notebook from the manifest's `seconds`, a mapping of notebook name to seconds."""
     seconds = manifest.get("seconds", {})

@@ -13,18 +13,15 @@ from __future__ import annotations
 import re
 from html import unescape
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dphlib.analysis import paper, tables
-from dphlib.figures import claims as claims_view
-from dphlib.figures import results as plots
-from dphlib.figures import studies as study_plots
+from dphlib.analysis.claims import effect_text, from_json
+from dphlib.figures.captions import CAPTIONS
 from dphlib.report.facts import (
     command_text,
-    effect_text,
     machine_text,
     minutes,
     peak_text,
@@ -59,7 +56,6 @@ _FIGURES = {
     "fig13_ablations": "Figure 13, settings one at a time",
     "fig14_hard": "Figure 14, the hard problems",
 }
-_CAPTIONS = {**plots.CAPTIONS, **study_plots.CAPTIONS, "fig10_claims": claims_view.CAPTION}
 
 
 def build_report(run_root: Path) -> Path:
@@ -70,6 +66,8 @@ def build_report(run_root: Path) -> Path:
     """
     run_root = Path(run_root)
     claims, manifest = read_json(run_root / "claims.json"), read_json(run_root / "manifest.json")
+    decided = from_json((run_root / "claims.json").read_text(encoding="utf-8"))
+    tolerance = {one.id: one.deciding_part.tolerance for one in decided}
     ours = manifest.get("ours", "")
     drawn = [name for name in _FIGURES if (run_root / "figures" / f"{name}.svg").is_file()]
     page = _TEMPLATES.get_template("page.html.j2").render(
@@ -77,9 +75,9 @@ def build_report(run_root: Path) -> Path:
         manifest=manifest,
         ours=ours,
         counts=verdict_counts(claims),
-        claims=[{**claim, "tolerance": _tolerance(claim)} for claim in claims],
+        claims=[{**claim, "tolerance": tolerance[claim["id"]]} for claim in claims],
         tables=[_table(run_root, name, ours) for name in tables.TITLES],
-        figures=[{"name": n, "title": _FIGURES[n], "caption": _CAPTIONS[n]} for n in drawn],
+        figures=[{"name": n, "title": _FIGURES[n], "caption": CAPTIONS[n]} for n in drawn],
         absent=[title for name, title in _FIGURES.items() if name not in drawn],
         notebooks=notebook_pages(run_root),
         minutes=minutes(manifest),
@@ -90,12 +88,6 @@ def build_report(run_root: Path) -> Path:
     index = run_root / "report" / "index.html"
     write_text(index, page)
     return index
-
-
-def _tolerance(claim: dict[str, Any]) -> float:
-    """The tolerance of the part that decided."""
-    shown = next((p for p in claim["parts"] if p["estimate"] is not None and p["estimate"] == claim["estimate"]), {})
-    return shown.get("tolerance", 0.0)
 
 
 def _table(run_root: Path, name: str, ours: str) -> dict[str, str]:

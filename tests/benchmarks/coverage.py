@@ -20,8 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dphlib.intervals import hierarchical_bootstrap, holm
-from dphlib.stats import pass_at_k
+from dphlib.stats import hierarchical_bootstrap, holm, pass_at_k
 
 PROBLEMS, ANSWERS, COMPARISONS = 64, 16, 5
 SPREADS, SEEDS, KS = (0.0, 0.02, 0.06), (3, 5), (1, 8)
