@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from dphlib.runtime.files import InputError
 from dphlib.types import Answer, Group, Problem
 
 
@@ -84,7 +85,7 @@ def partition(
         raise ValueError(f"groups of different sizes {sorted(sizes)}: pre-sample every problem equally often")
     k = sizes.pop()
     if not 1 <= threshold <= k:
-        raise ValueError(f"threshold is {threshold}, it must lie in 1..{k}, the answers pre-sampled for each problem")
+        raise InputError(f"threshold is {threshold}, it must lie in 1..{k}, the answers pre-sampled for each problem")
     if answers < 1:
         raise ValueError(f"answers is {answers}, at least 1 has to be stored for each near-perfect problem")
     for group in (*groups, *(extra or ())):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 
 import pytest
@@ -35,6 +37,50 @@ def test_what_a_user_can_mend_is_one_line(arguments, says, tmp_path, monkeypatch
     err = capsys.readouterr().err
     assert says in err
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("ours"), ValueError("ours"), FileNotFoundError("ours")])
+def test_what_is_a_fault_of_ours_keeps_its_traceback(error, monkeypatch):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "profile_from_environment", fails)
+    with pytest.raises(type(error), match="ours"):
+        cli.main(["plan", "--profile", "smoke"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--profile", "smoke", "--artifacts", "{file}"],
+        ["run", "--profile", "smoke", "--artifacts", "{file}/below"],
+        ["presample", "--profile", "smoke", "--artifacts", "{file}"],
+        ["notebooks", "--out", "{file}"],
+        ["notebooks", "--out", "{file}/below"],
+        ["partition", "--profile", "smoke", "--export", "{file}/below"],
+        ["data", "list", "--data-dir", "{file}"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_in_a_folders_place_is_one_line_and_is_kept(arguments, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([argument.format(file=file) for argument in arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"dph: {file}") or line.startswith(f"dph: no folder {file}")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and file.read_text() == "kept"
+
+
+@pytest.mark.parametrize("command", [["run", "--artifacts"], ["presample", "--artifacts"]], ids=lambda words: words[0])
+def test_a_folder_that_cannot_be_written_is_one_line(command, tmp_path, monkeypatch, capsys):
+    def denied(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "mkdir", denied)  # the tests may run as root, whom nothing is denied
+    assert cli.main([*command, str(tmp_path / "new"), "--profile", "smoke"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Permission denied" in line and "make it readable and writable for this user, or choose another" in line
 
 
 def test_a_full_disk_is_told_before_anything_starts(tmp_path, monkeypatch, capsys):

@@ -33,7 +33,7 @@ def test_what_is_exported_is_read_again(tmp_path, parts, base):
 
 def test_a_store_is_not_overwritten_and_damage_is_named(tmp_path, parts, base):
     store.export(tmp_path, parts, 6, base)
-    with pytest.raises(FileExistsError, match="holds a store; remove it or choose another folder"):
+    with pytest.raises(RunError, match="holds a store; remove it or choose another folder"):
         store.export(tmp_path, parts, 6, base)
     with open(tmp_path / store.REFERENCES, "a") as file:
         file.write("\n")

@@ -26,9 +26,8 @@ from dphlib.cli.run import ProfileArgument, require_machine, run
 from dphlib.experiment import plan as plan_module
 from dphlib.integrations import store
 from dphlib.integrations.verl.store import verl
-from dphlib.report.notebooks import NotebookError, NotebookInterrupted, find_notebooks
-from dphlib.runtime.files import RunError, say, write_text
-from dphlib.runtime.jobs import JobError
+from dphlib.report.notebooks import NotebookInterrupted, find_notebooks
+from dphlib.runtime.files import InputError, RunError, UserError, make_folder, say, write_text
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, REFERENCE
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.studies import HARD, STUDIES, chosen, study_runs
@@ -58,8 +57,8 @@ def notebooks(out: Path = Path("notebooks")) -> int:
     for source in sources:
         there = out / source.name
         if there.is_file() and there.read_bytes() != source.read_bytes():
-            raise FileExistsError(f"{there} is there and differs; give another folder with --out, or move it away")
-    out.mkdir(parents=True, exist_ok=True)
+            raise RunError(f"{there} is there and differs; give another folder with --out, or move it away")
+    make_folder(out)
     for source in sources:
         write_text(out / source.name, source.read_text(encoding="utf-8"))
     print(f"{len(sources)} notebooks in {out}; open them by: jupyter lab {out}")
@@ -164,7 +163,7 @@ def ablate(
 
     settings, names = profile_from_environment(profile_name, seeds, seeds), chosen(study)
     if not names:
-        raise ValueError(f"no study given; known: all, {', '.join(STUDIES)}")
+        raise InputError(f"no study given; known: all, {', '.join(STUDIES)}")
     require_machine(settings)
     pipeline, compared = Pipeline(artifacts / settings.name, settings, workers or None), [n for n in names if n != HARD]
     if HARD in names:
@@ -229,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted; what is finished is kept, run again to go on")
         return 130
-    except (RunError, NotebookError, JobError, ValueError, FileNotFoundError, FileExistsError) as error:
+    except UserError as error:
         say(f"dph: {error}")
         return 1
 

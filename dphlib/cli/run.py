@@ -26,7 +26,7 @@ from dphlib.report.notebooks import (
     find_notebooks,
     run_notebooks,
 )
-from dphlib.runtime.files import digest, require_space, say, write_json
+from dphlib.runtime.files import clear_errors, digest, make_folder, require_space, say, write_json
 from dphlib.runtime.jobs import duration
 from dphlib.runtime.machine import versions
 from dphlib.runtime.manifests import read_manifest
@@ -65,11 +65,12 @@ def run(
     chosen(studies)
     require_machine(settings)
     out = artifacts.resolve() / settings.name
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     require_space(out, SPACE_GIB + plan_module.written_gib(settings))
     lock = FileLock(out / ".lock")
     try:
-        lock.acquire(timeout=0)
+        with clear_errors(out):
+            lock.acquire(timeout=0)
     except Timeout:
         say(f"another run is writing {out}; wait until it is done, or give another folder with --artifacts")
         return 1

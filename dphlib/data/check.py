@@ -24,6 +24,7 @@ from typing import Any
 
 from dphlib.data.limit_ties import LimitProbe, limit_probes, parse_sql, written
 from dphlib.data.load import Prompt, Source, add_prompts, database_path, find, missing_databases, missing_text, read
+from dphlib.runtime.files import InputError
 from dphlib.types import Problem, Verdict
 from dphlib.verify.gold_cache import may_change
 from dphlib.verify.math import MathVerifier
@@ -90,7 +91,7 @@ class Built:
     findings: Findings
 
 
-class FailingGoldsError(ValueError):
+class FailingGoldsError(InputError):
     """Golds of a set fail; the message names problems and ways out."""
 
 
@@ -126,7 +127,7 @@ def build(
     left_out = set(found.failing) | (set() if keep_empty else set(found.empty))
     kept = [problem for problem in problems if problem.id not in left_out]
     if not kept:
-        raise ValueError(
+        raise InputError(
             f"{found.suite}: no problem is left of {len(problems)}: {len(found.failing)} golds fail, "
             f"{len(found.empty)} results are empty; run `dph data check`"
         )

@@ -27,7 +27,7 @@ from typing import Any
 
 from dphlib.data.sets import DATA_SETS, SUITES, DataSet, Split
 from dphlib.data.sql_prompt import schema_prompt, table_descriptions
-from dphlib.runtime.files import clear_errors
+from dphlib.runtime.files import InputError, MissingFileError, clear_errors
 from dphlib.types import Problem
 from dphlib.world.templates import math_prompt
 
@@ -42,7 +42,7 @@ _NOT_DATA = (
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """A data set that cannot be read as it should be: the message names file, line or row, and the way out."""
 
 
@@ -111,9 +111,9 @@ def lookup(name: str, split: str | None = None) -> tuple[DataSet, str]:
         return SUITES[name]
     data_set = DATA_SETS.get(name)
     if data_set is None:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(dict.fromkeys((*DATA_SETS, *SUITES)))}")
+        raise InputError(f"unknown data set {name!r}; known: {', '.join(dict.fromkeys((*DATA_SETS, *SUITES)))}")
     if split not in data_set.splits:
-        raise ValueError(f"unknown split {split!r} of {name}; known: {', '.join(data_set.splits)}")
+        raise InputError(f"unknown split {split!r} of {name}; known: {', '.join(data_set.splits)}")
     return data_set, split
 
 
@@ -130,17 +130,17 @@ def find(
     part = data_set.splits[split]
     folder = None if databases is None else Path(databases)
     if folder is not None and not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder} with the databases of {data_set.suite(split)}")
+        raise MissingFileError(f"no folder {folder} with the databases of {data_set.suite(split)}")
     if data_dir is None:
         return Source(data_set, split, databases=folder, revision=_pinned(data_set, split, revision))
     if revision:
-        raise ValueError(f"revision={revision!r} is of the hub copy: leave it out, or leave out data_dir")
+        raise InputError(f"revision={revision!r} is of the hub copy: leave it out, or leave out data_dir")
     root = Path(data_dir)
     if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root}: give the folder that holds the data sets' folders")
+        raise MissingFileError(f"no folder {root}: give the folder that holds the data sets' folders")
     files = _first(root, part.files)
     if files is None:
-        raise FileNotFoundError(_expected(root, data_set, split))
+        raise MissingFileError(_expected(root, data_set, split))
     beside = files[0].parent
     if folder is None and part.databases and (beside / part.databases).is_dir():
         folder = beside / part.databases
@@ -151,17 +151,17 @@ def find(
 def _pinned(data_set: DataSet, split: str, revision: str) -> str:
     hub, suite = data_set.splits[split].hub, data_set.suite(split)
     if hub is None:
-        raise ValueError(
+        raise InputError(
             f"{suite} has no copy on the hub that is the same set: get it from {data_set.source}, give data_dir"
         )
     revision = revision or hub.revision
     if not revision:
-        raise ValueError(
+        raise InputError(
             f"{suite}: no commit of {hub.id} could be verified when this was written; give data_dir with the files of "
             f"{data_set.source}, or a full commit hash of that copy as revision"
         )
     if not _COMMIT.fullmatch(revision):
-        raise ValueError(f"revision={revision!r}: must be a full commit hash, 40 hex digits; a branch's name moves")
+        raise InputError(f"revision={revision!r}: must be a full commit hash, 40 hex digits; a branch's name moves")
     return revision
 
 
@@ -296,7 +296,7 @@ def add_prompts(problems: Sequence[Problem], source: Source, prompt: Prompt | No
         return [replace(problem, prompt=prompt(problem.prompt)) for problem in problems]
     prompt = prompt or schema_prompt
     if missing := missing_databases(problems, source):
-        raise FileNotFoundError(missing_text(missing, source))
+        raise MissingFileError(missing_text(missing, source))
     described = table_descriptions(source.tables) if source.tables else {}
     return [
         replace(

@@ -15,7 +15,7 @@ from rich.table import Table
 from dphlib.data.check import SHOWN, Findings, check
 from dphlib.data.load import DataError, Source, find, lookup, missing_databases, read
 from dphlib.data.sets import DATA_SETS, SUITES, DataSet, licence_text
-from dphlib.runtime.files import RunError, say, write_json
+from dphlib.runtime.files import MissingFileError, RunError, say, write_json
 
 LISTED = ("empty", "ties", "unprobed", "changing", "unread", "compat_only")
 ALWAYS = ("set", "problems", "failing", "seconds")
@@ -36,7 +36,7 @@ def check_folder(data_dir: Path, names: Sequence[str], report: Path, workers: in
     """
     sources = held(data_dir, names)
     if not sources:
-        raise FileNotFoundError(f"{data_dir} holds none of the data sets; `dph data list` says where each belongs")
+        raise MissingFileError(f"{data_dir} holds none of the data sets; `dph data list` says where each belongs")
     found, errors = [], {}
     for source in sources:
         say(f"{source.suite}: {source}")
@@ -137,7 +137,7 @@ def _some(ids: Sequence[str]) -> str:
 def print_sets(data_dir: Path | None, file: IO[str] | None = None) -> int:
     """The table of data sets, with what a folder holds of each. Returns 1 if something there cannot be read."""
     if data_dir is not None and not data_dir.is_dir():
-        raise FileNotFoundError(f"no folder {data_dir}: give the folder that holds the data sets' folders")
+        raise MissingFileError(f"no folder {data_dir}: give the folder that holds the data sets' folders")
     table = Table(title="Data sets", show_lines=True)
     for name in ("set", "rows", "file in the data folder", "hub copy", "licence, source"):
         table.add_column(name, overflow="fold")

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from dphlib.data.question_values import value_index
+from dphlib.runtime.files import InputError
 from dphlib.verify.sqlite_files import bounded_rows, open_read_only, quoted, read_only_uri
 
 MAX_OPS = 20_000_000
@@ -115,9 +116,9 @@ def schema_prompt(
         tables, examples = _schema(uri, json.dumps(description) if description else "")
         named = value_index(uri).named_in(asked)
     except sqlite3.Error as error:
-        raise ValueError(f"{database} cannot be read: {error}") from error
+        raise InputError(f"{database} cannot be read: {error}") from error
     if not tables:
-        raise ValueError(f"{database} has no table")
+        raise InputError(f"{database} has no table")
     ddl = "\n\n".join(_table_ddl(table, examples, named) for table in tables)
     return TEMPLATE.format(schema=ddl, question=asked)
 
@@ -127,7 +128,7 @@ def table_descriptions(path: Path) -> dict[str, Mapping[str, Any]]:
     try:
         return {entry["db_id"]: entry for entry in json.loads(Path(path).read_text(encoding="utf-8"))}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a tables.json of Spider or BIRD: {error!r}") from error
+        raise InputError(f"{path} is not a tables.json of Spider or BIRD: {error!r}") from error
 
 
 def describe_database(connection: sqlite3.Connection) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def _schema(uri: str, description: str) -> tuple[list[_Table], dict[str, list[An
         try:
             tables = _tables(entry)
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ValueError(f"description of {entry.get('db_id')!r} is no entry of tables.json: {error!r}") from error
+            raise InputError(f"description of {entry.get('db_id')!r} is no entry of tables.json: {error!r}") from error
         return tables, {
             f"{table}.{column}".lower(): values
             for table, *_ in tables

@@ -39,7 +39,7 @@ from typing import Any
 
 from dphlib.data.sets import SUITES
 from dphlib.report.facts import read_json
-from dphlib.runtime.files import RunError
+from dphlib.runtime.files import InputError, RunError
 from dphlib.runtime.machine import gpu_total_gib
 from dphlib.settings.gpu import BASES, SMOKE
 from dphlib.settings.profiles import Profile
@@ -125,7 +125,7 @@ def plan(settings: Profile, card: str = "") -> Plan:
         raise ValueError(f"profile {settings.name} runs on a CPU; what it needs was measured, see `measured`")
     name = card or CARD_OF[settings.name.removesuffix(SMOKE)]
     if name not in CARDS:
-        raise ValueError(f"unknown card {name!r}; known: {', '.join(CARDS)}")
+        raise InputError(f"unknown card {name!r}; known: {', '.join(CARDS)}")
     gpu = CARDS[name]
     base, tuning, train, backend = settings.base, settings.tuning, settings.train, settings.backend
     trained, whole = trained_parameters(settings), tuning.kind == "full"

@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from dphlib.runtime.files import say, sha256_file, write_json
+from dphlib.runtime.files import InputError, say, sha256_file, write_json
 from dphlib.runtime.machine import cores, derive_seed
 from dphlib.settings.profiles import Profile
 from dphlib.types import Problem
@@ -64,10 +64,10 @@ def read_suite(folder: Path, name: str, settings: Profile) -> list[Problem]:
     """
     path = folder / f"{name}.json"
     if not path.is_file():
-        raise ValueError(f"unknown suite {name!r}; known: {', '.join(suites(settings))}")
+        raise InputError(f"unknown suite {name!r}; known: {', '.join(suites(settings))}")
     problems = [Problem.from_json(row) for row in json.loads(path.read_text(encoding="utf-8"))]
     if not problems:
-        raise ValueError(f"suite {name!r} has no problem; set its number in the profile's world.problems")
+        raise InputError(f"suite {name!r} has no problem; set its number in the profile's world.problems")
     return problems
 
 

@@ -20,7 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from dphlib.partition import Partition, Reference
-from dphlib.runtime.files import RunError, digest, make_folder, read_jsonl, sha256_file, write_json, write_text
+from dphlib.runtime.files import (
+    MissingFileError,
+    RunError,
+    digest,
+    make_folder,
+    read_jsonl,
+    sha256_file,
+    write_json,
+    write_text,
+)
 from dphlib.types import Problem
 
 HEAD, EXPLORATION, REFERENCES = "partition.json", "exploration.jsonl", "references.jsonl"
@@ -75,7 +84,7 @@ def new_folder(folder: Path) -> None:
         RunError: it cannot be made.
     """
     if (folder / HEAD).exists():
-        raise FileExistsError(f"{folder} holds a store; remove it or choose another folder, stores are not overwritten")
+        raise RunError(f"{folder} holds a store; remove it or choose another folder, stores are not overwritten")
     make_folder(folder)
 
 
@@ -121,7 +130,7 @@ def read(folder: Path) -> Store:
     if (folder / HEAD).is_file():
         head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
     if "base_sha256" not in head:
-        raise FileNotFoundError(f"no store in {folder}: write one by `dph partition --export FOLDER` and name that")
+        raise MissingFileError(f"no store in {folder}: write one by `dph partition --export FOLDER` and name that")
     for name, stated in head["files"].items():
         if not (folder / name).is_file() or sha256_file(folder / name) != stated:
             raise RunError(f"{folder / name} is not what was exported (sha256); copy or export the store again")

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from dphlib import __version__
 from dphlib.models.load import refuse_damaged
 from dphlib.models.tuning import refuse_adapted
-from dphlib.runtime.files import clear_errors, sha256_file, write_json, write_text
+from dphlib.runtime.files import MissingFileError, clear_errors, sha256_file, write_json, write_text
 
 WEIGHTS, CONFIG, BASE = "adapter_model.safetensors", "adapter_config.json", "base.json"
 
@@ -71,7 +71,7 @@ def describe_base(folder: Path, licence: str, *, name: str | None = None, revisi
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"no *.safetensors in {folder}; the base must be saved as safetensors")
+        raise MissingFileError(f"no *.safetensors in {folder}; the base must be saved as safetensors")
     lines = [f"{file.name} {_file_hash(file)}\n" for file in files]
     return Base(name or folder.name, revision, hashlib.sha256("".join(lines).encode()).hexdigest(), licence)
 

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from dphlib.models.placement import Placement
-from dphlib.runtime.files import RunError
+from dphlib.runtime.files import InputError, MissingFileError, RunError
 from dphlib.settings.stages import ModelConfig, WorldConfig
 from dphlib.world.people_places import corpus
 
@@ -119,7 +119,7 @@ def load(
     """
     folder = Path(name) if revision is None else fetch(str(name), revision)
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"no model in {folder}: config.json is missing; run the stage that makes it first")
+        raise MissingFileError(f"no model in {folder}: config.json is missing; run the stage that makes it first")
     for file in sorted(folder.glob("*.safetensors")):
         refuse_damaged(file, "copy or download it again, or run the stage that makes it again")
     tokenizer = load_tokenizer(folder)
@@ -133,7 +133,7 @@ def load(
         else None,
     )
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise ValueError(
+        raise InputError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model embeds "
             f"{model.get_input_embeddings().num_embeddings}; this model is of another vocabulary"
         )
@@ -159,7 +159,7 @@ def refuse_damaged(file: Path, way_out: str) -> None:
         with safe_open(file, framework="pt") as opened:
             opened.keys()
     except SafetensorError as error:
-        raise ValueError(f"{file} is damaged ({error}); {way_out}") from error
+        raise InputError(f"{file} is damaged ({error}); {way_out}") from error
 
 
 def fetch(name: str, revision: str) -> Path:
@@ -170,7 +170,7 @@ def fetch(name: str, revision: str) -> Path:
         ValueError: `revision` is no commit.
     """
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise ValueError(f"{name}: revision {revision!r} can move; name the 40 hex digits of a commit")
+        raise InputError(f"{name}: revision {revision!r} can move; name the 40 hex digits of a commit")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_NEEDED))
     except errors.GatedRepoError as error:
@@ -194,7 +194,7 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, user: str, system: str | Non
         ValueError: the tokenizer has no chat template.
     """
     if not tokenizer.chat_template:
-        raise ValueError(
+        raise InputError(
             f"the tokenizer of {Path(tokenizer.name_or_path).name or 'this model'} has no chat template; "
             "take the instruct variant of the model, or a plain template of dphlib.world.templates"
         )

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.models import load as models
 from dphlib.models.placement import Placement, choose_placement
+from dphlib.runtime.files import InputError
 from dphlib.settings.stages import TuningConfig
 
 _BLOCK = 64  # weights that share one NF4 scale
@@ -70,7 +71,7 @@ def prepare(policy: PreTrainedModel, config: TuningConfig, seed: int = 0) -> Any
         now = "4-bit" if quantised else "not quantised"
         raise ValueError(f"tuning is {config.kind!r} and the model is {now}; load it by tuning.load_policy")
     if config.kind == "full" and policy.dtype == torch.float16:
-        raise ValueError("all weights in float16 overflow while training; use lora or qlora on this GPU, or float32")
+        raise InputError("all weights in float16 overflow while training; use lora or qlora on this GPU, or float32")
     if quantised:
         _ready_for_gradients(policy)
     if config.gradient_checkpointing:
@@ -82,7 +83,7 @@ def prepare(policy: PreTrainedModel, config: TuningConfig, seed: int = 0) -> Any
 
     present = {name.rpartition(".")[2] for name, _ in policy.named_modules()}
     if missing := sorted(set(config.target_modules) - present):
-        raise ValueError(f"the model has no layer named {', '.join(missing)}; choose target_modules that it has")
+        raise InputError(f"the model has no layer named {', '.join(missing)}; choose target_modules that it has")
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -123,7 +124,7 @@ def _ready_for_gradients(policy: PreTrainedModel) -> None:
     for name, layer in policy.named_modules():
         if isinstance(layer, bitsandbytes.nn.Linear4bit):
             if layer.in_features % _BLOCK:
-                raise ValueError(
+                raise InputError(
                     f"{name} reads {layer.in_features} values, which NF4 cannot cut into blocks of {_BLOCK}; "
                     "choose a model whose sizes are multiples of it, or tuning lora"
                 )
@@ -156,7 +157,7 @@ def optimizer(
     if paged_8bit is None:
         paged_8bit = on_gpu and bool(getattr(policy, "is_loaded_in_4bit", False))
     if paged_8bit and not on_gpu:
-        raise ValueError("paged 8-bit AdamW needs a GPU; leave paged_8bit out, plain AdamW runs on a CPU")
+        raise InputError("paged 8-bit AdamW needs a GPU; leave paged_8bit out, plain AdamW runs on a CPU")
     copies = [(p, torch.nn.Parameter(p.detach().float())) for p in trained if p.dtype in _HALF]
     of = dict(copies)
     targets = [of.get(parameter, parameter) for parameter in trained]

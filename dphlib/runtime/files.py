@@ -23,8 +23,20 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-class RunError(RuntimeError):
+class UserError(Exception):
+    """An error that the user can mend. The command line prints it as one line, any other one with its traceback."""
+
+
+class RunError(UserError, RuntimeError):
     """A run cannot go on: the message names the file and the way out."""
+
+
+class InputError(UserError, ValueError):
+    """A name, value or file of the user's is refused: the message names it, what is allowed, and the way out."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that the user has to provide is not there: the message says where it belongs."""
 
 
 def say(line: str) -> None:
@@ -128,7 +140,7 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     with clear_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         for stale in path.parent.glob(".tmp-*"):
             parts = stale.name.split("-", 3)
             if len(parts) == 4 and parts[3] == path.name and parts[1].isdigit() and not _alive(int(parts[1])):
@@ -160,7 +172,7 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     """Appends one row and syncs it; first cuts off a torn last line, left by a killed writer."""
     line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False).encode() + b"\n"
     with clear_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         path.touch()
         with open(path, "r+b") as file:
             end = file.seek(0, os.SEEK_END)

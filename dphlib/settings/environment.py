@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from dphlib.runtime.files import InputError
 from dphlib.settings.gpu import BASES
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.profiles import Profile, profile
@@ -51,7 +52,7 @@ def chosen_by_environment(settings: Profile, environment: Mapping[str, str]) -> 
     answer = max(settings.train.max_new_tokens, settings.evaluation.max_new_tokens)
     base = _base(settings.base, environment.get("DPH_BASE", ""))
     if base.context <= answer:
-        raise ValueError(
+        raise InputError(
             f"{base.name} reads at most {base.context} tokens, and an answer of this profile may have {answer}; name "
             "another model by DPH_BASE, or take a profile with shorter answers"
         )
@@ -72,16 +73,16 @@ def chosen_by_environment(settings: Profile, environment: Mapping[str, str]) -> 
 def _one_of(environment: Mapping[str, str], variable: str, literal: Any, default: str) -> Any:
     value = environment.get(variable) or default
     if value not in get_args(literal):
-        raise ValueError(f"{variable}={value!r}; known: {', '.join(get_args(literal))}")
+        raise InputError(f"{variable}={value!r}; known: {', '.join(get_args(literal))}")
     return value
 
 
 def _methods(text: str) -> tuple[str, ...]:
     named = [part.strip() for part in text.split(",") if part.strip()]
     if unknown := [name for name in named if name not in METHOD_CONFIGS]:
-        raise ValueError(f"DPH_METHODS: unknown method {unknown[0]!r}; known: {', '.join(METHOD_CONFIGS)}")
+        raise InputError(f"DPH_METHODS: unknown method {unknown[0]!r}; known: {', '.join(METHOD_CONFIGS)}")
     if named and (missing := [name for name in COMPARED if name not in named]):
-        raise ValueError(f"DPH_METHODS lacks {', '.join(missing)}; the notebooks compare {' and '.join(COMPARED)}")
+        raise InputError(f"DPH_METHODS lacks {', '.join(missing)}; the notebooks compare {' and '.join(COMPARED)}")
     return tuple(name for name in METHOD_CONFIGS if not named or name in named)
 
 

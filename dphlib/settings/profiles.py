@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from dphlib.runtime.files import InputError
 from dphlib.settings.gpu import GPU_PROFILES, SMOKE, smallest
 from dphlib.settings.methods import CONFIGS, HEADLINE, METHOD_CONFIGS, MethodConfig
 from dphlib.settings.stages import (
@@ -85,7 +86,7 @@ class Profile:
             ValueError: a variant whose weight is that of the profile's main run.
         """
         if self.is_main(run) and run.variant != MAIN:
-            raise ValueError(main_run_text(run))
+            raise InputError(main_run_text(run))
         return run.configured(self._configs)
 
     @property
@@ -165,7 +166,7 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
     (8, (0, 1, 2, 3, 4))
     """
     if name not in PROFILES:
-        raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
+        raise InputError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
     chosen = _SMALLEST_CPU if name == "smoke" else Profile("cpu")
     if (full := name.removesuffix(SMOKE)) in GPU_PROFILES:
         settings = GPU_PROFILES[full]

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from dphlib.runtime.files import InputError
 from dphlib.settings.methods import CONTROLS, METHOD_CONFIGS
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import MAIN, RunConfig
@@ -171,7 +172,7 @@ def chosen(names: str) -> tuple[str, ...]:
     wanted = known if names == "all" else dict.fromkeys(part.strip() for part in names.split(",") if part.strip())
     for name in wanted:
         if name not in known:
-            raise ValueError(f"unknown study {name!r}; known: all, {', '.join(known)}")
+            raise InputError(f"unknown study {name!r}; known: all, {', '.join(known)}")
     return tuple(wanted)
 
 

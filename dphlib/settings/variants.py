@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, NamedTuple
 
+from dphlib.runtime.files import InputError
 from dphlib.settings.methods import CONFIGS, MethodConfig
 from dphlib.settings.stages import PresampleConfig, TrainConfig
 
@@ -98,16 +99,16 @@ def parse(variant: str) -> tuple[str, Any]:
         return MAIN, None
     key, equals, text = variant.partition("=")
     if key not in VARIANTS or not equals:
-        raise ValueError(f"unknown variant {variant!r}; known: main, {', '.join(f'{name}=...' for name in VARIANTS)}")
+        raise InputError(f"unknown variant {variant!r}; known: main, {', '.join(f'{name}=...' for name in VARIANTS)}")
     kind, allowed, fits = VARIANTS[key].values
     try:
         value = kind(text)
     except ValueError:
         value = None
     if value is None or not fits(value):
-        raise ValueError(f"variant {variant!r}: {key} must be {allowed}, {text!r} is not")
+        raise InputError(f"variant {variant!r}: {key} must be {allowed}, {text!r} is not")
     if (shortest := f"{value:g}" if kind is float else str(value)) != text:
-        raise ValueError(f"variant {variant!r}: write {key}={shortest}, so that one arm has one name")
+        raise InputError(f"variant {variant!r}: write {key}={shortest}, so that one arm has one name")
     return key, value
 
 
@@ -145,15 +146,15 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.method not in CONFIGS:
-            raise ValueError(f"unknown method {self.method!r}; known: {', '.join(CONFIGS)}")
+            raise InputError(f"unknown method {self.method!r}; known: {', '.join(CONFIGS)}")
         key, _ = parse(self.variant)
         if key == MAIN:
             return
         applies = VARIANTS[key].applies
         if not applies.to(CONFIGS[self.method]):
-            raise ValueError(f"variant {self.variant!r} means nothing for {self.method}: {applies.why_not}")
+            raise InputError(f"variant {self.variant!r} means nothing for {self.method}: {applies.why_not}")
         if key in _FIELDS and self.method_config == CONFIGS[self.method]:
-            raise ValueError(main_run_text(self))
+            raise InputError(main_run_text(self))
 
     @property
     def name(self) -> str:
@@ -215,5 +216,5 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if whole and seeds and "," not in text:
         seeds = tuple(range(*seeds))
     if not whole or not seeds:
-        raise ValueError(f"seeds {text!r}: give their number, such as 5, or a list without repetition, such as 0,1,2")
+        raise InputError(f"seeds {text!r}: give their number, such as 5, or a list without repetition, such as 0,1,2")
     return seeds

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from dphlib.runtime.files import InputError, MissingFileError
+
 MAX_CELL_BYTES = 16 << 20
 _TICK = 10_000
 
@@ -28,11 +30,11 @@ def read_only_uri(path: Path) -> str:
             header = file.read(20)
         stat = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"database {path} is not there: check the folder, or get the set's databases") from None
+        raise MissingFileError(f"database {path} is not there: check the folder, or get the set's databases") from None
     if header and not header.startswith(b"SQLite format 3\0"):
-        raise ValueError(f"{path} is not an SQLite database")
+        raise InputError(f"{path} is not an SQLite database")
     if 2 in header[18:20]:
-        raise ValueError(f"{path} is in WAL mode: run `PRAGMA journal_mode=DELETE` on it once")
+        raise InputError(f"{path} is in WAL mode: run `PRAGMA journal_mode=DELETE` on it once")
     return f"file:{quote(str(path))}?mode=ro&immutable=1#{stat.st_mtime_ns}.{stat.st_size}.{stat.st_ino}"
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from dphlib import __version__
 from dphlib.integrations.store import tokenizer_sha256
 from dphlib.partition import Partition, Reference
-from dphlib.runtime.files import RunError, atomic_path, make_folder
+from dphlib.runtime.files import InputError, RunError, atomic_path, make_folder
 from dphlib.runtime.places import ARTIFACTS
 from dphlib.types import Problem
 
@@ -66,7 +66,7 @@ def write_store(parts: Partition, base: Path, tokenizer: Any, out: Path) -> Path
         ValueError: no prompt to explore, no stored answer, or one whose log-probabilities are not one a token.
     """
     if not parts.exploration or not parts.references:
-        raise ValueError(
+        raise InputError(
             f"D_exp has {len(parts.exploration)} prompts and {len(parts.references)} answers are stored; both are"
             " needed: choose another threshold or pre-sample more problems"
         )
@@ -74,7 +74,7 @@ def write_store(parts: Partition, base: Path, tokenizer: Any, out: Path) -> Path
     rows = [_row(index, problem, next(ids)) for index, problem in enumerate(parts.exploration)]
     for reference in parts.references:
         if not reference.token_ids or len(reference.token_ids) != len(reference.logprobs):
-            raise ValueError(
+            raise InputError(
                 f"stored answer to {reference.problem.id}: {len(reference.token_ids)} tokens,"
                 f" {len(reference.logprobs)} log-probabilities; pre-sample again"
             )
