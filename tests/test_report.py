@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from synthetic import make_run
 
-from dphlib.report import pages as report
 from dphlib.analysis.claims import effect_text
+from dphlib.report import pages as report
 from dphlib.runtime.files import RunError
 
 
