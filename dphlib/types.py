@@ -6,7 +6,7 @@ Everything here is plain data: no torch, no file access.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -70,6 +70,7 @@ class Answer:
         text: decoded answer, special tokens left out.
         truncated: the token limit ended it, not an end-of-sequence token.
         entropy: mean entropy in nats of the next-token distribution (temperature 1) over `token_ids`.
+        prompt_ids: ids of the prompt as the sampler read it; not written to files.
     """
 
     problem_id: str
@@ -79,6 +80,17 @@ class Answer:
     text: str
     truncated: bool
     entropy: float = float("nan")
+    prompt_ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        row = asdict(self)
+        del row["prompt_ids"]
+        return row
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any], prompt_ids: Sequence[int] = ()) -> Answer:
+        lists = {name: tuple(row[name]) for name in ("token_ids", "logprobs")}
+        return cls(**{**row, **lists, "prompt_ids": tuple(prompt_ids)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +126,14 @@ class Group:
 
     def to_json(self) -> dict[str, Any]:
         """Without the problem's text: its id stands for it."""
-        answers, verdicts = ([asdict(one) for one in many] for many in (self.answers, self.verdicts))
-        return {"problem_id": self.problem.id, "answers": answers, "verdicts": verdicts}
+        answers = [answer.to_json() for answer in self.answers]
+        return {"problem_id": self.problem.id, "answers": answers, "verdicts": [asdict(v) for v in self.verdicts]}
 
     @classmethod
     def from_json(cls, problems: Mapping[str, Problem], row: Mapping[str, Any]) -> Group:
-        answers = (
-            Answer(**{**answer, "token_ids": tuple(answer["token_ids"]), "logprobs": tuple(answer["logprobs"])})
-            for answer in row["answers"]
-        )
+        answers = tuple(Answer.from_json(answer) for answer in row["answers"])
         verdicts = tuple(Verdict(**verdict) for verdict in row["verdicts"])
-        return cls(problems[row["problem_id"]], tuple(answers), verdicts)
+        return cls(problems[row["problem_id"]], answers, verdicts)
 
 
 @dataclass(frozen=True, slots=True)

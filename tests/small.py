@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import replace
+from pathlib import Path
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -38,6 +40,17 @@ def small_profile(**changes: object) -> Profile:
     """The smoke profile on the small world, with a policy that is trained for a moment only."""
     smoke = profile("smoke")
     return replace(smoke, world=WORLD, sft=replace(smoke.sft, steps=3), **changes)
+
+
+def logged_names() -> list[str]:
+    """The entries that docs/training_log.md explains, in its order."""
+    text = (Path(__file__).resolve().parents[1] / "docs" / "training_log.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| `(\w+)` \| .+ \| .+ \| .+ \|$", text, re.MULTILINE)
+
+
+def untimed(rows: list[dict]) -> list[dict]:
+    """Log rows without times and memory, which differ from run to run."""
+    return [{k: v for k, v in row.items() if not k.endswith(("_s", "_gib"))} for row in rows]
 
 
 class RewardsFirstToken:

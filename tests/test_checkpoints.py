@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from small import RewardsFirstToken, policy, sum_problems, tokenizer
+from small import RewardsFirstToken, policy, sum_problems, tokenizer, untimed
 from test_trainer import CONFIG, EVERY, references, weights
 
 from dphlib.models import tuning
@@ -72,10 +72,6 @@ def cut(stopped, tmp_path):
     return Path(shutil.copytree(stopped, tmp_path / "cut"))
 
 
-def timeless(rows):
-    return [{k: v for k, v in row.items() if not k.endswith(("_s", "_gib"))} for row in rows]
-
-
 @pytest.mark.parametrize(("method", "stop_after"), [("dph_f", 3), ("dapo", 5), ("dph_js_definition", 5)])
 def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path, method, stop_after):
     seed_everything(0)
@@ -86,8 +82,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path, method, sto
     seed_everything(99)  # a new process
     resumed, resumed_logs = run(tmp_path / "cut", method)
     assert torch.equal(weights(resumed), weights(whole))
-    assert timeless(resumed_logs) == timeless(logs)
-    assert timeless(read_jsonl(tmp_path / "cut" / checkpoints.LOG)) == timeless(logs)
+    assert untimed(resumed_logs) == untimed(logs)
+    assert untimed(read_jsonl(tmp_path / "cut" / checkpoints.LOG)) == untimed(logs)
     assert (torch.rand(1), random.random(), numpy.random.rand()) == left
 
 
@@ -97,7 +93,7 @@ def test_a_run_with_checkpoints_equals_one_without(uninterrupted):
     config = replace(KEEPING, checkpoint_every=0)
     arguments = (sum_problems(8), references(), RewardsFirstToken(), EVERY["dph_f"], config, 0)
     free_logs = trainer.train(free, tokenizer(), *arguments, base=policy().requires_grad_(False))
-    assert torch.equal(weights(kept), weights(free)) and timeless(logs) == timeless(free_logs)
+    assert torch.equal(weights(kept), weights(free)) and untimed(logs) == untimed(free_logs)
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("lora", torch.float32), ("full", torch.bfloat16)])
@@ -112,7 +108,7 @@ def test_adapters_dropout_and_fp32_copies_go_on_where_they_were(tmp_path, kind, 
     run(tmp_path / "cut", stop_after=3, learner=learner())
     torch.manual_seed(5)
     resumed, resumed_logs = run(tmp_path / "cut", learner=learner())
-    assert torch.equal(weights(resumed), weights(whole)) and timeless(resumed_logs) == timeless(logs)
+    assert torch.equal(weights(resumed), weights(whole)) and untimed(resumed_logs) == untimed(logs)
     held = sum(file.stat().st_size for file in (tmp_path / "whole" / "step-000006").glob("weights.*"))
     trained = sum(p.numel() * p.element_size() for p in whole.parameters() if p.requires_grad)
     assert trained <= held < trained + 20_000, "frozen weights are not kept"
@@ -121,12 +117,12 @@ def test_adapters_dropout_and_fp32_copies_go_on_where_they_were(tmp_path, kind, 
 def test_a_finished_run_is_not_trained_again_and_a_longer_one_goes_on(tmp_path):
     done, logs = run(tmp_path)
     again, again_logs = run(tmp_path)
-    assert torch.equal(weights(again), weights(done)) and timeless(again_logs) == timeless(logs)
+    assert torch.equal(weights(again), weights(done)) and untimed(again_logs) == untimed(logs)
     with pytest.raises(RunError, match="holds a run of 6 iterations, 4 are asked for"):
         run(tmp_path, config=replace(KEEPING, iterations=4))
     longer, longer_logs = run(tmp_path, config=replace(KEEPING, iterations=8))
     fresh, fresh_logs = run(tmp_path / "fresh", config=replace(KEEPING, iterations=8))
-    assert torch.equal(weights(longer), weights(fresh)) and timeless(longer_logs) == timeless(fresh_logs)
+    assert torch.equal(weights(longer), weights(fresh)) and untimed(longer_logs) == untimed(fresh_logs)
 
 
 def test_two_checkpoints_are_kept_and_nothing_else(tmp_path):
@@ -169,7 +165,7 @@ def test_a_torn_line_and_rows_after_the_checkpoint_are_cut_off(uninterrupted, cu
     log.write_bytes(log.read_bytes()[:-30])
     resumed, _ = run(cut)
     assert torch.equal(weights(resumed), weights(uninterrupted[0]))
-    assert timeless(read_jsonl(log)) == timeless(uninterrupted[1])
+    assert untimed(read_jsonl(log)) == untimed(uninterrupted[1])
 
 
 def test_a_log_that_lost_rows_is_noticed(cut):
@@ -218,7 +214,7 @@ def test_a_killed_process_leaves_a_run_that_can_go_on(uninterrupted, tmp_path):
     program = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
-from dphlib import checkpoints
+from dphlib.training import checkpoints
 from test_checkpoints import run
 from pathlib import Path
 save, calls = checkpoints.save_file, []

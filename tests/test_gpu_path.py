@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from data_files import official
-from small import RewardsFirstToken, sum_problems, tokenizer
+from small import RewardsFirstToken, logged_names, sum_problems, tokenizer
 
 from dphlib.experiment import policies
 from dphlib.experiment import problems as problem_sets
@@ -29,7 +29,6 @@ from dphlib.settings.profiles import profile
 from dphlib.settings.stages import BackendConfig, BaseConfig, DataConfig, ModelConfig, TuningConfig
 from dphlib.settings.variants import RunConfig
 from dphlib.training import loop as trainer
-from dphlib.training.log import METRICS
 from dphlib.training.scoring import answer_logprobs
 from dphlib.verify import Verifier
 
@@ -89,7 +88,7 @@ def test_every_stage_runs_on_data_sets_with_a_base_that_is_not_trained_here(
     pipeline = Pipeline(tmp_path / "run", settings)
     trained = pipeline.train_one(RUN).path
     rows = [json.loads(line) for line in (trained / "train_log.jsonl").read_text().splitlines()]
-    assert len(rows) == 2 and list(rows[0]) == [metric.name for metric in METRICS]
+    assert len(rows) == 2 and list(rows[0]) == logged_names()
     assert asked == [{"paged_8bit": False}]
     assert all(row["tis_mean"] == pytest.approx(1, abs=1e-3) and row["reference_tokens"] > 0 for row in rows)
     assert all(row["unjudged"] == 0 and row["grad_norm"] > 0 for row in rows)

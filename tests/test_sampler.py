@@ -19,7 +19,7 @@ from dphlib.sampling.shared_prompt import RepeatedPrompts, SharedPrompts, decodi
 from dphlib.sampling.transformers import TransformersSampler, _choose, batches
 from dphlib.sampling.vllm import VERSION, VllmSampler, require_vllm
 from dphlib.settings.profiles import profile
-from dphlib.training.scoring import answer_logprobs, batch_logprobs, micro_batches
+from dphlib.training.scoring import answer_logprobs, micro_batches, score_rows
 from dphlib.types import GREEDY_SAMPLE
 from dphlib.world import people_places as cpuworld
 
@@ -187,9 +187,9 @@ def test_a_prompt_that_is_passed_once_is_counted_once():
 def test_scores_do_not_depend_on_their_neighbours():
     model = policy()
     rows = [([1, 5, 6], [7, 8, 9, 10]), ([1, 4], [11]), ([1] * 9, [12, 13])]
-    together, mask = batch_logprobs(model, tokenizer().pad_token_id, rows)
+    together, mask, _ = score_rows(model, tokenizer().pad_token_id, rows)
     for index, row in enumerate(rows):
-        alone, _ = batch_logprobs(model, tokenizer().pad_token_id, [row])
+        alone = score_rows(model, tokenizer().pad_token_id, [row]).logprobs_B_T
         assert mask[index].sum() == len(row[1])
         torch.testing.assert_close(together[index, : len(row[1])], alone[0], atol=1e-5, rtol=0)
         assert not together[index, len(row[1]) :].any()
@@ -262,7 +262,7 @@ def test_a_shared_prompt_gives_the_values_and_gradients_of_rows_alone():
         model.zero_grad()
         values = []
         for part in parts:
-            scored_B_T, mask_B_T = batch_logprobs(model, tokenizer().pad_token_id, part)
+            scored_B_T, mask_B_T, _ = score_rows(model, tokenizer().pad_token_id, part)
             values += scored_B_T[mask_B_T].tolist()
             scored_B_T.square().sum().backward()
         return values, torch.cat([p.grad.flatten() for p in model.parameters()])

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import RewardsFirstToken, policy, sum_problems, tokenizer
+from small import RewardsFirstToken, logged_names, policy, sum_problems, tokenizer, untimed
 
 from dphlib.losses import EXPLORE, NEAR_PERFECT, count_denominators
 from dphlib.models.tuning import prepare
@@ -18,9 +18,9 @@ from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig
 from dphlib.settings.stages import TrainConfig, TuningConfig
 from dphlib.training import loop as trainer
-from dphlib.training import step as passes
-from dphlib.training.log import METRICS, Clock
-from dphlib.training.rows import Cycle, Row, batch_denominators, exploration_rows
+from dphlib.training import scoring
+from dphlib.training import step as steps
+from dphlib.training.rows import Row, batch_denominators, exploration_rows
 from dphlib.training.scoring import answer_logprobs
 from dphlib.types import Group, Verdict
 
@@ -70,8 +70,7 @@ def test_ten_steps_repeat_bitwise_and_depend_on_the_seed(method):
     (first, logs), (again, logs_again), (other, _) = run(method), run(method), run(method, seed=1)
     assert torch.equal(weights(first), weights(again))
     assert not torch.equal(weights(first), weights(other))
-    timeless = [{k: v for k, v in row.items() if not k.endswith(("_s", "_gib"))} for row in logs]
-    assert timeless == [{k: v for k, v in row.items() if not k.endswith(("_s", "_gib"))} for row in logs_again]
+    assert untimed(logs) == untimed(logs_again)
 
 
 def test_reward_rises_under_grpo():
@@ -166,23 +165,18 @@ def test_on_policy_at_the_first_update_and_the_sampler_follows_the_step():
     assert now != pytest.approx(before, abs=1e-3)
 
 
-def test_top_p_draws_likely_tokens_only_and_keeps_the_whole_distributions_logprobs():
+def test_top_p_draws_likely_tokens_only_and_keeps_the_whole_distributions_logprobs(monkeypatch):
     """The authors' hidden bias, reproduced: the log-probs handed to the update are those without the nucleus."""
-    groups = {}
+    made, seen, mean = trainer.exploration_rows, [], {}
+    monkeypatch.setattr(trainer, "exploration_rows", lambda *arguments: seen.append(made(*arguments)) or seen[-1])
     for top_p in (1.0, 0.5):
-        sampler = TransformersSampler(policy(), tokenizer(), batch_rows=1024)
-        config = replace(CONFIG, top_p=top_p)
-        arguments = (METHOD_CONFIGS["grpo"], config, 3, Clock())
-        groups[top_p] = trainer._roll_out(sampler, RewardsFirstToken(), Cycle(sum_problems(4), 0), *arguments)
-    drawn = [(g.problem.prompt, a) for g in groups[0.5] for a in g.answers]
-    untruncated = answer_logprobs(policy(), tokenizer(), [(prompt, a.token_ids) for prompt, a in drawn])
-    for (_, answer), whole in zip(drawn, untruncated, strict=True):
-        assert list(answer.logprobs) == pytest.approx(whole, abs=1e-5)
-    rows, _ = exploration_rows(groups[0.5], tokenizer(), METHOD_CONFIGS["grpo"], config)
-    assert [row.old_logprobs for row in rows] == [answer.logprobs for _, answer in drawn]
-    mean = {p: sum(sum(a.logprobs) for g in gs for a in g.answers) for p, gs in groups.items()}
-    count = {p: sum(len(a.token_ids) for g in gs for a in g.answers) for p, gs in groups.items()}
-    assert mean[0.5] / count[0.5] > mean[1.0] / count[1.0] + 0.05
+        run("grpo", iterations=1, top_p=top_p, lr=0.0)
+        rows, _ = seen[-1]
+        whole = scoring.scored(policy(), tokenizer().pad_token_id, [row.tokens for row in rows])
+        for row, logprobs_T in zip(rows, whole, strict=True):
+            assert list(row.old_logprobs) == pytest.approx(logprobs_T.tolist(), abs=1e-5)
+        mean[top_p] = torch.cat(whole).mean()
+    assert mean[0.5] > mean[1.0] + 0.05
 
 
 def test_an_entropy_bonus_raises_the_entropy_of_a_sharp_policy_and_nothing_else_does():
@@ -389,7 +383,7 @@ def test_dr_grpo_advantages_are_not_divided_by_the_deviation():
             sum_problems(1), DrawsElsewhere().sample(sum_problems(1), SamplingConfig(4, 1, 1, 3), 0), strict=True
         )
     ]
-    arguments = (groups, tokenizer(), METHOD_CONFIGS["grpo"])
+    arguments = (groups, METHOD_CONFIGS["grpo"])
     advantages = [row.advantage for row in exploration_rows(*arguments, replace(CONFIG, advantage_scale="none"))[0]]
     assert advantages == [0.75, -0.25, -0.25, -0.25]
 
@@ -398,9 +392,9 @@ def test_dr_grpo_advantages_are_not_divided_by_the_deviation():
 
 
 @pytest.mark.parametrize("method", ["grpo", "rkl", "dph_js_definition"])
-def test_a_row_has_every_documented_entry_in_order_and_no_other(method):
+def test_a_log_row_has_every_documented_entry_in_order_and_no_other(method):
     _, logs = run(method, iterations=1)
-    assert list(logs[0]) == [metric.name for metric in METRICS]
+    assert list(logs[0]) == logged_names()
     assert all(isinstance(value, (int, float, str, type(None))) for value in logs[0].values())
 
 
@@ -413,14 +407,14 @@ OUT_OF_MEMORY = torch.OutOfMemoryError(
     ("place", "settings", "says"),
     [
         (
-            (passes, "score_rows"),
+            (steps, "score_rows"),
             {},
-            r"update of iteration 1 \(CUDA out of memory\).*token_budget 8192 -> 4096 \(same result, 50 %",
+            r"update of iteration 1 \(CUDA out of memory\).*budget 8192 -> 4096 \(same result, 50 %",
         ),
-        ((passes, "score_rows"), {}, r"gradient_checkpointing False -> True.*kind full -> lora"),
-        ((passes, "score_rows"), {"token_budget": 8}, r"max_new_tokens 6 -> 3 \(the longest row has \d+ tokens\)"),
-        ((passes, "batch_logprobs"), {}, r"scoring of iteration 1.*token_budget 8192 -> 4096"),
-        ((trainer, "_roll_out"), {}, r"rollouts of iteration 1.*batch_rows to half"),
+        ((steps, "score_rows"), {}, r"gradient_checkpointing False -> True.*kind full -> lora"),
+        ((steps, "score_rows"), {"token_budget": 8}, r"max_new_tokens 6 -> 3 \(the longest row has \d+ tokens\)"),
+        ((trainer, "scored"), {}, r"scoring of iteration 1.*token_budget 8192 -> 4096"),
+        ((trainer._Run, "roll_out"), {}, r"rollouts of iteration 1.*batch_rows to half"),
     ],
 )
 def test_out_of_memory_names_the_settings_to_change_and_by_how_much(monkeypatch, place, settings, says):
@@ -436,6 +430,6 @@ def test_another_error_is_not_taken_for_a_full_memory(monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(passes, "score_rows", fails)
+    monkeypatch.setattr(steps, "score_rows", fails)
     with pytest.raises(RuntimeError, match=r"^shape mismatch$"):
         run("grpo", iterations=1)

@@ -26,7 +26,7 @@ from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.stages import LINEAR_LAYERS, ModelConfig, TrainConfig, TuningConfig
 from dphlib.training import loop as trainer
-from dphlib.training import step as passes
+from dphlib.training import step as steps
 from dphlib.training.rows import Row
 from dphlib.training.scoring import answer_logprobs
 
@@ -87,7 +87,7 @@ def test_in_float16_gradients_are_those_of_float32_and_a_step_that_overflows_is_
     for name, dtype, scaled in (("32", "float32", True), ("16", "float16", True), ("16, plain", "float16", False)):
         policy = policy_of(base_folder, "lora", dtype=dtype)
         if not scaled:
-            monkeypatch.setattr(passes, "_loss_scale", lambda policy, rows: 1)
+            monkeypatch.setattr(steps, "_loss_scale", lambda policy, rows: 1)
         learnt = [p for p in policy.parameters() if p.requires_grad]
         assert {p.dtype for p in learnt} == {torch.float32}, "adapters on float16 stay in float32"
         before = [p.detach().clone() for p in learnt]
@@ -97,7 +97,7 @@ def test_in_float16_gradients_are_those_of_float32_and_a_step_that_overflows_is_
         moved[name] = torch.cat([(now - was).ravel() for now, was in zip(learnt, before, strict=True)]).detach()
     error = {name: float((one - moved["32"]).norm() / moved["32"].norm()) for name, one in moved.items()}
     assert error["16"] < 0.02 < error["16, plain"], error
-    monkeypatch.setattr(passes, "_loss_scale", lambda policy, rows: 2**60)
+    monkeypatch.setattr(steps, "_loss_scale", lambda policy, rows: 2**60)
     policy = policy_of(base_folder, "lora", dtype="float16")
     before = weights(policy)
     adamw = tuning.optimizer(policy, 0.1)

@@ -15,7 +15,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class KeptSampler:
 
 
 def _write(path: Path, answers: Sequence[Sequence[Answer]]) -> None:
-    rows = [[asdict(answer) for answer in group] for group in answers]
+    rows = [{"prompt_ids": g[0].prompt_ids, "answers": [answer.to_json() for answer in g]} for g in answers]
     with atomic_path(path) as temporary:
         temporary.write_bytes(gzip.compress(json.dumps(rows).encode("ascii"), compresslevel=1))
 
@@ -102,11 +102,7 @@ def _read(path: Path) -> list[list[Answer]] | None:
         rows = json.loads(gzip.decompress(path.read_bytes()))
     except (OSError, EOFError, zlib.error, ValueError):
         return None
-    return [[_answer(row) for row in group] for group in rows]
-
-
-def _answer(row: Mapping[str, Any]) -> Answer:
-    return Answer(**{**row, "token_ids": tuple(row["token_ids"]), "logprobs": tuple(row["logprobs"])})
+    return [[Answer.from_json(answer, row["prompt_ids"]) for answer in row["answers"]] for row in rows]
 
 
 def judged(verifier: Verifier, problems: Sequence[Problem], answers: Sequence[Sequence[Answer]]) -> list[Group]:

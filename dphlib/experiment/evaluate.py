@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import pandas as pd
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.experiment.draws import judged
 from dphlib.sampling.protocol import Sampler, SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
-from dphlib.training.scoring import answer_logprobs
+from dphlib.training.scoring import scored
 from dphlib.types import EvalRecord, Group, Problem
 from dphlib.verify.verifier import Verifier, answer_hash
 from dphlib.world.templates import style_of
@@ -88,11 +87,9 @@ def evaluate(
 def _base_logprobs(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], count: int
 ) -> dict[tuple[str, int], float]:
-    pairs = [(group.problem, answer) for group in groups for answer in group.answers[:count]]
-    with torch.inference_mode():
-        logprobs = answer_logprobs(base, tokenizer, [(p.prompt, a.token_ids) for p, a in pairs])
-    sums = [float(sum(row)) for row in logprobs]
-    return {(p.id, a.sample): total for (p, a), total in zip(pairs, sums, strict=True)}
+    answers = [answer for group in groups for answer in group.answers[:count]]
+    logprobs = scored(base, tokenizer.pad_token_id, [(a.prompt_ids, a.token_ids) for a in answers])
+    return {(a.problem_id, a.sample): sum(row_T.tolist()) for a, row_T in zip(answers, logprobs, strict=True)}
 
 
 def _records(

@@ -26,15 +26,15 @@ from dphlib.models import adapters, tuning
 from dphlib.models import load as model
 from dphlib.models.placement import Placement, choose_placement
 from dphlib.partition import Reference
-from dphlib.runtime.files import RunError
+from dphlib.runtime.files import InputError, RunError
 from dphlib.runtime.jobs import WORKERS
 from dphlib.runtime.machine import cores, release_gpu
-from dphlib.sampling.protocol import Sampler
+from dphlib.sampling.protocol import Sampler, prompt_ids
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
 from dphlib.training import memory
-from dphlib.training.step import scored
+from dphlib.training.scoring import scored
 from dphlib.types import Problem
 
 MODEL, ADAPTER = "model", "adapter"
@@ -55,7 +55,7 @@ def placement_of(settings: Profile) -> Placement:
         return _CPU
     if device := os.environ.get(DEVICE):
         if device != "cpu":
-            raise ValueError(f"{DEVICE}={device!r}; only cpu can be asked for, without it the first GPU is used")
+            raise InputError(f"{DEVICE}={device!r}; only cpu can be asked for, without it the first GPU is used")
         return _CPU
     found = choose_placement()
     if found.device == "cpu":
@@ -199,7 +199,7 @@ def load_trained(settings: Profile, base: Path, trained: Path | None) -> tuple[A
 
 def _loading(settings: Profile) -> AbstractContextManager[None]:
     """Inside, a full memory is an error that says what to change."""
-    return memory.advised("loading the model", memory.loading_advice, settings.tuning.kind)
+    return memory.advised("loading the model", memory.loading_ways(settings.tuning.kind))
 
 
 @contextmanager
@@ -214,7 +214,7 @@ def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrained
         RunError: out of memory, here or inside the context, with the settings to change.
     """
     backend = settings.backend
-    advised = memory.advised("drawing answers", memory.sampling_advice, settings.train, backend.program)
+    advised = memory.advised("drawing answers", memory.sampling_ways(settings.train, backend.program))
     if backend.program == "transformers":
         with advised:
             yield TransformersSampler(policy, tokenizer, backend.batch_rows)
@@ -222,7 +222,7 @@ def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrained
     from dphlib.sampling.vllm import VllmSampler
 
     release_gpu()  # vLLM takes its share of what is free
-    with memory.advised("starting vLLM", memory.engine_advice, backend.memory_fraction):
+    with memory.advised("starting vLLM", memory.engine_ways(backend.memory_fraction)):
         engine = VllmSampler(
             folder, tokenizer, lora_rank=settings.tuning.rank if hasattr(policy, "peft_config") else None,
             max_tokens=backend.max_tokens, dtype=placement_of(settings).dtype,
@@ -247,10 +247,10 @@ def rescored(
     """
     if settings.base is None and settings.backend.program == "transformers" and settings.tuning.kind != "qlora":
         return list(references)
-    prompts = tokenizer([reference.problem.prompt for reference in references])["input_ids"] if references else []
+    prompts = prompt_ids(tokenizer, [reference.problem for reference in references])
     rows = [(prompt, reference.token_ids) for prompt, reference in zip(prompts, references, strict=True)]
-    logprobs = scored(policy, tokenizer, rows, settings.train)
-    return [replace(r, logprobs=tuple(row)) for r, row in zip(references, logprobs, strict=True)]
+    logprobs = scored(policy, tokenizer.pad_token_id, rows, 2 * settings.train.token_budget)
+    return [replace(r, logprobs=tuple(row_T.tolist())) for r, row_T in zip(references, logprobs, strict=True)]
 
 
 def _describe(settings: Profile, folder: Path) -> adapters.Base:

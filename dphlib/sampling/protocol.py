@@ -1,15 +1,18 @@
-"""What a sampler is: prompts to token ids and the log-probabilities that the sampling policy gave them.
+"""What a sampler is: problems to answers, as token ids with the log-probabilities that the sampling policy gave them.
 
-Token ids are carried from here to the trainer and never tokenised again.
+Token ids of prompts and answers are carried from here to the trainer and never made again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dphlib.types import Answer, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +52,9 @@ class Sampler(Protocol):
     def record(self) -> dict[str, str | None]:
         """Which program and which adapter the next answers come from, for the rollouts' log row."""
         ...
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[tuple[int, ...]]:
+    """Token ids of the problems' prompts."""
+    texts = [problem.prompt for problem in problems]
+    return [tuple(ids) for ids in tokenizer(texts)["input_ids"]] if texts else []

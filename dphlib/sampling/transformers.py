@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib.sampling.protocol import SamplingConfig
+from dphlib.sampling.protocol import SamplingConfig, prompt_ids
 from dphlib.sampling.shared_prompt import decoding
 from dphlib.types import GREEDY_SAMPLE, Answer, Problem
 
@@ -69,17 +69,19 @@ class TransformersSampler:
     ) -> list[list[Answer]]:
         """See `Sampler.sample`. Deterministic in (weights, problems, config, seed, batch_rows)."""
         generator = torch.Generator().manual_seed(seed)
-        tokens = self.tokenizer([problem.prompt for problem in problems])["input_ids"] if problems else []
+        prompts = prompt_ids(self.tokenizer, problems)
         answers: list[list[Answer]] = [[] for _ in problems]
         done = 0
-        for indices in batches([len(prompt) for prompt in tokens], config, self.batch_rows):
-            rows = self._decode([tokens[i] for i in indices], config, generator)
+        for indices in batches([len(prompt) for prompt in prompts], config, self.batch_rows):
+            rows = self._decode([prompts[i] for i in indices], config, generator)
             texts = self.tokenizer.batch_decode([row[0] for row in rows], skip_special_tokens=True)
             for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
                 index = indices[number // config.samples]
                 sample = GREEDY_SAMPLE if config.temperature == 0 else number % config.samples
                 token_ids, logprobs, truncated, entropy = row
-                answers[index].append(Answer(problems[index].id, sample, token_ids, logprobs, text, truncated, entropy))
+                answers[index].append(
+                    Answer(problems[index].id, sample, token_ids, logprobs, text, truncated, entropy, prompts[index])
+                )
             on_done(done := done + len(indices))
         return answers
 
@@ -93,7 +95,7 @@ class TransformersSampler:
 
     @torch.inference_mode()
     def _decode(
-        self, prompts: list[list[int]], config: SamplingConfig, generator: torch.Generator
+        self, prompts: list[tuple[int, ...]], config: SamplingConfig, generator: torch.Generator
     ) -> list[tuple[tuple[int, ...], tuple[float, ...], bool, float]]:
         """(token ids, log-probs, truncated, mean entropy) of each row, a prompt's samples side by side."""
         eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id

@@ -29,9 +29,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dphlib.models.adapters import CONFIG, adapter_sha256, check_adapter, describe_base, write_weights
-from dphlib.runtime.files import RunError
+from dphlib.runtime.files import InputError, RunError
 from dphlib.runtime.machine import derive_seed, package_version
-from dphlib.sampling.protocol import SamplingConfig
+from dphlib.sampling.protocol import SamplingConfig, prompt_ids
 from dphlib.types import GREEDY_SAMPLE, Answer, Problem
 
 VERSION = "0.32.0"
@@ -171,24 +171,25 @@ class VllmSampler:
         ]
         with self._awake():
             outputs = self.engine.generate(
-                [TokensPrompt(prompt_token_ids=ids) for ids in prompts],
+                [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts],
                 parameters,
                 use_tqdm=False,
                 lora_request=self._request,
             )
         answers = [
-            [self._answer(problem, completion, config) for completion in output.outputs]
-            for problem, output in zip(problems, outputs, strict=True)
+            [self._answer(problem, prompt, completion, config) for completion in output.outputs]
+            for problem, prompt, output in zip(problems, prompts, outputs, strict=True)
         ]
         on_done(len(problems))
         return answers
 
-    def _answer(self, problem: Problem, completion: Any, config: SamplingConfig) -> Answer:
+    def _answer(self, problem: Problem, prompt: tuple[int, ...], completion: Any, config: SamplingConfig) -> Answer:
         ids = tuple(completion.token_ids)
         logprobs = tuple(step[token].logprob for token, step in zip(ids, completion.logprobs, strict=True))
         sample = GREEDY_SAMPLE if config.temperature == 0 else completion.index
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return Answer(problem.id, sample, ids, logprobs, text, completion.finish_reason == "length")
+        truncated = completion.finish_reason == "length"
+        return Answer(problem.id, sample, ids, logprobs, text, truncated, prompt_ids=prompt)
 
     def sync(self, policy: Any) -> None:
         """Hands over the adapter of `policy`, or all its weights where it has none, and resets the prefix cache.
@@ -275,14 +276,14 @@ class VllmSampler:
 
 def _requests(
     problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, config: SamplingConfig, seed: int, max_tokens: int
-) -> tuple[list[list[int]], list[int]]:
+) -> tuple[list[tuple[int, ...]], list[int]]:
     """Prompt token ids and vLLM's seed of each problem's request; see `VllmSampler.sample`."""
-    prompts = tokenizer([problem.prompt for problem in problems])["input_ids"]
+    prompts = prompt_ids(tokenizer, problems)
     seen: Counter[str] = Counter()
     seeds = []
     for problem, ids in zip(problems, prompts, strict=True):
         if len(ids) + config.max_new_tokens > max_tokens:
-            raise ValueError(
+            raise InputError(
                 f"problem {problem.id}: {len(ids)} prompt tokens and {config.max_new_tokens} for the answer are "
                 f"more than max_tokens = {max_tokens}; raise it, or leave the problem out"
             )

@@ -2,8 +2,6 @@
 
 1. An answer without judgement gets no advantage and is left out of its group's mean.
 2. DAPO's overlong shaping lowers the reward by up to 1 in the last tokens before the limit.
-
-The loop that uses them is `trainer`.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from dphlib.losses import EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE, Denominators, group_advantages
 from dphlib.partition import Reference
@@ -38,9 +35,9 @@ class Row:
     tokens: TokenRow
     loss_id: int
     advantage: float = 0.0
-    old_logprobs: Sequence[float] = ()
-    ref_logprobs: Sequence[float] = ()
-    weights: Sequence[float] = ()
+    old_logprobs: Sequence[float] | Tensor = ()
+    ref_logprobs: Sequence[float] | Tensor = ()
+    weights: Sequence[float] | Tensor = ()
 
 
 class Cycle:
@@ -59,7 +56,7 @@ class Cycle:
         return drawn
 
     def state(self) -> dict[str, Any]:
-        """Where the draws stand, as plain data."""
+        """Where the draws have come to, as plain data."""
         return {"random": self._random.getstate(), "left": list(self._left)}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -69,7 +66,7 @@ class Cycle:
 
 
 def exploration_rows(
-    groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, method: MethodConfig, config: TrainConfig
+    groups: Sequence[Group], method: MethodConfig, config: TrainConfig
 ) -> tuple[list[Row], list[list[float | None]]]:
     """Rows with group advantages, and the shaped rewards of each group."""
     rewards = [
@@ -79,10 +76,9 @@ def exploration_rows(
         return [], []
     as_numbers = [[float("nan") if r is None else r for r in group] for group in rewards]
     advantages_P_G = group_advantages(torch.tensor(as_numbers), scale=config.advantage_scale)
-    prompts = tokenizer([group.problem.prompt for group in groups])["input_ids"]
     rows = [
-        Row((prompt, answer.token_ids), EXPLORE, advantage, answer.logprobs)
-        for prompt, group, advantages in zip(prompts, groups, advantages_P_G.tolist(), strict=True)
+        Row((answer.prompt_ids, answer.token_ids), EXPLORE, advantage, answer.logprobs)
+        for group, advantages in zip(groups, advantages_P_G.tolist(), strict=True)
         for answer, advantage in zip(group.answers, advantages, strict=True)
     ]
     return rows, rewards
@@ -96,14 +92,11 @@ def _shaped(reward: float | None, answer: Answer, method: MethodConfig, config: 
     return reward - min(1.0, max(0, over) / config.overlong_buffer)
 
 
-def rehearsal_rows(stored: Sequence[Reference], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
-    """Stored answers with the log-probs that pi_ref gave them."""
-    if not stored:
-        return []
-    prompts = tokenizer([reference.problem.prompt for reference in stored])["input_ids"]
+def rehearsal_rows(stored: Sequence[tuple[Reference, Sequence[int]]]) -> list[Row]:
+    """Stored answers, each with its prompt's token ids, and the log-probs that pi_ref gave them."""
     return [
-        Row((prompt, reference.token_ids), NEAR_PERFECT, ref_logprobs=reference.logprobs)
-        for prompt, reference in zip(prompts, stored, strict=True)
+        Row((prompt_ids, reference.token_ids), NEAR_PERFECT, ref_logprobs=reference.logprobs)
+        for reference, prompt_ids in stored
     ]
 
 
@@ -134,11 +127,11 @@ def aggregation(config: TrainConfig) -> dict[str, Any]:
     return {"aggregation": config.aggregation, "max_new_tokens": _limit(config)}
 
 
-def padded(values: Sequence[Sequence[float]], mask_B_T: Tensor) -> Tensor:
+def padded(values: Sequence[Sequence[float] | Tensor], mask_B_T: Tensor) -> Tensor:
     """Rows of numbers as a tensor of the mask's shape, on its device, 0 where a row ends."""
     placed = torch.zeros(mask_B_T.shape)
     for index, row in enumerate(values):
-        placed[index, : len(row)] = torch.tensor(row)
+        placed[index, : len(row)] = torch.as_tensor(row)
     return placed.to(mask_B_T.device)
 
 

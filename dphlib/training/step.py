@@ -1,4 +1,4 @@
-"""Rows through a model: scored, or learnt from by one optimizer step.
+"""One optimizer step on a mini-batch of rows, a micro-batch at a time.
 
 The denominators of the loss are those of the whole mini-batch, so gradients and statistics of its micro-batches add up
 to those of the batch.
@@ -6,20 +6,22 @@ to those of the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from dphlib.divergences import generator
-from dphlib.losses import IGNORE, PartitionedLossStats, negative_log_likelihood, partitioned_loss
+from dphlib.losses import IGNORE, Denominators, PartitionedLossStats, negative_log_likelihood, partitioned_loss
 from dphlib.models.tuning import fold_gradients
 from dphlib.settings.methods import MethodConfig
 from dphlib.settings.stages import TrainConfig
 from dphlib.training.rows import Row, aggregation, batch_denominators, learning, padded, token_count
-from dphlib.training.scoring import TokenRow, batch_logprobs, micro_batches, passes_prompts_once, score_rows
+from dphlib.training.scoring import micro_batches, passes_prompts_once, score_rows
 
 
 def update(
@@ -44,29 +46,7 @@ def update(
     total, scale = None, _loss_scale(policy, learn)
     for indices in micro_batches([row.tokens for row in learn], config.token_budget, passes_prompts_once(policy)):
         rows = [learn[i] for i in indices]
-        logprobs_B_T, mask_B_T, entropy_B_T = score_rows(
-            policy, pad_token_id, [row.tokens for row in rows], with_entropy=method.entropy_coef > 0
-        )
-        advantages_B_T = torch.tensor([[row.advantage] for row in rows], device=mask_B_T.device)
-        if config.importance_cap is not None:  # linear in the advantage, so this is the weight of the token's loss
-            advantages_B_T = advantages_B_T * padded([row.weights for row in rows], mask_B_T)
-        loss, stats = partitioned_loss(
-            logprobs_B_T,
-            loss_id_B_T=torch.tensor([[row.loss_id] for row in rows], device=mask_B_T.device).where(mask_B_T, IGNORE),
-            old_logprobs_B_T=padded([row.old_logprobs for row in rows], mask_B_T),
-            advantages_B_T=advantages_B_T,
-            ref_logprobs_B_T=padded([row.ref_logprobs for row in rows], mask_B_T),
-            entropy_B_T=entropy_B_T,
-            divergence=_divergence(method),
-            eta=method.eta,
-            clip_low=method.clip_low,
-            clip_high=method.clip_high,
-            dual_clip=config.dual_clip,
-            rkl_coef=method.rkl_coef,
-            entropy_coef=method.entropy_coef,
-            denominators=denominators,
-            **aggregation(config),
-        )
+        loss, stats = _loss(policy, pad_token_id, rows, denominators, method, config)
         (loss if scale == 1 else loss * scale).backward()
         fold_gradients(optimizer)
         total = stats if total is None else total + stats
@@ -76,13 +56,46 @@ def update(
         for parameter in stepped:
             if parameter.grad is not None:
                 parameter.grad /= scale
-    norm = torch.nn.utils.clip_grad_norm_(stepped, config.max_grad_norm)
-    if scale > 1 and not norm.isfinite():
-        optimizer.zero_grad(set_to_none=True)
-        return total, float("nan"), token_count(learn)
-    optimizer.step()
+    norm = float(torch.nn.utils.clip_grad_norm_(stepped, config.max_grad_norm))
+    if scale == 1 or math.isfinite(norm):
+        optimizer.step()
+    else:
+        norm = math.nan
     optimizer.zero_grad(set_to_none=True)
-    return total, float(norm), token_count(learn)
+    return total, norm, token_count(learn)
+
+
+def _loss(
+    policy: PreTrainedModel,
+    pad_token_id: int,
+    rows: Sequence[Row],
+    denominators: Denominators,
+    method: MethodConfig,
+    config: TrainConfig,
+) -> tuple[Tensor, PartitionedLossStats]:
+    """Loss of a micro-batch as a part of its mini-batch's, and its statistics."""
+    with_entropy = method.entropy_coef > 0
+    logprobs_B_T, mask_B_T, entropy_B_T = score_rows(policy, pad_token_id, [row.tokens for row in rows], with_entropy)
+    advantages_B_T = torch.tensor([[row.advantage] for row in rows], device=mask_B_T.device)
+    if config.importance_cap is not None:  # linear in the advantage, so this is the weight of the token's loss
+        advantages_B_T = advantages_B_T * padded([row.weights for row in rows], mask_B_T)
+    return partitioned_loss(
+        logprobs_B_T,
+        loss_id_B_T=torch.tensor([[row.loss_id] for row in rows], device=mask_B_T.device).where(mask_B_T, IGNORE),
+        old_logprobs_B_T=padded([row.old_logprobs for row in rows], mask_B_T),
+        advantages_B_T=advantages_B_T,
+        ref_logprobs_B_T=padded([row.ref_logprobs for row in rows], mask_B_T),
+        entropy_B_T=entropy_B_T,
+        divergence=_divergence(method),
+        eta=method.eta,
+        clip_low=method.clip_low,
+        clip_high=method.clip_high,
+        dual_clip=config.dual_clip,
+        rkl_coef=method.rkl_coef,
+        entropy_coef=method.entropy_coef,
+        denominators=denominators,
+        **aggregation(config),
+    )
 
 
 def _loss_scale(policy: Any, rows: Sequence[Row]) -> int:
@@ -90,24 +103,6 @@ def _loss_scale(policy: Any, rows: Sequence[Row]) -> int:
     if policy.get_output_embeddings().weight.dtype != torch.float16:
         return 1
     return 1 << max(1, sum(len(row.tokens[1]) for row in rows)).bit_length() - 1
-
-
-def scored(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[TokenRow],
-    config: TrainConfig,
-) -> list[list[float]]:
-    """Log-probs of the rows' answer tokens under `model`, nats, in order; micro-batches of twice the token budget."""
-    logprobs: list[list[float]] = [[] for _ in rows]
-    with torch.inference_mode():
-        # Without a gradient only one layer's states are kept, among which the keys and values of a shared prompt, a
-        # copy for each row, weigh as much as the prompt itself: so prompts are counted for each row.
-        for indices in micro_batches(rows, 2 * config.token_budget):
-            scored_B_T, _ = batch_logprobs(model, tokenizer.pad_token_id, [rows[i] for i in indices])
-            for index, values in zip(indices, scored_B_T.tolist(), strict=True):
-                logprobs[index] = values[: len(rows[index][1])]
-    return logprobs
 
 
 def _divergence(method: MethodConfig) -> Any:
