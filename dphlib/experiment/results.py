@@ -123,9 +123,9 @@ class Results:
         for part in ("records.parquet", TRAIN_LOGS, "presample.csv"):
             if not (root / part).exists():
                 raise RunError(f"no recorded run in {root}: {part} is missing; run ./run_all.sh {settings.name} first")
-        hard_rows = pd.read_parquet(root / HARD_RECORDS) if (root / HARD_RECORDS).is_file() else None
+        hard_rows = _read_rows(root / HARD_RECORDS) if (root / HARD_RECORDS).is_file() else None
         cost = _read_csv(root / "cost.csv") if (root / "cost.csv").is_file() else None
-        records, logs = pd.read_parquet(root / "records.parquet"), pd.read_parquet(root / TRAIN_LOGS)
+        records, logs = _read_rows(root / "records.parquet"), _read_rows(root / TRAIN_LOGS)
         return cls(settings, records, logs, _read_csv(root / "presample.csv"), cost, hard_rows)
 
 
@@ -138,6 +138,13 @@ def _write_rows(frame: pd.DataFrame, path: Path, sorted_by: list[str]) -> None:
 def _coded(frame: pd.DataFrame) -> pd.DataFrame:
     """Texts as categories."""
     return frame.astype(dict.fromkeys(frame.columns.intersection(_TEXTS), "category"))
+
+
+def _read_rows(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except ValueError as error:  # as pyarrow's own for what is no such file
+        raise RunError(f"{path} is damaged ({error}); restore it, or run again") from error
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
