@@ -177,9 +177,11 @@ def _serve(results_fd: int, lifeline_fd: int) -> None:
             answer = call(**job["arguments"])
             sys.stdout.flush()
             send({"kind": "done", "result": answer})
+        except UserError as error:
+            send({"kind": "error", "error": str(error)})
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
-            send({"kind": "error", "error": what, "traceback": traceback.format_exc()})
+            send({"kind": "error", "error": f"{what}\n\nin the worker:\n{traceback.format_exc()}"})
     os.kill(watcher, signal.SIGKILL)
     os.waitpid(watcher, 0)
 
@@ -325,8 +327,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str, devices: S
         devices: GPUs as `CUDA_VISIBLE_DEVICES` names them; each worker sees one. Workers share them only where more
             workers than devices are asked for.
 
-    Raises `JobError` when a job raises (with the worker's traceback) or its worker dies; the other jobs are
-    stopped first. ValueError for bad names, functions or arguments, before any starts. Ctrl-C stops all.
+    Raises `JobError` when a job raises (with the worker's traceback where it is no `UserError`) or its worker dies; the
+    other jobs are stopped first. ValueError for bad names, functions or arguments, before any starts. Ctrl-C stops all.
     """
     names = [job.name for job in jobs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -390,7 +392,7 @@ def _next_message(
     elif message["kind"] == "progress":
         worker.fraction = min(1.0, message["done"] / message["total"]) if message["total"] else 0.0
     elif message["kind"] == "error":
-        raise JobError(worker.job.name, f"{message['error']}\n\nin the worker:\n{message['traceback']}")
+        raise JobError(worker.job.name, message["error"])
     else:
         results[worker.job.name] = message["result"]
         worker.job = None
