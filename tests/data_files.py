@@ -60,6 +60,12 @@ def official(root: Path) -> Path:
     database(root / "bird/dev_20240627/dev_databases")
     write(root / "bird/minidev/MINIDEV/mini_dev_sqlite.json", [bird(sql=COUNT, **hard, meta={}) | {"sql": [COUNT]}])
     database(root / "bird/minidev/MINIDEV/dev_databases")
+    for name in ("train", "val"):
+        verified = bird(question_id=3, grading_method="multiset")
+        write(root / f"ReViSQL/data/bird-verified-{name}.json", [verified])
+    for name in ("sql_only", "full"):
+        corrected = bird(question_id="7", original_SQL="SELECT 1") | {"evidence": None}
+        write(root / f"text_to_sql_benchmarks/data/arcwise_plat_{name}_with_diff.json", [corrected])
     write(root / "spider/train_spider.json", [spider()])
     write(root / "spider/train_others.json", [spider("And how many singers in all?")])
     write(root / "spider/dev.json", [spider("Names?", "SELECT name FROM singer"), spider()])

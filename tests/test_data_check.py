@@ -15,6 +15,7 @@ from dphlib.cli import main as cli
 from dphlib.data.check import FailingGoldsError, build, check
 from dphlib.data.limit_ties import limit_probes, parse_sql, written
 from dphlib.data.load import find, read
+from dphlib.data.sets import SUITES
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")
@@ -82,20 +83,20 @@ def test_every_kind_of_gold_is_found(odd):
 def test_a_set_with_failing_golds_is_refused_or_built_without_them(odd):
     with pytest.raises(FailingGoldsError, match=r"bird_dev: 7 of 13 golds fail \(syntax, column, .*drop_failing=True"):
         build("bird", "dev", data_dir=odd, limits=LIMITS)
-    built = build("bird", "dev", data_dir=odd, drop_failing=True, limits=LIMITS)
+    problems, found = build("bird", "dev", data_dir=odd, drop_failing=True, limits=LIMITS)
     kept = ["sound", "tie", "no tie", "time", "limit by query"]
-    assert [problem.id for problem in built.problems] == kept
-    assert len(built.dropped) == 7 and built.empty == ["empty"]
-    assert all("CREATE TABLE singer" in problem.prompt for problem in built.problems)
-    again = build("bird", "dev", data_dir=odd, drop_failing=True, keep_empty=True, limits=LIMITS)
-    assert [problem.id for problem in again.problems] == [*kept[:1], "empty", *kept[1:]]
+    assert [problem.id for problem in problems] == kept
+    assert len(found.failing) == 7 and found.empty == ["empty"]
+    assert all("CREATE TABLE singer" in problem.prompt for problem in problems)
+    problems, _ = build("bird", "dev", data_dir=odd, drop_failing=True, keep_empty=True, limits=LIMITS)
+    assert [problem.id for problem in problems] == [*kept[:1], "empty", *kept[1:]]
 
 
 def test_a_set_of_which_nothing_is_left_is_refused(root):
     write(root / "bird/dev_20240627/dev.json", [bird(sql="SELECT name FROM singer WHERE 0")])
     with pytest.raises(ValueError, match=r"no problem is left of 1: 0 golds fail, 1 results are empty"):
         build("bird", "dev", data_dir=root)
-    assert len(build("bird", "dev", data_dir=root, keep_empty=True).problems) == 1
+    assert len(build("bird", "dev", data_dir=root, keep_empty=True)[0]) == 1
 
 
 def test_missing_and_unreadable_databases_fail_with_their_reason(root):
@@ -110,7 +111,7 @@ def test_missing_and_unreadable_databases_fail_with_their_reason(root):
         FailingGoldsError, match=r"1 databases of 2 problems are not there: gone.*2 of 5 golds fail \(2, 3"
     ):
         build("spider", "dev", data_dir=root)
-    assert [p.id for p in build("spider", "dev", data_dir=root, drop_failing=True).problems] == ["0"]
+    assert [p.id for p in build("spider", "dev", data_dir=root, drop_failing=True)[0]] == ["0"]
 
 
 def test_questions_that_stand_twice_are_grouped_by_database(root):
@@ -132,7 +133,7 @@ def test_answers_that_strict_cannot_read_fail(root):
     assert set(found.failing) == {"1", "3"} and found.compat_only == ["1"]
     with pytest.raises(FailingGoldsError, match=r"math500: 2 of 4 golds fail \(1, 3\)"):
         build("math500", data_dir=root)
-    assert [p.id for p in build("math500", data_dir=root, drop_failing=True).problems] == ["0", "2"]
+    assert [p.id for p in build("math500", data_dir=root, drop_failing=True)[0]] == ["0", "2"]
 
 
 # --- Ties ---
@@ -191,12 +192,9 @@ def test_what_is_probed(sql, probes, without):
     assert (len(found), left) == (probes, without)
 
 
-def test_limit_with_a_comma_skips_first():
+def test_what_is_parsed_and_written():
     probe = limit_probes(parse_sql("SELECT a FROM t ORDER BY a LIMIT 2, 3"))[0][0]
     assert probe.last.endswith("LIMIT 1 OFFSET 4)") and probe.next.endswith("LIMIT 1 OFFSET 5)")
-
-
-def test_sql_that_is_none_is_not_parsed():
     assert parse_sql("SELEC 1 FROM FROM") is None
     assert written(parse_sql("SELECT `a b` FROM t")) == 'SELECT "a b" FROM t'
 
@@ -209,19 +207,21 @@ def test_dph_data_check_reports_all_that_the_folder_holds(root, tmp_path, capsys
     arguments = ["data", "check", "--data-dir", str(root), "--report", str(report)]
     assert cli.main(arguments) == 0
     sets = json.loads(report.read_text())["sets"]
-    assert len(sets) == 14 and not any(one["failing"] for one in sets)
+    assert len(sets) == len(SUITES) and not any(one["failing"] for one in sets)
     assert "bird_mini_dev" in capsys.readouterr().out
 
 
 def test_dph_data_check_fails_on_a_failing_gold_and_names_it(root, tmp_path, capsys):
     report = tmp_path / "report.json"
-    rows = [bird("?", ROWS[kind], question_id=kind) for kind in ("syntax", "tie")]
+    rows = [bird("?", ROWS[kind], question_id=kind) for kind in ("syntax", "tie", "tie")]
     write(root / "bird/dev_20240627/dev.json", rows)
     arguments = ["data", "check", "--data-dir", str(root), "--sets", "bird_dev", "aime24", "--report", str(report)]
     assert cli.main(arguments) == 1
     out = capsys.readouterr().out
-    assert "bird_dev: ties: ids tie" in out and "fail, infra_error: gold is invalid" in out
+    assert "bird_dev: ties: ids tie" in out and "bird_dev: repeated: ids tie" in out
+    assert "fail, infra_error: gold is invalid" in out
     sets = {one["suite"]: one for one in json.loads(report.read_text())["sets"]}
+    assert sets["bird_dev"]["revision"] == "dev.json is of no revision known here" and sets["bird_dev"]["problems"] == 2
     assert list(sets) == ["bird_dev", "aime24"] and "syntax" in sets["bird_dev"]["failing"]
 
 

@@ -8,13 +8,14 @@ refuses the set, or leaves the problem out and names it.
 
 What is no failure but worth knowing is listed: empty results (a stratum of their own, left out by `build` unless
 asked for), ties at the cut of ORDER BY ... LIMIT, golds that ask for the time or chance, SQL that sqlglot cannot
-read, questions that stand there twice, answers that strict rejects and math-verify alone (`compat`) accepts.
+read, questions that are asked twice, answers that strict rejects and math-verify alone (`compat`) accepts.
 
 What it does not do: tell whether a gold answers its question.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,25 +24,41 @@ from pathlib import Path
 from typing import Any
 
 from dphlib.data.limit_ties import LimitProbe, limit_probes, parse_sql, written
-from dphlib.data.load import Prompt, Source, add_prompts, database_path, find, missing_databases, missing_text, read
+from dphlib.data.load import (
+    Prompt,
+    Rows,
+    Source,
+    add_prompts,
+    database_path,
+    find,
+    missing_databases,
+    missing_text,
+    read,
+)
 from dphlib.runtime.files import InputError
 from dphlib.types import Problem, Verdict
-from dphlib.verify.gold_cache import may_change
 from dphlib.verify.math import MathVerifier
 from dphlib.verify.sql import SqlVerifier
 from dphlib.verify.sqlite_files import read_only_uri
 
 NO_ROWS = "SELECT NULL WHERE 0"
 SHOWN = 10
+_CHANGING = re.compile(  # names the time or chance, so that it may give other rows another time
+    r"\b(now|random|randomblob|current_date|current_time|current_timestamp|curdate|localtime)\b"
+    r"|\b(date|time|datetime|julianday|unixepoch)\s*\(\s*\)|\bstrftime\s*\(\s*'[^']*'\s*\)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(slots=True)
 class Findings:
-    """What the check found in one split; ids stand in the order of the split.
+    """What the check found in one split; ids are in the order of the split.
 
     Args:
         suite, source: the split and where it was read.
-        problems: rows.
+        revision: which revision the files are, where that is known.
+        problems: rows that are not repeated.
+        repeated: rows that repeat another one, id and all; left out.
         failing: id -> why its gold fails.
         missing: database that is not there -> problems that need it (these fail too).
         empty: the gold's result has no row.
@@ -57,7 +74,9 @@ class Findings:
 
     suite: str
     source: str
+    revision: str
     problems: int
+    repeated: list[str] = field(default_factory=list)
     failing: dict[str, str] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
@@ -72,23 +91,6 @@ class Findings:
 
     def to_json(self) -> dict[str, Any]:
         return {one.name: getattr(self, one.name) for one in fields(self)}
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A split that may be trained on or evaluated: every gold verified against itself.
-
-    Args:
-        problems: with their prompts.
-        dropped: id -> why it was left out for its gold.
-        empty: ids with an empty gold result, left out of `problems` unless asked for.
-        findings: the whole check.
-    """
-
-    problems: list[Problem]
-    dropped: dict[str, str]
-    empty: list[str]
-    findings: Findings
 
 
 class FailingGoldsError(InputError):
@@ -107,31 +109,33 @@ def build(
     keep_empty: bool = False,
     workers: int = 1,
     limits: Mapping[str, Any] | None = None,
-) -> Built:
-    """Loads a split (see `data.load`), checks every gold, and leaves out what must not give a reward.
+) -> tuple[list[Problem], Findings]:
+    """Loads a split (see `load`), checks every gold, and leaves out what must not give a reward.
 
     Args:
-        drop_failing: leave failing golds out and name them in `dropped`, rather than refuse the set.
+        drop_failing: leave failing golds out, rather than refuse the set.
         keep_empty: keep SQL problems whose gold result is empty, which any query without a row answers.
         workers: processes that verify.
         limits: `timeout_s`, `max_ops`, `max_rows` or `max_cells` of the `SqlVerifier` that will judge the answers,
             where they are not its usual ones.
 
+    Returns the problems with their prompts, every gold verified against itself, and what was found.
+
     Raises FailingGoldsError, unless `drop_failing`, naming the problems; ValueError if nothing is left.
     """
     source = find(name, split, data_dir=data_dir, databases=databases, revision=revision)
-    problems = read(source)
-    found = check(problems, source, workers=workers, limits=limits)
+    rows = read(source)
+    found = check(rows, source, workers=workers, limits=limits)
     if found.failing and not drop_failing:
         raise FailingGoldsError(refusal(found, source))
     left_out = set(found.failing) | (set() if keep_empty else set(found.empty))
-    kept = [problem for problem in problems if problem.id not in left_out]
+    kept = [problem for problem in rows.problems if problem.id not in left_out]
     if not kept:
         raise InputError(
-            f"{found.suite}: no problem is left of {len(problems)}: {len(found.failing)} golds fail, "
+            f"{found.suite}: no problem is left of {found.problems}: {len(found.failing)} golds fail, "
             f"{len(found.empty)} results are empty; run `dph data check`"
         )
-    return Built(add_prompts(kept, source, prompt), found.failing, found.empty, found)
+    return add_prompts(kept, source, prompt), found
 
 
 def refusal(found: Findings, source: Source) -> str:
@@ -145,12 +149,10 @@ def refusal(found: Findings, source: Source) -> str:
     return ". ".join(parts) + ". Mend them, or leave them out with drop_failing=True"
 
 
-def check(
-    problems: Sequence[Problem], source: Source, *, workers: int = 1, limits: Mapping[str, Any] | None = None
-) -> Findings:
+def check(rows: Rows, source: Source, *, workers: int = 1, limits: Mapping[str, Any] | None = None) -> Findings:
     """What there is to say about every gold of a split; see `Findings`, and `build` for the arguments."""
-    started = time.monotonic()
-    found = Findings(source.suite, str(source), len(problems))
+    started, problems = time.monotonic(), rows.problems
+    found = Findings(source.suite, str(source), source.known_as, len(problems), rows.repeated)
     if source.data_set.kind == "sql":
         _check_sql(problems, source, found, {"workers": workers, **(limits or {})})
     else:
@@ -166,26 +168,27 @@ _MISSING = "its database is not there"
 def _check_sql(problems: Sequence[Problem], source: Source, found: Findings, options: Mapping[str, Any]) -> None:
     found.missing = missing_databases(problems, source)
     unreadable: dict[str, str] = dict.fromkeys(found.missing, _MISSING)
-    for db_id in sorted({problem.db_id for problem in problems} - set(unreadable)):
+    for db_id in sorted({str(problem.db_id) for problem in problems} - set(unreadable)):
         try:
             read_only_uri(database_path(source, db_id))
         except (ValueError, OSError) as error:
             unreadable[db_id] = str(error)
-    found.failing = {p.id: unreadable[p.db_id] for p in problems if p.db_id in unreadable}
+    found.failing = {p.id: unreadable[str(p.db_id)] for p in problems if p.db_id in unreadable}
     there = [problem for problem in problems if problem.id not in found.failing]
     if not there:
         return
-    with SqlVerifier(source.databases, "spider", **options) as bags:
+    databases = source.databases or Path()
+    with SqlVerifier(databases, "spider", **options) as bags:
         _fail(there, _themselves(bags, there), found)
         sound = [problem for problem in there if problem.id not in found.failing]
-        nothing = bags.verify_many([(p.db_id, p.gold, fenced(NO_ROWS)) for p in sound])
-    with SqlVerifier(source.databases, "bird", **options) as sets:
+        nothing = bags.verify_many([(str(p.db_id), p.gold, fenced(NO_ROWS)) for p in sound])
+    with SqlVerifier(databases, "bird", **options) as sets:
         _fail(sound, _themselves(sets, sound), found)
         found.empty = [p.id for p, v in zip(sound, nothing, strict=True) if v.outcome == "correct"]
         found.empty = [name for name in found.empty if name not in found.failing]
         sound = [problem for problem in sound if problem.id not in found.failing]
         _look_for_ties(sound, sets, found)
-    found.changing = [problem.id for problem in sound if may_change(problem.gold)]
+    found.changing = [problem.id for problem in sound if _CHANGING.search(problem.gold)]
     found.failing = {p.id: found.failing[p.id] for p in problems if p.id in found.failing}
 
 
@@ -196,7 +199,7 @@ def fenced(sql: str) -> str:
 
 def _themselves(verifier: SqlVerifier, problems: Sequence[Problem]) -> list[Verdict]:
     """The verdict on each gold as an answer to itself: it runs twice, first as gold, then as answer."""
-    return verifier.verify_many([(p.db_id, p.gold, fenced(p.gold)) for p in problems])
+    return verifier.verify_many([(str(p.db_id), p.gold, fenced(p.gold)) for p in problems])
 
 
 def _fail(problems: Sequence[Problem], verdicts: Sequence[Verdict], found: Findings) -> None:
@@ -210,7 +213,8 @@ def _fail(problems: Sequence[Problem], verdicts: Sequence[Verdict], found: Findi
 def _look_for_ties(problems: Sequence[Problem], verifier: SqlVerifier, found: Findings) -> None:
     """By three verdicts for each probe: both rows are equal, and neither is missing; and one on the tree itself."""
     probes: list[tuple[Problem, LimitProbe]] = []
-    unprobed, trees = set(), {}  # type: ignore[var-annotated]
+    unprobed: set[str] = set()
+    trees: dict[str, str] = {}
     for problem in problems:
         tree = parse_sql(problem.gold)
         if tree is None:
@@ -221,9 +225,9 @@ def _look_for_ties(problems: Sequence[Problem], verifier: SqlVerifier, found: Fi
         trees |= {problem.id: written(tree)} if some else {}
         unprobed |= {problem.id} if without else set()
     probed = [problem for problem in problems if problem.id in trees]
-    same = verifier.verify_many([(p.db_id, p.gold, fenced(trees[p.id])) for p in probed])
+    same = verifier.verify_many([(str(p.db_id), p.gold, fenced(trees[p.id])) for p in probed])
     unfaithful = {p.id for p, verdict in zip(probed, same, strict=True) if verdict.outcome != "correct"}
-    items = [(problem.db_id, probe.last, fenced(query)) for problem, probe in probes for query in (probe.next, NO_ROWS)]
+    items = [(str(p.db_id), probe.last, fenced(query)) for p, probe in probes for query in (probe.next, NO_ROWS)]
     verdicts = iter(verifier.verify_many(items))
     ties = set()
     for problem, _ in probes:

@@ -1,8 +1,8 @@
 """Data sets in, `Problem` out: from a folder in the official layout, or from the hub at a pinned revision.
 
-`load("bird", "dev", data_dir=...)` finds the split's files below `data_dir` (the places stand in `data_sets`);
-without `data_dir` the copy on the hub is read through the package `datasets`, at the commit that `data_sets`
-names. Either way each row becomes one `Problem`:
+`load("bird", "dev", data_dir=...)` finds the split's files below `data_dir` (the places are in `sets`); without
+`data_dir` the copy on the hub is read through the package `datasets`, at the commit that `sets` names. Either way each
+row becomes one `Problem`:
 
 - `suite` is the set's name, with the split's where there are several (`bird_dev`, `aime24`);
 - `id` is the row's own in the set where it has one, else its number in file order, from 0;
@@ -11,8 +11,11 @@ names. Either way each row becomes one `Problem`:
 - `prompt` is the user's turn: the authors' form for SQL (`schema_prompt`), ours for mathematics (`math_prompt`).
   A model's own chat template is not in it.
 
-What it does not do: judge whether a gold is any good (`data_check` does, and builds the sets that are trained on),
-apply a tolerance (one row of OlympiadBench has one: it is a label), read a data set that needs code from the hub.
+A row that repeats another one, id and all, is left out and counted.
+
+What it does not do: judge whether a gold is any good (`check` does, and builds the sets that are trained on), apply a
+tolerance (one row of OlympiadBench has one: it is a label) or a row's own way of grading (some of BIRD-Verified have
+one), read a data set that needs code from the hub.
 """
 
 from __future__ import annotations
@@ -23,11 +26,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dphlib.data.sets import DATA_SETS, SUITES, DataSet, Split
+from dphlib.data.sets import DATA_SETS, REVISIONS, SUITES, DataSet, Hub
 from dphlib.data.sql_prompt import schema_prompt, table_descriptions
-from dphlib.runtime.files import InputError, MissingFileError, clear_errors
+from dphlib.runtime.files import InputError, MissingFileError, clear_errors, say, sha256_file
 from dphlib.types import Problem
 from dphlib.world.templates import math_prompt
 
@@ -38,7 +41,7 @@ _NOT_DATA = (
     (b"\x1f\x8b", "compressed by gzip: unpack it"),
     (b"<!DOCTYPE", "a web page, not the data: download the file again"),
     (b"<html", "a web page, not the data: download the file again"),
-)  # fmt: skip
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -69,9 +72,35 @@ class Source:
         return self.data_set.suite(self.split)
 
     def __str__(self) -> str:
-        if self.files:
-            return ", ".join(map(str, self.files))
-        return f"{self.data_set.splits[self.split].hub.id} at {self.revision}"
+        return ", ".join(map(str, self.files)) or f"{self.hub.id} at {self.revision}"
+
+    @property
+    def hub(self) -> Hub:
+        """The copy on the hub that it is read from.
+
+        Raises:
+            ValueError: there is none that is the same set.
+        """
+        hub = self.data_set.splits[self.split].hub
+        if hub is None:
+            raise InputError(
+                f"{self.suite} has no copy on the hub that is the same set: get it from {self.data_set.source}, give "
+                "data_dir"
+            )
+        return hub
+
+    @property
+    def known_as(self) -> str:
+        """Which revision its files are, by their hashes; the hub's commit where it has none."""
+        known = [REVISIONS.get(sha256_file(file), f"{file.name} is of no revision known here") for file in self.files]
+        return ", ".join(dict.fromkeys(known)) or str(self)
+
+
+class Rows(NamedTuple):
+    """What a split holds: its problems, and the ids of rows that repeated another one and were left out."""
+
+    problems: list[Problem]
+    repeated: list[str]
 
 
 def load(
@@ -98,7 +127,10 @@ def load(
     ValueError for an unknown set or split.
     """
     source = find(name, split, data_dir=data_dir, databases=databases, revision=revision)
-    return add_prompts(read(source), source, prompt)
+    rows = read(source)
+    if rows.repeated:
+        say(repeated_text(source.suite, rows.repeated))
+    return add_prompts(rows.problems, source, prompt)
 
 
 def lookup(name: str, split: str | None = None) -> tuple[DataSet, str]:
@@ -112,7 +144,7 @@ def lookup(name: str, split: str | None = None) -> tuple[DataSet, str]:
     data_set = DATA_SETS.get(name)
     if data_set is None:
         raise InputError(f"unknown data set {name!r}; known: {', '.join(dict.fromkeys((*DATA_SETS, *SUITES)))}")
-    if split not in data_set.splits:
+    if split is None or split not in data_set.splits:
         raise InputError(f"unknown split {split!r} of {name}; known: {', '.join(data_set.splits)}")
     return data_set, split
 
@@ -132,7 +164,7 @@ def find(
     if folder is not None and not folder.is_dir():
         raise MissingFileError(f"no folder {folder} with the databases of {data_set.suite(split)}")
     if data_dir is None:
-        return Source(data_set, split, databases=folder, revision=_pinned(data_set, split, revision))
+        return _pinned(Source(data_set, split, databases=folder), revision)
     if revision:
         raise InputError(f"revision={revision!r} is of the hub copy: leave it out, or leave out data_dir")
     root = Path(data_dir)
@@ -141,28 +173,28 @@ def find(
     files = _first(root, part.files)
     if files is None:
         raise MissingFileError(_expected(root, data_set, split))
-    beside = files[0].parent
-    if folder is None and part.databases and (beside / part.databases).is_dir():
-        folder = beside / part.databases
-    tables = beside / part.tables if part.tables and (beside / part.tables).is_file() else None
-    return Source(data_set, split, files, folder, tables)
+    places = [(files[0].parent, part)]
+    for other, its_split in (SUITES[suite] for suite in part.databases_of):
+        its_part = other.splits[its_split]
+        places += [((root / names[0]).parent, its_part) for names in its_part.files]
+    there = [(beside, one) for beside, one in places if one.databases and (beside / one.databases).is_dir()]
+    beside, one = there[0] if there else places[0]
+    tables = beside / one.tables
+    folder = folder or (beside / one.databases if there else None)
+    return Source(data_set, split, files, folder, tables if tables.is_file() else None)
 
 
-def _pinned(data_set: DataSet, split: str, revision: str) -> str:
-    hub, suite = data_set.splits[split].hub, data_set.suite(split)
-    if hub is None:
-        raise InputError(
-            f"{suite} has no copy on the hub that is the same set: get it from {data_set.source}, give data_dir"
-        )
+def _pinned(source: Source, revision: str) -> Source:
+    hub = source.hub
     revision = revision or hub.revision
     if not revision:
         raise InputError(
-            f"{suite}: no commit of {hub.id} could be verified when this was written; give data_dir with the files of "
-            f"{data_set.source}, or a full commit hash of that copy as revision"
+            f"{source.suite}: no commit of {hub.id} could be verified when this was written; give data_dir with the "
+            f"files of {source.data_set.source}, or a full commit hash of that copy as revision"
         )
     if not _COMMIT.fullmatch(revision):
         raise InputError(f"revision={revision!r}: must be a full commit hash, 40 hex digits; a branch's name moves")
-    return revision
+    return replace(source, revision=revision)
 
 
 def _first(root: Path, alternatives: Iterable[tuple[str, ...]]) -> tuple[Path, ...] | None:
@@ -191,20 +223,35 @@ def _expected(root: Path, data_set: DataSet, split: str) -> str:
 # --- Rows ---
 
 
-def read(source: Source) -> list[Problem]:
-    """The problems of a split, each with the bare question as its prompt.
+def read(source: Source) -> Rows:
+    """The problems of a split, each with the bare question as its prompt; rows that repeat another are left out.
 
     Raises `DataError` naming file and line, or row, for what is no data, no JSON, or lacks a field, and for a split
-    without a row or with an id twice.
+    without a row or with two rows of the same id that are not the same.
     """
-    rows = _hub_rows(source) if not source.files else [row for file in source.files for row in read_rows(file)]
-    problems = [_problem(source, number, where, row) for number, (where, row) in enumerate(rows)]
-    twice = [name for name, count in Counter(problem.id for problem in problems).items() if count > 1]
-    if twice:
-        raise DataError(f"{source}: {len(twice)} ids stand there twice, such as {twice[0]!r}; get the files again")
+    rows = [row for file in source.files for row in read_rows(file)] if source.files else _hub_rows(source)
+    first: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    problems, repeated = [], []
+    for number, (where, row) in enumerate(rows):
+        problem = _problem(source, number, where, row)
+        earlier = first.setdefault(problem.id, (where, row))
+        if earlier[0] == where:
+            problems.append(problem)
+        elif earlier[1] == row:
+            repeated.append(problem.id)
+        else:
+            raise DataError(
+                f"{where}: another row with the id {problem.id!r} of {earlier[0]}; leave one of them out, or get the "
+                f"files again from {source.data_set.source}"
+            )
     if not problems:
         raise DataError(f"{source}: no row in it; get it again from {source.data_set.source}")
-    return problems
+    return Rows(problems, repeated)
+
+
+def repeated_text(suite: str, ids: Sequence[str]) -> str:
+    """One sentence: how many rows repeat another and were left out."""
+    return f"{suite}: {len(ids)} rows repeat another one and are left out: ids {', '.join(ids)}"
 
 
 def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -245,7 +292,7 @@ def _hub_rows(source: Source) -> list[tuple[str, dict[str, Any]]]:
     """The rows of the hub copy: parquet or JSON only, `datasets` no longer runs code of a data set."""
     import datasets
 
-    hub = source.data_set.splits[source.split].hub
+    hub = source.hub
     try:
         rows = datasets.load_dataset(hub.id, hub.config, split=hub.split, revision=source.revision)
     except Exception as error:  # of many libraries: network, file formats, the hub's own
@@ -268,9 +315,8 @@ def _problem(source: Source, number: int, where: str, row: Mapping[str, Any]) ->
         raise DataError(f"{where}: no field {error.args[0]} with an answer; fields: {', '.join(row)}") from None
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
-    db_id = None
+    db_id = row.get("db_id") if data_set.kind == "sql" else None
     if data_set.kind == "sql":
-        db_id = row.get("db_id")
         if not isinstance(db_id, str) or not re.fullmatch(r"[^/\\\0]+", db_id) or db_id in (".", ".."):
             raise DataError(f"{where}: db_id={db_id!r} must be the name of a database's folder")
     meta = {label: _label(row[name]) for label, name in data_set.labels.items() if row.get(name) not in (None, "")}
@@ -298,27 +344,25 @@ def add_prompts(problems: Sequence[Problem], source: Source, prompt: Prompt | No
     if missing := missing_databases(problems, source):
         raise MissingFileError(missing_text(missing, source))
     described = table_descriptions(source.tables) if source.tables else {}
-    return [
-        replace(
-            problem,
-            prompt=prompt(
-                database_path(source, problem.db_id),
-                problem.prompt,
-                problem.meta.get("evidence", ""),
-                description=described.get(problem.db_id),
-            ),
-        )
-        for problem in problems
-    ]
+    prompted = []
+    for problem in problems:
+        db_id, evidence = str(problem.db_id), problem.meta.get("evidence", "")
+        path = database_path(source, db_id)
+        text = prompt(path, problem.prompt, evidence, description=described.get(db_id))
+        prompted.append(replace(problem, prompt=text))
+    return prompted
 
 
 def database_path(source: Source, db_id: str) -> Path:
+    """Where the database of a name is, or would be. Raises FileNotFoundError where no databases are."""
+    if source.databases is None:
+        raise MissingFileError(f"{source.suite}: no folder with its databases")
     return source.databases / db_id / f"{db_id}.sqlite"
 
 
 def missing_databases(problems: Iterable[Problem], source: Source) -> dict[str, int]:
     """Databases that are not there -> problems that need them."""
-    needed = Counter(problem.db_id for problem in problems)
+    needed = Counter(str(problem.db_id) for problem in problems)
     return {
         db_id: count
         for db_id, count in sorted(needed.items())
@@ -328,9 +372,11 @@ def missing_databases(problems: Iterable[Problem], source: Source) -> dict[str, 
 
 def missing_text(missing: Mapping[str, int], source: Source) -> str:
     """One sentence: which databases are missing, where they should be, where to get them."""
-    part: Split = source.data_set.splits[source.split]
+    part = source.data_set.splits[source.split]
     if source.databases is not None:
         place = f"{source.databases}/<db_id>/<db_id>.sqlite"
+    elif part.databases_of:
+        place = f"the place of {part.databases_of[0]}'s, or the folder given as databases"
     elif source.files:
         place = f"{source.files[0].parent / part.databases}, or the folder given as databases"
         archives = sorted(source.files[0].parent.glob(f"*{part.databases}*.zip"))

@@ -17,7 +17,7 @@ from dphlib.data.load import DataError, Source, find, lookup, missing_databases,
 from dphlib.data.sets import DATA_SETS, SUITES, DataSet, licence_text
 from dphlib.runtime.files import MissingFileError, RunError, say, write_json
 
-LISTED = ("empty", "ties", "unprobed", "changing", "unread", "compat_only")
+LISTED = ("repeated", "empty", "ties", "unprobed", "changing", "unread", "compat_only")
 ALWAYS = ("set", "problems", "failing", "seconds")
 _UNREADABLE = (DataError, FileNotFoundError, RunError)
 
@@ -27,7 +27,7 @@ def check_folder(data_dir: Path, names: Sequence[str], report: Path, workers: in
 
     Args:
         data_dir: folder of the sets.
-        names: sets or suites, see `data_sets`; none for all that the folder holds.
+        names: sets or suites, see `sets`; none for all that the folder holds.
         report: JSON file that is written.
         workers: processes that verify.
 
@@ -39,7 +39,7 @@ def check_folder(data_dir: Path, names: Sequence[str], report: Path, workers: in
         raise MissingFileError(f"{data_dir} holds none of the data sets; `dph data list` says where each belongs")
     found, errors = [], {}
     for source in sources:
-        say(f"{source.suite}: {source}")
+        say(f"{source.suite}: {source} ({source.known_as})")
         try:
             found.append(check(read(source), source, workers=workers))
         except _UNREADABLE as error:
@@ -166,8 +166,8 @@ def _held(data_set: DataSet, split: str, data_dir: Path) -> str:
         source = find(data_set.name, split, data_dir=data_dir)
     except FileNotFoundError:
         return "no"
-    problems = read(source)
-    text = f"{len(problems)} problems"
+    problems = read(source).problems
+    text = f"{len(problems)} problems ({source.known_as})"
     if data_set.kind == "sql":
         needed = len({problem.db_id for problem in problems})
         text += f", {needed - len(missing_databases(problems, source))} of {needed} databases"

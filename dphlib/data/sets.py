@@ -1,30 +1,26 @@
-"""The table of data sets: where each lies in its official layout, its copy on the hub, fields, licence and source.
+"""The table of data sets: official files, copy on the hub, fields, how a gold is read, licence and source.
 
-One row a set. `data` loads by it, `dph data list` prints it, and the data sets' part of THIRD_PARTY.md is made
-from it. No data set is part of this repository: a user gets it from its source, under its licence.
+One row per set. `load` reads by it, `dph data list` prints it, and the data sets' part of THIRD_PARTY.md is made from
+it. No data set is part of this repository: a user gets it from its source, under its licence.
 
-A hub revision stands here only if it was seen, in full, in the public code of at least two unrelated projects
-together with the hub id and split. A copy that differs from the official files says so in `Hub.note`.
+A hub revision is given only if it was seen, in full, in the public code of at least two unrelated projects together
+with the hub id and split. A copy that differs from the official files says so in `Hub.note`. A file's hash is in
+`REVISIONS` if its bytes were here or if public code pins it together with where it comes from.
+
+A gold is read by a function of the row as the file has it: KeyError names the field that is missing, ValueError says
+what is wrong with it. Nothing is corrected: a gold that is no good is for `check` to find.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from fractions import Fraction
+from typing import Any
 
-from dphlib.data.golds import (
-    Row,
-    bird_gold,
-    college_gold,
-    gsm8k_gold,
-    minerva_gold,
-    olympiad_gold,
-    plain_gold,
-    spider_gold,
-    whole_gold,
-)
 from dphlib.types import Kind
+from dphlib.verify.math_text import extract_boxed
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +48,11 @@ class Split:
     Args:
         files: alternatives below the data folder, the first that is there counts; each is one file or several
             that are read one after the other.
-        rows: of the official files, 0 where we could not count them.
+        rows: of the official files.
         hub: its copy on the hub.
         databases: folder of `<db_id>/<db_id>.sqlite`, beside the first file.
         tables: description of the databases, beside the first file.
+        databases_of: suites whose databases and description it uses, the first that is there, for a set without.
     """
 
     files: tuple[tuple[str, ...], ...]
@@ -63,6 +60,7 @@ class Split:
     hub: Hub | None = None
     databases: str = ""
     tables: str = ""
+    databases_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +73,12 @@ class DataSet:
         splits: name -> split.
         question: fields of which the first that a row has is the question.
         gold: the gold SQL or answer of a row; raises KeyError or ValueError where the row has none.
-        labels: meta label -> field of the row.
-        id: field that names a row; "" counts the rows.
-        mode: the rule by which its own evaluator compares results (`sql` only).
         licence: of the data.
         licence_seen: where we read that; "" where we did not: check it before you publish anything made from it.
         source: where to get the official files.
         citation: authors, title, where.
+        labels: meta label -> field of the row.
+        id: field that names a row; "" counts the rows.
     """
 
     name: str
@@ -89,14 +86,13 @@ class DataSet:
     kind: Kind
     splits: Mapping[str, Split]
     question: tuple[str, ...]
-    gold: Callable[[Row], str]
+    gold: Callable[[Mapping[str, Any]], str]
     licence: str
     licence_seen: str
     source: str
     citation: str
     labels: Mapping[str, str]
     id: str = ""
-    mode: Literal["bird", "spider"] = "bird"
 
     def suite(self, split: str) -> str:
         """The name of the split's problems: the set's, with the split's where there are several.
@@ -107,6 +103,98 @@ class DataSet:
         return self.name if len(self.splits) == 1 else f"{self.name}_{split}"
 
 
+# --- Golds ---
+
+
+def _field(row: Mapping[str, Any], *names: str) -> str:
+    """The first of the fields that is a text with something in it, or a number."""
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+    raise KeyError(" or ".join(names))
+
+
+def bird_gold(row: Mapping[str, Any]) -> str:
+    """`SQL`; `sql` in older revisions and in copies, where it may be another thing beside `SQL`.
+
+    >>> bird_gold({"SQL": "SELECT 1", "sql": ["SELECT 1"]}), bird_gold({"sql": "SELECT 2"})
+    ('SELECT 1', 'SELECT 2')
+    """
+    return _field(row, "SQL", "sql")
+
+
+def spider_gold(row: Mapping[str, Any]) -> str:
+    """`query` as it stands."""
+    return _field(row, "query")
+
+
+def gsm8k_gold(row: Mapping[str, Any]) -> str:
+    """The number after the last `####`, without commas at the thousands.
+
+    >>> gsm8k_gold({"answer": "9 * 200 = 1,800\\n#### 1,800"})
+    '1800'
+    """
+    _, mark, number = _field(row, "answer").rpartition("####")
+    if not mark or not number.strip():
+        raise ValueError("no number after ####")
+    return number.strip().replace(",", "")
+
+
+def whole_gold(row: Mapping[str, Any]) -> str:
+    r"""A whole number: leading zeros, `.0` and a degree sign left out.
+
+    >>> whole_gold({"answer": "025"}), whole_gold({"answer": 27.0}), whole_gold({"answer": "336^\\circ"})
+    ('25', '27', '336')
+    """
+    text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?$|°$", "", _field(row, "answer")).strip()
+    if not re.fullmatch(r"[+-]?\d{1,18}(?:\.0*)?", text, re.ASCII):
+        raise ValueError(f"answer {text!r} is no whole number")
+    return str(Fraction(text))
+
+
+def plain_gold(row: Mapping[str, Any]) -> str:
+    """`answer` as it stands."""
+    return _field(row, "answer")
+
+
+def olympiad_gold(row: Mapping[str, Any]) -> str:
+    """The one text in `final_answer`; several answers are in it with commas between.
+
+    >>> olympiad_gold({"final_answer": ["$69$,$84$"]})
+    '$69$,$84$'
+    """
+    answers = row["final_answer"]
+    if not isinstance(answers, list) or len(answers) != 1:
+        raise ValueError(f"final_answer {answers!r} is no list of one text")
+    return _field({"final_answer": answers[0]}, "final_answer")
+
+
+def college_gold(row: Mapping[str, Any]) -> str:
+    """Without the `$...$` where it goes round the whole answer.
+
+    >>> college_gold({"answer": "$7,-7$"}), college_gold({"answer": "$x$ or $y$"})
+    ('7,-7', '$x$ or $y$')
+    """
+    text = _field(row, "answer")
+    whole = re.fullmatch(r"(\${1,2})([^$]+)\1", text)
+    return whole[2].strip() if whole else text
+
+
+def minerva_gold(row: Mapping[str, Any]) -> str:
+    r"""The last `\boxed{}` of the worked solution; `answer` in copies that have it. Powers of ten as LaTeX has them.
+
+    >>> minerva_gold({"solution": r"$\boxed{1.5}$, so \boxed{1.6} cm"}), minerva_gold({"answer": "4.5e33"})
+    ('1.6', '4.5 \\times 10^{33}')
+    """
+    boxed = extract_boxed(row["solution"]) if isinstance(row.get("solution"), str) else None
+    gold = boxed or _field(row, "answer")
+    power = re.fullmatch(r"([+-]?\d+(?:\.\d*)?)[eE]([+-]?\d+)", gold, re.ASCII)
+    return f"{power[1]} \\times 10^{{{int(power[2])}}}" if power else gold
+
+
 # --- The table ---
 
 _OCW = "no licence is named with the data; the problems are from MIT OpenCourseWare, whose own is CC BY-NC-SA 4.0"
@@ -115,7 +203,12 @@ _QWEN = "https://github.com/QwenLM/Qwen2.5-Math"
 _AIME = {"url": "url", "year": "year"}
 
 
-def _test(folder: str, rows: int, hub: Hub, *more: tuple[str, ...]) -> dict[str, Split]:
+def _in(folders: tuple[str, ...], *names: str) -> tuple[tuple[str, ...], ...]:
+    """The same files in each of several folders."""
+    return tuple(tuple(f"{folder}/{name}" for name in names) for folder in folders)
+
+
+def _test(folder: str, rows: int, hub: Hub | None, *more: tuple[str, ...]) -> dict[str, Split]:
     return {"test": Split(((f"{folder}/test.jsonl",), *more), rows, hub)}
 
 
@@ -126,18 +219,13 @@ _ALL = (
         kind="sql",
         splits={
             "train": Split(
-                (("bird/train/train.json",), ("train/train.json",), ("bird/train.json",)),
+                _in(("bird/train", "train", "bird"), "train.json"),
                 9428,
                 databases="train_databases",
                 tables="train_tables.json",
             ),
             "dev": Split(
-                (
-                    ("bird/dev_20240627/dev.json",),
-                    ("bird/dev/dev.json",),
-                    ("dev_20240627/dev.json",),
-                    ("bird/dev.json",),
-                ),
+                _in(("bird/dev_20240627", "bird/dev", "dev_20240627", "bird"), "dev.json"),
                 1534,
                 Hub(
                     "birdsql/bird_sql_dev_20251106",
@@ -149,12 +237,7 @@ _ALL = (
                 tables="dev_tables.json",
             ),
             "mini_dev": Split(
-                (
-                    ("bird/minidev/MINIDEV/mini_dev_sqlite.json",),
-                    ("minidev/MINIDEV/mini_dev_sqlite.json",),
-                    ("bird/MINIDEV/mini_dev_sqlite.json",),
-                    ("bird/mini_dev_sqlite.json",),
-                ),
+                _in(("bird/minidev/MINIDEV", "minidev/MINIDEV", "bird/MINIDEV", "bird"), "mini_dev_sqlite.json"),
                 500,
                 Hub(
                     "birdsql/bird_mini_dev",
@@ -177,15 +260,54 @@ _ALL = (
         "Grounded Text-to-SQLs, NeurIPS 2023, arXiv 2305.03111",
     ),
     DataSet(
+        name="bird_verified",
+        title="BIRD-Verified",
+        kind="sql",
+        splits={
+            split: Split(
+                _in(("ReViSQL/data", "bird_verified"), f"bird-verified-{name}.json"), rows, databases_of=("bird_train",)
+            )
+            for split, name, rows in (("train", "train", 2064), ("validation", "val", 398))
+        },
+        question=("question",),
+        gold=bird_gold,
+        labels={"evidence": "evidence", "grading": "grading_method"},
+        id="question_id",
+        licence="BIRD's, CC BY-SA 4.0; the repository names none for its corrections",
+        licence_seen="",
+        source="https://github.com/uiuc-kang-lab/ReViSQL (data), databases of BIRD's training set",
+        citation="ReViSQL: Achieving Human-Level Text-to-SQL (there also BIRD-Platinum): 2,462 rows of BIRD's training "
+        "set with corrected questions, evidence and SQL",
+    ),
+    DataSet(
+        name="arcwise_plat",
+        title="Arcwise-Plat",
+        kind="sql",
+        splits={
+            split: Split(
+                _in(("text_to_sql_benchmarks/data", "arcwise_plat"), f"arcwise_plat_{split}_with_diff.json"),
+                498,
+                databases_of=("bird_mini_dev", "bird_dev"),
+            )
+            for split in ("sql_only", "full")
+        },
+        question=("question",),
+        gold=bird_gold,
+        labels={"evidence": "evidence"},
+        id="question_id",
+        licence="CC BY-SA 4.0",
+        licence_seen="",
+        source="https://github.com/uiuc-kang-lab/text_to_sql_benchmarks (data), databases of BIRD's dev set",
+        citation="Jin et al., Pervasive Annotation Errors Break Text-to-SQL Benchmarks and Leaderboards, arXiv "
+        "2601.08778: BIRD's mini-dev without two rows, SQL corrected (sql_only), or questions and evidence too (full)",
+    ),
+    DataSet(
         name="spider",
         title="Spider",
         kind="sql",
         splits={
             "train": Split(
-                (
-                    ("spider/train_spider.json", "spider/train_others.json"),
-                    ("spider_data/train_spider.json", "spider_data/train_others.json"),
-                ),
+                _in(("spider", "spider_data"), "train_spider.json", "train_others.json"),
                 8659,
                 Hub(
                     "xlangai/spider",
@@ -197,7 +319,7 @@ _ALL = (
                 tables="tables.json",
             ),
             "dev": Split(
-                (("spider/dev.json",), ("spider_data/dev.json",)),
+                _in(("spider", "spider_data"), "dev.json"),
                 1034,
                 Hub("xlangai/spider", "0c350918f3f29ec754f1181c65cdce76cd6c133c", "validation"),
                 databases="database",
@@ -207,7 +329,6 @@ _ALL = (
         question=("question",),
         gold=spider_gold,
         labels={},
-        mode="spider",
         licence="CC BY-SA 4.0",
         licence_seen="",
         source="https://yale-lily.github.io/spider",
@@ -220,7 +341,7 @@ _ALL = (
         kind="math",
         splits={
             name: Split(
-                ((f"gsm8k/{name}.jsonl",), (f"grade-school-math/grade_school_math/data/{name}.jsonl",)),
+                _in(("gsm8k", "grade-school-math/grade_school_math/data"), f"{name}.jsonl"),
                 rows,
                 Hub("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", name, "main"),
             )
@@ -368,6 +489,30 @@ _ALL = (
 DATA_SETS: dict[str, DataSet] = {one.name: one for one in _ALL}
 SUITES: dict[str, tuple[DataSet, str]] = {one.suite(split): (one, split) for one in _ALL for split in one.splits}
 """Name of a split's problems -> set and split."""
+
+
+_QWEN_SEEN = "QwenLM/Qwen2.5-Math at a45202bd16f1"
+_ARCWISE_SEEN = "uiuc-kang-lab/text_to_sql_benchmarks at fe766045c55b"
+REVISIONS = {
+    "630272f2b1c44d8cef2c3b246f623355cf0bbc1e832c81061df895530dfc2f06": "BIRD's dev.zip of 2024-06-27",
+    "ffd8018378ddb1a8794753e0a31cfc81862ff7318a5184c22f3dc4ce03a03feb": "birdsql/bird_sql_dev_20251106 at 3c11fb193e54",
+    "4effa9666b45d6a5e3900d0b533bdfe1ff5879fa6cd26cbeac18e30b70195171": "older, in peterbaile/jar at 5e48132751c2",
+    "4ba5fa8de55856222f484d380d2ba872b380bf79d825de70478e2120cb0fc43b": "BIRD's minidev.zip",
+    "88ceb0710163cae46a256ecea8f0a8c98286599530b60587fda5c3cfe57d45d2": "birdsql/bird_mini_dev at f65faf4ae3b6",
+    "3654cf18d2cdb745cbde0279705e5826901b4f2cb6e4b1a3c12e2de41671b964": "IBM/text2sql-eval-toolkit at 02fef3d210c6",
+    "a3829a81a02299e3a0155afa1321e1a4cca58ba90645bb95a59e6b8a1de8b3ec": "uiuc-kang-lab/ReViSQL at 9fac371aa220",
+    "a2781fab072244928d4d4e452b626d7ee2133050353b0bba6c631159d99ed39e": "uiuc-kang-lab/ReViSQL at 9fac371aa220",
+    "e7bf76408f99266506ea558d84982c69422e5db3dfecab5f08a3a8d3900e8395": _ARCWISE_SEEN,
+    "baefe2ca4fbab86c000df72aad9eaa563f7d422e425af2cbff071f656ea4eea8": _ARCWISE_SEEN,
+    "30d64a3fccde493226df79687aed9e4a1c0129525baf44f29c0573d914d758a4": "taoyds/spider at b7b5b8c890cd",
+    "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465": "openai/grade-school-math at 3101c7d50724",
+    "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14": "openai/grade-school-math at 3101c7d50724",
+    "35dc41080a3680858b27fa7e0533d2d547825316fc5dafe5d316f4ccc5a06132": "hkust-nlp/simpleRL-reason at cf1c7858bfc1",
+    "af2b8bd2aa911b6333ad0df32f3ca05c7ae8ed10f1731f4372c8ae26990bf7ac": _QWEN_SEEN,
+    "bb8c1e38a16ea9eacb77530315a674d883f267fbff79183effc53681b4fcc416": _QWEN_SEEN,
+    "91131bc4a355b884fc63ef7c4f048c35adb030004a4cb07b1475698f120aa4a6": _QWEN_SEEN,
+}
+"""sha256 of a file -> the revision that it is."""
 
 
 def licence_text(data_set: DataSet) -> str:

@@ -2,7 +2,7 @@
 
 A folder holds `<suite>.json` for each suite and the databases of its SQL problems. For data sets:
 
-1. Golds that do not verify against themselves, and empty gold results, are left out (`data_check`).
+1. Golds that do not verify against themselves, and empty gold results, are left out (`data.check`).
 2. Prompts longer than `max_prompt_tokens` are left out and counted, as the authors leave out theirs.
 3. Databases are linked, not copied, under `.database`, one name for each set and database.
 
@@ -86,9 +86,9 @@ def recipe(settings: Profile) -> dict[str, Any]:
     """What decides the problems: settings, and of local data sets their files and databases."""
     if settings.data is None:
         return {"world": asdict(settings.world)}
-    from dphlib.data import load as data
+    from dphlib.data.load import find
 
-    found = [data.find(name, data_dir=_folder()) for names in settings.data.suites.values() for name in names]
+    found = [find(name, data_dir=_folder()) for names in settings.data.suites.values() for name in names]
     files = {
         f"{source.suite}/{path.name}": sha256_file(path)
         for source in found
@@ -115,10 +115,10 @@ def described(settings: Profile, suite: str, count: int) -> str:
     """A suite in words, with licences, for a model card."""
     if settings.data is None:
         return f"the CPU world of dphlib, suite {suite}, {count} problems"
-    from dphlib.data import load as data
-    from dphlib.data import sets as data_sets
+    from dphlib.data.load import lookup
+    from dphlib.data.sets import licence_text
 
-    sets = [f"{name} ({data_sets.licence_text(data.lookup(name)[0])})" for name in settings.data.suites[suite]]
+    sets = [f"{name} ({licence_text(lookup(name)[0])})" for name in settings.data.suites[suite]]
     return f"{count} problems of {', '.join(sets)}"
 
 
@@ -129,22 +129,24 @@ def _folder() -> Path | None:
 
 def _linked(name: str, databases: Path) -> list[Problem]:
     """The problems of a data set with checked golds; ids, databases and the label `family` carry the set's name."""
-    from dphlib.data import check as data_check
-    from dphlib.data import load as data
+    from dphlib.data import load
+    from dphlib.data.check import build
 
-    source = data.find(name, data_dir=_folder())
-    built = data_check.build(name, data_dir=_folder(), drop_failing=True, workers=cores())
-    if left := len(built.dropped) + len(built.empty):
-        say(f"{name}: {left} problems left out, {len(built.dropped)} golds fail, {len(built.empty)} results are empty")
-    if missing := built.findings.missing:
-        say(data.missing_text(missing, source))
-    problems = []
-    for problem in built.problems:
+    source = load.find(name, data_dir=_folder())
+    problems, found = build(name, data_dir=_folder(), drop_failing=True, workers=cores())
+    if found.repeated:
+        say(load.repeated_text(name, found.repeated))
+    if left := len(found.failing) + len(found.empty):
+        say(f"{name}: {left} problems left out, {len(found.failing)} golds fail, {len(found.empty)} results are empty")
+    if found.missing:
+        say(load.missing_text(found.missing, source))
+    linked = []
+    for problem in problems:
         db_id = problem.db_id and f"{name}.{problem.db_id}"
-        if db_id and not (databases / db_id).exists():
+        if problem.db_id and db_id and not (databases / db_id).exists():
             (databases / db_id).mkdir()
-            there = data.database_path(source, problem.db_id).resolve()
+            there = load.database_path(source, problem.db_id).resolve()
             (databases / db_id / f"{db_id}.sqlite").symlink_to(there)
         meta = {**problem.meta, "family": name}
-        problems.append(replace(problem, id=f"{name}/{problem.id}", db_id=db_id, meta=meta))
-    return problems
+        linked.append(replace(problem, id=f"{name}/{problem.id}", db_id=db_id, meta=meta))
+    return linked
