@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dphlib.models import load as model
+from dphlib.models.load import build_tokenizer, new_model
 from dphlib.settings.profiles import Profile, profile
 from dphlib.settings.stages import ModelConfig, WorldConfig
 from dphlib.types import Group, Problem, Verdict
@@ -21,12 +21,12 @@ WORLD = WorldConfig(
 
 @functools.cache
 def tokenizer() -> PreTrainedTokenizerFast:
-    return model.build_tokenizer(WORLD, corpus_pairs=3000)
+    return build_tokenizer(WORLD, corpus_pairs=3000)
 
 
 def policy(seed: int = 0) -> LlamaForCausalLM:
     shape = ModelConfig(hidden_size=32, intermediate_size=64, layers=2, heads=2, kv_heads=2)
-    return model.new_model(shape, tokenizer(), seed).eval()
+    return new_model(shape, tokenizer(), seed).eval()
 
 
 def sum_problems(count: int) -> list[Problem]:

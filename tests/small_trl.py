@@ -10,7 +10,7 @@ from trl import GRPOConfig
 from dphlib.divergences import generator
 from dphlib.integrations import store
 from dphlib.integrations.trl import DPHTrainer
-from dphlib.models import load as model
+from dphlib.models.load import load_model, new_model, save_model
 from dphlib.partition import Partition, Reference
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
@@ -26,13 +26,13 @@ def equal_rewards(completions, **_):
 def save_base(folder: Path) -> Path:
     """A model whose sizes are multiples of NF4's blocks, with heads that vLLM's attention on a CPU has."""
     shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    model.save(model.new_model(shape, tokenizer(), 0), tokenizer(), folder)
+    save_model(new_model(shape, tokenizer(), 0), tokenizer(), folder)
     return folder
 
 
 def export_store(folder: Path, base_folder: Path) -> Path:
     """Six stored answers of the base, four prompts to explore."""
-    policy, words = model.load(base_folder)
+    policy, words = load_model(base_folder)
     answers = TransformersSampler(policy, words).sample(PROBLEMS[:6], SamplingConfig(1, 1.0, 1.0, 9), 0)
     references = [Reference(p, a.token_ids, a.logprobs) for p, (a,) in zip(PROBLEMS[:6], answers, strict=True)]
     store.export(folder, Partition(PROBLEMS[:6], PROBLEMS[6:], references), 6, base_folder)

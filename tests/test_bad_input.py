@@ -19,8 +19,7 @@ from dphlib.cli import main as cli
 from dphlib.experiment import plan, policies
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.pipeline import Pipeline
-from dphlib.models import load as model
-from dphlib.models.placement import Placement
+from dphlib.models.load import Placement, load_model, save_model
 from dphlib.runtime.files import RunError
 from dphlib.runtime.machine import gpu_total_gib
 from dphlib.sampling import vllm as vllm_sampler
@@ -96,11 +95,11 @@ def one_line(error) -> str:
 
 
 def test_a_model_cut_in_half_is_named(tmp_path):
-    model.save(policy(), tokenizer(), tmp_path)
+    save_model(policy(), tokenizer(), tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged .*; copy or download it again") as error:
-        model.load(tmp_path)
+        load_model(tmp_path)
     one_line(error)
 
 
@@ -125,7 +124,7 @@ def test_a_model_that_does_not_fit_when_it_is_loaded(base_folder, monkeypatch, k
         raise OUT_OF_MEMORY
 
     monkeypatch.setattr(policies, "placement_of", lambda settings: Placement("cpu", "float32", "sdpa"))
-    monkeypatch.setattr(model, "load", full)
+    monkeypatch.setattr("dphlib.models.load.load_model", full)
     for load in (
         lambda: policies.load_policy(settings, base_folder, 0),
         lambda: policies.load_initial(settings, base_folder),

@@ -22,8 +22,7 @@ from dphlib.models import tuning
 from dphlib.runtime.files import RunError, read_jsonl
 from dphlib.runtime.machine import seed_everything
 from dphlib.settings.stages import TuningConfig
-from dphlib.training import checkpoints
-from dphlib.training import loop as trainer
+from dphlib.training import checkpoints, loop
 from dphlib.training.checkpoints import Checkpoints
 from dphlib.training.rows import Cycle
 
@@ -47,9 +46,9 @@ def run(folder, method="dph_f", stop_after=None, learner=None, config=KEEPING, s
     arguments = (learner, tokenizer(), sum_problems(8), references(), RewardsFirstToken(), EVERY[method], config, seed)
     options = {"base": policy().requires_grad_(False), "folder": folder, "on_iteration": on_iteration}
     if stop_after is None:
-        return learner, trainer.train(*arguments, **options)
+        return learner, loop.train(*arguments, **options)
     with pytest.raises(Stopped):
-        trainer.train(*arguments, **options)
+        loop.train(*arguments, **options)
     return learner, []
 
 
@@ -92,7 +91,7 @@ def test_a_run_with_checkpoints_equals_one_without(uninterrupted):
     free = policy()
     config = replace(KEEPING, checkpoint_every=0)
     arguments = (sum_problems(8), references(), RewardsFirstToken(), EVERY["dph_f"], config, 0)
-    free_logs = trainer.train(free, tokenizer(), *arguments, base=policy().requires_grad_(False))
+    free_logs = loop.train(free, tokenizer(), *arguments, base=policy().requires_grad_(False))
     assert torch.equal(weights(kept), weights(free)) and untimed(logs) == untimed(free_logs)
 
 

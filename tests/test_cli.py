@@ -10,7 +10,7 @@ import pytest
 from small import policy, tokenizer
 
 from dphlib.cli import main as cli
-from dphlib.models import load as model
+from dphlib.models.load import load_model, save_model
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_a_model_is_saved_and_loaded_as_any_hugging_face_folder(tmp_path):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model.save(policy(), tokenizer(), tmp_path)
-    loaded, words = model.load(tmp_path)
+    save_model(policy(), tokenizer(), tmp_path)
+    loaded, words = load_model(tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = torch.tensor([words("question : 1 + 2 answer :")["input_ids"]])
     torch.testing.assert_close(loaded(ids).logits, plain(ids).logits)
@@ -113,10 +113,10 @@ def test_a_model_is_saved_and_loaded_as_any_hugging_face_folder(tmp_path):
 
 def test_a_base_of_another_vocabulary_or_none_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no model in"):
-        model.load(tmp_path)
-    model.save(policy(), tokenizer(), tmp_path)
+        load_model(tmp_path)
+    save_model(policy(), tokenizer(), tmp_path)
     bigger = type(tokenizer())(tokenizer_object=tokenizer().backend_tokenizer)
     bigger.add_tokens(["one more"])
     bigger.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="another vocabulary"):
-        model.load(tmp_path)
+        load_model(tmp_path)

@@ -12,7 +12,7 @@ from small import RewardsFirstToken, policy, small_profile, sum_problems, tokeni
 from dphlib.experiment import draws, evaluate, policies
 from dphlib.experiment.draws import KeptSampler, judged
 from dphlib.experiment.pipeline import Pipeline
-from dphlib.models import load as model
+from dphlib.models.load import new_model, save_model
 from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
@@ -180,7 +180,7 @@ def test_numbers_and_texts_come_back_as_they_were(tmp_path, small_parts):
 def long_profile(tmp_path_factory):
     """The small profile with a base of its own, which is what a GPU profile has."""
     folder, shape = tmp_path_factory.mktemp("base"), dict(layers=2, hidden_size=32, intermediate_size=64, heads=2)
-    model.save(model.new_model(ModelConfig(**shape, kv_heads=2), tokenizer(), 0), tokenizer(), folder)
+    save_model(new_model(ModelConfig(**shape, kv_heads=2), tokenizer(), 0), tokenizer(), folder)
     base = BaseConfig(
         str(folder), None, "mit", vocabulary=len(tokenizer()), tied=True, chat=False, kv_heads=2, head_size=16, **shape
     )
@@ -200,7 +200,7 @@ def begun(tmp_path_factory, long_profile):
     return root
 
 
-@pytest.mark.parametrize("stage", ["presample", "evaluate_base"])
+@pytest.mark.parametrize("stage", ["presample", "evaluate_one"])
 def test_an_interrupted_stage_draws_only_what_is_left(tmp_path, long_profile, begun, stage, monkeypatch, capsys):
     monkeypatch.setenv(policies.DEVICE, "cpu")
     monkeypatch.setattr(draws, "PART", 32)  # four problems of eight answers

@@ -16,9 +16,8 @@ from small import RewardsFirstToken, logged_names, sum_problems, tokenizer
 from dphlib.experiment import policies
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.pipeline import Pipeline
-from dphlib.models import load as model
 from dphlib.models.adapters import describe_base, load_adapter
-from dphlib.models.placement import Placement
+from dphlib.models.load import Placement, load_model, new_model, save_model
 from dphlib.partition import Reference
 from dphlib.runtime.files import RunError
 from dphlib.runtime.jobs import WORKERS
@@ -28,7 +27,7 @@ from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.profiles import profile
 from dphlib.settings.stages import BackendConfig, BaseConfig, DataConfig, ModelConfig, TuningConfig
 from dphlib.settings.variants import RunConfig
-from dphlib.training import loop as trainer
+from dphlib.training import loop
 from dphlib.training.scoring import answer_logprobs
 from dphlib.verify import Verifier
 
@@ -43,7 +42,7 @@ RUN = RunConfig("rkl", "main", 0)
 def base_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    model.save(model.new_model(shape, tokenizer(), 0), tokenizer(), folder)
+    save_model(new_model(shape, tokenizer(), 0), tokenizer(), folder)
     return folder
 
 
@@ -82,8 +81,8 @@ def test_every_stage_runs_on_data_sets_with_a_base_that_is_not_trained_here(
     tmp_path, base_folder, data_folder, kind, monkeypatch
 ):
     monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)  # random weights solve nothing
-    made, asked = trainer.optimizer, []
-    monkeypatch.setattr(trainer, "optimizer", lambda *a, **options: asked.append(options) or made(*a, **options))
+    made, asked = loop.optimizer, []
+    monkeypatch.setattr(loop, "optimizer", lambda *a, **options: asked.append(options) or made(*a, **options))
     settings = small(base_folder, kind)
     pipeline = Pipeline(tmp_path / "run", settings)
     trained = pipeline.train_one(RUN).path
@@ -102,7 +101,7 @@ def test_every_stage_runs_on_data_sets_with_a_base_that_is_not_trained_here(
         assert "rkl, variant main" in card and "licence mit" in card and "2 problems of bird_train (" in card
         loaded, _ = policies.load_trained(settings, base_folder, trained)
         described = describe_base(base_folder, "mit")
-        by_hand = load_adapter(model.load(base_folder)[0], trained / "adapter", described)
+        by_hand = load_adapter(load_model(base_folder)[0], trained / "adapter", described)
         assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), by_hand.parameters(), strict=True))
 
 
@@ -166,7 +165,7 @@ def test_a_tokenizer_without_a_padding_token_pads_by_its_end(base_folder, tmp_pa
     path.write_text(json.dumps(settings))
     problems, drawn = sum_problems(5), []
     for where in (base_folder, folder):
-        policy, words = model.load(where)
+        policy, words = load_model(where)
         answers = TransformersSampler(policy, words).sample(problems, SamplingConfig(2, 1.0, 1.0, 6), 0)
         pairs = [(p.prompt, a.token_ids) for p, group in zip(problems, answers, strict=True) for a in group]
         drawn.append((answers, answer_logprobs(policy, words, pairs)))

@@ -17,7 +17,7 @@ from dphlib.cli import main as cli
 from dphlib.data.sets import SUITES
 from dphlib.experiment import plan, policies
 from dphlib.experiment import problems as problem_sets
-from dphlib.models import load as model
+from dphlib.models import load
 from dphlib.models.tuning import prepare
 from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig
@@ -235,7 +235,7 @@ def test_the_smoke_size_of_a_gpu_profile_is_the_same_model_and_sets_on_few_probl
 
 def test_a_base_of_the_hub_that_reads_too_little_is_told_when_it_is_there(monkeypatch, tmp_path):
     LlamaConfig(max_position_embeddings=600).save_pretrained(tmp_path)
-    monkeypatch.setattr(model, "fetch", lambda name, revision: tmp_path)
+    monkeypatch.setattr(load, "fetch", lambda name, revision: tmp_path)
     settings = chosen_by_environment(profile("gpu24"), {"DPH_BASE": "someone/small@" + "0" * 40})
     with pytest.raises(RunError, match="someone/small reads at most 600 tokens, profile gpu24 has up to 1536"):
         policies.base_folder(settings)

@@ -11,7 +11,7 @@ import torch
 from small import policy, sum_problems, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from dphlib.models import load as model
+from dphlib.models.load import build_tokenizer
 from dphlib.runtime.files import RunError
 from dphlib.sampling import transformers as sampling
 from dphlib.sampling.protocol import SamplingConfig
@@ -148,7 +148,7 @@ def test_greedy_answers_to_long_prompts_are_not_read_all_at_once(monkeypatch):
 def test_the_profiles_of_the_cpu_are_batched_by_answers_alone(name, tmp_path):
     """Their draws follow from the batches: the recorded results have `batch_rows // samples` prompts in each."""
     settings = profile(name)
-    rows, words = settings.backend.batch_rows, model.build_tokenizer(settings.world)
+    rows, words = settings.backend.batch_rows, build_tokenizer(settings.world)
     suites = cpuworld.build_world(settings.world, tmp_path).values()
     lengths = [[len(ids) for ids in words([p.prompt for p in found])["input_ids"]] for found in suites]
     train, evaluation = settings.train, settings.evaluation

@@ -19,7 +19,7 @@ from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.profiles import PROFILES, profile
 from dphlib.settings.stages import TuningConfig
 from dphlib.settings.variants import RunConfig
-from dphlib.training import loop as trainer
+from dphlib.training import loop
 from dphlib.types import EvalRecord, Verdict
 from dphlib.verify import Verifier
 
@@ -138,7 +138,7 @@ def given_to_the_trainer(root, monkeypatch, *runs) -> list[dict]:
         seen.append({**ids, "method": method, "config": config})
         raise InterruptedError
 
-    monkeypatch.setattr(trainer, "train", look)
+    monkeypatch.setattr(loop, "train", look)
     for run in runs:
         with pytest.raises(InterruptedError):
             Pipeline(root, small_profile()).train_one(run)

@@ -6,7 +6,7 @@ import pytest
 from small import WORLD, policy, sum_problems, tokenizer
 
 from dphlib.integrations import store
-from dphlib.models import load as model
+from dphlib.models.load import build_tokenizer, save_model
 from dphlib.partition import Partition, Reference
 from dphlib.runtime.files import RunError
 
@@ -14,7 +14,7 @@ from dphlib.runtime.files import RunError
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    model.save(policy(), tokenizer(), folder)
+    save_model(policy(), tokenizer(), folder)
     return folder
 
 
@@ -46,17 +46,17 @@ def test_a_store_is_not_overwritten_and_damage_is_named(tmp_path, parts, base):
 
 def test_another_tokenizer_or_base_is_refused(tmp_path, parts, base):
     held = store.export(tmp_path / "store", parts, 6, base)
-    model.save(policy(seed=1), tokenizer(), tmp_path / "other")
+    save_model(policy(seed=1), tokenizer(), tmp_path / "other")
     with pytest.raises(ValueError, match="made with another base model"):
         held.refuse_other(tmp_path / "other", tokenizer())
-    fewer = model.build_tokenizer(WORLD, corpus_pairs=20)
+    fewer = build_tokenizer(WORLD, corpus_pairs=20)
     with pytest.raises(ValueError, match="made with another tokenizer"):
         held.refuse_other(base, fewer)
 
 
 def test_a_tokenizers_hash_is_of_what_it_does():
     ours = store.tokenizer_sha256(tokenizer())
-    changed = model.build_tokenizer(WORLD, corpus_pairs=3000)
+    changed = build_tokenizer(WORLD, corpus_pairs=3000)
     assert store.tokenizer_sha256(changed) == ours
     changed.padding_side = "right"
     changed("a text that is long enough", truncation=True, max_length=3, padding="max_length")

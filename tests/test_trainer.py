@@ -17,8 +17,7 @@ from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig
 from dphlib.settings.stages import TrainConfig, TuningConfig
-from dphlib.training import loop as trainer
-from dphlib.training import scoring
+from dphlib.training import loop, scoring
 from dphlib.training import step as steps
 from dphlib.training.rows import Row, batch_denominators, exploration_rows
 from dphlib.training.scoring import answer_logprobs
@@ -52,7 +51,7 @@ def run(
     **changes,
 ):  # fmt: skip
     learner = learner or policy()
-    logs = trainer.train(
+    logs = loop.train(
         learner, tokenizer(), sum_problems(8) if prompts is None else prompts,
         references() if stored is None else stored, verifier or RewardsFirstToken(),
         EVERY[method] if isinstance(method, str) else method,
@@ -90,7 +89,7 @@ def test_rehearsal_holds_the_stored_answers(method):
     config = replace(CONFIG, iterations=30, lr=1e-3)
     method_config = replace(METHOD_CONFIGS[method], eta=1.0)
     arguments = (tokenizer(), [], stored, RewardsFirstToken(), method_config, config, 0)
-    logs = trainer.train(learner, *arguments, base=base)
+    logs = loop.train(learner, *arguments, base=base)
     assert logs[-1]["loss_near_perfect"] < 0.7 * logs[0]["loss_near_perfect"]
     assert logs[-1]["rl_rows"] == 0
 
@@ -114,7 +113,7 @@ def step_gradient(batch, method="dph_f", token_budget=8192, **changes):
 
     config = replace(CONFIG, token_budget=token_budget, max_grad_norm=1e9, **changes)
     optimizer = Capture(learner.parameters(), lr=0.0)
-    stats, _, tokens = trainer.update(learner, tokenizer().pad_token_id, optimizer, batch, EVERY[method], config)
+    stats, _, tokens = loop.update(learner, tokenizer().pad_token_id, optimizer, batch, EVERY[method], config)
     return captured["gradient"], stats, tokens
 
 
@@ -167,8 +166,8 @@ def test_on_policy_at_the_first_update_and_the_sampler_follows_the_step():
 
 def test_top_p_draws_likely_tokens_only_and_keeps_the_whole_distributions_logprobs(monkeypatch):
     """The authors' hidden bias, reproduced: the log-probs handed to the update are those without the nucleus."""
-    made, seen, mean = trainer.exploration_rows, [], {}
-    monkeypatch.setattr(trainer, "exploration_rows", lambda *arguments: seen.append(made(*arguments)) or seen[-1])
+    made, seen, mean = loop.exploration_rows, [], {}
+    monkeypatch.setattr(loop, "exploration_rows", lambda *arguments: seen.append(made(*arguments)) or seen[-1])
     for top_p in (1.0, 0.5):
         run("grpo", iterations=1, top_p=top_p, lr=0.0)
         rows, _ = seen[-1]
@@ -188,7 +187,7 @@ def test_an_entropy_bonus_raises_the_entropy_of_a_sharp_policy_and_nothing_else_
             learner.get_output_embeddings().weight.mul_(12)
         method = replace(METHOD_CONFIGS["grpo"], entropy_coef=coef)
         arguments = (tokenizer(), sum_problems(8), [], JudgesAlways("wrong"), method, replace(CONFIG, iterations=12), 0)
-        logs = trainer.train(learner, *arguments)
+        logs = loop.train(learner, *arguments)
         entropy[coef] = (logs[0]["entropy"], sum(log["entropy"] for log in logs[-4:]) / 4)
         assert all((log["policy_tokens"] > 0) == (coef > 0) for log in logs)
     assert entropy[0.5][0] == entropy[0.0][0]
@@ -257,7 +256,7 @@ def test_empty_sets():
 
 def test_a_method_that_needs_a_reference_says_so():
     with pytest.raises(ValueError, match="pass base"):
-        trainer.train(policy(), tokenizer(), sum_problems(2), [], RewardsFirstToken(), METHOD_CONFIGS["rkl"], CONFIG, 0)
+        loop.train(policy(), tokenizer(), sum_problems(2), [], RewardsFirstToken(), METHOD_CONFIGS["rkl"], CONFIG, 0)
 
 
 # --- Another program samples -----------------------------------------------------------------------
@@ -413,8 +412,8 @@ OUT_OF_MEMORY = torch.OutOfMemoryError(
         ),
         ((steps, "score_rows"), {}, r"gradient_checkpointing False -> True.*kind full -> lora"),
         ((steps, "score_rows"), {"token_budget": 8}, r"max_new_tokens 6 -> 3 \(the longest row has \d+ tokens\)"),
-        ((trainer, "scored"), {}, r"scoring of iteration 1.*token_budget 8192 -> 4096"),
-        ((trainer._Run, "roll_out"), {}, r"rollouts of iteration 1.*batch_rows to half"),
+        ((loop, "scored"), {}, r"scoring of iteration 1.*token_budget 8192 -> 4096"),
+        ((loop._Run, "roll_out"), {}, r"rollouts of iteration 1.*batch_rows to half"),
     ],
 )
 def test_out_of_memory_names_the_settings_to_change_and_by_how_much(monkeypatch, place, settings, says):

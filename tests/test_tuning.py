@@ -18,14 +18,23 @@ from small import RewardsFirstToken, sum_problems, tokenizer
 
 from dphlib.losses import EXPLORE
 from dphlib.models import adapters, tuning
-from dphlib.models import load as model
 from dphlib.models.adapters import Card, describe_base, load_adapter, save_adapter
-from dphlib.models.placement import Placement, choose_placement, placement_for
+from dphlib.models.load import (
+    Placement,
+    RunError,
+    chat_prompt,
+    choose_placement,
+    fetch,
+    load_model,
+    new_model,
+    placement_for,
+    save_model,
+)
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.stages import LINEAR_LAYERS, ModelConfig, TrainConfig, TuningConfig
-from dphlib.training import loop as trainer
+from dphlib.training import loop
 from dphlib.training import step as steps
 from dphlib.training.rows import Row
 from dphlib.training.scoring import answer_logprobs
@@ -42,7 +51,7 @@ def base_folder(tmp_path_factory) -> Path:
     """A model whose sizes are multiples of NF4's blocks."""
     folder = tmp_path_factory.mktemp("base")
     shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    model.save(model.new_model(shape, tokenizer(), 0), tokenizer(), folder)
+    save_model(new_model(shape, tokenizer(), 0), tokenizer(), folder)
     return folder
 
 
@@ -70,7 +79,7 @@ def one_update(policy, optimizer) -> float:
         Row((tokenizer()(prompt)["input_ids"], ids), EXPLORE, float((-1) ** i), logprobs)
         for i, ((prompt, ids), logprobs) in enumerate(zip(drawn(policy), old, strict=True))
     ]
-    return trainer.update(policy, tokenizer().pad_token_id, optimizer, rows, METHOD_CONFIGS["grpo"], TRAIN)[1]
+    return loop.update(policy, tokenizer().pad_token_id, optimizer, rows, METHOD_CONFIGS["grpo"], TRAIN)[1]
 
 
 # --- What is trained -----------------------------------------------------------------------------
@@ -93,7 +102,7 @@ def test_in_float16_gradients_are_those_of_float32_and_a_step_that_overflows_is_
         before = [p.detach().clone() for p in learnt]
         plain = torch.optim.SGD(learnt, lr=1.0)
         train = replace(TRAIN, max_grad_norm=1e9)
-        trainer.update(policy, tokenizer().pad_token_id, plain, many_rows(60), METHOD_CONFIGS["grpo"], train)
+        loop.update(policy, tokenizer().pad_token_id, plain, many_rows(60), METHOD_CONFIGS["grpo"], train)
         moved[name] = torch.cat([(now - was).ravel() for now, was in zip(learnt, before, strict=True)]).detach()
     error = {name: float((one - moved["32"]).norm() / moved["32"].norm()) for name, one in moved.items()}
     assert error["16"] < 0.02 < error["16, plain"], error
@@ -101,7 +110,7 @@ def test_in_float16_gradients_are_those_of_float32_and_a_step_that_overflows_is_
     policy = policy_of(base_folder, "lora", dtype="float16")
     before = weights(policy)
     adamw = tuning.optimizer(policy, 0.1)
-    norm = trainer.update(policy, tokenizer().pad_token_id, adamw, many_rows(4), METHOD_CONFIGS["grpo"], TRAIN)[1]
+    norm = loop.update(policy, tokenizer().pad_token_id, adamw, many_rows(4), METHOD_CONFIGS["grpo"], TRAIN)[1]
     assert norm != norm and all(torch.equal(now, before[name]) for name, now in weights(policy).items())
 
 
@@ -110,7 +119,7 @@ def test_two_iterations_of_the_trainer_move_what_is_trained_and_nothing_else(bas
     policy = policy_of(base_folder, kind)
     before, base_logprobs = weights(policy), answer_logprobs(policy, tokenizer(), drawn(policy))
     pairs = drawn(policy)
-    logs = trainer.train(
+    logs = loop.train(
         policy, tokenizer(), sum_problems(8), [], RewardsFirstToken(), METHOD_CONFIGS["grpo"], TRAIN, 0
     )  # fmt: skip
     moved = {name for name, now in weights(policy).items() if not torch.equal(now, before[name])}
@@ -127,7 +136,7 @@ def test_a_fresh_adapter_changes_nothing_and_its_seed_decides_its_weights(base_f
     assert answer_logprobs(policy_of(base_folder, "lora"), tokenizer(), pairs) == plain
     settings = TuningConfig("lora", rank=4)
     state = torch.get_rng_state()
-    first, again, other = (weights(tuning.prepare(model.load(base_folder)[0], settings, seed)) for seed in (0, 0, 1))
+    first, again, other = (weights(tuning.prepare(load_model(base_folder)[0], settings, seed)) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers are left alone"
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
@@ -270,10 +279,10 @@ def test_a_saved_adapter_gives_the_same_logprobs_loaded_by_us_and_by_peft(base_f
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
     pairs = drawn(trained)
     expected = answer_logprobs(trained, tokenizer(), pairs)
-    ours = load_adapter(model.load(base_folder)[0], tmp_path / "adapter", base, trainable=True)
+    ours = load_adapter(load_model(base_folder)[0], tmp_path / "adapter", base, trainable=True)
     assert answer_logprobs(ours, tokenizer(), pairs) == expected
     assert one_update(ours, tuning.optimizer(ours, 1e-3)) > 0
-    by_peft = PeftModel.from_pretrained(model.load(base_folder)[0], tmp_path / "adapter").eval()
+    by_peft = PeftModel.from_pretrained(load_model(base_folder)[0], tmp_path / "adapter").eval()
     assert answer_logprobs(by_peft, tokenizer(), pairs) == expected
 
 
@@ -292,14 +301,14 @@ def test_the_card_and_the_configuration_say_what_it_is_and_not_where_it_lay(base
 
 def test_a_copied_base_is_the_same_base_and_another_is_refused(base_folder, trained, tmp_path):
     save_adapter(trained, tmp_path / "adapter", describe_base(base_folder, "apache-2.0"), CARD)
-    model.save(model.load(base_folder)[0], tokenizer(), tmp_path / "copy")
+    save_model(load_model(base_folder)[0], tokenizer(), tmp_path / "copy")
     copy = describe_base(tmp_path / "copy", "apache-2.0")
-    assert load_adapter(model.load(tmp_path / "copy")[0], tmp_path / "adapter", copy)
+    assert load_adapter(load_model(tmp_path / "copy")[0], tmp_path / "adapter", copy)
     shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    model.save(model.new_model(shape, tokenizer(), 1), tokenizer(), tmp_path / "other")
+    save_model(new_model(shape, tokenizer(), 1), tokenizer(), tmp_path / "other")
     with pytest.raises(ValueError, match=r"is an adapter of .* the model is other"):
         load_adapter(
-            model.load(tmp_path / "other")[0], tmp_path / "adapter", describe_base(tmp_path / "other", "apache-2.0")
+            load_model(tmp_path / "other")[0], tmp_path / "adapter", describe_base(tmp_path / "other", "apache-2.0")
         )
 
 
@@ -311,10 +320,10 @@ def test_damaged_and_missing_files_are_named(base_folder, trained, tmp_path):
     file = tmp_path / "adapter" / adapters.WEIGHTS
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(ValueError, match="is damaged"):
-        load_adapter(model.load(base_folder)[0], tmp_path / "adapter", base)
+        load_adapter(load_model(base_folder)[0], tmp_path / "adapter", base)
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"adapter_model\.safetensors is missing"):
-        load_adapter(model.load(base_folder)[0], tmp_path / "adapter", base)
+        load_adapter(load_model(base_folder)[0], tmp_path / "adapter", base)
     with pytest.raises(FileNotFoundError, match="must be saved as safetensors"):
         describe_base(tmp_path, "apache-2.0")
 
@@ -358,13 +367,13 @@ def test_impossible_settings_are_refused(bad, said):
 
 
 def test_a_model_that_does_not_fit_the_setting_is_refused(base_folder, tmp_path):
-    plain = model.load(base_folder)[0]
+    plain = load_model(base_folder)[0]
     with pytest.raises(ValueError, match="'qlora' and the model is not quantised"):
         tuning.prepare(plain, TuningConfig("qlora"))
     with pytest.raises(ValueError, match="use lora or qlora on this GPU"):
-        tuning.prepare(model.load(base_folder)[0].half(), TuningConfig("full"))
+        tuning.prepare(load_model(base_folder)[0].half(), TuningConfig("full"))
     narrow = ModelConfig(hidden_size=32, intermediate_size=64, layers=1, heads=2, kv_heads=2)
-    model.save(model.new_model(narrow, tokenizer(), 0), tokenizer(), tmp_path)
+    save_model(new_model(narrow, tokenizer(), 0), tokenizer(), tmp_path)
     with pytest.raises(ValueError, match="reads 32 values, which NF4 cannot cut into blocks of 64"):
         policy_of(tmp_path, "qlora")
 
@@ -442,17 +451,17 @@ for name in sys.argv[1:]:
 
 
 def test_without_a_network_and_without_a_commit():
-    with pytest.raises(model.RunError, match="not in the cache and the hub cannot be reached; connect"):
-        model.fetch("a/model", "0" * 40)
+    with pytest.raises(RunError, match="not in the cache and the hub cannot be reached; connect"):
+        fetch("a/model", "0" * 40)
     with pytest.raises(ValueError, match="'main' can move"):
-        model.fetch("a/model", "main")
+        fetch("a/model", "main")
 
 
 def test_a_chat_prompt_begins_once():
     chat = deepcopy(tokenizer())
     with pytest.raises(ValueError, match="no chat template; take the instruct variant"):
-        model.chat_prompt(chat, "12 + 3")
+        chat_prompt(chat, "12 + 3")
     chat.chat_template = "{{ bos_token }} {% for m in messages %}{{ m.content }} {% endfor %}answer :"
-    ids = chat(model.chat_prompt(chat, "question : 12 + 3"))["input_ids"]
+    ids = chat(chat_prompt(chat, "question : 12 + 3"))["input_ids"]
     assert ids.count(chat.bos_token_id) == 1
     assert ids == chat("question : 12 + 3 answer :")["input_ids"]

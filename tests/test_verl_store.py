@@ -18,7 +18,7 @@ from dphlib.integrations.verl import plugin as verl_plugin
 from dphlib.integrations.verl import store as verl_store
 from dphlib.integrations.verl.plugin import PartitionedDataset, schedule
 from dphlib.integrations.verl.store import EXPLORE_LOOP, REPLAY_LOOP
-from dphlib.models import load as model
+from dphlib.models.load import save_model
 from dphlib.partition import Partition, Reference
 from dphlib.runtime.files import RunError
 
@@ -26,7 +26,7 @@ from dphlib.runtime.files import RunError
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    model.save(policy(), tokenizer(), folder)
+    save_model(policy(), tokenizer(), folder)
     return folder
 
 
@@ -94,10 +94,10 @@ def test_what_cannot_be_trained_on_is_not_written(change, says, parts, base, tmp
 def test_another_tokenizer_or_base_is_refused_by_hash(store, base, tmp_path):
     PartitionedDataset(str(store), loaded(base), settings())
     other_base, other_words, neither = (tmp_path / name for name in ("other base", "other words", "neither"))
-    model.save(policy(seed=1), tokenizer(), other_base)
+    save_model(policy(seed=1), tokenizer(), other_base)
     with pytest.raises(RunError, match=r"another base: sha256 .*pre-sample this one"):
         PartitionedDataset(str(store), loaded(other_base), settings())
-    model.save(policy(), tokenizer(), other_words)
+    save_model(policy(), tokenizer(), other_words)
     file = other_words / "tokenizer.json"
     content = json.loads(file.read_text())
     vocabulary = content["model"]["vocab"]
@@ -116,7 +116,7 @@ def test_another_tokenizer_or_base_is_refused_by_hash(store, base, tmp_path):
 def test_the_chat_template_does_not_make_it_another_tokenizer(store, base, tmp_path):
     words = loaded(base)
     words.chat_template = "{{ messages }}"
-    model.save(policy(), words, tmp_path)
+    save_model(policy(), words, tmp_path)
     verl_store.check_store(verl_store.read_store(store)[1], tmp_path, loaded(tmp_path))
 
 

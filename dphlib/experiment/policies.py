@@ -22,9 +22,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib.models import adapters, tuning
-from dphlib.models import load as model
-from dphlib.models.placement import Placement, choose_placement
+from dphlib.models import adapters, load, tuning
+from dphlib.models.load import Placement, choose_placement
 from dphlib.partition import Reference
 from dphlib.runtime.files import InputError, RunError
 from dphlib.runtime.jobs import WORKERS
@@ -81,7 +80,7 @@ def base_folder(settings: Profile) -> Path:
             f"{base.name}: no commit of it could be verified when this was written; give a full commit hash, or a "
             f"folder with the model, by {BASE}=NAME@COMMIT or {BASE}=FOLDER"
         )
-    folder, needed = model.fetch(base.name, base.revision), settings.backend.max_tokens
+    folder, needed = load.fetch(base.name, base.revision), settings.backend.max_tokens
     reads = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", needed)
     if reads < needed:  # a model that `gpu_profiles` does not know
         raise RunError(
@@ -133,7 +132,7 @@ def weights_of(folder: Path) -> int:
 
 def load_tokenizer(settings: Profile) -> PreTrainedTokenizerBase:
     """The tokenizer of the profile's base model."""
-    return model.load_tokenizer(base_folder(settings))
+    return load.load_tokenizer(base_folder(settings))
 
 
 def judges(settings: Profile) -> int:
@@ -143,13 +142,13 @@ def judges(settings: Profile) -> int:
 
 def prompt_text(settings: Profile, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> str:
     """The problem's prompt, in the base's own chat format where the profile says so."""
-    return model.chat_prompt(tokenizer, problem.prompt) if settings.base.chat else problem.prompt
+    return load.chat_prompt(tokenizer, problem.prompt) if settings.base.chat else problem.prompt
 
 
 def load_initial(settings: Profile, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The initial policy in `folder`, frozen, and its tokenizer."""
     with _loading(settings):
-        policy, tokenizer = model.load(folder, placement_of(settings))
+        policy, tokenizer = load.load_model(folder, placement_of(settings))
     return policy.requires_grad_(False), tokenizer
 
 
@@ -179,7 +178,7 @@ def save_policy(
         data: what it was trained on, for the card.
     """
     if settings.tuning.kind == "full":
-        model.save(policy, tokenizer, out / MODEL)
+        load.save_model(policy, tokenizer, out / MODEL)
         return
     method = f"{run.method}, variant {run.variant}: {settings.method_config(run)}"
     card = adapters.Card(method, data, (run.seed,), _describe(settings, folder).licence)
@@ -192,9 +191,9 @@ def load_trained(settings: Profile, base: Path, trained: Path | None) -> tuple[A
     with _loading(settings):
         if trained and (trained / ADAPTER).is_dir():
             quantization = tuning.quantization_for(where) if settings.tuning.kind == "qlora" else None
-            policy, tokenizer = model.load(base, where, quantization=quantization)
+            policy, tokenizer = load.load_model(base, where, quantization=quantization)
             return adapters.load_adapter(policy, trained / ADAPTER, _describe(settings, base)), tokenizer
-        return model.load(trained / MODEL if trained else base, where)
+        return load.load_model(trained / MODEL if trained else base, where)
 
 
 def _loading(settings: Profile) -> AbstractContextManager[None]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
 from dphlib.experiment import evaluate, policies
 from dphlib.partition import Reference
 from dphlib.runtime.files import atomic_path
 from dphlib.runtime.machine import derive_seed, deterministic
+from dphlib.sampling.protocol import Sampler
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
-from dphlib.training import loop as trainer
-from dphlib.training import tracking
+from dphlib.training import loop, tracking
 from dphlib.types import Problem
 from dphlib.verify import Verifier
 
@@ -40,9 +43,50 @@ class Inputs:
     databases: Path
     prompts: Sequence[Problem]
     references: Sequence[Reference]
-    waypoint_problems: Sequence[Problem]
-    waypoints: Sequence[int]
-    data_text: str
+    waypoint_problems: Sequence[Problem] = ()
+    waypoints: Sequence[int] = ()
+    data_text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What trains one policy; `train` is `loop.train` of it, with method, training and seed still to be given."""
+
+    policy: Any
+    tokenizer: PreTrainedTokenizerBase
+    verifier: Verifier
+    sampler: Sampler
+    train: Callable[..., list[dict[str, Any]]]
+
+
+@contextmanager
+def ready(settings: Profile, inputs: Inputs, seed: int, initial: bool) -> Iterator[Ready]:
+    """Loads a policy and what trains it.
+
+    Args:
+        seed: of an adapter's first weights.
+        initial: whether the initial policy is needed beside one that is trained whole.
+    """
+    deterministic(1)
+    policy, tokenizer = policies.load_policy(settings, inputs.base, seed)
+    beside = policies.load_initial(settings, inputs.base)[0] if initial and settings.tuning.kind == "full" else None
+    references = policies.rescored(settings, policy, tokenizer, inputs.references)
+    with (
+        Verifier(inputs.databases, policies.judges(settings)) as verifier,
+        policies.sampling(settings, inputs.base, policy, tokenizer) as sampler,
+    ):
+        train = partial(
+            loop.train,
+            policy,
+            tokenizer,
+            inputs.prompts,
+            references,
+            verifier,
+            base=beside,
+            sampler=sampler,
+            paged_8bit=settings.tuning.paged_8bit,
+        )
+        yield Ready(policy, tokenizer, verifier, sampler, train)
 
 
 def build(
@@ -59,18 +103,12 @@ def build(
     Args:
         out: the stage's folder.
         kept: folder of checkpoints and what else an interrupted run goes on from.
-        report: told which share of the iterations is done.
+        report: called with the share of the iterations that are done.
         tracker: another place for the log, see `tracking`; "" for none.
     """
-    deterministic(1)
-    method, train, evaluation = settings.method_config(run), run.train_config(settings.train), settings.evaluation
-    policy, tokenizer = policies.load_policy(settings, inputs.base, run.seed)
-    initial = policies.load_initial(settings, inputs.base)[0] if settings.tuning.kind == "full" else None
-    references = policies.rescored(settings, policy, tokenizer, inputs.references)
-
+    train, evaluation = run.train_config(settings.train), settings.evaluation
     with (
-        Verifier(inputs.databases, policies.judges(settings)) as verifier,
-        policies.sampling(settings, inputs.base, policy, tokenizer) as sampler,
+        ready(settings, inputs, run.seed, initial=True) as made,
         tracking.tracked(tracker, kept, settings, run) as track,
     ):
 
@@ -78,24 +116,25 @@ def build(
             report(log["iteration"] / train.iterations)
             track(log)
             if log["iteration"] in inputs.waypoints:
-                sampler.sync(policy)
+                made.sampler.sync(made.policy)
                 records = evaluate.evaluate(
-                    policy, tokenizer, {"in_domain": inputs.waypoint_problems},
-                    {"in_domain": evaluation.step_samples}, verifier,
+                    made.policy,
+                    made.tokenizer,
+                    {"in_domain": inputs.waypoint_problems},
+                    {"in_domain": evaluation.step_samples},
+                    made.verifier,
                     evaluate.Identity(run.method, run.variant, run.seed, log["iteration"]),
                     draw_seed=derive_seed("waypoint", evaluation.draw_seed, run.name),
-                    max_new_tokens=evaluation.max_new_tokens, greedy=False, sampler=sampler,
+                    max_new_tokens=evaluation.max_new_tokens,
+                    greedy=False,
+                    sampler=made.sampler,
                     styles=settings.data is None,
-                )  # fmt: skip
+                )
                 with atomic_path(kept / f"waypoint-{log['iteration']}.parquet") as path:
                     records.to_parquet(path, index=False)
 
-        trainer.train(
-            policy, tokenizer, inputs.prompts, references, verifier, method, train, run.seed,
-            base=initial, sampler=sampler, folder=kept, on_iteration=on_iteration,
-            paged_8bit=settings.tuning.paged_8bit,
-        )  # fmt: skip
-    policies.save_policy(policy, tokenizer, out, settings, run, inputs.base, inputs.data_text)
+        made.train(settings.method_config(run), train, run.seed, folder=kept, on_iteration=on_iteration)
+    policies.save_policy(made.policy, made.tokenizer, out, settings, run, inputs.base, inputs.data_text)
     shutil.copy2(kept / "train_log.jsonl", out)
     if inputs.waypoints:
         steps = [step for step in inputs.waypoints if step <= train.iterations]

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib.models import load as models
-from dphlib.models.placement import Placement, choose_placement
+from dphlib.models import load
+from dphlib.models.load import Placement, choose_placement
 from dphlib.runtime.files import InputError
 from dphlib.settings.stages import TuningConfig
 
@@ -39,7 +39,7 @@ def load_policy(
     """
     placement = placement or choose_placement()
     quantization = quantization_for(placement) if config.kind == "qlora" else None
-    policy, tokenizer = models.load(name, placement, revision=revision, quantization=quantization)
+    policy, tokenizer = load.load_model(name, placement, revision=revision, quantization=quantization)
     return prepare(policy, config, seed), tokenizer
 
 

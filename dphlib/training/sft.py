@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib.settings.stages import SftConfig, WorldConfig
+from dphlib.models import load as models
+from dphlib.runtime.files import write_json
+from dphlib.runtime.machine import deterministic
+from dphlib.settings.stages import ModelConfig, SftConfig, WorldConfig
 from dphlib.training.muon import Muon
 from dphlib.world.people_places import corpus
 
@@ -83,3 +87,15 @@ def train(
         on_step(step + 1, losses[-1])
     model.eval()
     return losses
+
+
+def build(
+    out: Path, world: WorldConfig, size: ModelConfig, config: SftConfig, on_step: Callable[[int, float], None]
+) -> None:
+    """Makes and trains the base, and writes it to `out` in the Hugging Face layout, with `sft_log.json`."""
+    deterministic(config.threads)
+    tokenizer = models.build_tokenizer(world)
+    policy = models.new_model(size, tokenizer, config.seed)
+    losses = train(policy, tokenizer, world, config, on_step)
+    models.save(policy, tokenizer, out)
+    write_json(out / "sft_log.json", {"loss": losses, "parameters": policy.num_parameters()})

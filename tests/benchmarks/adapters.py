@@ -35,7 +35,7 @@ from small import sum_problems, tokenizer  # noqa: E402
 from dphlib.divergences import generator  # noqa: E402
 from dphlib.integrations import store  # noqa: E402
 from dphlib.integrations.verl.loss import REPLAY_REWARD, partitioned_advantage, policy_loss  # noqa: E402
-from dphlib.models import load as model  # noqa: E402
+from dphlib.models.load import load_model, new_model, save_model  # noqa: E402
 from dphlib.partition import Partition, Reference  # noqa: E402
 from dphlib.sampling.protocol import SamplingConfig, TransformersSampler  # noqa: E402
 from dphlib.settings.stages import ModelConfig  # noqa: E402
@@ -76,8 +76,8 @@ def trl_share(steps: int, prompts: int) -> dict[str, float]:
     near, explore = problems[: 2 * prompts], problems[2 * prompts :]
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch) / "base"
-        model.save(model.new_model(ModelConfig(), tokenizer(), 0), tokenizer(), base)
-        policy, words = model.load(base)
+        save_model(new_model(ModelConfig(), tokenizer(), 0), tokenizer(), base)
+        policy, words = load_model(base)
         answers = TransformersSampler(policy, words).sample(near, SamplingConfig(1, 1.0, 1.0, 24), 0)
         stored = [Reference(p, a.token_ids, a.logprobs) for p, (a,) in zip(near, answers, strict=True)]
         store.export(Path(scratch) / "store", Partition(near, explore, stored), 6, base)
@@ -106,7 +106,7 @@ class _Settings(dict):
 def verl_share(steps: int, rollouts: int = 2048, replayed: int = 256, tokens: int = 24) -> dict[str, float]:
     """Medians over repeats: seconds of the policy's passes, of advantage and loss, and their share of all of it."""
     words = tokenizer()
-    policy = model.new_model(ModelConfig(), words, 0)
+    policy = new_model(ModelConfig(), words, 0)
     rows = rollouts + replayed
     mask = torch.ones(rows, tokens, dtype=torch.long)
     rewards = torch.zeros(rows, tokens)

@@ -19,7 +19,7 @@ import torch
 
 from dphlib.lessons.categorical import named
 from dphlib.lessons.estimators import measure
-from dphlib.models import load as models
+from dphlib.models.load import load_model
 from dphlib.partition import Reference
 from dphlib.runtime.files import read_jsonl
 from dphlib.sampling.protocol import SamplingConfig
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     base_folder, policies, references_file = _places(parser, options)
 
-    base, tokenizer = models.load(base_folder)
+    base, tokenizer = load_model(base_folder)
     base.requires_grad_(False)
     references = [Reference.from_json(row) for row in read_jsonl(references_file)]
     problems = [reference.problem for reference in references[: options.prompts]]
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     tables = []
     for policy_name, folder in policies.items():
-        policy, _ = models.load(folder)
+        policy, _ = load_model(folder)
         for name in options.divergence:
             for k in options.k:
                 table = measure(

@@ -6,7 +6,7 @@
     python tests/benchmarks/gpu_step.py --size tiny                                 the same code on a CPU, in seconds
 
 Llama-3.1-8B's shape (`gpu_profiles.LLAMA_8B`) with random weights, written once to `--folder` and loaded from there by
-`tuning.load_policy`, as any base is; nothing is downloaded. Then the real `trainer.train`, an optimizer step on 64
+`tuning.load_policy`, as any base is; nothing is downloaded. Then the real `loop.train`, an optimizer step on 64
 sequences of 2,048 tokens each iteration, the first of which warms up. DPH has 8 stored answers more, the authors'
 eighth; RKL has its online reference: the base under the adapter, or a second model. Only the rollouts are not real:
 random tokens take their place, so sampling and judging count nothing.
@@ -39,9 +39,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from dphlib.experiment.cost import COST_METHODS
 from dphlib.logprobs import CHUNK_ELEMENTS
-from dphlib.models import load as model
 from dphlib.models import tuning
-from dphlib.models.placement import Placement
+from dphlib.models.load import Placement, load_model, save_model
 from dphlib.partition import Reference
 from dphlib.runtime.files import RunError, say
 from dphlib.runtime.machine import gpu_peak_gib, peak_gib
@@ -49,7 +48,7 @@ from dphlib.sampling.protocol import SamplingConfig
 from dphlib.settings.gpu import LLAMA_8B
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.stages import BaseConfig, TrainConfig, TuningConfig
-from dphlib.training import loop as trainer
+from dphlib.training import loop
 from dphlib.types import Answer, Problem
 
 TINY = BaseConfig(
@@ -100,7 +99,7 @@ def make_base(folder: Path, base: BaseConfig, placement: Placement) -> None:
     )  # fmt: skip
     with torch.device(placement.device):
         policy = AutoModelForCausalLM.from_config(config, dtype=placement.torch_dtype)
-    model.save(policy, tokenizer, folder)
+    save_model(policy, tokenizer, folder)
 
 
 def problems_of(count: int, tokens: int) -> list[Problem]:
@@ -182,7 +181,7 @@ def step_of(
         torch.cuda.reset_peak_memory_stats()
     arguments = (policy, tokenizer, explored, references, JudgesInTurn(), METHOD_CONFIGS[method], config, 0)
     with counted(policy, reference) as passed:
-        logs = trainer.train(*arguments, base=reference, sampler=sampler, paged_8bit=tuned.paged_8bit)
+        logs = loop.train(*arguments, base=reference, sampler=sampler, paged_8bit=tuned.paged_8bit)
     log = logs[-1]
     spent = median(row["reference_s"] + row["update_s"] for row in logs[1:])
     rows, scored_rows = log["rl_rows"] + log["rehearsal_rows"], log["reference_tokens"] // sizes["length"]
@@ -212,7 +211,7 @@ def measure(kind: str, folder: Path, placement: Placement, options: argparse.Nam
         reference = None
         try:
             if kind == "full" and METHOD_CONFIGS[method].needs_reference:
-                reference = model.load(folder, placement)[0].requires_grad_(False)
+                reference = load_model(folder, placement)[0].requires_grad_(False)
             row |= step_of(method, policy, tokenizer, reference, base, tuned, options, sizes, rate)
         except RunError as error:
             row["error"] = str(error)

@@ -32,7 +32,7 @@ import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase  # noqa: E402
 
-from dphlib.models import load as model  # noqa: E402
+from dphlib.models.load import build_tokenizer, new_model  # noqa: E402
 from dphlib.runtime.machine import machine, versions  # noqa: E402
 from dphlib.settings.stages import ModelConfig, WorldConfig  # noqa: E402
 from dphlib.types import Answer, Group, Problem, Verdict  # noqa: E402
@@ -55,7 +55,7 @@ def sql_problems(count: int) -> list[Problem]:
 @cache
 def words() -> PreTrainedTokenizerBase:
     """The CPU world's tokenizer."""
-    return model.build_tokenizer(WorldConfig(), corpus_pairs=3000)
+    return build_tokenizer(WorldConfig(), corpus_pairs=3000)
 
 
 class JudgesInTurn:
@@ -75,7 +75,7 @@ def endless_policy(shape: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Ll
     One hidden value is the same everywhere: no layer writes to it, every token puts 1 into it but the end token's row,
     whose logit it lowers by hundreds.
     """
-    policy = model.new_model(shape, tokenizer, seed=0).eval()
+    policy = new_model(shape, tokenizer, seed=0).eval()
     with torch.no_grad():
         policy.get_input_embeddings().weight[:, 0] = 1.0
         policy.get_input_embeddings().weight[tokenizer.eos_token_id, 0] = -20.0

@@ -5,7 +5,7 @@
     python tests/benchmarks/step_cost.py --measure time --own-prompts       each row with its own prompt
     python tests/benchmarks/step_cost.py --measure time --checkpointing     so too, and checkpoints, as on GPUs
 
-The real `trainer.train` on the CPU world's model, one iteration at a time: 128 prompts x 16 rollouts, two optimizer
+The real `loop.train` on the CPU world's model, one iteration at a time: 128 prompts x 16 rollouts, two optimizer
 steps. Every method gets the same prompts, weights and random numbers, hence the same rollouts; the verifier's place is
 taken by one under which no group agrees, so that all 2,048 rows are learnt from. Answers have `--answer` tokens each
 (the reference run's had 20), or with `--base` as many as that model gives. RKL has its online reference beside it.
@@ -41,16 +41,15 @@ from measuring import (
 )
 
 from dphlib.experiment.cost import COST_METHODS
-from dphlib.models import load as model
 from dphlib.models import tuning
+from dphlib.models.load import load_model
 from dphlib.partition import Reference
 from dphlib.runtime.machine import deterministic
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.stages import ModelConfig, TrainConfig, TuningConfig
-from dphlib.training import loop as trainer
-from dphlib.training import scoring
+from dphlib.training import loop, scoring
 
 SIZES = {
     "authors": (ModelConfig(), {"prompts": 128, "rollouts": 16, "rehearsal_rows": 256}),
@@ -64,7 +63,7 @@ def steps(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
     """One training step of each method, all from the same weights and with the same rollouts; gives its log row."""
     shape, rows = SIZES[options.size]
     if options.base:
-        policy, tokenizer = model.load(options.base)
+        policy, tokenizer = load_model(options.base)
     else:
         tokenizer = words()
         policy = endless_policy(shape, tokenizer)
@@ -83,7 +82,7 @@ def steps(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
         def once() -> dict[str, Any]:
             policy.load_state_dict(initial)
             arguments = (policy, tokenizer, prompts, references, JudgesInTurn(), config_of, config, 0)
-            return trainer.train(*arguments, base=base)[0]
+            return loop.train(*arguments, base=base)[0]
 
         return once
 

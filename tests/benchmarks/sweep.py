@@ -40,7 +40,7 @@ def train_one(method: str, seed: int, iterations: int, size: str, threads: int) 
     from dphlib.partition import Reference
     from dphlib.sampling.protocol import SamplingConfig
     from dphlib.sampling.transformers import TransformersSampler
-    from dphlib.training import loop as trainer
+    from dphlib.training import loop
 
     deterministic(threads)
     tokenizer, (shape, rows) = words(), SIZES[size]
@@ -52,7 +52,7 @@ def train_one(method: str, seed: int, iterations: int, size: str, threads: int) 
     references = [Reference(p, a.token_ids, a.logprobs) for p, (a,) in zip(rehearsed, drawn, strict=True)]
     config = TrainConfig(iterations=iterations, max_new_tokens=ANSWER, **rows)
     arguments = (policy, tokenizer, problems[:64], references, JudgesInTurn(), METHOD_CONFIGS[method], config, seed)
-    logs = trainer.train(*arguments, base=base)
+    logs = loop.train(*arguments, base=base)
     return {"train_s": sum(log["step_s"] for log in logs)}
 
 

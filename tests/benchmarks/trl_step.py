@@ -28,7 +28,7 @@ from measuring import JudgesInTurn, Target, endless_policy, ratio, sql_problems,
 from dphlib.runtime.machine import cores
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.stages import ModelConfig, TrainConfig
-from dphlib.training import loop as trainer
+from dphlib.training import loop
 
 SHAPES = {"small": ModelConfig(128, 384, 4, 4, 4), "tiny": ModelConfig(32, 64, 2, 2, 2)}
 LR = 1e-6
@@ -57,7 +57,7 @@ def pairs(options: argparse.Namespace) -> list[dict[str, float]]:
 
     def ours() -> dict[str, Any]:
         arguments = (policy, tokenizer, problems, [], JudgesInTurn(), METHOD_CONFIGS["grpo"], config, len(found))
-        (log,) = trainer.train(*arguments)
+        (log,) = loop.train(*arguments)
         tokens = round(log["response_tokens"] * log["rl_rows"])
         if not log["rl_rows"] == answers == len(drawn) or not tokens == sum(drawn) == answers * options.answer:
             raise AssertionError(f"unequal work: ours {log['rl_rows']} rows, {tokens} tokens; TRL's answers {drawn}")

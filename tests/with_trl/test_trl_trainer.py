@@ -28,9 +28,8 @@ from dphlib.integrations.trl import (
     warn_of_untested,
 )
 from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, partitioned_loss
-from dphlib.models import load as model
 from dphlib.models import tuning
-from dphlib.models.placement import Placement
+from dphlib.models.load import Placement, load_model, new_model, save_model
 from dphlib.settings.stages import ModelConfig
 from dphlib.training.scoring import answer_logprobs, score_rows
 from dphlib.verify import Verifier
@@ -58,7 +57,7 @@ def adapted(base_folder: Path):
     """The base with an adapter that is not zero: it has left the reference before the first step."""
     torch.manual_seed(5)
     adapter = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
-    return get_peft_model(model.load(base_folder)[0], adapter)
+    return get_peft_model(load_model(base_folder)[0], adapter)
 
 
 def trainable(policy) -> dict[str, torch.Tensor]:
@@ -298,10 +297,10 @@ def test_a_store_without_answers_or_of_another_base_is_refused(base_folder, held
         dph(adapted(base_folder), tmp_path, replace(held, exploration=()))
     other = tmp_path / "other"
     shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    model.save(model.new_model(shape, tokenizer(), 1), tokenizer(), other)
+    save_model(new_model(shape, tokenizer(), 1), tokenizer(), other)
     with pytest.raises(ValueError, match=f"made with another base model .sha256 {held.base_sha256[:12]}"):
         dph(adapted(other), tmp_path, held)
-    nameless = model.new_model(shape, tokenizer(), 0)
+    nameless = new_model(shape, tokenizer(), 0)
     with pytest.raises(ValueError, match="cannot tell which weights the model has"):
         dph(nameless, tmp_path, held)
     assert dph(nameless, tmp_path, held, base=base_folder).rehearsal_rows == 4

@@ -22,7 +22,7 @@ from small import policy, sum_problems, tokenizer
 from stored import SMALL, references
 
 from dphlib.integrations.verl import store as verl_store
-from dphlib.models import load as model
+from dphlib.models.load import save_model
 from dphlib.partition import Partition
 
 collect_ignore = ["cpu_platform.py", "dry_run.py"]  # what verl's own processes load; no tests in them
@@ -31,7 +31,7 @@ collect_ignore = ["cpu_platform.py", "dry_run.py"]  # what verl's own processes 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("base")
-    model.save(policy(), tokenizer(), folder)
+    save_model(policy(), tokenizer(), folder)
     return folder
 
 

@@ -67,10 +67,10 @@ class Server:
     async def generate(self, request_id, *, prompt_ids, sampling_params, **_):
         from verl.workers.rollout.replica import TokenOutput
 
-        from dphlib.models import load as model
+        from dphlib.models.load import load_model
 
         if self.policy is None:
-            self.policy = model.load(self.folder)[0]
+            self.policy = load_model(self.folder)[0]
         ids = answer(prompt_ids, self.seen[tuple(prompt_ids)])
         self.seen[tuple(prompt_ids)] += 1
         with torch.no_grad():

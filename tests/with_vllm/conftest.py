@@ -13,14 +13,14 @@ import pytest
 from servable import OPTIONS, RANK, servable_policy
 from small import tokenizer
 
-from dphlib.models import load as model
+from dphlib.models.load import save_model
 from dphlib.sampling.vllm import VllmSampler
 
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    model.save(servable_policy(), tokenizer(), folder)
+    save_model(servable_policy(), tokenizer(), folder)
     return folder
 
 

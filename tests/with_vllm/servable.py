@@ -7,7 +7,7 @@ import torch
 from small import tokenizer
 from transformers import LlamaForCausalLM
 
-from dphlib.models import load as model
+from dphlib.models.load import new_model
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.stages import ModelConfig
@@ -21,7 +21,7 @@ OPTIONS = {"enforce_eager": True, "kv_cache_memory_bytes": 2**26, "max_num_seqs"
 def servable_policy(seed: int = 0) -> LlamaForCausalLM:
     """The small policy with heads of 32: vLLM's attention on a CPU has no smaller ones."""
     shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    return model.new_model(shape, tokenizer(), seed).eval()
+    return new_model(shape, tokenizer(), seed).eval()
 
 
 def train_step(policy, optimizer, seed: int = 0):

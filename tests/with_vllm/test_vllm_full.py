@@ -7,8 +7,8 @@ import torch
 from servable import DRAWS, GREEDY, RANK, assert_agrees, logprobs, scored, servable_policy, train_step
 from small import sum_problems, tokenizer
 
-from dphlib.models import load as model
 from dphlib.models import tuning
+from dphlib.models.load import load_model, save_model
 from dphlib.models.tuning import TuningConfig
 from dphlib.runtime.files import RunError
 
@@ -27,7 +27,7 @@ def ending_policy():
 @pytest.fixture(scope="module")
 def full_sampler(start, ending_policy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ending")
-    model.save(ending_policy, tokenizer(), folder)
+    save_model(ending_policy, tokenizer(), folder)
     return start(folder)
 
 
@@ -47,7 +47,7 @@ def test_token_ids_are_the_models_and_the_end_token_is_scored(full_sampler, endi
 
 def test_pushed_weights_are_what_the_sampler_draws_from(full_sampler, base_folder):
     problems = sum_problems(6)
-    policy = tuning.prepare(model.load(base_folder)[0], TuningConfig("full"))
+    policy = tuning.prepare(load_model(base_folder)[0], TuningConfig("full"))
     full_sampler.sync(policy)
     assert_agrees(full_sampler, policy, problems)
     before = logprobs(full_sampler.sample(problems, GREEDY, 0))
@@ -59,7 +59,7 @@ def test_pushed_weights_are_what_the_sampler_draws_from(full_sampler, base_folde
 
 
 def test_an_adapter_and_a_second_engine_are_refused(full_sampler, start, base_folder):
-    adapted = tuning.prepare(model.load(base_folder)[0], TuningConfig("lora", rank=RANK))
+    adapted = tuning.prepare(load_model(base_folder)[0], TuningConfig("lora", rank=RANK))
     with pytest.raises(ValueError, match="made for all weights"):
         full_sampler.sync(adapted)
     with pytest.raises(RunError, match="lives in this process already"):

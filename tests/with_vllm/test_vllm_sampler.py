@@ -11,13 +11,13 @@ import torch
 from servable import DRAWS, GREEDY, RANK, assert_agrees, logprobs, scored, servable_policy, train_step
 from small import RewardsFirstToken, sum_problems, tokenizer
 
-from dphlib.models import load as model
 from dphlib.models import tuning
 from dphlib.models.adapters import Card, describe_base, save_adapter
+from dphlib.models.load import load_model, save_model
 from dphlib.models.tuning import TuningConfig
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.stages import TrainConfig
-from dphlib.training import loop as trainer
+from dphlib.training import loop
 from dphlib.types import GREEDY_SAMPLE
 
 pytestmark = pytest.mark.vllm
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.vllm
 
 def adapted(base_folder, seed: int = 0, steps: int = 2):
     """The base with an adapter that was trained for some steps, and its optimizer."""
-    policy = tuning.prepare(model.load(base_folder)[0], TuningConfig("lora", rank=RANK), seed)
+    policy = tuning.prepare(load_model(base_folder)[0], TuningConfig("lora", rank=RANK), seed)
     optimizer = tuning.optimizer(policy, 2e-2)
     for step in range(steps):
         train_step(policy, optimizer, seed + step)
@@ -124,7 +124,7 @@ def test_an_adapter_saved_with_its_card_loads_in_vllm(plain_base, base_folder, t
 
 
 def test_an_adapter_of_another_base_is_refused(sampler, base_folder, tmp_path):
-    model.save(servable_policy(1), tokenizer(), tmp_path / "other")
+    save_model(servable_policy(1), tokenizer(), tmp_path / "other")
     policy, _ = adapted(tmp_path / "other")
     card = Card("dph_js", "CPU world", (3,), "apache-2.0")
     save_adapter(policy, tmp_path / "adapter", describe_base(tmp_path / "other", "apache-2.0"), card)
@@ -154,8 +154,8 @@ def test_the_process_is_left_as_it_was(sampler, base_folder):
 
 def test_what_does_not_fit_is_refused(sampler, base_folder):
     with pytest.raises(ValueError, match="made for adapters of rank 4"):
-        sampler.sync(model.load(base_folder)[0])
-    wide = tuning.prepare(model.load(base_folder)[0], TuningConfig("lora", rank=RANK + 4))
+        sampler.sync(load_model(base_folder)[0])
+    wide = tuning.prepare(load_model(base_folder)[0], TuningConfig("lora", rank=RANK + 4))
     with pytest.raises(ValueError, match="has rank 8, this sampler was made for 4"):
         sampler.sync(wide)
     with pytest.raises(ValueError, match="are more than max_tokens = 128"):
@@ -164,13 +164,13 @@ def test_what_does_not_fit_is_refused(sampler, base_folder):
 
 
 def test_a_run_trains_on_what_vllm_draws_with_each_steps_own_adapter(sampler, base_folder):
-    policy = tuning.prepare(model.load(base_folder)[0], TuningConfig("lora", rank=RANK))
+    policy = tuning.prepare(load_model(base_folder)[0], TuningConfig("lora", rank=RANK))
     config = TrainConfig(
         iterations=3, prompts=4, rollouts=4, mini_batches=1, rehearsal_rows=0, lr=1e-2, max_new_tokens=8,
         importance_cap=2.0, diagnose_every=1,
     )  # fmt: skip
     arguments = (tokenizer(), sum_problems(8), [], RewardsFirstToken(), METHOD_CONFIGS["rkl"], config, 0)
-    logs = trainer.train(policy, *arguments, sampler=sampler)
+    logs = loop.train(policy, *arguments, sampler=sampler)
     assert [row["sampler"] for row in logs] == [f"vllm {sampler.version}"] * 3
     assert len({row["adapter_sha256"] for row in logs}) == 3
     for row in logs:
