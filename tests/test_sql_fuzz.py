@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dphlib.types import OUTCOMES
 from dphlib.verify.sql import SqlVerifier, _extract_as_paper, extract_sql
-from dphlib.verify.sql_rules import SqlJudge, is_ordered, same_results, sql_tokens
+from dphlib.verify.sql_rules import SqlChecker, is_ordered, same_results, sql_tokens
 
 TABLES = """
 CREATE TABLE a (x INTEGER, y TEXT, z REAL);
@@ -143,7 +143,7 @@ def root(tmp_path_factory):
 def judges(root):
     """A judge of each mode in this process: no worker between hypothesis and the code."""
     limits = {"max_ops": 1_000_000, "max_rows": 1_000, "max_cells": 10_000}
-    return [SqlJudge(mode, mode == "bird", **limits) for mode in ("bird", "spider", "paper")]
+    return [SqlChecker(mode, mode == "bird", **limits) for mode in ("bird", "spider", "paper")]
 
 
 @settings(max_examples=700)

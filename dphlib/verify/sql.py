@@ -1,4 +1,4 @@
-"""SQL answers -> verdicts, by running answer and gold on the SQLite database in a worker that can be killed.
+"""SQL answers to verdicts, by running answer and gold on the SQLite database in a worker that can be killed.
 
 Three rules for "the same result":
 
@@ -8,39 +8,33 @@ Three rules for "the same result":
 - `paper`: the authors' scorer (`cmp_method` "spider": as above, row order never matters; "bird": sets of
   rows).
 
-Departures from the reference evaluators, none of which an honest answer meets but 5 and 6:
+Departures from the reference evaluators; an honest answer meets none of them but 5 and 6:
 
-1. The gold runs first, each database is opened read-only and immutable, and nothing but SELECT is authorized.
-   BIRD's evaluator runs the answer first on a writable connection, where `DELETE` can make a wrong answer
-   right.
-2. Time is bounded by a budget of SQLite operations, which repeats exactly, and a wall clock behind it;
-   results by rows and cells.
+1. The gold runs first, each database is opened read-only and immutable, and nothing but SELECT is authorized. BIRD's
+   evaluator runs the answer first on a writable connection, where `DELETE` can make a wrong answer right.
+2. Queries are bounded by SQLite's operations and memory, which repeat exactly, with the processor's time as the last
+   resort; results by rows and cells.
 3. Columns are matched by colour refinement with a bounded search, not by trying all permutations.
-4. Text that is no UTF-8: `bird` keeps the bytes apart (its evaluator fails); the others drop them, as theirs
-   do.
-5. `spider` keeps DISTINCT (the official script drops it unless told) and ignores an ORDER BY inside a
-   subquery.
+4. Text that is not UTF-8: `bird` keeps the bytes apart (its evaluator fails); the others drop them, as theirs do.
+5. `spider` keeps DISTINCT (the official script drops it by default) and ignores an ORDER BY inside a subquery.
 6. `paper` gives 1 or 0: the authors' reward adds 0.8 x the share of matching columns to wrong answers.
 
-What it does not do: judge a query whose result changes from run to run (`random()`, 'now'): it counts as it
-came out.
+What it does not do: a query whose result changes from run to run (`random()`, 'now') counts as it came out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from dphlib.runtime.files import clear_errors, sha256_file
 from dphlib.types import Verdict
-from dphlib.verify.gold_cache import FILE_MIB, keyed_uri
-from dphlib.verify.pool import Pool, WorkerSpec
+from dphlib.verify.pool import Pool, PooledVerifier, WorkerSpec
 from dphlib.verify.sql_rules import Mode, has_statement
 from dphlib.verify.sqlite_files import read_only_uri
-from dphlib.verify.worker import Job
+from dphlib.verify.worker import Task
 
 MEMORY_MIB = 1536  # of a whole worker
 
@@ -75,19 +69,13 @@ def _extract_as_paper(answer_text: str) -> str | None:
     return _statement(block)
 
 
-@lru_cache(maxsize=4096)
-def _sha256(path: Path, uri: str) -> str:
-    """Hash of a database, read once as long as its URI (time, size and inode of the file) is the same."""
-    return sha256_file(path)
-
-
 def _statement(block: str) -> str | None:
     block = block.strip()
     return block if has_statement(block) else None
 
 
-class SqlVerifier:
-    """Judges SQL answers; a context manager, safe to use from several threads.
+class SqlVerifier(PooledVerifier):
+    """Verifies SQL answers; a context manager, safe to use from several threads.
 
     Forked or sent to another process, it starts afresh there, with workers of its own.
 
@@ -95,13 +83,11 @@ class SqlVerifier:
         db_root: folder with `<db_id>/<db_id>.sqlite`, the layout of Spider and BIRD.
         mode: which results count as the same, see the module.
         workers: worker processes, started at the first use.
-        timeout_s: wall-clock seconds of one query, after which its worker is killed.
+        timeout_s: seconds of the processor for one query, after which its worker is killed; the last resort.
         max_ops: SQLite virtual-machine operations of one query; the usual end of a query that runs too long.
         max_rows, max_cells: a result beyond them is `too_large` and equals nothing.
         cmp_method: `paper` only, the field of that name in the authors' data ("bird" in BIRD's rows).
         kept: verdicts remembered.
-        cache_dir: folder in which the results of slow golds stay for the next worker, process or run (see
-            `gold_cache`; the databases are then hashed once each). None: in each worker's memory only.
     """
 
     def __init__(
@@ -110,36 +96,30 @@ class SqlVerifier:
         mode: Mode = "bird",
         *,
         workers: int = 1,
-        timeout_s: float = 15.0,
+        timeout_s: float = 30.0,
         max_ops: int = 200_000_000,
         max_rows: int = 100_000,
         max_cells: int = 1_000_000,
         cmp_method: Literal["spider", "bird"] = "spider",
         kept: int = 50_000,
-        cache_dir: str | Path | None = None,
     ) -> None:
         if mode not in ("bird", "spider", "paper"):
             raise ValueError(f"mode={mode!r}: must be 'bird', 'spider' or 'paper'")
         if cmp_method not in ("spider", "bird"):
             raise ValueError(f"cmp_method={cmp_method!r}: must be 'spider' or 'bird'")
-        for name, value in (("max_ops", max_ops), ("max_rows", max_rows), ("max_cells", max_cells)):
+        limits = {"max_ops": max_ops, "max_rows": max_rows, "max_cells": max_cells}
+        for name, value in limits.items():
             if value < 1:
                 raise ValueError(f"{name}={value!r}: must be at least 1")
-        self.db_root, self._hashed = Path(db_root).absolute(), cache_dir is not None
-        cache_dir = None if cache_dir is None else str(Path(cache_dir).absolute())
-        settings = dict(workers=workers, timeout_s=timeout_s, max_ops=max_ops, max_rows=max_rows, max_cells=max_cells)
-        settings |= dict(cmp_method=cmp_method, kept=kept, cache_dir=cache_dir)  # type: ignore[dict-item]
-        self._again = partial(SqlVerifier, self.db_root, mode, **settings)  # type: ignore[arg-type]
+        self.db_root = Path(db_root).absolute()
         self._extract = _extract_as_paper if mode == "paper" else extract_sql
-        options = {"mode": mode, "sets": mode == "bird" or (mode == "paper" and cmp_method == "bird")}
-        options |= {"max_ops": max_ops, "max_rows": max_rows, "max_cells": max_cells}  # type: ignore[dict-item]
-        if cache_dir is not None:
-            options["cache_dir"] = cache_dir  # type: ignore[assignment]
-            with clear_errors(Path(cache_dir)):
-                Path(cache_dir).mkdir(parents=True, exist_ok=True)
-        file_mib = FILE_MIB if self._hashed else 0
-        spec = WorkerSpec("dphlib.verify.sql_rules:SqlJudge", options, timeout_s, MEMORY_MIB, file_mib)
-        self._pool = Pool(spec, workers=workers, kept=kept)
+        pool = {"workers": workers, "kept": kept}
+        self._again = partial(
+            SqlVerifier, self.db_root, mode, timeout_s=timeout_s, cmp_method=cmp_method, **limits, **pool
+        )
+        options = {"mode": mode, "sets": mode == "bird" or (mode == "paper" and cmp_method == "bird"), **limits}
+        spec = WorkerSpec("dphlib.verify.sql_rules:SqlChecker", options, timeout_s, MEMORY_MIB)
+        self._pool = Pool(spec, **pool)
 
     def verify(self, db_id: str, gold_sql: str, answer_text: str) -> Verdict:
         """The verdict on one answer; see `verify_many`."""
@@ -152,7 +132,7 @@ class SqlVerifier:
         FileNotFoundError for a database that is not there, ValueError for one that cannot be read safely.
         """
         databases: dict[str, str] = {}
-        entries: list[Job | Verdict] = []
+        entries: list[Task | Verdict] = []
         for db_id, gold, text in items:
             if db_id not in databases:
                 databases[db_id] = self._database(db_id)
@@ -161,34 +141,10 @@ class SqlVerifier:
                 entries.append(Verdict("no_answer", "no closed ```sql block with a statement in it"))
             else:
                 entries.append((databases[db_id], gold, sql))
-        return self._pool.judge(entries)
+        return self._pool.verdicts(entries)
 
     def _database(self, db_id: str) -> str:
         """The URI of the database, with a fragment that changes when the file does."""
         if not db_id or "/" in db_id or "\\" in db_id or db_id in (".", ".."):
             raise ValueError(f"db_id={db_id!r}: must be a folder name below {self.db_root}")
-        path = self.db_root / db_id / f"{db_id}.sqlite"
-        uri = read_only_uri(path)
-        return keyed_uri(uri, _sha256(path, uri)) if self._hashed else uri
-
-    def pids(self) -> list[int]:
-        """Process ids of the workers now alive."""
-        return self._pool.pids()
-
-    @property
-    def executed(self) -> int:
-        """Answers that were run rather than remembered."""
-        return self._pool.executed
-
-    def close(self) -> None:
-        """Ends the workers."""
-        self._pool.close()
-
-    def __reduce__(self) -> tuple[Callable[[], SqlVerifier], tuple[()]]:
-        return self._again, ()
-
-    def __enter__(self) -> SqlVerifier:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        return read_only_uri(self.db_root / db_id / f"{db_id}.sqlite")

@@ -1,10 +1,16 @@
 """Runs gold and answer on an SQLite database and compares the results; loaded in a worker process only.
 
-What an answer can do is bounded in layers, each of which holds where another does not: the database is opened
-read-only and immutable; the authorizer allows SELECT, READ, FUNCTION and RECURSIVE; limits on lengths and
-depths; a budget of virtual-machine operations; caps on rows, cells, bytes and SQLite's heap; and around the
-process those of `workers`, for the one operation that takes forever (`instr` on long text) or a query whose
-preparation does.
+What an answer can do is bounded in layers, each of which holds where another does not:
+
+- the database is opened read-only and immutable, and the authorizer allows SELECT, READ, FUNCTION and RECURSIVE;
+- preparing a statement: its length, the depth of its expressions, the instructions of its program, and SQLite's heap,
+  which nested CTEs and doubled expressions fill within about a second;
+- running it: a budget of virtual-machine operations, the heap, and caps on the rows, cells and bytes of the result;
+- one operation: the length of a value, which is shorter for the functions whose time grows with the product of two
+  lengths (`instr`, `replace`, `trim`, LIKE, GLOB, ...), and for `printf`, whose `%.*c` loops on its own.
+
+None of them depends on the machine's speed. Behind them is the processor time of `pool`, for a query of very many
+operations each of which moves very long values.
 """
 
 from __future__ import annotations
@@ -15,13 +21,15 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
-from dphlib.verify.worker import Job
+from dphlib.verify.worker import Task
 
 Mode = Literal["bird", "spider", "paper"]
 Row = tuple[Any, ...]
 
 MAX_SQL_CHARS = 50_000
 MAX_VALUE_BYTES = 2_000_000  # one cell
+MAX_SEARCHED_BYTES = 1 << 16  # the same, in a statement with one of `_LONG_RUNNING`
+MAX_INSTRUCTIONS = 500_000  # of a statement's program
 MAX_RESULT_BYTES = 64_000_000  # text and blobs of one result
 HEAP_BYTES = 256 << 20  # SQLite's own memory
 OPEN_DATABASES = 4  # their caches share the heap with the query
@@ -32,6 +40,8 @@ _TOKEN = re.compile(  # what is not closed goes to the end: no character is read
     r"""--[^\n]*|/\*.*?(?:\*/|\Z)|'(?:[^']|'')*(?:'|\Z)|"(?:[^"]|"")*(?:"|\Z)|`[^`]*(?:`|\Z)|\[[^\]]*(?:\]|\Z)|\w+|[^\s\w]""",
     re.DOTALL,
 )
+_LONG_RUNNING = re.compile(r"\b(?:like|glob|instr|replace|[lr]?trim|unhex|json_patch|printf|format)\b", re.IGNORECASE)
+_REPETITION = re.compile(r"%[^%a-zA-Z]*\.(\*|\d+)l*c")
 _CURRENT_YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)\s*", re.IGNORECASE)
 
 _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
@@ -39,11 +49,11 @@ _DENIED_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer", "readfile", "
 _READING = frozenset({"SELECT", "WITH", "VALUES", "EXPLAIN", ";"})
 _PRAGMAS = ("query_only=ON", "temp_store=MEMORY", "mmap_size=0", "cache_size=-8192", "trusted_schema=OFF")
 _LIMITS = {
-    sqlite3.SQLITE_LIMIT_LENGTH: MAX_VALUE_BYTES,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 4 * MAX_SQL_CHARS,
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 100,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 500,
+    sqlite3.SQLITE_LIMIT_VDBE_OP: MAX_INSTRUCTIONS,
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
     sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1_000,
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
@@ -184,28 +194,27 @@ class _Refused(Exception):
     """A query that gave no result: outcome and detail."""
 
 
-class SqlJudge:
-    """Runs in the worker: connections and gold results stay for the next job."""
+class SqlChecker:
+    """Runs in the worker: connections and gold results stay for the next task.
 
-    def __init__(
-        self, mode: Mode, sets: bool, max_ops: int, max_rows: int, max_cells: int, cache_dir: str | None = None
-    ) -> None:
-        self.mode, self.sets = mode, sets
-        self.max_ops, self.max_rows, self.max_cells = max_ops, max_rows, max_cells
-        self._tick = max(100, min(20_000, max_ops // 20))
-        self._connections: OrderedDict[str, sqlite3.Connection] = OrderedDict()
+    Args:
+        mode: which results count as the same, see `sql`.
+        sets: compare sets of rows.
+        max_ops, max_rows, max_cells: see `SqlVerifier`.
+    """
+
+    def __init__(self, mode: Mode, sets: bool, max_ops: int, max_rows: int, max_cells: int) -> None:
+        self.mode = mode
+        self.sets = sets
+        self.max_ops = max_ops
+        self.max_rows = max_rows
+        self.max_cells = max_cells
+        self._connections: OrderedDict[tuple[str, bool], sqlite3.Connection] = OrderedDict()
         self._golds: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
         self._gold_cells = 0
-        self._ticks = 0  # of the query that ran last
-        self._cache = None
-        if cache_dir is not None:
-            from dphlib.verify.gold_cache import GoldCache  # a worker that needs none starts more quickly
 
-            options = {"mode": mode, "sets": sets, "max_ops": max_ops, "max_rows": max_rows, "max_cells": max_cells}
-            self._cache = GoldCache(cache_dir, options)
-
-    def __call__(self, job: Job, phase: Callable[[str], None]) -> tuple[str, str]:
-        database, gold_sql, sql = job
+    def __call__(self, task: Task, phase: Callable[[str], None]) -> tuple[str, str]:
+        database, gold_sql, sql = task
         if (database, gold_sql) not in self._golds:
             phase("gold")
             self._run_gold(database, gold_sql)
@@ -235,12 +244,7 @@ class SqlJudge:
     def _run_gold(self, database: str, sql: str) -> None:
         gold: Any
         try:
-            rows = self._cache.load(database, sql) if self._cache else None
-            if rows is None:
-                rows = self._run(database, self._rewritten(sql, gold=True))
-                if self._cache:
-                    distinct = list(set(rows)) if self.sets else rows
-                    self._cache.store(database, sql, distinct, self._ticks * self._tick)
+            rows = self._run(database, self._rewritten(sql, gold=True))
             gold = frozenset(rows) if self.sets else (rows, self.mode == "spider" and is_ordered(sql))
             cells = 100 + sum(len(row) + sum(len(v) for v in row if v.__class__ in (str, bytes)) // 64 for row in rows)
         except _Refused as refused:
@@ -255,7 +259,7 @@ class SqlJudge:
         if len(sql) > MAX_SQL_CHARS:
             raise _Refused("invalid", f"statement of {len(sql)} characters, at most {MAX_SQL_CHARS}")
         try:
-            connection = self._connection(database)
+            connection = self._connection(database, _LONG_RUNNING.search(sql) is not None)
         except sqlite3.Error as error:
             raise _Refused("infra_error", f"{database.partition('#')[0]}: {error}") from None
         try:
@@ -275,13 +279,15 @@ class SqlJudge:
             connection.text_factory = str
 
     def _rows(self, connection: sqlite3.Connection, sql: str) -> list[Row]:
-        self._ticks = 0
+        tick = max(100, min(20_000, self.max_ops // 20))
+        used = 0
 
         def over_budget() -> bool:
-            self._ticks += 1
-            return self._ticks * self._tick > self.max_ops
+            nonlocal used
+            used += tick
+            return used > self.max_ops
 
-        connection.set_progress_handler(over_budget, self._tick)
+        connection.set_progress_handler(over_budget, tick)
         cursor = connection.cursor()
         rows: list[Row] = []
         size = 0
@@ -300,9 +306,9 @@ class SqlJudge:
             cursor.close()
         return rows
 
-    def _connection(self, uri: str) -> sqlite3.Connection:
-        if (known := self._connections.get(uri)) is not None:
-            self._connections.move_to_end(uri)
+    def _connection(self, uri: str, long_running: bool) -> sqlite3.Connection:
+        if (known := self._connections.get((uri, long_running))) is not None:
+            self._connections.move_to_end((uri, long_running))
             return known
         # No statement cache: the progress handler counts on where a reused statement stopped.
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)
@@ -312,11 +318,32 @@ class SqlJudge:
             connection.execute(f"SELECT 1 FROM {function}('[]')").fetchall()
         for category, limit in _LIMITS.items():
             connection.setlimit(category, limit)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_SEARCHED_BYTES if long_running else MAX_VALUE_BYTES)
+        if long_running:
+            printf = _bounded_printf()
+            for name in ("printf", "format"):
+                connection.create_function(name, -1, printf, deterministic=True)
         connection.set_authorizer(_authorize)
-        self._connections[uri] = connection
+        self._connections[uri, long_running] = connection
         if len(self._connections) > OPEN_DATABASES:
             self._connections.popitem(last=False)[1].close()
         return connection
+
+
+def _bounded_printf() -> Callable[..., Any]:
+    """SQLite's `printf`, which before 3.41 runs a loop as long as the precision of a `%c`, however much is too long."""
+    plain = sqlite3.connect(":memory:")
+    plain.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_SEARCHED_BYTES)
+
+    def printf(form: Any = None, *values: Any) -> Any:
+        counts = {n for found in _REPETITION.findall(str(form)) for n in (values if found == "*" else (found,))}
+        for count in counts:
+            if plain.execute("SELECT abs(CAST(? AS INTEGER)) > ?", (count, MAX_SEARCHED_BYTES)).fetchone()[0]:
+                raise OverflowError("repeated too often")  # which becomes SQLite's "string or blob too big"
+        marks = ", ?" * len(values)
+        return plain.execute(f"SELECT printf(?{marks})", (form, *values)).fetchone()[0]
+
+    return printf
 
 
 def _outcome(error: Exception, sql: str) -> tuple[str, str]:

@@ -1,11 +1,10 @@
-"""One door for both verifiers: answers of any kind of problem in, verdicts out, in order."""
+"""Both verifiers behind one: answers to problems of any kind in, verdicts out, in order."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from dphlib.types import Answer, Group, Problem, Verdict
 from dphlib.verify.math import MathVerifier, extract_boxed
@@ -13,7 +12,7 @@ from dphlib.verify.sql import SqlVerifier, extract_sql
 
 
 class Verifier:
-    """Judges SQL by execution (mode `bird`) and mathematics by strict comparison. A context manager.
+    """Verifies SQL by execution (mode `bird`) and mathematics by strict comparison. A context manager.
 
     Args:
         database_root: folder with `<db_id>/<db_id>.sqlite`.
@@ -29,9 +28,9 @@ class Verifier:
         verdicts: list[Verdict | None] = [None] * len(pairs)
         sql = [i for i, (problem, _) in enumerate(pairs) if problem.kind == "sql"]
         mathematics = [i for i, (problem, _) in enumerate(pairs) if problem.kind == "math"]
-        judged_sql = self._sql.verify_many([(pairs[i][0].db_id, pairs[i][0].gold, pairs[i][1]) for i in sql])  # type: ignore[misc]
-        judged_math = self._math.verify_many([(pairs[i][0].gold, pairs[i][1]) for i in mathematics])
-        for i, verdict in zip((*sql, *mathematics), (*judged_sql, *judged_math), strict=True):
+        sql_verdicts = self._sql.verify_many([(pairs[i][0].db_id, pairs[i][0].gold, pairs[i][1]) for i in sql])  # type: ignore[misc]
+        math_verdicts = self._math.verify_many([(pairs[i][0].gold, pairs[i][1]) for i in mathematics])
+        for i, verdict in zip((*sql, *mathematics), (*sql_verdicts, *math_verdicts), strict=True):
             verdicts[i] = verdict
         return verdicts  # type: ignore[return-value]
 
@@ -51,7 +50,7 @@ class Verifier:
     def __enter__(self) -> Verifier:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

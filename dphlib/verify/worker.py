@@ -1,6 +1,6 @@
-"""The inside of a worker process: reads jobs from file descriptor 0, judges each, writes the verdict there.
+"""The inside of a worker process: reads tasks from file descriptor 0, checks each, writes the verdict there.
 
-`workers` starts it and says what can happen. Imports little, so that a killed worker is replaced quickly.
+`pool` starts it and says what can happen. Imports little, so that a worker that was killed is replaced quickly.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ import os
 import signal
 import struct
 import sys
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-Job = tuple[str, str, str]
+Task = tuple[str, str, str]
 """Context (a database, or ""), gold, answer."""
-Judge = Callable[[Job, Callable[[str], None]], tuple[str, str]]
-"""Gets a job and `phase`, to be called with "gold" or "answer" as it turns to it; returns outcome, detail."""
+Checker = Callable[[Task, Callable[[str], None]], tuple[str, str]]
+"""Gets a task and `phase`, to be called with "gold" or "answer" as it turns to it; returns outcome, detail."""
 
 HEADER = struct.Struct(">I")
-REARM_S = 1.0  # the timer is armed no oftener, to spare a system call a job; `timer_s` outlasts a job by more than this
 
 
 def frame(value: Any) -> bytes:
@@ -38,39 +36,42 @@ def frame(value: Any) -> bytes:
 def serve(parent: int) -> None:
     """The worker's main loop on file descriptor 0. `parent` is the process id that started it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     _die_with(parent)
     hello = _read()
     if hello is None:
         return
     try:
         sys.path[:] = hello["path"]
-        _limit(hello["memory_mib"], hello["file_mib"])
-        module, _, name = hello["judge"].partition(":")
-        judge: Judge = getattr(importlib.import_module(module), name)(**hello["options"])
-    except BaseException as error:  # told to the parent, which raises it
+        _limit(hello["memory_mib"])
+        module, _, name = hello["checker"].partition(":")
+        checker: Checker = getattr(importlib.import_module(module), name)(**hello["options"])
+    except BaseException as error:  # sent to the parent, which raises it
         import traceback
 
         return _write("".join(traceback.format_exception(error)))
-    timer_s = hello["timer_s"]
+    timeout_s = hello["timeout_s"]
     _write("ready")
 
+    def arm(seconds: float) -> None:
+        """Ends the process by SIGPROF once it has used so many seconds of the processor, whatever it is doing then."""
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
     def phase(name: str) -> None:
-        signal.setitimer(signal.ITIMER_REAL, timer_s)  # default action: the end, should the parent be gone
+        arm(timeout_s)
         _write(name)
 
     try:
-        while (jobs := _read()) is not None:
-            armed = -REARM_S
-            for job in jobs:
-                if (now := time.monotonic()) >= armed + REARM_S:
-                    signal.setitimer(signal.ITIMER_REAL, timer_s)
-                    armed = now
+        while (tasks := _read()) is not None:
+            arm(timeout_s)
+            for task in tasks:
                 try:
-                    reply = judge(tuple(job), phase)
+                    reply = checker(tuple(task), phase)
                 except Exception as error:
                     reply = ("infra_error", f"{type(error).__name__}: {error}"[:500])
+                arm(timeout_s)  # before the reply: a signal that comes first is this task's, not the next one's
                 _write(reply)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            arm(0)
     except BrokenPipeError:
         pass  # the parent is gone
 
@@ -84,11 +85,11 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _limit(memory_mib: int, file_mib: int) -> None:
+def _limit(memory_mib: int) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, file_mib << 20))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if sys.platform != "darwin":
         resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
 

@@ -22,7 +22,7 @@ import test_sql_fuzz as fuzz  # noqa: E402
 from databases import make_database  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from dphlib.verify.sql_rules import SqlJudge  # noqa: E402
+from dphlib.verify.sql_rules import SqlChecker  # noqa: E402
 
 
 def properties(root: Path) -> dict[str, tuple[float, st.SearchStrategy, Callable[..., None]]]:
@@ -30,7 +30,7 @@ def properties(root: Path) -> dict[str, tuple[float, st.SearchStrategy, Callable
     path = make_database(root, "two", fuzz.TABLES)
     uri = f"file:{path}?mode=ro&immutable=1"
     limits = {"max_ops": 1_000_000, "max_rows": 1_000, "max_cells": 10_000}
-    judges = [SqlJudge(mode, mode == "bird", **limits) for mode in ("bird", "spider", "paper")]
+    judges = [SqlChecker(mode, mode == "bird", **limits) for mode in ("bird", "spider", "paper")]
     plain = fuzz.PlainComparison(str(path))
 
     def judged(gold: str, answer: str) -> list[str]:
