@@ -223,10 +223,14 @@ def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrained
     release_gpu()  # vLLM takes its share of what is free
     with memory.advised("starting vLLM", memory.engine_ways(backend.memory_fraction)):
         engine = VllmSampler(
-            folder, tokenizer, lora_rank=settings.tuning.rank if hasattr(policy, "peft_config") else None,
-            max_tokens=backend.max_tokens, dtype=placement_of(settings).dtype,
-            memory_fraction=backend.memory_fraction, sleep=backend.sleep,
-        )  # fmt: skip
+            folder,
+            tokenizer,
+            lora_rank=settings.tuning.rank if hasattr(policy, "peft_config") else None,
+            max_tokens=backend.max_tokens,
+            dtype=placement_of(settings).dtype,
+            memory_fraction=backend.memory_fraction,
+            sleep=backend.sleep,
+        )
     try:
         if policy is not None:
             engine.sync(policy)

@@ -64,7 +64,7 @@ class Card:
 
 
 def describe_base(folder: Path, licence: str, *, name: str | None = None, revision: str | None = None) -> Base:
-    """Which model lies in `folder`, told by its weights.
+    """Which model is in `folder`, by its weights.
 
     Raises:
         FileNotFoundError: no safetensors file there.
@@ -106,7 +106,7 @@ def save_adapter(policy: Any, folder: Path, base: Base, card: Card) -> str:
         with clear_errors(folder):
             write_weights(policy, temporary)
             settings = json.loads((temporary / CONFIG).read_text(encoding="utf-8"))
-            # PEFT notes where the base lay; that place is this machine's and nobody else's.
+            # PEFT notes the base's folder on this machine, which means nothing elsewhere.
             settings |= {"base_model_name_or_path": base.name, "revision": base.revision}
             write_json(temporary / CONFIG, settings)
             write_json(temporary / BASE, asdict(base))

@@ -211,7 +211,7 @@ def load_model(
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder, padding on the left; one without a padding token (Llama 3's) pads by its end token.
 
-    Padding is masked wherever it stands and never scored.
+    Padding is masked wherever it is and never scored.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     if tokenizer.pad_token_id is None:
@@ -220,7 +220,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def refuse_damaged(file: Path, way_out: str) -> None:
-    """Raises ValueError, which ends with `way_out`, when a safetensors file is cut off or is none."""
+    """Raises ValueError, which ends with `way_out`, when a safetensors file is cut off or is another file."""
     try:
         with safe_open(file, framework="pt") as opened:
             opened.keys()

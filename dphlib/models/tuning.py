@@ -1,12 +1,7 @@
 """What is trained: all weights, a LoRA adapter, or a LoRA adapter over a 4-bit base (QLoRA), by one setting.
 
-1. The paper trains all weights; adapters are this artifact's way to fit one GPU.
-2. Adapters have the number format of the base, as the sampler's have; 16-bit weights are trained through fp32 copies in
-   the optimizer, or the paper's learning rate of 1e-6 would be rounded away. On float16 adapters stay float32.
-3. QLoRA is NF4 with double quantisation, computing in the placement's format; the sampler keeps the unquantised base,
-   and `importance` corrects for the difference.
-
-Adapters on disk: see `adapters`. Not here: anything vLLM cannot serve (DoRA, biases, trained embeddings).
+16-bit weights are trained through fp32 copies in the optimizer, or small learning rates would be rounded away. See
+docs/method.md. Adapters on disk: see `adapters`. Not here: anything vLLM cannot serve (DoRA, biases, embeddings).
 """
 
 from __future__ import annotations

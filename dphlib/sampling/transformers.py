@@ -30,8 +30,8 @@ def batches(lengths: Sequence[int], config: SamplingConfig, batch_rows: int) -> 
 
     A batch has at most `batch_rows` answers, and its prompts, each held once and padded to the longest, have at most a
     quarter of the tokens that so many answers have room for: both together stay within 5/4 of that room. One prompt
-    alone is always a batch, whatever its length. Without the second bound, greedy answers, one to a prompt, would read
-    `batch_rows` prompts at once, which takes more memory a token than decoding does.
+    alone is always a batch, whatever its length. Without the second bound, greedy answers, one per prompt, would read
+    `batch_rows` prompts at once, which takes more memory per token than decoding does.
 
     Args:
         lengths: tokens of each prompt.
@@ -51,7 +51,7 @@ class TransformersSampler:
     """Batched sampling with a KV cache by `transformers`.
 
     Args:
-        model: the policy; used as it stands at each call, so a training step is seen at once.
+        model: the policy; used as it is at each call, so a training step is seen at once.
         tokenizer: pads on the left.
         batch_rows: rows decoded at a time, fewer where prompts are long (`batches`). It decides which random numbers a
             row gets: same value, same answers.

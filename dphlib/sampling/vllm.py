@@ -1,14 +1,10 @@
-"""The second sampler: vLLM in this process, fed with the policy's adapter or weights after each update.
+"""Sampling by vLLM in this process, fed with the policy's adapter or weights after each update.
 
-1. Log-probs are vLLM's `raw_logprobs`: at temperature 1, without top-p, as the contract of `Answer` says. They come
-   from other kernels than the trainer's, and with QLoRA from the unquantised base: `importance` corrects for it.
-2. An adapter is swapped in place under one name and id, and the prefix cache is reset, which vLLM does not do by
-   itself: it would answer from keys and values of the adapter before. Nothing is ever merged into weights.
-3. Entropies are NaN: vLLM returns the log-probs of drawn tokens only.
-4. An answer ends at the tokenizer's end token and at no other, as with `TransformersSampler`.
+Log-probs are those of the contract of `Answer`, from other kernels than the trainer's: `training.importance` corrects
+for it. Entropies are NaN: vLLM returns the log-probs of drawn tokens only. An answer ends at the tokenizer's end token
+and at no other, as with `TransformersSampler`.
 
-vLLM's engine leaves its marks on the process (random state, number of threads); they are removed here. Sleep mode
-needs a GPU.
+vLLM changes the process's random states and number of threads; they are put back here. Sleep mode needs a GPU.
 """
 
 from __future__ import annotations

@@ -2,15 +2,15 @@
 
     kept = Checkpoints(folder, recipe)
     logs = kept.restore(policy, optimizer, cycles)     # [] at the beginning
-    kept.log(row)                                      # one row an iteration, into train_log.jsonl
+    kept.log(row)                                      # one row per iteration, into train_log.jsonl
     kept.save(iteration, policy, optimizer, cycles)
 
 A checkpoint is a folder `step-000020`: `weights.safetensors` (what requires a gradient), `state.safetensors` and
 `state.json` (all else), `manifest.json` with the sha256 of each. It is written beside, synced, renamed; the two newest
-are kept. A damaged one is told and the one before is used. On a CPU in fp32 a resumed run equals an uninterrupted one
-to the last bit; with paged 8-bit moments and on GPUs it goes on from equal numbers.
+are kept. A damaged one is reported and the one before is used. On a CPU in fp32 a resumed run equals an uninterrupted
+one to the last bit; with paged 8-bit moments and on GPUs it goes on from equal numbers.
 
-Not here: frozen weights, which the base has; stages and their locks, see `runs`.
+Not here: frozen weights, which the base has; stages and their locks, see `experiment.store`.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ differs a little from the trainer's. Each token's advantage, and so its PPO-clip
 
 without gradient, where `old` is the trainer's policy before the update. The PPO ratio keeps its own old log-probs,
 the trainer's: the weight corrects for who drew the token, the ratio for the updates since.
-
-Truncation biases what it bounds: with many weights at the cap, look for a fault in the delivery of the weights first.
 """
 
 from __future__ import annotations
@@ -54,7 +52,7 @@ class ImportanceStats:
         )
 
     def to_log(self) -> dict[str, float | None]:
-        """Entries of a log row, None without tokens; `train_log` explains them."""
+        """Entries of a log row, None without tokens; docs/training_log.md explains them."""
         count = self.tokens
         return {
             "tis_mean": self.weight_sum / count if count else None,

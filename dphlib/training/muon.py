@@ -1,8 +1,8 @@
 """Muon in fp32: momentum made orthogonal by Newton-Schulz iterations, matrices of one shape in one batch.
 
 The update is that of `torch.optim.Muon` (Jordan et al., github.com/KellerJordan/Muon) with its defaults. That one
-iterates in bfloat16, which a CPU without instructions for it computes thirty times slower than fp32, and with bits of
-its own: there 0.75 s of a step of 1.1 s. Here the numbers do not depend on whether the CPU has them.
+iterates in bfloat16, which a CPU without instructions for it computes thirty times slower than fp32, and rounds
+otherwise. Here the numbers do not depend on whether the CPU has them.
 """
 
 from __future__ import annotations

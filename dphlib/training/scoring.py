@@ -123,7 +123,7 @@ def answer_hidden(
 
 
 def passes_prompts_once(policy: PreTrainedModel) -> bool:
-    """Whether `answer_hidden` passes the prompt of several rows once, as the policy stands: in training or not."""
+    """Whether `answer_hidden` passes the prompt of several rows once, by the policy and its present mode."""
     # Checkpointing makes a layer's states again in the backward pass, so none can be handed on to the answers.
     return not (policy.training and policy.is_gradient_checkpointing) and attends_fully(policy.config)
 
