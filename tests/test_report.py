@@ -13,6 +13,7 @@ from synthetic import make_run
 
 from dphlib.analysis.claims import effect_text
 from dphlib.report import pages as report
+from dphlib.report.facts import read_claims
 from dphlib.runtime.files import RunError
 
 
@@ -70,11 +71,11 @@ def test_every_link_leads_to_a_file_or_a_place_on_the_page(run_root):
 
 def test_claims_stand_with_verdict_and_interval_as_in_the_file(run_root):
     page = page_of(run_root)
-    claims = json.loads((run_root / "claims.json").read_text())
+    claims = read_claims(run_root)
     for claim in claims:
-        assert claim["text"] in page.text and claim["id"] in page.ids
+        assert claim.text in page.text and claim.id in page.ids
         assert effect_text(claim) in page.text
-    assert {"supported", "not run"} <= {claim["verdict"] for claim in claims}
+    assert {"supported", "not run"} <= {claim.verdict for claim in claims}
 
 
 def test_tables_show_ours_the_paper_and_what_was_not_run(run_root):

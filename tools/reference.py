@@ -1,6 +1,7 @@
 """Keeps a run's results as `artifacts/reference` and writes what README and the pages of docs/ show of it.
 
     python -m tools.reference [PROFILE] [--artifacts FOLDER]
+    python -m tools.reference --anew    # report, manifest and documents of the reference as it is
 
 The report is not copied: it is built anew from the results.
 """
@@ -28,10 +29,9 @@ FOLDERS = ("tables", "figures", "notebooks", "metrics")
 
 
 def keep(run: Path, reference: Path = REFERENCE) -> None:
-    """Copies a finished run's results in place of the reference. Raises RunError where the run is not whole."""
+    """Copies a finished run's results in place of the reference; `finish` is next. Raises RunError where the run is not whole."""
     if problems := verify_run_manifest(run):
         raise RunError(f"{run}: {problems[0]}; run ./run_all.sh {run.name} to the end first")
-    manifest = read_json(run / "manifest.json")
     shutil.rmtree(reference, ignore_errors=True)
     reference.mkdir(parents=True)
     for path in (path for pattern in RESULTS for path in run.glob(pattern)):
@@ -41,6 +41,11 @@ def keep(run: Path, reference: Path = REFERENCE) -> None:
     for notebook in sorted((reference / "notebooks").glob("*.ipynb")):
         normalise(notebook)
         _lighten(notebook)
+
+
+def finish(reference: Path = REFERENCE) -> None:
+    """Builds the report, and a manifest of what is there; what it says of the run stays."""
+    manifest = read_json(reference / "manifest.json")
     extra = {key: manifest[key] for key in ("profile", "seeds", "asked", "seconds")}
     write_run_manifest(reference, extra, manifest)
     build_report(reference)
@@ -60,9 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.reference", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("profile", nargs="?", default="cpu", help="the run to keep")
     parser.add_argument("--artifacts", type=Path, default=ARTIFACTS, help="folder of the runs")
+    parser.add_argument("--anew", action="store_true", help="keep no run; make report, manifest and documents anew")
     options = parser.parse_args(arguments)
     try:
-        keep(options.artifacts / options.profile)
+        if not options.anew:
+            keep(options.artifacts / options.profile)
+        finish()
         return site.main(["--write"])
     except RunError as error:
         print(error, file=sys.stderr)

@@ -9,8 +9,9 @@ from typing import Any
 
 from dphlib import __version__
 from dphlib.analysis import tables
+from dphlib.analysis.claims import ClaimResult, verdict_counts
 from dphlib.data.sets import DATA_SETS
-from dphlib.report.facts import command_text, machine_text, minutes, peak_text, read_json, verdict_counts
+from dphlib.report.facts import command_text, machine_text, minutes, peak_text, read_claims, read_json
 from dphlib.settings.gpu import BASES
 from dphlib.settings.profiles import Profile, profile
 from tools.blocks import rendered
@@ -21,7 +22,7 @@ WHERE = "artifacts/reference"
 def recorded(root: Path) -> dict[str, Any]:
     """What README and the appendix say of the reference run. Raises RunError naming a file of it that is absent."""
     run = root / WHERE
-    manifest, claims = read_json(run / "manifest.json"), read_json(run / "claims.json")
+    manifest, claims = read_json(run / "manifest.json"), read_claims(run)
     return {
         "where": WHERE,
         "manifest": manifest,
@@ -75,13 +76,13 @@ def appendix_blocks(root: Path) -> dict[str, str]:
         licence=project["project"]["license"],
         bases=list(BASES.values()),
         data_sets=list(DATA_SETS.values()),
-        spreads={claim["id"]: _spread(claim) for claim in facts["claims"]},
+        spreads={claim.id: _spread(claim) for claim in facts["claims"]},
     )
     return {**blocks, "times": rendered("readme", **facts, tables=[])["times"]}
 
 
-def _spread(claim: dict[str, Any]) -> str:
+def _spread(claim: ClaimResult) -> str:
     """The lowest and the highest seed of a claim's deciding effect."""
-    seeds = [value for _, value in claim["per_seed"]]
-    scale, digits = (100, 1) if claim["unit"] == "share" else (1, 2)
+    seeds = [value for _, value in claim.per_seed]
+    scale, digits = (100, 1) if claim.unit == "share" else (1, 2)
     return " to ".join(f"{scale * end(seeds) + 0.0:.{digits}f}" for end in (min, max)) if seeds else "-"

@@ -21,7 +21,7 @@ Texts and tolerances were fixed before the runs to which they are applied.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite, log
 from typing import IO, Any, Literal
@@ -99,7 +99,7 @@ class PartResult:
         why = f" ({self.reason})" if self.reason else ""
         if self.estimate is None:
             return self.label + why
-        estimate, low, high, unit = _in_words(asdict(self))
+        estimate, low, high, unit = _in_words(self)
         return f"{self.label}: {estimate} [{low}, {high}] {unit}, {len(self.per_seed)} seeds{why}"
 
 
@@ -464,22 +464,23 @@ def _weakest(parts: Sequence[PartResult], verdict: Decision) -> PartResult:
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def effect_text(row: Mapping[str, Any]) -> str:
+def effect_text(one: ClaimResult | PartResult) -> str:
     """Estimate and interval of a claim or of a part of one, in points where it is a share; "" where it was not run.
 
-    >>> effect_text({"unit": "share", "estimate": 0.043, "low": 0.01, "high": 0.076})
+    >>> effect_text(PartResult("DPH-F > GRPO", "supported", "share", 0.043, 0.01, 0.076))
     '4.3 points [1.0, 7.6]'
     """
-    if row["estimate"] is None:
+    if one.estimate is None:
         return ""
-    estimate, low, high, unit = _in_words(row)
+    estimate, low, high, unit = _in_words(one)
     return f"{estimate} {unit} [{low}, {high}]"
 
 
-def _in_words(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _in_words(one: ClaimResult | PartResult) -> tuple[str, ...]:
     """Estimate, low, high and unit: shares in points, else as they are."""
-    scale, digits, unit = (100, 1, "points") if row["unit"] == "share" else (1, 2, row["unit"])
-    return (*(f"{round(scale * row[key], digits) + 0.0:.{digits}f}" for key in ("estimate", "low", "high")), unit)
+    scale, digits, unit = (100, 1, "points") if one.unit == "share" else (1, 2, one.unit)
+    numbers = (round(scale * value, digits) + 0.0 for value in (one.estimate, one.low, one.high))  # type: ignore[operator]
+    return (*(f"{number:.{digits}f}" for number in numbers), unit)
 
 
 def to_json(results: Sequence[ClaimResult]) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -32,7 +31,7 @@ def claims_table(results: Sequence[ClaimResult]) -> pd.DataFrame:
                 "verdict": f"**{one.verdict}**",
                 "claim": one.text,
                 "paper": one.paper_ref,
-                "effect that decided": effect_text(asdict(one)) or "-",
+                "effect that decided": effect_text(one) or "-",
                 "which is": one.deciding + _why(one.deciding_part),
                 "parts": f"{held} of {len(one.parts)}",
             }
@@ -61,7 +60,7 @@ def parts_table(results: Sequence[ClaimResult], verdict: str = "all") -> pd.Data
                 {
                     "claim": one.id,
                     "part": part.label,
-                    "effect": effect_text(asdict(part)) or "-",
+                    "effect": effect_text(part) or "-",
                     "seed by seed": seeds or "-",
                     "tolerance": f"{scale * part.tolerance:g} {unit.split()[-1]}" if part.tolerance else "0",
                     "verdict": part.verdict + _why(part),

@@ -1,7 +1,4 @@
-"""Facts of a results folder as a reader sees them: effects of claims, minutes, machine, memory.
-
-For the report and the generated parts of README; recorded tables, figures and claims are in `results`.
-"""
+"""Facts of a results folder as a reader sees them: claims, minutes, command, machine, memory."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dphlib.analysis.claims import ClaimResult, from_json
 from dphlib.runtime.files import RunError
 
 
@@ -22,12 +20,11 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path}: not JSON ({error}); remove it and run again") from error
 
 
-VERDICTS = ("supported", "not supported", "inconclusive", "not run")
-
-
-def verdict_counts(claims: list[dict[str, Any]]) -> dict[str, int]:
-    """Number of claims by verdict, every verdict named."""
-    return {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in VERDICTS}
+def read_claims(run_root: Path) -> list[ClaimResult]:
+    """The claims of a results folder; `RunError` naming their file where it is absent or not JSON."""
+    path = Path(run_root) / "claims.json"
+    read_json(path)
+    return from_json(path.read_text(encoding="utf-8"))
 
 
 def minutes(manifest: dict[str, Any]) -> dict[str, float]:

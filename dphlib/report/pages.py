@@ -18,16 +18,9 @@ import nbformat
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dphlib.analysis import paper, tables
-from dphlib.analysis.claims import effect_text, from_json
+from dphlib.analysis.claims import effect_text, verdict_counts
 from dphlib.figures.captions import CAPTIONS
-from dphlib.report.facts import (
-    command_text,
-    machine_text,
-    minutes,
-    peak_text,
-    read_json,
-    verdict_counts,
-)
+from dphlib.report.facts import command_text, machine_text, minutes, peak_text, read_claims, read_json
 from dphlib.runtime.files import RunError, write_text
 
 _TEMPLATES = Environment(
@@ -65,9 +58,7 @@ def build_report(run_root: Path) -> Path:
     Raises `RunError` naming what is missing.
     """
     run_root = Path(run_root)
-    claims, manifest = read_json(run_root / "claims.json"), read_json(run_root / "manifest.json")
-    decided = from_json((run_root / "claims.json").read_text(encoding="utf-8"))
-    tolerance = {one.id: one.deciding_part.tolerance for one in decided}
+    claims, manifest = read_claims(run_root), read_json(run_root / "manifest.json")
     ours = manifest.get("ours", "")
     drawn = [name for name in _FIGURES if (run_root / "figures" / f"{name}.svg").is_file()]
     page = _TEMPLATES.get_template("page.html.j2").render(
@@ -75,7 +66,7 @@ def build_report(run_root: Path) -> Path:
         manifest=manifest,
         ours=ours,
         counts=verdict_counts(claims),
-        claims=[{**claim, "tolerance": tolerance[claim["id"]]} for claim in claims],
+        claims=claims,
         tables=[_table(run_root, name, ours) for name in tables.TITLES],
         figures=[{"name": n, "title": _FIGURES[n], "caption": CAPTIONS[n]} for n in drawn],
         absent=[title for name, title in _FIGURES.items() if name not in drawn],
