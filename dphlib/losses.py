@@ -1,4 +1,4 @@
-r"""The partitioned loss L = L_exp + eta L_pef and group advantages.
+r"""The partitioned loss L = L_exp + eta L_pef, and group advantages.
 
 Both sets travel in one micro-batch; each token carries the id of the loss it belongs to:
 
@@ -7,33 +7,10 @@ Both sets travel in one micro-batch; each token carries the id of the loss it be
     NEAR_PERFECT           stored reference answer to a prompt of D_pef: f(exp d), d = log pi_theta/pi_ref
     ON_POLICY_DIVERGENCE   on-policy answer to a prompt of D_pef: the second half of JS by its definition
 
-This module needs torch, `dphlib.divergences` and `dphlib.logprobs` (whose `logprobs_from_hidden` it hands
-on); it knows no trainer, model or tokenizer.
+The two means are separate. Their denominators can be given (`count_denominators` over the whole batch), so the loss
+does not depend on how micro-batches were cut; losses and gradients of the micro-batches then simply add up.
 
-How this departs from the authors' code:
-
-1. Two separate means. They average RL rows and D_pef rows together (2,048 and 256 rows), which makes their
-   eta an eta / 8 of the formula; ours is the formula's.
-2. The denominators can be given (`count_denominators` over the whole batch), so the loss does not depend on
-   how micro-batches were cut; losses and gradients of the micro-batches then simply add up.
-3. Beyond exp(20) the importance ratio grows linearly in its logarithm: finite, with a gradient that survives.
-4. The RKL baseline is theirs: k3 of x = log pi_ref - log pi_theta on the EXPLORE tokens. Its *value*
-   estimates KL(pi_theta || pi_ref). Its *gradient* on on-policy tokens is, in expectation, that of
-   KL(pi_ref || pi_theta): E_theta[(1 - pi_ref/pi_theta) grad log pi_theta] = -E_ref[grad log pi_theta].
-   `rkl_estimator="k2"`, x^2 / 2, has the gradient of KL(pi_theta || pi_ref). Tests show both.
-
-JS by definition (`divergence="js_definition"`), with M = (pi_ref + pi_theta) / 2 on the sampled token:
-
-    half 1   KL(pi_ref || M) / 2 on NEAR_PERFECT tokens: log(pi_ref / M) / 2, differentiated through M
-    half 2   KL(pi_theta || M) / 2 on ON_POLICY_DIVERGENCE tokens: value h / 2 with h = log(pi_theta / M);
-             gradient (h + 1/2 - pi_theta / (2 M)) / 2 grad log pi_theta, that is the score function with
-             weight h, the pathwise -log M, and a baseline of 1/2 (its expectation is zero, and it makes the
-             weight 0 where pi_theta = pi_ref). Unbiased for tokens drawn from the present pi_theta
-
-each with a mean of its own, both multiplied by eta. Token level: the gradient of a token does not credit
-later tokens, as in the generator form.
-
-Controls: `negative_log_likelihood` as the divergence is rehearsal by plain -log pi_theta; GRPO is a batch without
+How this differs from the authors' code, and JS by its definition, are in `docs/method.md`. GRPO is a batch without
 NEAR_PERFECT tokens. Not here: choosing ids, dynamic sampling, overlong shaping; they are the trainer's.
 """
 
@@ -42,18 +19,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from dphlib.divergences import generator, log_over_mean
-from dphlib.logprobs import logprobs_from_hidden as logprobs_from_hidden
 
 IGNORE = 0
 EXPLORE = 1
 NEAR_PERFECT = 2
 ON_POLICY_DIVERGENCE = 3
+_LOSSES = (EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE)
 
 Aggregation = Literal["token_mean", "sequence_mean", "dr_grpo"]
 MAX_LOG_RATIO = 20.0
@@ -65,6 +42,22 @@ _k3 = generator("forward_kl")
 def negative_log_likelihood(log_ratio: Tensor) -> Tensor:
     """-d, d = log pi_theta - log pi_ref: -log pi_theta but for a constant, whose gradient does not vanish at d = 0."""
     return -log_ratio
+
+
+def divergence_of(
+    name: str | None, alpha: float | None = None
+) -> Callable[[Tensor], Tensor] | Literal["js_definition"]:
+    """What `partitioned_loss` takes as `divergence`, by the name that a method has for it.
+
+    Args:
+        name: a key of `divergences.DIVERGENCES`, `js_definition`, or `likelihood`, which is plain -log pi_theta; None
+            rehearses nothing, so any function will do.
+    """
+    if name == "js_definition":
+        return "js_definition"
+    if name == "likelihood":
+        return negative_log_likelihood
+    return generator(name or "forward_kl", **({} if alpha is None else {"alpha": alpha}))
 
 
 def group_advantages(rewards_P_G: Tensor, *, scale: Literal["std", "none"] = "std", eps: float = 1e-6) -> Tensor:
@@ -123,7 +116,7 @@ def count_denominators(
     """
     _check_aggregation(aggregation, max_new_tokens)
     counts = []
-    for loss_id in (EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE):
+    for loss_id in _LOSSES:
         chosen = loss_id_B_T == loss_id
         count = int((chosen if aggregation == "token_mean" else chosen.any(-1)).sum())
         counts.append(count * max_new_tokens if aggregation == "dr_grpo" else count)  # type: ignore[operator]
@@ -254,35 +247,13 @@ def partitioned_loss(
         ValueError: a tensor that is needed is None, shapes differ, an unknown id, a setting out of range, or a
             denominator of 0 for a set that has tokens.
     """
-    definition = divergence == "js_definition"
-    for name, value, allowed, fits in (
-        ("divergence", divergence, 'a generator or "js_definition"', callable(divergence) or definition),
-        ("eta", eta, ">= 0", eta >= 0),
-        ("clip_low", clip_low, "in [0, 1]", 0 <= clip_low <= 1),
-        ("clip_high", clip_high, ">= 0", clip_high >= 0),
-        ("dual_clip", dual_clip, "> 1, or None", dual_clip is None or dual_clip > 1),
-        ("rkl_coef", rkl_coef, ">= 0", rkl_coef >= 0),
-        ("rkl_estimator", rkl_estimator, '"k3" or "k2"', rkl_estimator in ("k3", "k2")),
-        ("entropy_coef", entropy_coef, ">= 0", entropy_coef >= 0),
-    ):
-        if not fits:
-            raise ValueError(f"{name} is {value!r}; it must be {allowed}")
+    _check_settings(divergence, eta, clip_low, clip_high, dual_clip, rkl_coef, rkl_estimator, entropy_coef)
     _check_aggregation(aggregation, max_new_tokens)
-    shape = tuple(logprobs_B_T.shape)
-    for name, tensor, allowed in (  # type: ignore[assignment]
-        ("loss_id_B_T", loss_id_B_T, (shape,)),
-        ("old_logprobs_B_T", old_logprobs_B_T, (shape,)),
-        ("ref_logprobs_B_T", ref_logprobs_B_T, (shape,)),
-        ("entropy_B_T", entropy_B_T, (shape,)),
-        ("advantages_B_T", advantages_B_T, (shape, (*shape[:-1], 1))),
-    ):
-        if tensor is not None and tuple(tensor.shape) not in allowed:  # type: ignore[operator]
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; logprobs_B_T asks for {allowed[-1]}")
-
-    logprobs = logprobs_B_T.float() if logprobs_B_T.dtype in (torch.bfloat16, torch.float16) else logprobs_B_T
+    logprobs_B_T = logprobs_B_T.float() if logprobs_B_T.dtype in (torch.bfloat16, torch.float16) else logprobs_B_T
+    tokens = Tokens(logprobs_B_T, loss_id_B_T, old_logprobs_B_T, advantages_B_T, ref_logprobs_B_T, entropy_B_T)
     if denominators is None:
         denominators = count_denominators(loss_id_B_T, aggregation, max_new_tokens)
-    divisor = dict(zip((EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE), Denominators(*denominators), strict=True))
+    divisor = dict(zip(_LOSSES, Denominators(*denominators), strict=True))
     present = _present_ids(loss_id_B_T)
     for loss_id in present:
         if not divisor[loss_id] > 0:
@@ -290,86 +261,123 @@ def partitioned_loss(
                 f"the denominator of loss id {loss_id} is {divisor[loss_id]}, yet there are such tokens;"
                 " count denominators over the whole batch"
             )
-    zero = logprobs[:0].sum()  # a zero with a graph, whatever stands in the masked positions
-    explore, near_perfect, on_policy = zero, zero, zero
-    nothing = zero.detach()
-    tokens = {loss_id: (loss_id_B_T == loss_id).sum() for loss_id in divisor}
-    clipped, dual_clipped, ratio_sum, old_kl_sum = nothing, nothing, nothing, nothing
-    kl_sum = nothing if rkl_coef > 0 else nothing + math.nan
 
     def mean(loss_B_T: Tensor, loss_id: int) -> Tensor:
-        mask = loss_id_B_T == loss_id
-        loss_B_T = torch.where(mask, loss_B_T, 0.0)
+        mask_B_T = loss_id_B_T == loss_id
+        loss_B_T = torch.where(mask_B_T, loss_B_T, 0.0)
         if aggregation == "sequence_mean":
-            loss_B_T = loss_B_T / mask.sum(-1, keepdim=True).clamp(min=1)
+            loss_B_T = loss_B_T / mask_B_T.sum(-1, keepdim=True).clamp(min=1)
         return loss_B_T.sum() / divisor[loss_id]
 
-    def masked(tensor: Tensor | None, name: str, loss_id: int) -> Tensor:
-        # before any exp or difference: the gradient of a masked inf would be NaN even if its loss is not used
-        if tensor is None:
-            raise ValueError(f"{name} is None, but tokens with loss id {loss_id} need it")
-        return torch.where(loss_id_B_T == loss_id, tensor.to(logprobs.dtype), 0.0)
-
+    zero = logprobs_B_T[:0].sum()  # a zero with a graph, whatever the masked positions hold
+    explore, near_perfect, on_policy = zero, zero, zero
+    counts = [(loss_id_B_T == loss_id).sum() for loss_id in _LOSSES]
+    sums = dict.fromkeys(("clipped", "dual_clipped", "ratio_sum", "old_kl_sum", "kl_sum"), zero.detach())
     if EXPLORE in present:
-        policy = masked(logprobs, "logprobs_B_T", EXPLORE)
-        old = masked(old_logprobs_B_T, "old_logprobs_B_T", EXPLORE)
-        advantages = masked(advantages_B_T, "advantages_B_T", EXPLORE)
-        ratio = _ratio(policy - old)
-        unclipped = -advantages * ratio
-        bounded = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
-        loss_B_T = torch.maximum(unclipped, bounded)
-        clipped = (bounded > unclipped).detach().sum()
-        if dual_clip is not None:
-            cap = -advantages * dual_clip
-            cut = (advantages < 0) & (loss_B_T > cap)
-            loss_B_T = torch.where(cut, cap, loss_B_T)
-            dual_clipped = cut.detach().sum()
+        loss_B_T, of_ratio = _ppo_clip(tokens, clip_low, clip_high, dual_clip)
+        sums |= of_ratio
         if rkl_coef > 0:
-            x = masked(ref_logprobs_B_T, "ref_logprobs_B_T", EXPLORE) - policy
-            k3 = _k3(x)
-            loss_B_T = loss_B_T + rkl_coef * (k3 if rkl_estimator == "k3" else x.square() / 2)
-            kl_sum = k3.detach().sum()
+            kl_B_T, sums["kl_sum"] = _reverse_kl(tokens, rkl_estimator)
+            loss_B_T = loss_B_T + rkl_coef * kl_B_T
         if entropy_coef > 0:
-            loss_B_T = loss_B_T - entropy_coef * masked(entropy_B_T, "entropy_B_T", EXPLORE)
+            loss_B_T = loss_B_T - entropy_coef * tokens.of(EXPLORE, "entropy_B_T")
         explore = mean(loss_B_T, EXPLORE)
-        # masked positions have ratio 1 and k3 0
-        ratio_sum = (ratio.detach() - 1).sum() + tokens[EXPLORE]
-        old_kl_sum = _k3((policy - old).detach()).sum()
-
     if NEAR_PERFECT in present:
-        policy = masked(logprobs, "logprobs_B_T", NEAR_PERFECT)
-        d = policy - masked(ref_logprobs_B_T, "ref_logprobs_B_T", NEAR_PERFECT)
-        f = log_over_mean(-d) / 2 if definition else divergence(d)  # type: ignore[operator]
-        near_perfect = mean(f, NEAR_PERFECT)
-
+        near_perfect = mean(_rehearsal(tokens, divergence), NEAR_PERFECT)
     if ON_POLICY_DIVERGENCE in present:
-        if not definition:
-            raise ValueError(
-                'tokens with loss id ON_POLICY_DIVERGENCE (3) belong to divergence="js_definition" only;'
-                " give them id IGNORE, or choose that divergence"
-            )
-        policy = masked(logprobs, "logprobs_B_T", ON_POLICY_DIVERGENCE)
-        reference = masked(ref_logprobs_B_T, "ref_logprobs_B_T", ON_POLICY_DIVERGENCE)
-        d = (policy - reference).detach()
-        h = log_over_mean(d)
-        weight = h + 0.5 - torch.sigmoid(d)
-        on_policy = mean((h + weight * (policy - policy.detach())) / 2, ON_POLICY_DIVERGENCE)
+        on_policy = mean(_on_policy_half(tokens, divergence), ON_POLICY_DIVERGENCE)
+    if rkl_coef == 0:
+        sums["kl_sum"] = zero.detach() + math.nan
 
     loss = explore + eta * (near_perfect + on_policy)  # L = L_exp + eta L_pef
-    return loss, PartitionedLossStats(
-        loss=loss.detach(),
-        explore=explore.detach(),
-        near_perfect=near_perfect.detach(),
-        on_policy_divergence=on_policy.detach(),
-        explore_tokens=tokens[EXPLORE],
-        near_perfect_tokens=tokens[NEAR_PERFECT],
-        on_policy_divergence_tokens=tokens[ON_POLICY_DIVERGENCE],
-        clipped=clipped,
-        dual_clipped=dual_clipped,
-        ratio_sum=ratio_sum,
-        old_kl_sum=old_kl_sum,
-        kl_sum=kl_sum,
-    )
+    terms = (loss, explore, near_perfect, on_policy)
+    return loss, PartitionedLossStats(*(term.detach() for term in terms), *counts, **sums)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What each token of a micro-batch carries, (B, T), advantages (B, T) or (B, 1); None where no token needs it.
+
+    The arguments of `partitioned_loss` of these names.
+    """
+
+    logprobs_B_T: Tensor
+    loss_id_B_T: Tensor
+    old_logprobs_B_T: Tensor | None = None
+    advantages_B_T: Tensor | None = None
+    ref_logprobs_B_T: Tensor | None = None
+    entropy_B_T: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.logprobs_B_T.shape)
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            allowed = [shape] if field.name != "advantages_B_T" else [shape, (*shape[:-1], 1)]
+            if tensor is not None and tuple(tensor.shape) not in allowed:
+                raise ValueError(f"{field.name} has shape {tuple(tensor.shape)}; logprobs_B_T asks for {allowed[-1]}")
+
+    def of(self, loss_id: int, name: str) -> Tensor:
+        """A field on the tokens with that id, 0 elsewhere.
+
+        Masked before any exp or difference: the gradient of a masked inf would be NaN even if its loss is not used.
+        """
+        tensor = getattr(self, name)
+        if tensor is None:
+            raise ValueError(f"{name} is None, but tokens with loss id {loss_id} need it")
+        return torch.where(self.loss_id_B_T == loss_id, tensor.to(self.logprobs_B_T.dtype), 0.0)
+
+    def log_ratio(self, loss_id: int, name: str) -> Tensor:
+        """log pi_theta minus another log-prob, on the tokens with that id."""
+        return self.of(loss_id, "logprobs_B_T") - self.of(loss_id, name)
+
+
+def _ppo_clip(
+    tokens: Tokens, clip_low: float, clip_high: float, dual_clip: float | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """-min(r A, clip(r) A) of the EXPLORE tokens, for A < 0 at most dual_clip |A|; and sums over them for a log."""
+    log_ratio = tokens.log_ratio(EXPLORE, "old_logprobs_B_T")
+    advantages = tokens.of(EXPLORE, "advantages_B_T")
+    ratio = _ratio(log_ratio)
+    unclipped = -advantages * ratio
+    bounded = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    loss_B_T = torch.maximum(unclipped, bounded)
+    sums = {"clipped": (bounded > unclipped).detach().sum()}
+    if dual_clip is not None:
+        cap = -advantages * dual_clip
+        cut = (advantages < 0) & (loss_B_T > cap)
+        loss_B_T = torch.where(cut, cap, loss_B_T)
+        sums["dual_clipped"] = cut.detach().sum()
+    # masked positions have ratio 1 and k3 0
+    sums["ratio_sum"] = (ratio.detach() - 1).sum() + (tokens.loss_id_B_T == EXPLORE).sum()
+    sums["old_kl_sum"] = _k3(log_ratio.detach()).sum()
+    return loss_B_T, sums
+
+
+def _reverse_kl(tokens: Tokens, estimator: str) -> tuple[Tensor, Tensor]:
+    """The RKL baseline's term of the EXPLORE tokens, and the sum of k3, an estimate of KL(pi_theta || pi_ref)."""
+    x = tokens.of(EXPLORE, "ref_logprobs_B_T") - tokens.of(EXPLORE, "logprobs_B_T")
+    k3 = _k3(x)
+    return k3 if estimator == "k3" else x.square() / 2, k3.detach().sum()
+
+
+def _rehearsal(tokens: Tokens, divergence: Callable[[Tensor], Tensor] | str) -> Tensor:
+    """f(exp d) of the stored answers' tokens; of JS by definition its first half, KL(pi_ref || M) / 2."""
+    d = tokens.log_ratio(NEAR_PERFECT, "ref_logprobs_B_T")
+    return divergence(d) if callable(divergence) else log_over_mean(-d) / 2
+
+
+def _on_policy_half(tokens: Tokens, divergence: Callable[[Tensor], Tensor] | str) -> Tensor:
+    """KL(pi_theta || M) / 2 of the policy's own answers: value h / 2, h = log(pi_theta / M), gradient as documented."""
+    if divergence != "js_definition":
+        raise ValueError(
+            'tokens with loss id ON_POLICY_DIVERGENCE (3) belong to divergence="js_definition" only;'
+            " give them id IGNORE, or choose that divergence"
+        )
+    d = tokens.log_ratio(ON_POLICY_DIVERGENCE, "ref_logprobs_B_T").detach()
+    policy = tokens.of(ON_POLICY_DIVERGENCE, "logprobs_B_T")
+    h = log_over_mean(d)
+    weight = h + 0.5 - torch.sigmoid(d)
+    return (h + weight * (policy - policy.detach())) / 2
 
 
 def _ratio(log_ratio: Tensor) -> Tensor:
@@ -388,6 +396,31 @@ def _present_ids(loss_id_B_T: Tensor) -> set[int]:
             f"unknown loss ids {sorted(unknown)}; use IGNORE 0, EXPLORE 1, NEAR_PERFECT 2, ON_POLICY_DIVERGENCE 3"
         )
     return ids - {IGNORE}
+
+
+def _check_settings(
+    divergence: Any,
+    eta: float,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+    rkl_coef: float,
+    rkl_estimator: str,
+    entropy_coef: float,
+) -> None:
+    known = callable(divergence) or divergence == "js_definition"
+    for name, value, allowed, fits in (
+        ("divergence", divergence, 'a generator or "js_definition"', known),
+        ("eta", eta, ">= 0", eta >= 0),
+        ("clip_low", clip_low, "in [0, 1]", 0 <= clip_low <= 1),
+        ("clip_high", clip_high, ">= 0", clip_high >= 0),
+        ("dual_clip", dual_clip, "> 1, or None", dual_clip is None or dual_clip > 1),
+        ("rkl_coef", rkl_coef, ">= 0", rkl_coef >= 0),
+        ("rkl_estimator", rkl_estimator, '"k3" or "k2"', rkl_estimator in ("k3", "k2")),
+        ("entropy_coef", entropy_coef, ">= 0", entropy_coef >= 0),
+    ):
+        if not fits:
+            raise ValueError(f"{name} is {value!r}; it must be {allowed}")
 
 
 def _check_aggregation(aggregation: str, max_new_tokens: int | None) -> None:

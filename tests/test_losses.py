@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dphlib.divergences import exact, generator
+from dphlib.logprobs import logprobs_from_hidden
 from dphlib.losses import (
     EXPLORE,
     IGNORE,
@@ -19,7 +20,6 @@ from dphlib.losses import (
     ON_POLICY_DIVERGENCE,
     count_denominators,
     group_advantages,
-    logprobs_from_hidden,
     partitioned_loss,
 )
 

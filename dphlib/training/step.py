@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dphlib.divergences import generator
-from dphlib.losses import IGNORE, Denominators, PartitionedLossStats, negative_log_likelihood, partitioned_loss
+from dphlib.losses import IGNORE, Denominators, PartitionedLossStats, divergence_of, partitioned_loss
 from dphlib.models.tuning import fold_gradients
 from dphlib.settings.methods import MethodConfig
 from dphlib.settings.stages import TrainConfig
@@ -86,7 +85,7 @@ def _loss(
         advantages_B_T=advantages_B_T,
         ref_logprobs_B_T=padded([row.ref_logprobs for row in rows], mask_B_T),
         entropy_B_T=entropy_B_T,
-        divergence=_divergence(method),
+        divergence=divergence_of(method.divergence, method.alpha),
         eta=method.eta,
         clip_low=method.clip_low,
         clip_high=method.clip_high,
@@ -103,13 +102,3 @@ def _loss_scale(policy: Any, rows: Sequence[Row]) -> int:
     if policy.get_output_embeddings().weight.dtype != torch.float16:
         return 1
     return 1 << max(1, sum(len(row.tokens[1]) for row in rows)).bit_length() - 1
-
-
-def _divergence(method: MethodConfig) -> Any:
-    if method.divergence == "js_definition":
-        return "js_definition"
-    if method.divergence == "likelihood":
-        return negative_log_likelihood
-    if method.divergence is None:
-        return generator("forward_kl")  # a baseline has no token for it
-    return generator(method.divergence, **({"alpha": method.alpha} if method.alpha is not None else {}))

@@ -14,8 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dphlib.divergences import generator
-from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, group_advantages, negative_log_likelihood, partitioned_loss
+from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, divergence_of, group_advantages, partitioned_loss
 from dphlib.settings.methods import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfig
 
 ADVANTAGE = "dph"
@@ -49,11 +48,7 @@ def policy_loss(method: str) -> Callable[..., tuple[Tensor, dict[str, float]]]:
     if method not in REHEARSING:
         raise ValueError(f"method {method!r} replays nothing; one of {', '.join(REHEARSING)}")
     settings = REHEARSING[method]
-    divergence: Callable[[Tensor], Tensor]
-    if settings.divergence == "likelihood":
-        divergence = negative_log_likelihood
-    else:
-        divergence = generator(settings.divergence, **({} if settings.alpha is None else {"alpha": settings.alpha}))  # type: ignore[arg-type]
+    divergence = divergence_of(settings.divergence, settings.alpha)
 
     def loss(
         old_log_prob: Tensor,
