@@ -29,7 +29,7 @@ FOLDERS = ("tables", "figures", "notebooks", "metrics")
 
 
 def keep(run: Path, reference: Path = REFERENCE) -> None:
-    """Copies a finished run's results in place of the reference; `finish` is next. Raises RunError where the run is not whole."""
+    """Copies a finished run in place of the reference; `finish` is next. Raises RunError where the run is not whole."""
     if problems := verify_run_manifest(run):
         raise RunError(f"{run}: {problems[0]}; run ./run_all.sh {run.name} to the end first")
     shutil.rmtree(reference, ignore_errors=True)
