@@ -1,7 +1,7 @@
 """The settings of each stage: frozen dataclasses, each value of the paper with where it comes from.
 
-[code] the authors' scripts, [2nd] others' notes on the paper. The values here are those of the CPU world; `config` has
-the profiles.
+[code] the authors' scripts, [2nd] others' notes on the paper. The defaults are those of the CPU world; `profiles` has
+the others.
 """
 
 from __future__ import annotations
@@ -109,9 +109,9 @@ class TrainConfig:
 
     Args:
         iterations: rollout batches.
-        prompts, rollouts: prompts a batch and answers a prompt (authors: 128 x 16).
-        mini_batches: optimizer steps a batch (authors: 128 prompts in mini-batches of 64, so 2).
-        rehearsal_rows: stored answers a batch (authors: 256 beside 2,048).
+        prompts, rollouts: prompts per batch and answers per prompt (authors: 128 x 16).
+        mini_batches: optimizer steps per batch (authors: 128 prompts in mini-batches of 64, so 2).
+        rehearsal_rows: stored answers per batch (authors: 256 beside 2,048).
         lr: learning rate, constant after warm-up; 1e-6 at 8B [code].
         warmup_steps: optimizer steps in which it grows linearly to `lr`; none [code].
         dual_clip: 3.0 [code].
@@ -123,7 +123,7 @@ class TrainConfig:
         max_draws: rounds of rollouts that dynamic sampling may take for one batch.
         importance_cap: bound of the importance weights between sampler and trainer, None for no weights: right where
             one program computes both (see `importance`). The authors have none [code].
-        token_budget: padded tokens a micro-batch, a prompt that is passed once for several rows counted once; twice as
+        token_budget: padded tokens per micro-batch, a prompt that is passed once for several rows counted once; twice as
             many where no gradient is needed, each row's prompt counted. Changes memory, and the result by rounding.
         diagnose_every: iterations between measurements of the KL to the base, 0 for never.
         checkpoint_every: iterations between checkpoints, 0 for none; changes no result.
@@ -152,7 +152,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig:
-    """Draws a problem for each suite; after the iterations in `steps`, in-domain Pass@k is measured on the way."""
+    """Answers per problem of each suite; after the iterations in `steps`, in-domain Pass@k is measured on the way."""
 
     samples: Mapping[str, int] = field(
         default_factory=lambda: {"in_domain": 64, "cross_domain": 32, "out_of_domain": 32}
@@ -265,9 +265,14 @@ class BaseConfig:
         D, inner, keys = self.hidden_size, self.heads * self.head_size, self.kv_heads * self.head_size
         mlp = self.intermediate_size
         return {
-            "q_proj": (D, inner), "k_proj": (D, keys), "v_proj": (D, keys), "o_proj": (inner, D),
-            "gate_proj": (D, mlp), "up_proj": (D, mlp), "down_proj": (mlp, D),
-        }  # fmt: skip
+            "q_proj": (D, inner),
+            "k_proj": (D, keys),
+            "v_proj": (D, keys),
+            "o_proj": (inner, D),
+            "gate_proj": (D, mlp),
+            "up_proj": (D, mlp),
+            "down_proj": (mlp, D),
+        }
 
     @property
     def linear_parameters(self) -> int:
@@ -287,7 +292,7 @@ class DataConfig:
     """Data sets in place of the CPU world.
 
     Args:
-        suites: suite -> names of data sets' splits, see `data_sets.SUITES`.
+        suites: suite -> names of data sets' splits, see `data.sets.SUITES`.
         problems: suite -> at most so many, drawn once with a fixed seed; all of the others.
         max_prompt_tokens: longer prompts are left out.
     """
