@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -74,9 +74,9 @@ class DataSet:
         question: fields of which the first that a row has is the question.
         gold: the gold SQL or answer of a row; raises KeyError or ValueError where the row has none.
         licence: of the data.
-        licence_seen: where we read that; "" where we did not: check it before you publish anything made from it.
         source: where to get the official files.
         citation: authors, title, where.
+        licence_seen: where we read the licence; "" where we did not: check it before you publish anything made from it.
         labels: meta label -> field of the row.
         id: field that names a row; "" counts the rows.
     """
@@ -88,10 +88,10 @@ class DataSet:
     question: tuple[str, ...]
     gold: Callable[[Mapping[str, Any]], str]
     licence: str
-    licence_seen: str
     source: str
     citation: str
-    labels: Mapping[str, str]
+    licence_seen: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
     id: str = ""
 
     def suite(self, split: str) -> str:
@@ -274,7 +274,6 @@ _ALL = (
         labels={"evidence": "evidence", "grading": "grading_method"},
         id="question_id",
         licence="BIRD's, CC BY-SA 4.0; the repository names none for its corrections",
-        licence_seen="",
         source="https://github.com/uiuc-kang-lab/ReViSQL (data), databases of BIRD's training set",
         citation="ReViSQL: Achieving Human-Level Text-to-SQL (there also BIRD-Platinum): 2,462 rows of BIRD's training "
         "set with corrected questions, evidence and SQL",
@@ -296,7 +295,6 @@ _ALL = (
         labels={"evidence": "evidence"},
         id="question_id",
         licence="CC BY-SA 4.0",
-        licence_seen="",
         source="https://github.com/uiuc-kang-lab/text_to_sql_benchmarks (data), databases of BIRD's dev set",
         citation="Jin et al., Pervasive Annotation Errors Break Text-to-SQL Benchmarks and Leaderboards, arXiv "
         "2601.08778: BIRD's mini-dev without two rows, SQL corrected (sql_only), or questions and evidence too (full)",
@@ -328,9 +326,7 @@ _ALL = (
         },
         question=("question",),
         gold=spider_gold,
-        labels={},
         licence="CC BY-SA 4.0",
-        licence_seen="",
         source="https://yale-lily.github.io/spider",
         citation="Yu et al., Spider: A Large-Scale Human-Labeled Dataset for Complex and Cross-Domain Semantic Parsing "
         "and Text-to-SQL Task, EMNLP 2018, arXiv 1809.08887",
@@ -349,7 +345,6 @@ _ALL = (
         },
         question=("question",),
         gold=gsm8k_gold,
-        labels={},
         licence="MIT",
         licence_seen="github.com/openai/grade-school-math",
         source="https://github.com/openai/grade-school-math",
@@ -380,7 +375,6 @@ _ALL = (
         labels=_AIME,
         id="id",
         licence=_MAA,
-        licence_seen="",
         source=f"{_QWEN} (evaluation/data/aime24)",
         citation="American Invitational Mathematics Examination 2024, Mathematical Association of America",
     ),
@@ -398,7 +392,6 @@ _ALL = (
         gold=whole_gold,
         labels=_AIME,
         licence=_MAA,
-        licence_seen="",
         source="https://huggingface.co/datasets/math-ai/aime25 or opencompass/AIME2025",
         citation="American Invitational Mathematics Examination 2025, Mathematical Association of America",
     ),
@@ -412,7 +405,6 @@ _ALL = (
         labels={"url": "url"},
         id="id",
         licence=_MAA,
-        licence_seen="",
         source=f"{_QWEN} (evaluation/data/amc23)",
         citation="American Mathematics Competitions 12 of 2023, Mathematical Association of America",
     ),
@@ -443,7 +435,6 @@ _ALL = (
         },
         id="id",
         licence="Apache-2.0 by the card of the hub copy; the repository has no licence file",
-        licence_seen="",
         source=f"https://github.com/OpenBMB/OlympiadBench; these rows: {_QWEN} (evaluation/data/olympiadbench)",
         citation="He et al., OlympiadBench: A Challenging Benchmark for Promoting AGI with Olympiad-Level Bilingual "
         "Multimodal Scientific Problems, ACL 2024, arXiv 2402.14008",
@@ -480,7 +471,6 @@ _ALL = (
         gold=minerva_gold,
         labels={"subject": "type"},
         licence=_OCW,
-        licence_seen="",
         source=f"{_QWEN} (evaluation/data/minerva_math)",
         citation="Lewkowycz et al., Solving Quantitative Reasoning Problems with Language Models, NeurIPS 2022, arXiv "
         "2206.14858",
