@@ -24,24 +24,78 @@ STEPS = 45
 PROBLEMS = {"in_domain": 24, "cross_domain": 18, "out_of_domain": 20}
 SAMPLES = {"in_domain": 32, "cross_domain": 16, "out_of_domain": 16}
 ABLATIONS = (
-    ("dph_js", "eta=0.025"), ("dph_js_definition", "eta=0.025"), ("dph_js", "eta=0.125"),
-    ("dph_js_definition", "eta=0.125"), ("dph_f", "threshold=8"), ("dph_js", "threshold=8"),
-    ("grpo", "domain=sums"), ("dph_f", "domain=sums"), ("dph_js", "domain=sums"),
-)  # fmt: skip
+    *((method, f"eta={eta}") for eta in (0.025, 0.125) for method in ("dph_js", "dph_js_definition")),
+    *((method, "threshold=8") for method in ("dph_f", "dph_js")),
+    *((method, "domain=sums") for method in ("grpo", "dph_f", "dph_js")),
+)
 # method: (sharpening of the styles, accuracy of a right style, what is left of the sums)
 SHAPE = {
-    "base": (0.0, 0.62, 1.00), "grpo": (4.0, 0.88, 0.35), "dapo": (3.6, 0.89, 0.40), "rkl": (3.0, 0.87, 0.15),
-    "alpha_0.2": (2.2, 0.87, 0.70), "alpha_0.5": (1.9, 0.88, 0.80), "alpha_0.8": (1.6, 0.88, 0.85),
-    "dph_f": (1.2, 0.87, 0.95), "dph_js": (1.4, 0.90, 0.92), "dph_js_definition": (1.3, 0.90, 0.93),
-    "grpo_dexp": (3.6, 0.88, 0.40), "sft_rehearsal": (1.3, 0.86, 0.93), "dph_f_all": (0.9, 0.85, 0.97),
-}  # fmt: skip
+    "base": (0.0, 0.62, 1.00),
+    "grpo": (4.0, 0.88, 0.35),
+    "dapo": (3.6, 0.89, 0.40),
+    "rkl": (3.0, 0.87, 0.15),
+    "alpha_0.2": (2.2, 0.87, 0.70),
+    "alpha_0.5": (1.9, 0.88, 0.80),
+    "alpha_0.8": (1.6, 0.88, 0.85),
+    "dph_f": (1.2, 0.87, 0.95),
+    "dph_js": (1.4, 0.90, 0.92),
+    "dph_js_definition": (1.3, 0.90, 0.93),
+    "grpo_dexp": (3.6, 0.88, 0.40),
+    "sft_rehearsal": (1.3, 0.86, 0.93),
+    "dph_f_all": (0.9, 0.85, 0.97),
+}
+
+
+def make_rows(
+    method: str = "base",
+    seed: int = -1,
+    correct: Sequence[Sequence[object]] = ((True, False),),
+    *,
+    greedy: Sequence[object] = (),
+    **columns: object,
+) -> pd.DataFrame:
+    """Records of one run on one suite, whose numbers can be counted by hand.
+
+    Args:
+        correct: one entry per problem, one flag per sampled answer.
+        greedy: one flag per problem, for its greedy answer.
+        columns: other values; a list has the form of `correct`.
+    """
+    cells = [(f"p{p}", s, bool(flag)) for p, flags in enumerate(correct) for s, flag in enumerate(flags)]
+    frame = pd.DataFrame(cells, columns=["problem_id", "sample", "correct"])
+    if len(greedy):
+        first = pd.DataFrame({"problem_id": [f"p{p}" for p in range(len(greedy))], "sample": -1, "correct": greedy})
+        frame = pd.concat([frame, first.astype({"correct": bool})], ignore_index=True)
+    problem = frame["problem_id"].str[1:].astype(int)
+    values = {
+        "method": method,
+        "variant": "main",
+        "seed": seed,
+        "step": 0 if seed < 0 else 5,
+        "suite": "in_domain",
+        "subset": np.where(problem % 2, "family1", "family0"),
+        "outcome": np.where(frame["correct"], "correct", "wrong"),
+        "style": "direct",
+        "answer_hash": [f"{p}{int(flag)}" for p, flag in zip(problem, frame["correct"], strict=True)],
+        "tokens": 10,
+        "truncated": False,
+        "entropy": 0.5,
+        "logprob": -5.0,
+        "base_logprob": -6.0,
+        "temperature": np.where(frame["sample"] < 0, 0.0, 1.0),
+        "top_p": 1.0,
+        "max_new_tokens": 64,
+    }
+    values |= {key: np.concatenate(value) if isinstance(value, list) else value for key, value in columns.items()}
+    return frame.assign(**values)
 
 
 def _run(method: str, variant: str, seed: int, step: int, samples: Mapping[str, int], greedy: bool) -> pd.DataFrame:
     rng = np.random.default_rng([(*METHODS, *CONTROLS).index(method), sum(map(ord, variant)), seed + 1, step])
     sharp, accuracy, sums = SHAPE[method]
     progress = step / STEPS
-    sharp, accuracy = sharp * progress + rng.normal(0, 0.2) * (seed >= 0), 0.62 + (accuracy - 0.62) * progress
+    sharp = sharp * progress + rng.normal(0, 0.2) * (seed >= 0)
+    accuracy = 0.62 + (accuracy - 0.62) * progress
     frames = []
     for suite, count in samples.items():
         problems = PROBLEMS[suite]
@@ -56,34 +110,28 @@ def _run(method: str, variant: str, seed: int, step: int, samples: Mapping[str, 
             style_PG[:, 0] = share_S.argmax()
         correct_PG = right_PS[np.arange(problems)[:, None], style_PG] & (rng.random((problems, draws)) < reliability)
         problem, draw = np.divmod(np.arange(problems * draws), draws)
-        sample = draw - greedy
+        style, correct, sample = style_PG.ravel(), correct_PG.ravel(), draw - greedy
         tokens = rng.integers(12, 30, size=problem.size)
-        entropy = np.full(problem.size, round(0.45 / (1 + sharp), 4))
-        frames.append(
-            pd.DataFrame(
-                {
-                    "suite": suite,
-                    "subset": [SUBSETS[p % 5] if suite == "out_of_domain" else f"family{p % 4}" for p in problem],
-                    "problem_id": [f"{suite}-{p:03d}" for p in problem],
-                    "sample": sample,
-                    "correct": correct_PG.ravel(),
-                    "outcome": np.where(correct_PG.ravel(), "correct", "wrong"),
-                    "style": np.where(rng.random(problem.size) < 0.01, "other", np.array(STYLES)[style_PG.ravel()]),
-                    "answer_hash": [
-                        f"{s:04x}{c:04x}" for s, c in zip(style_PG.ravel(), correct_PG.ravel(), strict=True)
-                    ],
-                    "tokens": tokens,
-                    "truncated": rng.random(problem.size) < 0.005,
-                    "entropy": entropy,
-                    "logprob": -entropy * tokens,
-                    "base_logprob": np.where((sample >= 0) & (sample < 4), -(entropy + 0.1 * sharp) * tokens, np.nan),
-                    "temperature": np.where(sample < 0, 0.0, 1.0),
-                }
-            )
-        )
-    frame = pd.concat(frames, ignore_index=True)
-    run = pd.DataFrame({"method": method, "variant": variant, "seed": seed, "step": step}, index=frame.index)
-    return pd.concat([run, frame], axis=1).assign(top_p=1.0, max_new_tokens=48)
+        entropy = round(0.45 / (1 + sharp), 4)
+        columns = {
+            "suite": suite,
+            "subset": [SUBSETS[p % 5] if suite == "out_of_domain" else f"family{p % 4}" for p in problem],
+            "problem_id": [f"{suite}-{p:03d}" for p in problem],
+            "sample": sample,
+            "correct": correct,
+            "outcome": np.where(correct, "correct", "wrong"),
+            "style": np.where(rng.random(problem.size) < 0.01, "other", np.array(STYLES)[style]),
+            "answer_hash": [f"{s:04x}{c:04x}" for s, c in zip(style, correct, strict=True)],
+            "tokens": tokens,
+            "truncated": rng.random(problem.size) < 0.005,
+            "entropy": entropy,
+            "logprob": -entropy * tokens,
+            "base_logprob": np.where((sample >= 0) & (sample < 4), -(entropy + 0.1 * sharp) * tokens, np.nan),
+            "temperature": np.where(sample < 0, 0.0, 1.0),
+        }
+        frames.append(pd.DataFrame(columns))
+    settings = {"method": method, "variant": variant, "seed": seed, "step": step, "top_p": 1.0, "max_new_tokens": 48}
+    return pd.concat(frames, ignore_index=True).assign(**settings)
 
 
 def _suites(variant: str) -> dict[str, int]:
@@ -101,15 +149,12 @@ def make_records(
             parts.append(_run("base", "main", -1, 0, SAMPLES, greedy=True))
             continue
         for seed in seeds:
-            for step in (5, 15, 30) if steps else ():
-                parts.append(_run(method, "main", seed, step, {"in_domain": 16}, greedy=False))
+            early = (5, 15, 30) if steps else ()
+            parts += [_run(method, "main", seed, step, {"in_domain": 16}, greedy=False) for step in early]
             parts.append(_run(method, "main", seed, STEPS, SAMPLES, greedy=True))
     for method, variant in ABLATIONS if ablations else ():
-        parts += [
-            _run(method, variant, seed, STEPS, _suites(variant), greedy=True)
-            for seed in list(seeds)[:2]
-            if method in methods
-        ]
+        if method in methods:
+            parts += [_run(method, variant, seed, STEPS, _suites(variant), greedy=True) for seed in list(seeds)[:2]]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -134,46 +179,48 @@ def make_hard_records(
 
 def make_train_logs(methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
     """The rows of `train_log.parquet`, with method, variant and seed; the KL to the base every fifth iteration."""
-    rows = []
-    for method in (m for m in methods if m != "base"):
-        sharp, accuracy, _ = SHAPE[method]
-        online = method in ("rkl", "dph_js_definition")
-        for seed in seeds:
-            rng = np.random.default_rng([METHODS.index(method), seed])
-            for i in range(1, STEPS + 1):
-                p = i / STEPS
-                phases = dict(
-                    sample_s=0.4 + 0.05 * rng.random(), verify_s=0.1, reference_s=0.15 * online,
-                    update_s=0.3 + 0.05 * (method.startswith(("dph", "alpha"))),
-                )  # fmt: skip
-                rows.append(
-                    dict(
-                        method=method, variant="main", seed=seed, iteration=i,
-                        reward=0.4 + (accuracy - 0.45) * p + rng.normal(0, 0.03),
-                        entropy=max(0.02, 0.45 * (1 - p * sharp / 4.5) + rng.normal(0, 0.01)),
-                        kl_to_base=0.12 * sharp * p + 0.01 if i % 5 in (0, 1) else None,
-                        response_tokens=20 + rng.normal(0, 0.5), loss=0.1, loss_explore=0.1,
-                        loss_near_perfect=0.02 * (1 - p) + 0.002 if method.startswith(("dph", "alpha")) else 0.0,
-                        grad_norm=1.0, clip_fraction=0.1, truncated=0.0, informative_groups=9, rl_rows=128,
-                        rehearsal_rows=16 * method.startswith(("dph", "alpha")),
-                        reference_tokens=5000 * (method == "rkl") + 600 * (method == "dph_js_definition"),
-                        policy_tokens=5200 + int(rng.integers(300)), **phases, step_s=sum(phases.values()),
-                        peak_gib=0.9 + 0.05 * online,
-                    )
-                )  # fmt: skip
-    return pd.DataFrame(rows)
+    runs = [(method, seed) for method in methods if method != "base" for seed in seeds]
+    return pd.concat([_train_log(method, seed) for method, seed in runs], ignore_index=True)
 
 
-COST_COLUMNS = [
-    "method", "step", "sample_s", "verify_s", "reference_s", "update_s", "step_s", "peak_gib",
-    "reference_tokens", "policy_tokens",
-]  # fmt: skip
+def _train_log(method: str, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng([METHODS.index(method), seed])
+    sharp, accuracy, _ = SHAPE[method]
+    online, rehearses = method in ("rkl", "dph_js_definition"), method.startswith(("dph", "alpha"))
+    iteration = np.arange(1, STEPS + 1)
+    progress = iteration / STEPS
+    log = pd.DataFrame(
+        {
+            "method": method,
+            "variant": "main",
+            "seed": seed,
+            "iteration": iteration,
+            "reward": 0.4 + (accuracy - 0.45) * progress + rng.normal(0, 0.03, STEPS),
+            "entropy": np.maximum(0.02, 0.45 * (1 - progress * sharp / 4.5) + rng.normal(0, 0.01, STEPS)),
+            "kl_to_base": np.where(np.isin(iteration % 5, (0, 1)), 0.12 * sharp * progress + 0.01, np.nan),
+            "response_tokens": 20 + rng.normal(0, 0.5, STEPS),
+            "loss": 0.1,
+            "loss_near_perfect": (0.02 * (1 - progress) + 0.002) * rehearses,
+            "informative_groups": 9,
+            "rl_rows": 128,
+            "rehearsal_rows": 16 * rehearses,
+            "reference_tokens": 5000 * (method == "rkl") + 600 * (method == "dph_js_definition"),
+            "policy_tokens": 5200 + rng.integers(300, size=STEPS),
+            "sample_s": 0.4 + 0.05 * rng.random(STEPS),
+            "verify_s": 0.1,
+            "reference_s": 0.15 * online,
+            "update_s": 0.3 + 0.05 * rehearses,
+            "peak_gib": 0.9 + 0.05 * online,
+        }
+    )
+    return log.assign(step_s=log[["sample_s", "verify_s", "reference_s", "update_s"]].sum(axis=1))
 
 
 def make_cost(methods: Sequence[str] = ("grpo", "rkl", "dph_f", "dph_js")) -> pd.DataFrame:
-    """Eight measured iterations a method, for the figure of the cost."""
+    """Eight measured iterations per method, for the figure of the cost."""
     logs = make_train_logs(methods, (0,)).rename(columns={"iteration": "step"})
-    return logs.loc[logs["step"] <= 8, COST_COLUMNS].reset_index(drop=True)
+    columns = ["method", "step", *logs.filter(regex="_s$|_gib$|_tokens$").columns.drop("response_tokens")]
+    return logs.loc[logs["step"] <= 8, columns].reset_index(drop=True)
 
 
 def make_presample(problems: int = 128, k: int = 8) -> pd.DataFrame:
@@ -181,19 +228,6 @@ def make_presample(problems: int = 128, k: int = 8) -> pd.DataFrame:
     rng = np.random.default_rng(5)
     chance = rng.beta(0.9, 0.9, size=problems)
     return pd.DataFrame({"problem_id": [f"train-{i:03d}" for i in range(problems)], "correct": rng.binomial(k, chance)})
-
-
-def make_divergences() -> pd.DataFrame:
-    """Exact forward KL and JS generators against d, in numpy, as notebook 01 hands them to its figure."""
-    d = np.linspace(-4, 2.5, 131)
-    u = np.exp(d)
-    curves = {
-        "forward_kl": (np.expm1(d) - d, u - 1),
-        "js": ((u * d - (u + 1) * np.log((u + 1) / 2)) / 2, u * np.log(2 * u / (u + 1)) / 2),
-        "reverse_kl": (u * d - u + 1, u * d),
-        "alpha_0.5": ((np.sqrt(u) - 0.5 * u - 0.5) / -0.25, (0.5 * np.sqrt(u) - 0.5 * u) / -0.25),
-    }
-    return pd.concat([pd.DataFrame({"name": n, "d": d, "value": v, "gradient": g}) for n, (v, g) in curves.items()])
 
 
 def make_tables(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -235,9 +269,14 @@ def make_run(folder: Path, **records: object) -> Path:
     (folder / "notebooks").mkdir(exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "notebooks" / "01_divergences.ipynb")
     manifest = {
-        "profile": "cpu", "seeds": [0, 1, 2], "seconds": {"01_divergences": 31.5, "04_train": 1804.0},
-        "versions": {"python": "3.11.9", "torch": "2.13.0"}, "peak_gib": 1.234, "peak_gib_largest_child": 0.9,
-        "machine": {"cpu": "a processor", "cores": 2, "memory_gib": 7.8, "os": "Linux", "gpus": []}, "files": {},
-    }  # fmt: skip
+        "profile": "cpu",
+        "seeds": [0, 1, 2],
+        "seconds": {"01_divergences": 31.5, "04_train": 1804.0},
+        "versions": {"python": "3.11.9", "torch": "2.13.0"},
+        "peak_gib": 1.234,
+        "peak_gib_largest_child": 0.9,
+        "machine": {"cpu": "a processor", "cores": 2, "memory_gib": 7.8, "os": "Linux", "gpus": []},
+        "files": {},
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

@@ -1,4 +1,4 @@
-"""Each verdict forced from made-up records: claims that hold, fail, cannot be told, or were not run."""
+"""Each verdict forced from made-up records: claims that hold, fail, stay open or were not run; how they are shown."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import make_records, make_rows, make_train_logs
 
 from dphlib.analysis.claims import (
     CLAIMS,
-    PROFILES,
-    Quantity,
-    above,
     combine,
     evaluate_claims,
+    from_json,
     print_table,
     rule,
     to_json,
+    verdict_counts,
 )
-from dphlib.settings.methods import METHODS
+from dphlib.figures.claims import claims_figure, claims_table, parts_table
 
 STYLES = np.array(["direct", "aliased", "nested", "stepwise"])
 SUITES = ("in_domain", "cross_domain", "out_of_domain")
@@ -38,26 +38,18 @@ PAPER = {
 PROBLEMS = 48
 
 
-def run(method, seed, greedy, solvable, styles, *, variant="main", samples=16, temperature=1.0, jitter=True):
-    """One run: every sample solves the first problems, none the rest; one problem a seed is flipped."""
+def run(method, seed, greedy, solvable, styles, *, variant="main", samples=16, jitter=True, **columns):
+    """One run: every sample solves the first problems, none the rest; one problem per seed is flipped."""
     rng = np.random.default_rng([abs(seed), len(method)])
     right = np.arange(PROBLEMS) < round(greedy * PROBLEMS)
-    flags = []
-    for share in solvable:
+    frames = []
+    for suite, share in zip(SUITES, solvable, strict=True):
         solved = np.arange(PROBLEMS) < round(share * PROBLEMS)
         solved[rng.integers(PROBLEMS)] ^= jitter
-        flags += [right, *[solved] * samples]
-    correct = np.concatenate(flags)
-    sample = np.tile(np.repeat(np.arange(-1, samples), PROBLEMS), len(SUITES))
-    columns = dict(
-        method=method, variant=variant, seed=seed, step=60 * (method != "base"), subset="all", sample=sample,
-        suite=np.repeat(SUITES, (samples + 1) * PROBLEMS), correct=correct,
-        problem_id=np.tile([f"p{i}" for i in range(PROBLEMS)], len(flags)),
-        outcome=np.where(correct, "correct", "wrong"), style=STYLES[sample % styles], answer_hash="aa",
-        tokens=5, truncated=False, entropy=0.1, logprob=-1.0, base_logprob=-1.0, top_p=1.0, max_new_tokens=32,
-        temperature=np.where(sample < 0, 0.0, temperature),
-    )  # fmt: skip
-    return pd.DataFrame(columns)
+        flags = np.repeat(solved[:, None], samples, axis=1)
+        frames.append(make_rows(method, seed, flags, greedy=right, suite=suite, variant=variant))
+    frame = pd.concat(frames, ignore_index=True)
+    return frame.assign(style=STYLES[frame["sample"].to_numpy() % styles], **columns)
 
 
 def world(spec=PAPER, seeds=(0, 1, 2), **over):
@@ -70,22 +62,9 @@ def world(spec=PAPER, seeds=(0, 1, 2), **over):
 def logs(seeds=(0, 1, 2), **reference):
     """Train logs of two iterations; `reference` overrides a method's reference tokens per iteration."""
     tokens = {"grpo": 0, "rkl": 100, "dph_f": 0, "dph_js": 0, **reference}
-    return pd.DataFrame(
-        [
-            dict(
-                method=m,
-                variant="main",
-                seed=s,
-                iteration=i,
-                reference_tokens=t,
-                policy_tokens=200,
-                step_s=1.0,
-            )
-            for m, t in tokens.items()
-            for s in seeds
-            for i in range(2)
-        ]
-    )
+    rows = [(m, s, i, t) for m, t in tokens.items() for s in seeds for i in range(2)]
+    frame = pd.DataFrame(rows, columns=["method", "seed", "iteration", "reference_tokens"])
+    return frame.assign(variant="main", policy_tokens=200, step_s=1.0)
 
 
 RECORDS = world()
@@ -94,6 +73,10 @@ RECORDS = world()
 def verdicts(records=RECORDS, train_logs=None, profile="cpu", only=None):
     claims = [claim for claim in CLAIMS if only is None or claim.id in only]
     return {r.id: r for r in evaluate_claims(records, train_logs, profile, claims=claims)}
+
+
+def verdict_of(claim, records=RECORDS, train_logs=None):
+    return verdicts(records, train_logs, only=[claim])[claim].verdict
 
 
 ABLATIONS = {"generator_as_good_as_definition", "threshold_8_as_good_as_6"}
@@ -162,11 +145,8 @@ def test_absent_arms_suites_samples_and_logs_are_not_run_and_say_what_lacks():
 
 
 def test_one_refuted_part_refutes_the_claim_even_if_another_was_not_run():
-    spec = {**PAPER, "grpo": (0.2, *PAPER["grpo"][1:])}
-    records = world(spec)
-    assert (
-        verdicts(records[records["method"] != "dapo"], only=["greedy_rises"])["greedy_rises"].verdict == "not supported"
-    )
+    records = world({**PAPER, "grpo": (0.2, *PAPER["grpo"][1:])})
+    assert verdict_of("greedy_rises", records[records["method"] != "dapo"]) == "not supported"
     assert combine(["supported", "not run", "inconclusive"]) == "not run"
     assert combine(["supported", "inconclusive"]) == "inconclusive"
 
@@ -188,10 +168,10 @@ def test_rule(low, high, tolerance, verdict):
     assert rule(low, high, tolerance) == verdict
 
 
-def test_not_worse_allows_the_tolerance_and_no_more():
-    for behind, verdict in ((0.0, "supported"), (0.25, "not supported")):
-        spec = {**PAPER, "dph_f": (0.70 - behind, *PAPER["dph_f"][1:])}
-        assert verdicts(world(spec), only=["dph_greedy_highest"])["dph_greedy_highest"].verdict == verdict
+@pytest.mark.parametrize("behind, verdict", [(0.0, "supported"), (0.25, "not supported")])
+def test_not_worse_allows_the_tolerance_and_no_more(behind, verdict):
+    spec = {**PAPER, "dph_f": (0.70 - behind, *PAPER["dph_f"][1:])}
+    assert verdict_of("dph_greedy_highest", world(spec)) == verdict
 
 
 def test_ablation_variants_are_judged_when_they_are_there():
@@ -208,7 +188,7 @@ def test_ablation_variants_are_judged_when_they_are_there():
 
 
 def test_intermediate_steps_do_not_count():
-    early = RECORDS[RECORDS["method"] == "grpo"].assign(step=10, correct=False, outcome="wrong")
+    early = RECORDS[RECORDS["method"] == "grpo"].assign(step=1, correct=False, outcome="wrong")
     assert to_json(list(verdicts(pd.concat([RECORDS, early])).values())) == to_json(list(verdicts().values()))
 
 
@@ -218,11 +198,9 @@ def test_large_k_is_the_largest_that_was_drawn():
 
 
 def test_arms_that_were_drawn_differently_are_refused():
-    hot = [run("grpo", s, *PAPER["grpo"], temperature=0.7) for s in range(3)]
-    with pytest.raises(
-        ValueError, match=r"grpo \(main\) on in_domain.*temperature 1.0 and 0.7|temperature 0.7 and 1.0"
-    ):
-        verdicts(pd.concat([RECORDS[RECORDS["method"] != "grpo"], *hot]))
+    hot = RECORDS.assign(temperature=RECORDS["temperature"].mask(RECORDS["method"] == "grpo", 0.7))
+    with pytest.raises(ValueError, match=r"cannot be compared, they differ in temperature (1.0 and 0.7|0.7 and 1.0)"):
+        verdicts(hot[hot["sample"] >= 0])
 
 
 def test_a_base_that_solves_nothing_leaves_relative_losses_open():
@@ -235,13 +213,8 @@ def test_a_base_that_solves_nothing_leaves_relative_losses_open():
 def test_wall_times_cannot_change_a_verdict_and_counters_can():
     slow = logs().assign(step_s=1e6)
     assert to_json(evaluate_claims(RECORDS, slow, "cpu")) == to_json(evaluate_claims(RECORDS, logs(), "cpu"))
-    assert (
-        verdicts(train_logs=logs(dph_js=1), only=["no_reference_model"])["no_reference_model"].verdict
-        == "not supported"
-    )
-    assert (
-        verdicts(train_logs=logs(rkl=0), only=["no_reference_model"])["no_reference_model"].verdict == "not supported"
-    )
+    assert verdict_of("no_reference_model", train_logs=logs(dph_js=1)) == "not supported"
+    assert verdict_of("no_reference_model", train_logs=logs(rkl=0)) == "not supported"
 
 
 def test_a_seed_that_learnt_from_no_row_leaves_the_cost_unjudged():
@@ -261,25 +234,68 @@ def test_json_is_the_same_for_shuffled_records_and_its_floats_are_rounded():
     assert to_json(evaluate_claims(RECORDS, logs(), "cpu", rng_seed=1)) != first
 
 
-def test_frame_and_table_show_every_claim():
-    results = evaluate_claims(RECORDS, logs(), "cpu")
-    frame = to_frame(results)
-    assert list(frame["claim"].unique()) == [claim.id for claim in CLAIMS]
-    assert len(frame) == sum(len(r.parts) for r in results)
+@pytest.fixture(scope="module")
+def results():
+    """Verdicts of several kinds; the ablations were not run."""
+    return evaluate_claims(make_records(ablations=False, steps=False), make_train_logs(), "cpu")
+
+
+def test_results_are_read_again_also_those_of_a_file_without_the_deciding_part(results):
+    text = to_json(results)
+    assert to_json(from_json(text)) == text
+    rows = json.loads(text)
+    for row in rows:
+        del row["deciding"]
+    assert to_json(from_json(json.dumps(rows))) == text
+
+
+def test_the_deciding_part_is_the_weakest_of_those_with_the_verdict(results):
+    for one in results:
+        part = one.deciding_part
+        assert (part.estimate, part.low, part.high, part.verdict) == (one.estimate, one.low, one.high, one.verdict)
+        assert f"decided by: {part.label}" in one.detail
+        of_verdict = [p.low + p.tolerance for p in one.parts if p.verdict == one.verdict and p.low is not None]
+        assert part.low is None or part.low + part.tolerance == min(of_verdict)
+
+
+def test_the_terminal_shows_every_claim(results):
     out = io.StringIO()
     print_table(results, file=out)
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= 100
-    assert f"{len(CLAIMS) - 2} supported, 0 not supported, 0 inconclusive, 2 not run" in text
-    assert "points" in text and "Table 1" in text
+    assert ", ".join(f"{count} {verdict}" for verdict, count in verdict_counts(results).items()) in text
+    assert text.count("Table") >= 12 and "points" in text
 
 
-def test_claims_are_well_formed():
-    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
-    for claim in CLAIMS:
-        assert claim.profile in PROFILES[1:] and claim.text.endswith(".") and claim.paper_ref
+def test_every_claim_has_its_line_under_its_verdict(results):
+    table, counts = claims_table(results), verdict_counts(results)
+    assert sorted(table["claim"]) == sorted(claim.text for claim in CLAIMS)
+    assert sum(counts.values()) == len(results) and counts["not run"] >= 1 and counts["supported"] >= 1
+    assert table["verdict"].tolist() == [f"**{v}**" for v, count in counts.items() for _ in range(count)]
+    not_run = table[table["verdict"] == "**not run**"]
+    assert (not_run["effect that decided"] == "-").all() and not_run["which is"].str.contains("no records of").all()
+
+
+def test_parts_can_be_chosen_by_verdict(results):
+    every = parts_table(results)
+    assert len(every) == sum(len(one.parts) for one in results)
+    supported = parts_table(results, "supported")
+    assert set(supported["claim"]) == {one.id for one in results if one.verdict == "supported"}
+    assert set(every.loc[every["claim"] == "dph_greedy_highest", "tolerance"]) == {"2 points"}
+    assert list(parts_table([], "not run").columns) == list(every.columns)
+    with pytest.raises(ValueError, match="'maybe': all, supported"):
+        parts_table(results, "maybe")
+
+
+def test_the_picture_has_a_row_for_each_claim_that_has_an_interval(results):
+    figure = claims_figure(results)
+    names = {text.get_text() for ax in figure.axes for text in ax.get_yticklabels()}
+    assert names == {one.id.replace("_", " ") for one in results if one.unit in ("share", "nats")}
+    assert "no reference model: supported" in " ".join(figure._supxlabel.get_text().split())
+    with pytest.raises(ValueError, match="notebook 08"):
+        claims_figure([])
+
+
+def test_an_unknown_profile_is_refused():
     with pytest.raises(ValueError, match="profile 'laptop': one of smoke, "):
         evaluate_claims(RECORDS, None, "laptop")
-    part = above(Quantity("dph_f", "in_domain", "greedy"), Quantity("grpo", "in_domain", "greedy"), 0.02)
-    assert part.label == "DPH-F >= GRPO less 2 points, in-domain greedy"
-    assert all(q.name for q in (Quantity(m, "in_domain") for m in METHODS))

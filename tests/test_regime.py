@@ -4,53 +4,32 @@ from __future__ import annotations
 
 from math import log
 
+import numpy as np
 import pandas as pd
 import pytest
-from synthetic import make_records
+from synthetic import STYLES, make_records, make_rows
 
-from dphlib.analysis.regime import RANGES, RegimeError, regime, require_regime
-from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.analysis.regime import RegimeError, regime, require_regime
 from dphlib.settings.profiles import profile
 
 CPU = profile("cpu")
 
 
-def rows(suite: str, correct: list[list[int]], greedy: list[int] | None = None) -> pd.DataFrame:
-    """Records of the base: a list of sampled answers (1 correct) and one greedy answer for each problem."""
-    styles = ("direct", "aliased", "nested", "stepwise")
-    out = []
-    for p, answers in enumerate(correct):
-        drawn = ([(-1, greedy[p])] if greedy else []) + list(enumerate(answers))
-        for sample, right in drawn:
-            out.append(
-                {
-                    "method": "base", "variant": "main", "seed": -1, "step": 0, "suite": suite, "subset": "x",
-                    "problem_id": f"{suite}{p}", "sample": sample, "correct": bool(right),
-                    "outcome": "correct" if right else "wrong", "style": styles[sample % 4],
-                    "temperature": float(sample >= 0), "top_p": 1.0, "max_new_tokens": 48,
-                }
-            )  # fmt: skip
-    return pd.DataFrame(out)
-
-
 def a_base() -> pd.DataFrame:
     """In the regime: of 20 problems, 18 solved by some answers; each style a quarter of the answers."""
     in_domain = [[1] * 40 + [0] * 24] * 14 + [[1] + [0] * 63] * 4 + [[0] * 64] * 2
-    return pd.concat(
-        [
-            rows("in_domain", in_domain, [1] * 10 + [0] * 10),
-            rows("cross_domain", [[1] * 16 + [0] * 16] * 17 + [[0] * 32] * 3),
-            rows("out_of_domain", [[1] * 13 + [0] * 19] * 10),
-        ],
-        ignore_index=True,
-    )
+    parts = [
+        make_rows(correct=in_domain, greedy=[1] * 10 + [0] * 10, suite="in_domain"),
+        make_rows(correct=[[1] * 16 + [0] * 16] * 17 + [[0] * 32] * 3, suite="cross_domain"),
+        make_rows(correct=[[1] * 13 + [0] * 19] * 10, suite="out_of_domain"),
+    ]
+    frame = pd.concat(parts, ignore_index=True)
+    return frame.assign(style=np.array(STYLES)[frame["sample"].to_numpy() % 4])
 
 
 def presamples(sql: list[int], sums: list[int]) -> pd.DataFrame:
-    frames = [
-        pd.DataFrame({"suite": suite, "correct": counts}) for suite, counts in (("train", sql), ("sums_train", sums))
-    ]
-    return pd.concat(frames, ignore_index=True)
+    counts = {"train": sql, "sums_train": sums}
+    return pd.concat([pd.DataFrame({"suite": suite, "correct": of}) for suite, of in counts.items()], ignore_index=True)
 
 
 GOOD = presamples([8, 6, 5, 0, 3], [7, 0, 1, 2])
@@ -107,10 +86,3 @@ def test_no_base_is_an_error():
     records = make_records(("grpo",), (0,), ablations=False, steps=False)
     with pytest.raises(ValueError, match="evaluate it first"):
         regime(records, GOOD, CPU)
-
-
-def test_ranges_are_proper_have_reasons_and_name_no_method():
-    assert len({each.quantity for each in RANGES}) == len(RANGES)
-    for each in RANGES:
-        assert each.low < each.high and each.reason
-        assert not any(method in each.reason.lower() for method in METHOD_CONFIGS)

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 from synthetic import make_records
+from synthetic import make_rows as rows
 
 from dphlib import stats
 from dphlib.analysis import retention
+from dphlib.analysis.labels import NAMES
 from dphlib.settings.methods import METHODS
-
-
-def rows(method: str, right: list[list[int]], seed: int = -1, suite: str = "in_domain") -> pd.DataFrame:
-    """Records of one run: `right[p][s]` says whether answer s to problem p is correct."""
-    cells = [(f"p{p}", s, bool(x)) for p, answers in enumerate(right) for s, x in enumerate(answers)]
-    frame = pd.DataFrame(cells, columns=["problem_id", "sample", "correct"])
-    return frame.assign(
-        method=method, variant="main", seed=seed, step=0 if seed < 0 else 9, suite=suite, subset="", style="direct",
-        outcome=np.where(frame["correct"], "correct", "wrong"), answer_hash="aa", tokens=10, truncated=False,
-        entropy=0.5, logprob=-2.0, base_logprob=-5.0, temperature=1.0, top_p=1.0, max_new_tokens=48,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +18,8 @@ def records() -> pd.DataFrame:
     return make_records(("base", "grpo", "dph_js"), (0, 1), ablations=False)
 
 
-BASE = rows("base", [[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-TUNED = rows("grpo", [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]], seed=0)
+BASE = rows("base", -1, [[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+TUNED = rows("grpo", 0, [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
 
 
 def test_keep_and_explore_are_counted():
@@ -46,23 +36,13 @@ def test_the_base_against_itself_loses_by_chance_alone():
     assert "base, drawn again" not in set(retention.capability_split(pd.concat([BASE, TUNED]), k=4)["method"])
 
 
-def test_it_agrees_with_the_numbers_of_stats(records):
-    split = retention.capability_split(records, k=8).set_index("method")
-    direct = stats.keep_explore(stats.final(records[records["suite"] == "in_domain"]), 8)
-    direct = direct.groupby("method")[["keep", "explore", "preserved", "lost", "gained"]].mean()
-    for method, name in (("grpo", "GRPO"), ("dph_js", "DPH-JS")):
-        expected = direct.loc[method] * [100, 100, 1, 1, 1]
-        assert split.loc[name, list(direct)].tolist() == pytest.approx(expected.tolist())
-    assert (split["keep_low"] <= split["keep"]).all() and split[["keep_low", "explore_high"]].to_numpy().min() >= 0
-
-
 def test_losses_are_shares_of_the_bases():
-    got = retention.losses(pd.concat([BASE, TUNED, rows("rkl", [[1] * 4, [0] * 4, [0] * 4, [0] * 4], seed=0)]), k=4)
+    got = retention.losses(pd.concat([BASE, TUNED, rows("rkl", 0, [[1] * 4, [0] * 4, [0] * 4, [0] * 4])]), k=4)
     assert got.set_index("method")["in domain"].to_dict() == {"GRPO": 0.0, "RKL": 50.0}
 
 
 def test_a_base_that_solves_nothing_has_no_share_to_lose():
-    nothing = rows("base", [[0] * 4] * 4)
+    nothing = rows("base", -1, [[0] * 4] * 4)
     got = retention.losses(pd.concat([nothing, TUNED]), k=4)
     assert got["in domain"].isna().all() and retention.readable(got)["in domain (%)"].tolist() == ["-"]
     split = retention.capability_split(pd.concat([nothing, TUNED]), k=4)
@@ -139,6 +119,9 @@ def test_answers_are_counted_by_style():
 
 
 def test_every_method_of_the_records_has_a_row_in_the_papers_order():
-    made = make_records(seeds=(0,), ablations=False, steps=False)
-    got = retention.capability_split(made, k=4)
-    assert len(got) == len(METHODS) and (got["seeds"][1:] == 1).all()
+    got = retention.capability_split(make_records(seeds=(0,), ablations=False, steps=False), k=4)
+    assert got["method"].tolist() == ["base, drawn again", *(NAMES[m] for m in METHODS if m != "base")]
+    assert (got["seeds"][1:] == 1).all()
+    for name in ("keep", "explore"):
+        assert got[name].between(got[f"{name}_low"], got[f"{name}_high"]).all()
+        assert got[f"{name}_low"].min() >= 0 and got[f"{name}_high"].max() <= 100

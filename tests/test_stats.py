@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, product
 from math import comb, log
 
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import make_rows as rows
 
 from dphlib import stats
-
-
-def rows(method="base", seed=-1, correct=((True, False),), *, step=0, variant="main", suite="in_domain", **over):
-    """Sampled answers: one entry of `correct` a problem, one flag a sample."""
-    out = []
-    for p, flags in enumerate(correct):
-        for sample, flag in enumerate(flags):
-            row = dict(
-                method=method, variant=variant, seed=seed, step=step, suite=suite, subset=f"family{p % 2}",
-                problem_id=f"p{p}", sample=sample, correct=bool(flag), outcome="correct" if flag else "wrong",
-                style="direct", answer_hash=f"{p}{int(flag)}", tokens=10, truncated=False, entropy=0.5,
-                logprob=-5.0, base_logprob=-6.0, temperature=1.0, top_p=1.0, max_new_tokens=64,
-            )  # fmt: skip
-            out.append(
-                {
-                    **row,
-                    **{key: value[p][sample] if isinstance(value, list) else value for key, value in over.items()},
-                }
-            )
-    return pd.DataFrame(out)
 
 
 def greedy_rows(*args, **kwargs):
@@ -79,13 +59,14 @@ def test_pass_at_k_refuses_what_has_no_meaning(n, c, k):
 # ---------------------------------------------------------------------------------------------- tidy numbers
 
 
-def test_pass_curve_and_subset_means():
+def scores_of(records, method, suite="in_domain", *measure):
+    return stats.FinalScores(records).of(method, suite, *measure)
+
+
+def test_pass_curve_is_the_mean_of_the_unbiased_estimates():
     records = rows(correct=((1, 0, 0, 0), (0, 0, 0, 0), (1, 1, 1, 1)))
     curve = stats.pass_curve(records, [1, 2, 4]).set_index("k")["pass_at_k"]
     assert curve.to_dict() == pytest.approx({1: 1.25 / 3, 2: 1.5 / 3, 4: 2 / 3})
-    parts = stats.pass_curve(records, [4], by=["subset"]).set_index("subset")
-    assert parts["pass_at_k"].to_dict() == {"family0": 1.0, "family1": 0.0}
-    assert parts["problems"].to_dict() == {"family0": 2, "family1": 1}
     with pytest.raises(ValueError, match=r"pass@8: base \(main\).*n=4"):
         stats.pass_curve(records, [8])
 
@@ -120,75 +101,77 @@ def test_final_keeps_each_runs_own_last_step():
     }
 
 
-def test_avg_at_k_takes_the_first_samples_only():
-    records = rows(correct=((1, 0, 0, 0), (1, 1, 0, 0)))
-    assert stats.avg_at_k(records, 2)["avg_at_k"].item() == 0.75
-    with pytest.raises(ValueError, match="k=5"):
-        stats.avg_at_k(records, 5)
-
-
 def test_auc_is_the_mean_height_over_log2_k():
-    assert stats.auc_log2_k([1, 2, 4, 8], [0.3] * 4) == pytest.approx(0.3)
-    assert stats.auc_log2_k([1, 4], [0.0, 1.0]) == 0.5
     records = rows(correct=((1, 0, 0, 0),))
     assert stats.auc_at_k(records, 4)["auc_at_k"].item() == pytest.approx((0.25 + 0.5) / 4 + (0.5 + 1.0) / 4)
-    assert stats.auc_at_k(records, 3)["auc_at_k"].item() == pytest.approx(
-        stats.auc_log2_k([1, 2, 3], [0.25, 0.5, 0.75])
-    )
-    with pytest.raises(ValueError, match="ascending"):
-        stats.auc_log2_k([2, 1], [0.1, 0.2])
+    width = log(3, 2)
+    by_hand = (0.375 + 0.625 * (width - 1)) / width  # pass@k is 1/4, 1/2, 3/4 at k = 1, 2, 3
+    assert stats.auc_at_k(records, 3)["auc_at_k"].item() == pytest.approx(by_hand)
+    with pytest.raises(ValueError, match="2 or more"):
+        stats.auc_at_k(records, 1)
+
+
+def split_of(records, method="grpo", k=2):
+    return stats.keep_explore(stats.FinalScores(records), method, "in_domain", k)
 
 
 def test_keep_and_explore_are_plain_shares_at_k_equal_n():
     base = rows(correct=((1, 0), (0, 1), (0, 0), (0, 0), (0, 0)))
-    tuned = rows("grpo", 0, correct=((1, 1), (0, 0), (1, 0), (0, 0), (0, 0)), step=5)
-    got = stats.keep_explore(pd.concat([base, tuned]), k=2).iloc[0]
-    assert got[["keep", "explore"]].to_list() == pytest.approx([1 / 2, 1 / 3])
-    assert got[["preserved", "lost", "gained"]].to_list() == [1.0, 1.0, 1.0]
+    tuned = rows("grpo", 0, correct=((1, 1), (0, 0), (1, 0), (0, 0), (0, 0)))
+    got = split_of(pd.concat([base, tuned]))
+    assert [got.keep().estimate, got.explore().estimate] == pytest.approx([1 / 2, 1 / 3])
+    assert [got.preserved, got.lost, got.gained] == [1.0, 1.0, 1.0]
 
 
 def test_keep_and_explore_are_the_expectation_over_all_draws_of_k():
     base_flags, tuned_flags = [(1, 0, 0), (0, 0, 0)], [(0, 1, 1), (0, 1, 0)]
-    records = pd.concat([rows(correct=base_flags), rows("dph_f", 0, correct=tuned_flags, step=5)])
-    kept = lost = gained = draws = 0
-    for b in combinations(range(3), 2):
-        for t in combinations(range(3), 2):
-            draws += 1
-            for flags_b, flags_t in zip(base_flags, tuned_flags, strict=True):
-                solved_b, solved_t = any(flags_b[i] for i in b), any(flags_t[i] for i in t)
-                kept, lost, gained = (
-                    kept + (solved_b and solved_t),
-                    lost + (solved_b and not solved_t),
-                    gained + (solved_t and not solved_b),
-                )
-    got = stats.keep_explore(records, k=2).iloc[0]
-    assert got[["preserved", "lost", "gained"]].to_list() == pytest.approx([kept / draws, lost / draws, gained / draws])
+    records = pd.concat([rows(correct=base_flags), rows("grpo", 0, correct=tuned_flags)])
+    pairs = list(product(combinations(range(3), 2), repeat=2))
+    solved = [
+        (any(of_base[i] for i in b), any(of_tuned[i] for i in t))
+        for b, t in pairs
+        for of_base, of_tuned in zip(base_flags, tuned_flags, strict=True)
+    ]
+    expected = [solved.count(pair) / len(pairs) for pair in ((True, True), (True, False), (False, True))]
+    got = split_of(records)
+    assert [got.preserved, got.lost, got.gained] == pytest.approx(expected)
+
+
+def test_the_base_against_itself_is_estimated_from_twice_the_answers():
+    flags = (1, 0, 0, 1, 0, 0)
+    halves = [(set(x), set(range(6)) - set(x)) for x in combinations(range(6), 3)]
+    both = np.mean([any(flags[i] for i in x) and any(flags[i] for i in y) for x, y in halves])
+    got = split_of(rows(correct=(flags, (0,) * 6)), "base", 3)
+    assert got.preserved == pytest.approx(both)  # disjoint halves of the 2k answers
+    with pytest.raises(ValueError, match="pass@8"):
+        split_of(rows(correct=(flags,)), "base", 4)
 
 
 def test_keep_explore_refuses_missing_base_and_other_problems():
-    tuned = rows("grpo", 0, correct=((1, 1), (0, 1)), step=5)
+    tuned = rows("grpo", 0, correct=((1, 1), (0, 1)))
     with pytest.raises(ValueError, match=r"no records of base \(main\) on in_domain; there are: grpo"):
-        stats.keep_explore(tuned, k=2)
+        split_of(tuned)
     with pytest.raises(ValueError, match=r"their problems differ.*'p1'"):
-        stats.keep_explore(pd.concat([rows(), tuned]), k=2)
+        split_of(pd.concat([rows(), tuned]))
 
 
-def test_keep_is_the_weighted_mean_that_the_bootstrap_takes():
+def test_nothing_to_keep_or_to_explore_has_no_interval():
+    tuned = rows("grpo", 0, correct=((1, 0), (0, 0)))
+    assert split_of(pd.concat([rows(correct=((0, 0), (0, 0))), tuned])).keep() is None
+    assert split_of(pd.concat([rows(correct=((1, 1), (1, 1))), tuned])).explore() is None
+
+
+def test_keep_is_the_weighted_mean_and_has_an_interval_over_seeds_and_problems():
     rng = np.random.default_rng(1)
     base = rows(correct=rng.random((20, 4)) < 0.3)
-    tuned = [rows("grpo", s, correct=rng.random((20, 4)) < 0.5, step=5) for s in range(3)]
+    tuned = [rows("grpo", s, correct=rng.random((20, 4)) < 0.5) for s in range(3)]
     records = pd.concat([base, *tuned])
-    table = stats.problem_table(records)
-    solved = stats.arm(table, "base", "in_domain", k=2).values_SP[0]
-    arm = stats.arm(table, "grpo", "in_domain", k=2).values_SP
-    split = stats.keep_explore(records, k=2)
-    keep, explore = (
-        stats.hierarchical_bootstrap(arm, weights_P=solved),
-        stats.hierarchical_bootstrap(arm, weights_P=1 - solved),
-    )
-    assert [x for _, x in keep.per_seed] == pytest.approx(split["keep"].to_list())
-    assert [x for _, x in explore.per_seed] == pytest.approx(split["explore"].to_list())
-    assert keep.low < keep.estimate < keep.high
+    solved, of_seeds = (scores_of(records, m, "in_domain", "pass", 2).values_SP for m in ("base", "grpo"))
+    got = split_of(records)
+    assert [x for _, x in got.keep().per_seed] == pytest.approx(((of_seeds * solved).sum(1) / solved.sum()).tolist())
+    gained = (of_seeds * (1 - solved)).sum(1) / (1 - solved).sum()
+    assert [x for _, x in got.explore().per_seed] == pytest.approx(gained.tolist())
+    assert got.keep().low < got.keep().estimate < got.keep().high
 
 
 # ---------------------------------------------------------------------------------------------- behaviour
@@ -250,18 +233,27 @@ def test_empty_records_are_an_error_and_not_an_empty_answer(function):
 # ---------------------------------------------------------------------------------------------- arms
 
 
-def test_arm_is_seeds_by_problems_in_order_and_names_what_is_missing():
-    records = pd.concat([rows("grpo", s, correct=((1, 0), (s, s)), step=5) for s in (1, 0)])
-    table = stats.problem_table(records.sample(frac=1, random_state=0))
-    arm = stats.arm(table, "grpo", "in_domain", k=1)
-    assert arm.seeds == (0, 1) and arm.problems == ("p0", "p1")
-    assert arm.values_SP.tolist() == [[0.5, 0.0], [0.5, 1.0]]
-    with pytest.raises(
-        ValueError, match=r"no records of dapo \(main\) on in_domain; there are: grpo \(main\) on in_domain"
-    ):
-        stats.arm(table, "dapo", "in_domain")
+def test_scores_are_seeds_by_problems_in_order_and_name_what_is_missing():
+    records = pd.concat([rows("grpo", s, correct=((1, 0), (s, s))) for s in (1, 0)])
+    scores = stats.FinalScores(records.sample(frac=1, random_state=0))
+    found = scores.of("grpo", "in_domain", "pass", 1)
+    assert found.seeds == (0, 1) and found.problems == ("p0", "p1")
+    assert found.values_SP.tolist() == [[0.5, 0.0], [0.5, 1.0]]
+    part = scores.get("grpo", "in_domain", "pass", 1, subset="family1")
+    assert part.problems == ("p1",) and part.suite == "in_domain, family1"
+    assert scores.answers("grpo", "in_domain") == 2 and scores.subsets("in_domain") == {"family0", "family1"}
+    assert scores.get("grpo", "in_domain", "greedy") is None and scores.answers("grpo", "in_domain", "greedy") is None
+    missing = r"no records of dapo \(main\) on in_domain; there are: grpo \(main\) on in_domain"
+    with pytest.raises(ValueError, match=missing):
+        scores.of("dapo", "in_domain")
     with pytest.raises(ValueError, match="on cross_domain"):
-        stats.arm(table, "grpo", "cross_domain")
+        scores.of("grpo", "cross_domain")
+
+
+def test_styles_that_are_unknown_have_no_score():
+    known = rows("grpo", 0, correct=((0, 0),), style=[["direct", "nested"]])
+    assert scores_of(known, "grpo", "in_domain", "styles_nats").values_SP.tolist() == [[pytest.approx(log(2))]]
+    assert stats.FinalScores(rows("grpo", 0, style="")).get("grpo", "in_domain", "styles_nats") is None
 
 
 @pytest.mark.parametrize(
@@ -276,30 +268,24 @@ def test_arm_is_seeds_by_problems_in_order_and_names_what_is_missing():
 )
 def test_arms_that_were_drawn_differently_are_refused_by_name(change, named):
     ours = {"correct": ((1, 0), (0, 0)), "step": 5}
-    table = stats.problem_table(
-        pd.concat([rows("base", correct=ours["correct"]), rows("grpo", 0, **{**ours, **change})])
-    )
-    arms = [stats.arm(table, m, "in_domain", k=1) for m in ("base", "grpo")]
+    both = pd.concat([rows("base", correct=ours["correct"]), rows("grpo", 0, **{**ours, **change})])
+    scores = stats.FinalScores(both)
     with pytest.raises(ValueError, match=named):
-        stats.bootstrap(arms, lambda a, b: b - a)
-    seeds = stats.problem_table(pd.concat([rows("grpo", 0, **ours), rows("grpo", 1, **{**ours, **change})]))
+        stats.bootstrap([scores.of(m, "in_domain") for m in ("base", "grpo")], lambda a, b: b - a)
     with pytest.raises(ValueError, match=named):
-        stats.arm(seeds, "grpo", "in_domain", k=1)
+        scores_of(pd.concat([rows("grpo", 0, **ours), rows("grpo", 1, **{**ours, **change})]), "grpo")
 
 
 def test_seeds_that_ended_at_different_steps_are_refused():
-    table = stats.problem_table(pd.concat([rows("grpo", 0, step=5), rows("grpo", 1, step=9)]))
     with pytest.raises(ValueError, match=r"steps \[5, 9\]"):
-        stats.arm(table, "grpo", "in_domain", k=1)
+        scores_of(pd.concat([rows("grpo", 0), rows("grpo", 1, step=9)]), "grpo")
 
 
-def test_bootstrap_is_repeatable_paired_and_fast():
+def test_bootstrap_is_repeatable_and_paired():
     rng = np.random.default_rng(0)
     base = rng.random((1, 128))
     tuned = base + 0.1 + rng.normal(0, 0.001, (3, 128))
-    start = time.perf_counter()
     got = stats.hierarchical_bootstrap(tuned, base, draws=2000, rng_seed=7)
-    assert time.perf_counter() - start < 0.5
     assert got == stats.hierarchical_bootstrap(tuned, base, draws=2000, rng_seed=7)
     assert got != stats.hierarchical_bootstrap(tuned, base, draws=2000, rng_seed=8)
     assert got.estimate == pytest.approx(tuned.mean() - base.mean())
@@ -312,8 +298,8 @@ def test_bootstrap_is_repeatable_paired_and_fast():
 def test_pairing_is_by_problem_id_and_not_by_position():
     values = np.arange(6.0)
     ids = tuple("abcdef")
-    a = stats.Arm("a", "s", (-1,), ids, values[None])
-    b = stats.Arm("b", "s", (-1,), ids[::-1], values[None, ::-1])
+    a = stats.Scores("a", "s", (-1,), ids, values[None])
+    b = stats.Scores("b", "s", (-1,), ids[::-1], values[None, ::-1])
     got = stats.bootstrap([a, b], lambda x, y: x - y)
     assert (got.low, got.estimate, got.high) == (0.0, 0.0, 0.0)
 
@@ -334,8 +320,8 @@ def test_arms_must_be_finite_and_whole():
     with pytest.raises(ValueError, match="weights"):
         stats.hierarchical_bootstrap([[0.0, 1.0]], weights_P=[0.0, 0.0])
     with pytest.raises(ValueError, match="evaluate every seed"):
-        one = stats.Arm("a", "s", (0, 1), ("p",), np.zeros((2, 1)))
-        stats.bootstrap([one, stats.Arm("a", "t", (0, 2), ("p",), np.zeros((2, 1)))], lambda x, y: x - y)
+        one = stats.Scores("a", "s", (0, 1), ("p",), np.zeros((2, 1)))
+        stats.bootstrap([one, stats.Scores("a", "t", (0, 2), ("p",), np.zeros((2, 1)))], lambda x, y: x - y)
 
 
 @pytest.mark.parametrize("seed_spread", [0.0, 0.02, 0.06])
@@ -364,14 +350,14 @@ def test_interval_covers_the_truth_as_often_as_it_says(seed_spread):
 
 def test_p_is_below_a_level_where_its_interval_leaves_zero_out():
     rng = np.random.default_rng(4)
-    told = 0
+    found = 0
     for shift in np.linspace(0, 0.12, 25):
         base = rng.random((1, 40))
         tuned = base + shift + rng.normal(0, 0.1, (4, 40)) + rng.normal(0, 0.03, (4, 1))
         got = stats.hierarchical_bootstrap(tuned, base, draws=500)
         assert (got.p < 0.05) == (not got.low <= 0 <= got.high)
-        told += got.p < 0.05
-    assert 0 < told < 25
+        found += got.p < 0.05
+    assert 0 < found < 25
     same = stats.hierarchical_bootstrap(np.ones((3, 8)), np.ones((1, 8)))
     assert same.p == 1.0 and stats.hierarchical_bootstrap(np.ones((3, 8)), np.zeros((1, 8))).p == 0.0
 
@@ -393,27 +379,3 @@ def test_holm_is_the_step_down_rule_and_never_more_lenient_than_one_test():
     assert np.isnan(with_gap[1]) and with_gap[[0, 2]].tolist() == [0.04, 0.5]
     with pytest.raises(ValueError, match="holm"):
         stats.holm([1.5])
-
-
-def test_intervals_lists_each_metric_of_each_arm():
-    rng = np.random.default_rng(2)
-    frames = [rows(correct=rng.random((8, 4)) < 0.5), greedy_rows(correct=rng.random((8, 1)) < 0.5)]
-    for seed in range(3):
-        frames.append(rows("grpo", seed, correct=rng.random((8, 4)) < 0.5, step=5))
-        frames.append(greedy_rows("grpo", seed, correct=rng.random((8, 1)) < 0.5, step=5))
-    records = pd.concat(frames)
-    got = stats.intervals(records, [1, 4], draws=200)
-    assert len(got) == 2 * 4 and set(got["metric"]) == {"greedy", "styles_nats", "pass"}
-    assert (got["low"] <= got["estimate"]).all() and (got["estimate"] <= got["high"]).all()
-    assert got.set_index(["method", "metric", "k"]).loc[("grpo", "greedy", 1), "seeds"] == 3
-    mean = stats.pass_curve(records, [4]).groupby("method")["pass_at_k"].mean()
-    passed = got[(got["metric"] == "pass") & (got["k"] == 4)].set_index("method")["estimate"]
-    assert passed.to_dict() == pytest.approx(mean.to_dict())
-
-
-def test_hundreds_of_thousands_of_rows_are_reduced_in_seconds():
-    one = rows(correct=np.zeros((500, 64), bool))
-    records = pd.concat([one.assign(method="grpo", seed=s) for s in range(10)], ignore_index=True)
-    start = time.perf_counter()
-    assert len(stats.problem_table(records)) == 5000
-    assert time.perf_counter() - start < 10
