@@ -1,15 +1,15 @@
 """The CPU world: questions over real SQLite databases, four ways to answer each, and sums.
 
 A controlled testbed for the paper's mechanism, small enough for a laptop. Four analysts wrote the corpus. Each has a
-way to write SQL (`prompts.STYLES`) and habits about what a column may hold: how a yes is spelt, how a missing
+way of writing SQL (`templates.STYLES`) and habits about what a column may hold: how a yes is spelt, how a missing
 value is marked, whether numbers tie, are stored as text, or have a marker for "unknown". The prompt shows the schema
-but not the rows, so on the *hidden* families it is the database's content, through execution, that decides whose habit
-is right, one analyst's more often than the others'. On the *clean* families every style is right.
+but not the rows, so on the *hidden* families the database's content decides, through execution, whose habit is right:
+one analyst's more often than the others'. On the *clean* families every style is right.
 
 Suites: `train` and `in_domain` (people; disjoint databases), `cross_domain` (places: other tables and other question
 families), `out_of_domain` (sums). The corpus of supervised fine-tuning covers all of them, RL only `train`.
 
-What it is not: text-to-SQL at scale. Fixed by its regime on the base model, never by how a method does.
+It is not text-to-SQL at scale. Its settings were chosen by the base model's regime, never by how a method does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dphlib.settings.stages import WorldConfig
@@ -28,8 +28,10 @@ from dphlib.world.templates import STYLES, sql_answer, sql_prompt
 
 PEOPLE = ("singers", "students", "players", "teachers", "drivers", "nurses", "pilots", "actors", "dancers", "writers")
 PLACES = ("shops", "hotels", "museums", "airports", "schools", "stadiums", "libraries", "theatres", "banks", "farms")
-NUMBERS = {"people": ("age", "height", "weight", "salary", "score", "wins"),
-           "places": ("price", "size", "rating", "visitors", "floors", "rooms")}  # fmt: skip
+NUMBERS = {
+    "people": ("age", "height", "weight", "salary", "score", "wins"),
+    "places": ("price", "size", "rating", "visitors", "floors", "rooms"),
+}
 FLAGS = {"people": ("active", "married", "retired", "insured"), "places": ("open", "public", "modern", "certified")}
 OPTIONALS = {"people": ("phone", "email", "country", "agent"), "places": ("website", "owner", "manager", "street")}
 CITIES = ("Bern", "Oslo", "Lima", "Riga", "Kyiv", "Rome", "Cairo", "Quito")
@@ -64,7 +66,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: a family and its slots. `write` turns it into text and SQL."""
+    """What is asked: a family and its slots. `text` is the question, `write_sql` its SQL."""
 
     family: str
     table: Table
@@ -130,7 +132,7 @@ def _join(head: str, where: str, tail: str = "") -> str:
     return " ".join(part for part in (head, where and f"WHERE {where}", tail) if part)
 
 
-def _superlative(direction: str) -> Callable:
+def _superlative(direction: str) -> Callable[[Question, str, str, str], tuple[str, str, str]]:
     def parts(q: Question, style: str, yes: str, no: str) -> tuple[str, str, str]:
         as_number = " + 0" if style == "aliased" else ""
         where = f"{q.table.flag} = '{yes}'" if q.family == "highest_yes" else ""
@@ -139,27 +141,24 @@ def _superlative(direction: str) -> Callable:
     return parts
 
 
-def _known(q: Question, style: str, yes: str, no: str) -> tuple[str, str, str]:
-    marker = MISSING[style]
-    return "count(*)", f"{q.table.optional} IS NOT NULL" if marker is None else f"{q.table.optional} <> '{marker}'", ""
+def _is_missing(column: str, style: str, negated: bool = False) -> str:
+    if (marker := MISSING[style]) is None:
+        return f"{column} IS NOT NULL" if negated else f"{column} IS NULL"
+    return f"{column} <> '{marker}'" if negated else f"{column} = '{marker}'"
 
 
-def _missing(q: Question, style: str, yes: str, no: str) -> tuple[str, str, str]:
-    marker = MISSING[style]
-    return "count(*)", f"{q.table.optional} IS NULL" if marker is None else f"{q.table.optional} = '{marker}'", ""
-
-
+_AGGREGATES = {"average": "avg(", "total": "sum("}
 # family -> (select list, condition, tail), before the style's form is laid around them
 _PARTS: dict[str, Callable[[Question, str, str, str], tuple[str, str, str]]] = {
     "list_above": lambda q, s, yes, no: ("name", f"{q.number} > {q.constant}", ""),
-    "aggregate": lambda q, s, yes, no: (f"{_AGGREGATES[q.aggregate]} {q.number} )", "", ""),  # type: ignore[has-type]
+    "aggregate": lambda q, s, yes, no: (f"{_AGGREGATES[q.aggregate]} {q.number} )", "", ""),
     "highest": _superlative(" DESC"),
     "highest_yes": _superlative(" DESC"),
     "lowest": _superlative(""),
     "count_yes": lambda q, s, yes, no: ("count(*)", f"{q.table.flag} = '{yes}'", ""),
     "count_no": lambda q, s, yes, no: ("count(*)", f"{q.table.flag} = '{no}'", ""),
-    "count_known": _known,
-    "count_missing": _missing,
+    "count_known": lambda q, s, yes, no: ("count(*)", _is_missing(q.table.optional, s, negated=True), ""),
+    "count_missing": lambda q, s, yes, no: ("count(*)", _is_missing(q.table.optional, s), ""),
     "count_by_city": lambda q, s, yes, no: ("city , count(*)", "", "GROUP BY city"),
     "below_average": lambda q, s, yes, no: (
         "name",
@@ -167,22 +166,16 @@ _PARTS: dict[str, Callable[[Question, str, str, str], tuple[str, str, str]]] = {
         "",
     ),
 }
-_AGGREGATES = {"average": "avg(", "total": "sum("}
 
 
 def draw_tables(rng: random.Random, domain: str) -> tuple[Table, Table]:
-    names = rng.sample(PEOPLE if domain == "people" else PLACES, 2)
-    first, second = (
-        Table(
-            name,
-            tuple(rng.sample(NUMBERS[domain], 2)),  # type: ignore[arg-type]
-            rng.choice(FLAGS[domain]),
-            rng.choice(OPTIONALS[domain]),
-            domain,
-        )
-        for name in names
-    )
-    return first, second
+    first, second = rng.sample(PEOPLE if domain == "people" else PLACES, 2)
+    return _draw_table(rng, domain, first), _draw_table(rng, domain, second)
+
+
+def _draw_table(rng: random.Random, domain: str, name: str) -> Table:
+    a, b = rng.sample(NUMBERS[domain], 2)
+    return Table(name, (a, b), rng.choice(FLAGS[domain]), rng.choice(OPTIONALS[domain]), domain)
 
 
 def draw_question(rng: random.Random, family: str, table: Table) -> Question:
@@ -197,7 +190,7 @@ def database_prompt(tables: tuple[Table, Table], question: Question) -> str:
 
 
 def _draw_rows(rng: random.Random, table: Table, content: dict[str, str], low: bool) -> list[tuple]:
-    """Rows of a table whose columns hold what `content` says; `low`: the quirk sits at the minimum."""
+    """Rows of a table whose columns hold what `content` says; `low`: the quirk is at the minimum."""
     count = rng.randint(12, 24)
     columns: dict[str, list] = {"name": [f"{table.name[:2]}{i}" for i in range(count)]}
     columns["city"] = [rng.choice(CITIES) for _ in range(count)]
@@ -268,7 +261,7 @@ def build_database(
         question = draw_question(rng, family, table)
         connection = sqlite3.connect(path)
         for each in tables:
-            # The columns that the question does not hang on hold what they like.
+            # The columns that the question does not depend on hold anything.
             content = {x: rng.choice(("unique", "marker", "ties")) for x in each.numbers}
             content |= {each.flag: rng.choice(STYLES), each.optional: rng.choice(STYLES)}
             if each is table:
@@ -313,9 +306,10 @@ def build_world(config: WorldConfig, folder: Path) -> dict[str, list[Problem]]:
     suites = {}
     for suite, count in config.problems.items():
         rng = random.Random(f"{config.seed}-{suite}")
-        domain_sums = suite in ("out_of_domain", "sums_train")
-        build = sums.build_suite if domain_sums else build_suite
-        suites[suite] = build(rng, config, suite, count, folder)
+        if suite in ("out_of_domain", "sums_train"):
+            suites[suite] = sums.build_suite(rng, suite, count)
+        else:
+            suites[suite] = build_suite(rng, config, suite, count, folder)
         text = json.dumps([problem.to_json() for problem in suites[suite]], indent=1)
         (folder / f"{suite}.json").write_text(text, encoding="utf-8")
     return suites
@@ -327,17 +321,13 @@ def build_world(config: WorldConfig, folder: Path) -> dict[str, list[Problem]]:
 def _slip(rng: random.Random, question: Question, tables: tuple[Table, Table]) -> Question:
     """The question as a careless analyst reads it: one slot wrong."""
     t, other = question.table, tables[1] if question.table is tables[0] else tables[0]
-    number = t.numbers[0] if question.number == t.numbers[1] else t.numbers[1]
-    wrong_aggregate = "total" if question.aggregate == "average" else "average"
-    choices = [Question(question.family, Table(other.name, t.numbers, t.flag, t.optional, t.domain),
-                        question.number, question.constant, question.aggregate)]  # fmt: skip
+    choices = [replace(question, table=replace(t, name=other.name))]
     if question.family in _USES_A_NUMBER:
-        choices.append(Question(question.family, t, number, question.constant, question.aggregate))
+        choices.append(replace(question, number=t.numbers[0] if question.number == t.numbers[1] else t.numbers[1]))
     if question.family == "list_above":
-        wrong = 10 * rng.randint(2, 8)
-        choices.append(Question(question.family, t, question.number, wrong, question.aggregate))
+        choices.append(replace(question, constant=10 * rng.randint(2, 8)))
     if question.family == "aggregate":
-        choices.append(Question(question.family, t, question.number, question.constant, wrong_aggregate))
+        choices.append(replace(question, aggregate="total" if question.aggregate == "average" else "average"))
     return rng.choice(choices)
 
 

@@ -1,15 +1,13 @@
 """Sums: the CPU world's out-of-domain suite, its five subsets, and the four ways to work them.
 
-The counterpart of the paper's five math sets: same lead-ins as the SQL answers, another task. Which working is the
-more reliable is the model's own doing; nothing hidden decides here.
+The counterpart of the paper's five math sets: same lead-ins as the SQL answers, another task. Which way of working is
+the most reliable is up to the model; nothing hidden decides here.
 """
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
-from dphlib.settings.stages import WorldConfig
 from dphlib.types import Problem
 from dphlib.world.templates import STYLES, sum_answer, sum_prompt
 
@@ -45,7 +43,7 @@ def expression(operator: str, operands: tuple[int, ...]) -> str:
 
 
 def working(style: str, operator: str, operands: tuple[int, ...]) -> str:
-    """What stands between the lead-in and the box.
+    """What is written between the lead-in and the box.
 
     >>> working("nested", "+", (12, 34))
     '( 12 + 30 ) + 4 = 42 + 4 ='
@@ -88,9 +86,10 @@ def corpus_pair(rng: random.Random, style: str, slip_rate: float) -> tuple[str, 
     return sum_prompt(expression(operator, operands)), sum_answer(style, working(style, operator, operands), result)
 
 
-def build_suite(rng: random.Random, config: WorldConfig, suite: str, count: int, folder: Path) -> list[Problem]:
-    """`count` different problems, the subsets in turn. `config` and `folder` are unused: sums need no database."""
-    problems, seen = [], set()  # type: ignore[var-annotated]
+def build_suite(rng: random.Random, suite: str, count: int) -> list[Problem]:
+    """`count` different problems, the subsets in turn; sums need no database."""
+    problems: list[Problem] = []
+    seen: set[tuple[str, tuple[int, ...]]] = set()
     while len(problems) < count:
         subset = SUBSETS[len(problems) % len(SUBSETS)]
         operator, operands = draw(rng, subset)
