@@ -13,8 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
-from dphlib.settings.methods import METHOD_CONFIGS
-from dphlib.settings.stages import ModelConfig, TuningConfig
+from dphlib.settings.stages import ModelConfig
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark of memory is read from /proc")
 
@@ -102,7 +101,7 @@ def test_the_operations_of_a_step_are_those_that_torch_counts(script, capsys, mo
     gradient without checkpointing: of two layers a part, of 32 none to speak of.
     """
     gpu_step, counts = script("gpu_step"), []
-    train, formula = gpu_step.trainer.train, gpu_step.operations
+    train, formula = gpu_step.loop.train, gpu_step.operations
 
     def counting(*arguments, **options):
         with FlopCounterMode(display=False) as counter:
@@ -110,7 +109,7 @@ def test_the_operations_of_a_step_are_those_that_torch_counts(script, capsys, mo
         counts.append(counter.get_total_flops() / len(logs))
         return logs
 
-    monkeypatch.setattr(gpu_step.trainer, "train", counting)
+    monkeypatch.setattr(gpu_step.loop, "train", counting)
 
     def without_attention(*arguments):
         *before, _, answer, head_again = arguments
@@ -148,18 +147,3 @@ def test_the_peak_of_tensors_is_exact(script):
         return second + 1.0
 
     assert script("measuring").tensors_peak_mib(two_then_one) == pytest.approx(8, abs=0.01)
-
-
-def test_a_case_in_a_process_of_its_own_gives_its_last_line(script, tmp_path):
-    (tmp_path / "case.py").write_text("import json, sys; print('warming up'); print(json.dumps({'got': sys.argv[1:]}))")
-    found = script("measuring").in_child(str(tmp_path / "case.py"), "--head", "frozen", "--child", "ours")
-    assert found == {"got": ["--head", "frozen", "--child", "ours"]}
-
-
-def test_the_sizes_are_those_that_are_claimed(script):
-    base, sizes = script("gpu_step").SIZES["8b"]
-    assert base.parameters == 8_030_261_248 and (sizes["sequences"], sizes["length"]) == (64, 2048)
-    assert script("step_cost").SIZES["authors"][1] == {"prompts": 128, "rollouts": 16, "rehearsal_rows": 256}
-    small = script("measuring").endless_policy(script("trl_step").SHAPES["small"], script("measuring").words())
-    assert 0.86e6 < small.num_parameters() < 0.88e6
-    assert METHOD_CONFIGS["rkl"].needs_reference and TuningConfig().paged_8bit is None

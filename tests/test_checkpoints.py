@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -23,8 +22,6 @@ from dphlib.runtime.files import RunError, read_jsonl
 from dphlib.runtime.machine import seed_everything
 from dphlib.settings.stages import TuningConfig
 from dphlib.training import checkpoints, loop
-from dphlib.training.checkpoints import Checkpoints
-from dphlib.training.rows import Cycle
 
 ROOT = Path(__file__).resolve().parents[1]
 KEEPING = replace(CONFIG, iterations=6, checkpoint_every=2)
@@ -231,30 +228,3 @@ run(Path({str(tmp_path / "cut")!r}))
     resumed, _ = run(tmp_path / "cut")
     assert torch.equal(weights(resumed), weights(uninterrupted[0]))
     assert not list((tmp_path / "cut").glob(".tmp-*"))
-
-
-def test_nested_state_comes_back_as_it_was():
-    state = {
-        "numbers": {0: {"step": torch.tensor(3.0), "on": True, "none": None}, "text": (1, 0.1, [2**40, "a"])},
-        "half": torch.arange(4, dtype=torch.bfloat16), "bytes": torch.arange(5, dtype=torch.uint8),
-    }  # fmt: skip
-    tensors: dict[str, torch.Tensor] = {}
-    tree = json.loads(json.dumps(checkpoints._packed(state, tensors, "state")))
-    back = checkpoints._unpacked(tree, tensors)
-    assert back["numbers"][0]["on"] is True and back["numbers"][0]["none"] is None
-    assert back["numbers"]["text"] == (1, 0.1, [2**40, "a"])
-    assert torch.equal(back["half"], state["half"]) and torch.equal(back["bytes"], state["bytes"])
-    assert back["numbers"][0]["step"].shape == ()
-
-
-def test_a_cycle_goes_on_with_the_same_draws():
-    cycle = Cycle("abcde", 3)
-    cycle.draw(7)
-    other = Cycle("abcde", 0)
-    other.restore(json.loads(json.dumps(cycle.state())) | {"random": cycle.state()["random"]})
-    assert other.draw(12) == cycle.draw(12)
-
-
-def test_a_kept_run_is_repeatable_from_its_folder_only(tmp_path):
-    kept = Checkpoints(tmp_path / "none", {"seed": 0})
-    assert kept.restore(policy(), torch.optim.AdamW(policy().parameters()), {}) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -13,15 +14,14 @@ import torch
 from data_files import official
 from small import RewardsFirstToken, logged_names, sum_problems, tokenizer
 
+from dphlib.experiment import pipeline as pipeline_module
 from dphlib.experiment import policies
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.models.adapters import describe_base, load_adapter
 from dphlib.models.load import Placement, load_model, new_model, save_model
 from dphlib.partition import Reference
-from dphlib.runtime.files import RunError
-from dphlib.runtime.jobs import WORKERS
-from dphlib.sampling import vllm as vllm_sampler
+from dphlib.runtime.jobs import DEVICES, WORKERS, Job, run_jobs
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.profiles import profile
@@ -121,14 +121,7 @@ def test_suites_carry_their_sets_and_databases_are_linked(tmp_path, base_folder,
     assert Pipeline(tmp_path / "run", small(base_folder)).world().reused
 
 
-def test_other_files_are_other_problems(tmp_path, base_folder, data_folder):
-    first = Pipeline(tmp_path / "run", small(base_folder)).world()
-    path = data_folder / "amc23/test.jsonl"
-    path.write_text(path.read_text().replace("27.0", "28.0"))
-    assert Pipeline(tmp_path / "run", small(base_folder)).world().key != first.key
-
-
-def test_another_database_is_another_world_and_another_sampler_other_answers(
+def test_other_files_are_another_world_and_another_sampler_gives_other_answers(
     tmp_path, base_folder, data_folder, monkeypatch
 ):
     monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)
@@ -143,7 +136,29 @@ def test_another_database_is_another_world_and_another_sampler_other_answers(
     with sqlite3.connect(database) as connection:
         connection.execute("CREATE TABLE more (x)")
     connection.close()
-    assert Pipeline(tmp_path / "run", settings).world().key != keys[0]
+    changed = Pipeline(tmp_path / "run", settings).world().key
+    path = data_folder / "amc23/test.jsonl"
+    path.write_text(path.read_text().replace("27.0", "28.0"))
+    assert len({keys[0], changed, Pipeline(tmp_path / "run", settings).world().key}) == 3
+
+
+@pytest.mark.parametrize(("workers", "seen"), [(None, ["3", "5"]), (3, ["3", "5", "3"])])
+def test_jobs_run_on_gpus_of_their_own_and_share_none_unless_more_workers_are_asked_for(workers, seen):
+    jobs = [Job(f"run-{i}", os.getenv, {"key": DEVICES}) for i in range(len(seen))]
+    assert run_jobs(jobs, workers=workers, label="gpus", devices=["3", "5"]) == seen
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [(["3", "5"], None), ([], 1)])
+def test_a_gpu_profile_trains_one_run_per_gpu(tmp_path, base_folder, data_folder, monkeypatch, gpus, workers):
+    def asked(jobs, **options):
+        raise KeyboardInterrupt((options["workers"], options["devices"]))
+
+    monkeypatch.setattr(pipeline_module, "gpus", lambda: gpus)
+    monkeypatch.setattr(pipeline_module, "run_jobs", asked)
+    monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        Pipeline(tmp_path / "run", small(base_folder)).train([RUN])
+    assert stopped.value.args == ((workers, gpus),)
 
 
 def test_verifiers_take_the_cores_that_a_gpus_process_leaves_idle(base_folder, monkeypatch):
@@ -181,13 +196,6 @@ def test_a_set_that_is_not_there_is_named(tmp_path, base_folder, monkeypatch):
         Pipeline(tmp_path / "run", small(base_folder)).world()
 
 
-def test_a_base_folder_without_a_model_is_named(tmp_path, base_folder):
-    settings = small(base_folder)
-    missing = replace(settings, base=replace(settings.base, name=str(tmp_path)))
-    with pytest.raises(FileNotFoundError, match=r"config.json is missing"):
-        policies.load_policy(missing, policies.base_folder(missing), 0)
-
-
 @pytest.mark.parametrize(("kind", "same"), [("lora", True), ("qlora", False)])
 def test_stored_answers_get_the_log_probs_of_the_policy_that_is_trained(base_folder, kind, same):
     """A 4-bit base is another policy than the unquantised one that sampled: the divergence must start at 0."""
@@ -204,11 +212,3 @@ def test_stored_answers_get_the_log_probs_of_the_policy_that_is_trained(base_fol
     assert (max(abs(a - b) for a, b in pairs) < 1e-4) == same
     theirs = answer_logprobs(policy, words, [(r.problem.prompt, r.token_ids) for r in again])
     assert [list(r.logprobs) for r in again] == [pytest.approx(row, abs=1e-5) for row in theirs]
-
-
-def test_vllm_that_is_not_installed_is_one_line_with_the_way_out(base_folder, monkeypatch):
-    monkeypatch.setattr(vllm_sampler.require_vllm, "__defaults__", (lambda name: None,))
-    settings = replace(small(base_folder), backend=BackendConfig("vllm"))
-    with pytest.raises(RunError, match="vLLM is not installed"):
-        with policies.sampling(settings, base_folder, None, tokenizer()):
-            raise AssertionError("no sampler without vLLM")

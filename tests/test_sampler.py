@@ -11,17 +11,14 @@ import torch
 from small import policy, sum_problems, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from dphlib.models.load import build_tokenizer
 from dphlib.runtime.files import RunError
 from dphlib.sampling import transformers as sampling
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.shared_prompt import RepeatedPrompts, SharedPrompts, decoding
 from dphlib.sampling.transformers import TransformersSampler, _choose, batches
 from dphlib.sampling.vllm import VERSION, VllmSampler, require_vllm
-from dphlib.settings.profiles import profile
 from dphlib.training.scoring import answer_logprobs, micro_batches, score_rows
 from dphlib.types import GREEDY_SAMPLE
-from dphlib.world import people_places as cpuworld
 
 CONFIG = SamplingConfig(samples=4, max_new_tokens=12)
 CUMULATIVE = sampling._cumulative
@@ -51,15 +48,6 @@ def test_logprobs_are_those_of_the_trainer_and_of_plain_logits():
         logits = model(torch.tensor([[*ids, *answer.token_ids]])).logits[0, len(ids) - 1 : -1]
         plain = logits.log_softmax(-1).gather(1, torch.tensor(answer.token_ids)[:, None])[:, 0]
         assert row == pytest.approx(plain.tolist(), abs=1e-5)
-
-
-def test_left_padding_changes_no_logprob():
-    model, (problem, *_) = policy(), sum_problems(1)
-    long = replace(problem, id="long", prompt=f"{problem.prompt} " * 4 + "answer :")
-    alone = TransformersSampler(model, tokenizer()).sample([problem], SamplingConfig(1, 0.0, 1.0, 8), 0)[0][0]
-    padded = TransformersSampler(model, tokenizer()).sample([problem, long], SamplingConfig(1, 0.0, 1.0, 8), 0)[0][0]
-    assert padded.token_ids == alone.token_ids
-    assert padded.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
 
 
 def test_same_seed_same_answers_and_another_seed_others():
@@ -95,13 +83,10 @@ def test_top_p_draws_from_the_nucleus_only():
 
 
 @pytest.mark.parametrize("bad", [{"samples": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"temperature": 0.0, "samples": 2}])
-def test_impossible_settings_are_refused(bad):
+def test_impossible_settings_are_refused_and_no_problem_gives_no_answer(bad):
+    assert TransformersSampler(policy(), tokenizer()).sample([], CONFIG, 0) == []
     with pytest.raises(ValueError):
         SamplingConfig(**{"samples": 1, **bad})
-
-
-def test_no_problem_gives_no_answer():
-    assert TransformersSampler(policy(), tokenizer()).sample([], CONFIG, 0) == []
 
 
 # --- Which prompts are answered together ----------------------------------------------------------
@@ -142,33 +127,6 @@ def test_greedy_answers_to_long_prompts_are_not_read_all_at_once(monkeypatch):
     assert done == [sum(prompts for prompts, _ in read[: i + 1]) for i in range(len(read))]
     alone = TransformersSampler(policy(), tokenizer(), 1).sample(problems, SamplingConfig(1, 0.0, 1.0, 24), 0)
     assert [a.token_ids for (a,) in answers] == [a.token_ids for (a,) in alone], "in the order of the problems"
-
-
-@pytest.mark.parametrize("name", ["cpu", "smoke"])
-def test_the_profiles_of_the_cpu_are_batched_by_answers_alone(name, tmp_path):
-    """Their draws follow from the batches: the recorded results have `batch_rows // samples` prompts in each."""
-    settings = profile(name)
-    rows, words = settings.backend.batch_rows, build_tokenizer(settings.world)
-    suites = cpuworld.build_world(settings.world, tmp_path).values()
-    lengths = [[len(ids) for ids in words([p.prompt for p in found])["input_ids"]] for found in suites]
-    train, evaluation = settings.train, settings.evaluation
-    assert evaluation.max_new_tokens == train.max_new_tokens
-    drawn = {1, 2, 4, settings.presample.k, train.rollouts, evaluation.step_samples, *evaluation.samples.values()}
-    drawn |= {16, 32, 4 * max(evaluation.samples.values())}  # variants of k, and the hard problems
-    for found in [part for suite in lengths for part in (suite, suite[: train.prompts], suite[: train.rehearsal_rows])]:
-        for samples in drawn:
-            order = sorted(range(len(found)), key=lambda i: (found[i], i))
-            each = max(1, rows // samples)
-            before = [order[start : start + each] for start in range(0, len(order), each)]
-            assert batches(found, SamplingConfig(samples, max_new_tokens=train.max_new_tokens), rows) == before
-
-
-def test_micro_batches_keep_every_row_once_within_the_budget():
-    rows = [([1] * (1 + i % 7), [1] * (1 + i % 5)) for i in range(40)]
-    batches = micro_batches(rows, 30)
-    assert sorted(i for batch in batches for i in batch) == list(range(40))
-    for batch in batches:
-        assert len(batch) * max(len(rows[i][0]) + len(rows[i][1]) for i in batch) <= 30
 
 
 def test_a_prompt_that_is_passed_once_is_counted_once():

@@ -23,7 +23,6 @@ from dphlib.models.load import (
     Placement,
     RunError,
     chat_prompt,
-    choose_placement,
     fetch,
     load_model,
     new_model,
@@ -227,28 +226,6 @@ def test_gradients_of_many_micro_batches_add_up_in_fp32():
     assert copy.dtype == torch.float32 and copy.grad.item() == pytest.approx(2.0, rel=0.01)
 
 
-def test_the_optimizers_state_carries_the_copies_over_a_restart():
-    def step(policy, optimizer):
-        policy(torch.ones(1, 8, dtype=torch.bfloat16)).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(8, 8).to(torch.bfloat16)
-    optimizer = tuning.optimizer(layer, 1e-4)
-    for _ in range(3):
-        step(layer, optimizer)
-    resumed = torch.nn.Linear(8, 8).to(torch.bfloat16)
-    again = tuning.optimizer(resumed, 1e-4)
-    again.load_state_dict(deepcopy(optimizer.state_dict()))
-    assert torch.equal(resumed.weight, layer.weight)
-    for _ in range(40):
-        step(layer, optimizer)
-        step(resumed, again)
-    copies = [[p for group in o.param_groups for p in group["params"]] for o in (optimizer, again)]
-    assert all(torch.equal(a, b) for a, b in zip(*copies, strict=True))
-
-
 def test_an_optimizer_that_cannot_be_is_refused(base_folder):
     policy = policy_of(base_folder, "full")
     with pytest.raises(ValueError, match="needs a GPU"):
@@ -397,11 +374,6 @@ def test_placement_follows_the_hardware(capability, flash, expected):
     assert str(placement).startswith(", ".join(expected))
     if capability == (7, 5):
         assert "float16 can overflow" in str(placement)
-
-
-def test_a_machine_without_a_gpu_computes_in_fp32_on_its_cpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_placement() == Placement("cpu", "float32", "sdpa", ("no CUDA GPU",))
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

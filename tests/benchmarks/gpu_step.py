@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 from measuring import JudgesInTurn, Target, seconds, tell, words
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
 from dphlib.experiment.cost import COST_METHODS
 from dphlib.logprobs import CHUNK_ELEMENTS
@@ -44,7 +44,7 @@ from dphlib.models.load import Placement, load_model, save_model
 from dphlib.partition import Reference
 from dphlib.runtime.files import RunError, say
 from dphlib.runtime.machine import gpu_peak_gib, peak_gib
-from dphlib.sampling.protocol import SamplingConfig
+from dphlib.sampling.protocol import SamplingConfig, prompt_ids
 from dphlib.settings.gpu import LLAMA_8B
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.stages import BaseConfig, TrainConfig, TuningConfig
@@ -66,17 +66,19 @@ KINDS = tuple(BUDGET)
 class RandomTokens:
     """In place of a sampler: answers of random tokens, each with the log-prob of a guess."""
 
-    def __init__(self, vocabulary: int) -> None:
-        self.vocabulary = vocabulary
+    def __init__(self, vocabulary: int, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.vocabulary, self.tokenizer = vocabulary, tokenizer
 
     def sample(self, problems: Sequence[Problem], config: SamplingConfig, seed: int) -> list[list[Answer]]:
         drawn, size = random.Random(seed), config.max_new_tokens
         logprobs = (-math.log(self.vocabulary),) * size
-        return [
-            [Answer(p.id, i, tuple(drawn.choices(range(self.vocabulary), k=size)), logprobs, "", True)
-             for i in range(config.samples)]
-            for p in problems
-        ]  # fmt: skip
+
+        def answer(problem: Problem, prompt: tuple[int, ...], index: int) -> Answer:
+            ids = tuple(drawn.choices(range(self.vocabulary), k=size))
+            return Answer(problem.id, index, ids, logprobs, "", True, prompt_ids=prompt)
+
+        prompts = prompt_ids(self.tokenizer, problems)
+        return [[answer(p, ids, i) for i in range(config.samples)] for p, ids in zip(problems, prompts, strict=True)]
 
     def sync(self, policy: Any) -> None:
         pass
@@ -166,7 +168,7 @@ def step_of(
 ) -> dict[str, Any]:  # fmt: skip
     """The row of one method."""
     answer = sizes["length"] - sizes["prompt"]
-    sampler = RandomTokens(base.vocabulary)
+    sampler = RandomTokens(base.vocabulary, tokenizer)
     prompts = sizes["sequences"] // sizes["rollouts"]
     problems = problems_of(prompts + max(1, sizes["sequences"] // 8), sizes["prompt"])
     explored, rehearsed = problems[:prompts], problems[prompts:]
