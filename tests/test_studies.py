@@ -1,4 +1,4 @@
-"""Studies: which runs they need, what their table says, and how that reads; with numbers checked by hand."""
+"""Studies: which runs they need, what their tables say, and how that reads; and what an iteration costs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from synthetic import make_records, make_study_records
+from synthetic import ABLATIONS, make_cost, make_records, make_study_records, make_train_logs
 
 from dphlib import stats
 from dphlib.analysis import studies as ablations
-from dphlib.experiment.results import ABLATION_STUDIES, CONTROL_STUDIES, STUDY_FIGURES
+from dphlib.experiment.results import FIGURES, TABLES
 from dphlib.figures import studies as study_plots
 from dphlib.settings.profiles import PROFILES, profile
 from dphlib.settings.studies import STUDIES, Arm, Comparison, arms_beyond, chosen, comparisons, planned_runs, study_runs
-from dphlib.settings.variants import VARIANTS, RunConfig
+from dphlib.settings.variants import VARIANTS
 
 CPU = profile("cpu")
 NAMES = ("controls", "threshold", "length")
@@ -58,7 +58,7 @@ def test_the_full_profile_trains_every_kind_of_setting_with_the_seeds_that_are_a
 
 def test_smoke_trains_one_comparison_of_a_study_for_each_figure():
     settings = profile("smoke")
-    assert all(set(names) & set(chosen(settings.studies)) for names, _ in STUDY_FIGURES.values())
+    assert all(set(one.studies) & set(chosen(settings.studies)) for one in FIGURES.values() if one.studies)
     assert all(len(comparisons(settings, name)) == 1 for name in STUDIES)
     assert {run.train_config(settings.train).iterations for run in study_runs(settings, ["length"])} == {1, 2}
 
@@ -110,12 +110,6 @@ def test_what_was_not_run_keeps_its_rows_and_says_so():
     assert "Rehearsing by plain -log pi instead of forward KL: not run." in said
     with pytest.raises(ValueError, match="nothing of the studies controls was run"):
         study_plots.comparison_figure(got[got["study"] == "controls"])
-
-
-def test_arms_of_different_numbers_of_answers_are_refused(records):
-    fewer = records[(records["method"] != "sft_rehearsal") | (records["sample"] < 20)]
-    with pytest.raises(ValueError, match=r"drawn 20\.0 and 32\.0"):
-        ablations.study_table(fewer, CPU, ["controls"], ["in_domain"])
 
 
 def test_a_sentence_has_the_change_the_numbers_and_the_seeds(table):
@@ -201,7 +195,62 @@ def test_the_sweep_draws_the_means_at_their_weights():
 
 
 def test_every_study_has_its_place_in_a_figure_and_a_table():
-    assert {*CONTROL_STUDIES, *ABLATION_STUDIES} == set(STUDIES)
-    assert {name for names, _ in STUDY_FIGURES.values() for name in names} == set(STUDIES)
-    assert set(STUDY_FIGURES) == set(study_plots.CAPTIONS)
-    assert RunConfig("dph_js", "eta=0.125", 0).method_config.eta == RunConfig("dph_js", "main", 0).method_config.eta / 4
+    for products in (FIGURES, TABLES):
+        assert {name for product in products.values() for name in product.studies} == set(STUDIES)
+
+
+# --- Every variant against its main arm, and the cost ----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def usual():
+    return make_records(("base", "grpo", "dph_f", "dph_js"), steps=False)
+
+
+def test_each_ablation_stands_against_its_own_main_arm(usual):
+    got = ablations.effects(usual)
+    arms = {(m, v) for m, v in ABLATIONS if m in ("grpo", "dph_f", "dph_js")}
+    assert len(got) == sum(1 if v == "domain=sums" else 2 for _, v in arms) and set(got["seeds"]) == {"2 against 3"}
+    row = got[(got["ablation"] == "DPH-JS, threshold 8") & (got["suite"] == "in domain")].iloc[0]
+    mean = stats.pass_curve(stats.final(usual), [8])
+    mean = mean[(mean["method"] == "dph_js") & (mean["suite"] == "in_domain")].groupby("variant")["pass_at_k"].mean()
+    assert row["Pass@8"] == pytest.approx(100 * (mean["threshold=8"] - mean["main"]))
+    assert row["Pass@8_low"] < row["Pass@8"] < row["Pass@8_high"]
+
+
+def test_what_was_not_evaluated_or_needs_more_answers_is_left_out(usual):
+    got = ablations.effects(usual[usual["sample"] < 8])
+    assert set(got.loc[got["ablation"].str.contains("trained on sums"), "suite"]) == {"out of domain"}
+    assert "Pass@8" in got and "Pass@16" not in got
+    assert set(ablations.effects(usual, ["cross_domain"])["suite"]) == {"cross domain"}
+
+
+def test_any_number_of_seeds_will_do_and_different_numbers_of_answers_will_not(usual):
+    one = make_records(("base", "dph_f"), (0,), steps=False)
+    assert set(ablations.effects(one)["seeds"]) == {"1 against 1"}
+    fewer = usual[(usual["variant"] != "threshold=8") | (usual["sample"] < 24)]
+    with pytest.raises(ValueError, match=r"cannot be compared, they differ in drawn 24\.0 and 32\.0"):
+        ablations.effects(fewer, ["in_domain"])
+
+
+def test_without_ablations_it_says_so(usual):
+    with pytest.raises(ValueError, match=r"settings\.ablation_runs\(\)"):
+        ablations.effects(usual[usual["variant"] == "main"])
+
+
+def test_budget_counts_what_an_iteration_was_given():
+    logs = make_train_logs(("grpo", "rkl", "dph_js"), (0, 1))
+    got = ablations.token_budget(logs, prompts=18).set_index("method")
+    assert got.index.tolist() == ["GRPO", "RKL", "DPH-JS"] and set(got["informative groups (%)"]) == {50.0}
+    assert got["reference tokens"].tolist() == [0, 5000, 0] and got["rehearsed answers"].tolist() == [0, 0, 16]
+    assert got.loc["GRPO", "policy tokens"] == pytest.approx(logs.loc[logs["method"] == "grpo", "policy_tokens"].mean())
+
+
+def test_cost_has_exact_tokens_and_the_middle_half_of_the_seconds():
+    cost = make_cost()
+    got = ablations.cost_table(cost).set_index("method")
+    rkl = cost[cost["method"] == "rkl"]
+    assert got.index.tolist() == ["GRPO", "RKL", "DPH-F", "DPH-JS"]
+    assert got.loc["RKL", "step_s"] == pytest.approx(rkl["step_s"].median())
+    assert got.loc["RKL", "reference per policy token"] == pytest.approx(5000 / rkl["policy_tokens"].mean())
+    assert (got["step_s_low"] <= got["step_s"]).all() and got.loc["DPH-F", "reference tokens"] == 0
