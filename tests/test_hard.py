@@ -58,7 +58,7 @@ def built(tmp_path_factory):
     """The base and one run of a small world, evaluated plainly, then on the hard problems."""
     evaluation = EvalConfig(samples=dict.fromkeys(SUITES, 4), steps=(), max_new_tokens=12)
     pipeline = Pipeline(tmp_path_factory.mktemp("run"), small_profile(evaluation=evaluation))
-    plain = [pipeline.evaluate_base(), pipeline.evaluate_one(RUN)]
+    plain = [pipeline.evaluate_one(), pipeline.evaluate_one(RUN)]
     return pipeline, plain, [hard.answered(pipeline, run) for run in (None, RUN)]
 
 
@@ -84,7 +84,7 @@ def test_a_plain_run_is_what_it_was(built):
     """The stages of a plain run are found again after the hard problems were answered, under the same keys."""
     pipeline, plain, _ = built
     later = Pipeline(pipeline.run.root, pipeline.settings)
-    found = [later.evaluate_base(), later.evaluate_one(RUN)]
+    found = [later.evaluate_one(), later.evaluate_one(RUN)]
     assert all(stage.reused for stage in found)
     assert [stage.key for stage in found] == [stage.key for stage in plain]
     assert [stage.content_hash for stage in found] == [stage.content_hash for stage in plain]

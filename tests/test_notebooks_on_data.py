@@ -24,7 +24,7 @@ from small import logged_names
 from dphlib.analysis.claims import from_json
 from dphlib.cli import main as cli
 from dphlib.data import load as data
-from dphlib.experiment import cost, plan, results
+from dphlib.experiment import cost, draws, plan, results
 from dphlib.experiment import pipeline as stages
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.store import write_run_manifest
@@ -56,7 +56,7 @@ def make_data(root: Path) -> Path:
     return root
 
 
-def at_once(jobs, *, workers, label):
+def at_once(jobs, *, workers, label, devices=()):
     """`run_jobs` in this process: a worker's start costs more than its work here."""
     return [job.function(**json.loads(json.dumps(job.arguments))) for job in jobs]
 
@@ -100,7 +100,7 @@ def ran(tmp_path_factory):
             patch.setenv(name, value)
         for module in (stages, cost, results):
             patch.setattr(module, "run_jobs", at_once)
-        patch.setattr(stages, "deterministic", lambda threads: deterministic(1))  # as the other tests, and quicker
+        patch.setattr(draws, "deterministic", lambda threads: deterministic(1))  # as the other tests, and quicker
         for path in NOTEBOOKS:
             seen = shown[path.stem]
             patch.setattr(

@@ -13,10 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from dphlib.experiment.pipeline import TRAIN_CODE, Pipeline
+from dphlib.experiment.pipeline import CODE, Pipeline
 from dphlib.runtime.files import write_json
 from dphlib.runtime.jobs import Job, report, run_jobs
-from dphlib.runtime.machine import deterministic
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.methods import MethodConfig
 from dphlib.settings.profiles import Profile
@@ -52,8 +51,7 @@ def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
 
     params = {"train": config, "methods": {method: _config(pipeline.settings, method) for method in COST_METHODS}}
     params |= {"tuning": pipeline.settings.tuning, "sampler": pipeline.settings.backend.draws}
-    code = (*TRAIN_CODE, "experiment.cost")
-    stage = pipeline.run.stage("cost", params=params, inputs=(world, base, source), code=code, build=build)
+    stage = pipeline.run.stage("cost", params=params, inputs=(world, base, source), code=CODE["cost"], build=build)
     return pd.DataFrame(json.loads((stage.path / "cost.json").read_text(encoding="utf-8")))
 
 
@@ -63,27 +61,14 @@ def _config(settings: Profile, method: str) -> MethodConfig:
 
 def cost_job(root: str, profile_name: str, method: str, iterations: int) -> list[dict[str, Any]]:
     """Cost rows of one method, in a process of its own."""
-    from dphlib.experiment import policies
-    from dphlib.training import loop as trainer
-    from dphlib.verify import Verifier
+    from dphlib.experiment import train_run
 
     pipeline = Pipeline(root, settings := profile_from_environment(profile_name))
-    config, parts, base = _config(settings, method), pipeline.parts(), pipeline.base_folder()
-    deterministic(1)
-    policy, tokenizer = policies.load_policy(settings, base, 0)
-    second = config.needs_reference and settings.tuning.kind == "full"
-    initial = policies.load_initial(settings, base)[0] if second else None
-    references = policies.rescored(settings, policy, tokenizer, parts.references)
+    config, parts = _config(settings, method), pipeline.parts()
+    inputs = train_run.Inputs(pipeline.base_folder(), pipeline.databases(), parts.exploration, parts.references)
     train_config = replace(settings.train, iterations=iterations, diagnose_every=0)
-    with (
-        Verifier(pipeline.databases(), policies.judges(settings)) as verifier,
-        policies.sampling(settings, base, policy, tokenizer) as sampler,
-    ):
-        logs = trainer.train(
-            policy, tokenizer, parts.exploration, references, verifier, config, train_config, 0,
-            base=initial, sampler=sampler, paged_8bit=settings.tuning.paged_8bit,
-            on_iteration=lambda log: report(log["iteration"], iterations),
-        )  # fmt: skip
+    with train_run.ready(settings, inputs, 0, initial=config.needs_reference) as made:
+        logs = made.train(config, train_config, 0, on_iteration=lambda log: report(log["iteration"], iterations))
     return [{"method": method, "step": log["iteration"], **_costs(log)} for log in logs[1:]]
 
 

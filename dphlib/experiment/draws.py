@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +23,11 @@ from transformers import PreTrainedTokenizerBase
 
 from dphlib.experiment import policies
 from dphlib.experiment.store import work_folder
-from dphlib.runtime.files import RunError, atomic_path, digest, say
-from dphlib.runtime.machine import derive_seed
+from dphlib.runtime.files import RunError, append_jsonl, atomic_path, digest, say
+from dphlib.runtime.machine import derive_seed, deterministic
 from dphlib.sampling.protocol import Sampler, SamplingConfig
 from dphlib.settings.profiles import Profile
+from dphlib.settings.stages import PresampleConfig
 from dphlib.types import Answer, Group, Problem
 from dphlib.verify import Verifier
 
@@ -141,3 +142,33 @@ def judged(verifier: Verifier, problems: Sequence[Problem], answers: Sequence[Se
 def _unjudged(group: Group) -> list[Answer]:
     judgements = zip(group.answers, group.verdicts, strict=True)
     return [answer for answer, verdict in judgements if verdict.reward is None]
+
+
+def presample(
+    out: Path,
+    settings: Profile,
+    base: Path,
+    databases: Path,
+    problems: Sequence[Problem],
+    config: PresampleConfig,
+    on_draw: Callable[[int], None],
+) -> None:
+    """Draws and verifies k answers per problem and one more, and writes them to `groups.jsonl` in `out`.
+
+    Args:
+        out: folder of the stage.
+        base: folder of the initial policy.
+        on_draw: called with the number of draws that are done, of 2.
+    """
+    deterministic(settings.sft.threads)
+    policy, tokenizer = policies.load_initial(settings, base)
+    with (
+        Verifier(databases, policies.judges(settings)) as verifier,
+        sampling(settings, base, policy, tokenizer, out) as sampler,
+    ):
+        for done, (draw, count) in enumerate((("k", config.k), ("extra", 1)), 1):
+            setting = SamplingConfig(count, config.temperature, config.top_p, settings.train.max_new_tokens)
+            answers = sampler.sample(problems, setting, derive_seed("presample", config.seed, draw))
+            for group in judged(verifier, problems, answers):
+                append_jsonl(out / "groups.jsonl", {"draw": draw, **group.to_json()})
+            on_draw(done)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib.experiment.draws import judged
+from dphlib.experiment import policies
+from dphlib.experiment.draws import judged, sampling
+from dphlib.runtime.machine import deterministic
 from dphlib.sampling.protocol import Sampler, SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
+from dphlib.settings.profiles import Profile
 from dphlib.training.scoring import scored
 from dphlib.types import EvalRecord, Group, Problem
 from dphlib.verify.verifier import Verifier, answer_hash
@@ -30,8 +34,8 @@ class Identity:
 def evaluate(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    suites: dict[str, Sequence[Problem]],
-    samples: dict[str, int],
+    suites: Mapping[str, Sequence[Problem]],
+    samples: Mapping[str, int],
     verifier: Verifier,
     identity: Identity,
     *,
@@ -82,6 +86,56 @@ def evaluate(
         done += len(problems)
         on_done(done)
     return pd.DataFrame([asdict(row) for row in rows])
+
+
+def build(
+    out: Path,
+    settings: Profile,
+    base: Path,
+    trained: Path | None,
+    databases: Path,
+    suites: Mapping[str, Sequence[Problem]],
+    samples: Mapping[str, int],
+    identity: Identity,
+    *,
+    draw_seed: int,
+    plain: bool,
+    report: Callable[[float], None],
+) -> None:
+    """Lets one policy answer and writes `records.parquet` to `out`.
+
+    Args:
+        out: folder of the stage.
+        base: folder of the initial policy.
+        trained: folder of a trained policy, None for the initial one itself.
+        plain: also greedy answers, and the initial policy's log-probs of some draws.
+        report: called with the share of the problems that are answered.
+    """
+    deterministic(1)
+    policy, tokenizer = policies.load_trained(settings, base, trained)
+    initial = policies.load_initial(settings, base)[0] if plain else None
+    total = sum(map(len, suites.values()))
+    with (
+        Verifier(databases, policies.judges(settings)) as verifier,
+        sampling(settings, base, policy, tokenizer, out) as sampler,
+    ):
+        records = evaluate(
+            policy,
+            tokenizer,
+            suites,
+            samples,
+            verifier,
+            identity,
+            draw_seed=draw_seed,
+            max_new_tokens=settings.evaluation.max_new_tokens,
+            greedy=plain,
+            base=initial,
+            base_samples=settings.evaluation.base_samples,
+            sampler=sampler,
+            styles=settings.data is None,
+            on_done=lambda done: report(done / total),
+        )
+    records.to_parquet(out / "records.parquet", index=False)
 
 
 def _base_logprobs(

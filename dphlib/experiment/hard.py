@@ -16,8 +16,7 @@ understate the base.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -26,10 +25,8 @@ from dphlib import stats
 from dphlib.analysis import retention
 from dphlib.analysis.labels import NAMES, SUITES
 from dphlib.experiment.pipeline import Pipeline
-from dphlib.experiment.store import NotBuilt, Stage
+from dphlib.experiment.store import Stage
 from dphlib.runtime.files import InputError
-from dphlib.runtime.jobs import Job, report
-from dphlib.runtime.machine import derive_seed, deterministic
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
@@ -37,7 +34,6 @@ from dphlib.settings.variants import RunConfig
 HARD_METHODS = ("grpo", "rkl", "dph_f", "dph_js")
 """Trained methods whose main runs answer the hard problems."""
 SHARE = 1 / 8
-_CODE = ("experiment.draws", "experiment.evaluate", "experiment.policies")
 
 
 def hard_problems(records: pd.DataFrame) -> dict[str, list[str]]:
@@ -77,27 +73,14 @@ def hard_records(pipeline: Pipeline) -> pd.DataFrame:
     runs = hard_runs(pipeline.settings)
     pipeline.train(runs)
     answered(pipeline, None)
-    missing = [run for run in runs if not _is_there(pipeline, run)]
-    arguments = {"root": str(pipeline.run.root), "profile_name": pipeline.settings.name}
-    jobs = [Job(run.name, hard_job, {**arguments, "run": asdict(run)}) for run in missing]
-    if jobs:
-        pipeline.run_jobs(jobs, "hard problems")
+    pipeline.build_all("hard problems", runs, hard_job, partial(answered, pipeline))
     stages = [answered(pipeline, run) for run in (None, *runs)]
     return pd.concat([pd.read_parquet(stage.path / "records.parquet") for stage in stages], ignore_index=True)
 
 
-def hard_job(root: str, profile_name: str, run: dict[str, Any]) -> bool:
+def hard_job(root: str, profile_name: str, tracker: str, run: dict[str, Any]) -> None:
     """Answers the hard problems with one run's model, in a process of its own."""
-    answered(Pipeline(root, profile_from_environment(profile_name)), RunConfig(**run))
-    return True
-
-
-def _is_there(pipeline: Pipeline, run: RunConfig) -> bool:
-    try:
-        answered(pipeline, run, look=True)
-    except NotBuilt:
-        return False
-    return True
+    answered(Pipeline(root, profile_from_environment(profile_name), tracker=tracker), RunConfig(**run))
 
 
 def answered(pipeline: Pipeline, run: RunConfig | None, look: bool = False) -> Stage:
@@ -105,43 +88,9 @@ def answered(pipeline: Pipeline, run: RunConfig | None, look: bool = False) -> S
 
     `look`: do not build it.
     """
-    world, chosen_by, config = pipeline.world(), pipeline.evaluate_base(), pipeline.settings.evaluation
-    problems = hard_problems(pd.read_parquet(chosen_by.path / "records.parquet"))
-    if run is None:
-        source, name, identity = pipeline.base(), "base", ("base", "main", -1, 0)
-    else:
-        source, name = pipeline.train_one(run, look), run.name
-        identity = (run.method, run.variant, run.seed, run.train_config(pipeline.settings.train).iterations)
-    count = draws(pipeline.settings)
-
-    def build(out: Path) -> None:
-        from dphlib.experiment import evaluate, policies
-        from dphlib.experiment.draws import sampling
-        from dphlib.verify import Verifier
-
-        deterministic(1)
-        base = pipeline.base_folder()
-        policy, tokenizer = policies.load_trained(pipeline.settings, base, None if run is None else source.path)
-        suites = {s: [p for p in pipeline.suite(s) if p.id in set(ids)] for s, ids in problems.items()}
-        total = sum(map(len, suites.values()))
-        with (
-            Verifier(pipeline.databases(), policies.judges(pipeline.settings)) as verifier,
-            sampling(pipeline.settings, base, policy, tokenizer, out) as sampler,
-        ):
-            records = evaluate.evaluate(
-                policy, tokenizer, suites, dict.fromkeys(suites, count), verifier, evaluate.Identity(*identity),  # type: ignore[arg-type]
-                draw_seed=derive_seed("hard", config.draw_seed, name), max_new_tokens=config.max_new_tokens,
-                greedy=False, sampler=sampler, styles=pipeline.settings.data is None,
-                on_done=lambda done: report(done / total, 1),
-            )  # fmt: skip
-        records.to_parquet(out / "records.parquet", index=False)
-
-    params = {"problems": problems, "draws": count, "limit": config.max_new_tokens, "draw_seed": config.draw_seed}
-    params["sampler"] = pipeline.settings.backend.draws
-    return pipeline.run.stage(
-        f"hard-{name}", params={**params, "identity": [name, identity[-1]]}, inputs=(world, chosen_by, source),
-        code=_CODE, build=None if look else build,
-    )  # fmt: skip
+    problems = hard_problems(pd.read_parquet(pipeline.evaluate_one().path / "records.parquet"))
+    samples = dict.fromkeys(problems, draws(pipeline.settings))
+    return pipeline.answered("hard", run, samples, problems, look)
 
 
 def hard_table(records: pd.DataFrame, methods: Sequence[str] = HARD_METHODS) -> pd.DataFrame:

@@ -2,15 +2,16 @@
 
     world -> base -> presample -> partition -> train -> evaluate
 
-A stage's folder is named by a hash of its code, settings and inputs (`runs`), so a stage that is there is reused, and a
-change anywhere rebuilds just what depends on it. Training and evaluation run as parallel processes, a thread each.
-Which runs there are is said in `config` (main runs, ablations) and `studies`; what one of them changes, in `variants`.
+A stage's folder is named by a hash of its code, settings and inputs (`store`), so a stage that is there is reused, and
+a change anywhere rebuilds just what depends on it. Training and evaluation run as parallel processes, a thread each.
+Which runs there are is said in `settings.profiles` (main runs, ablations) and `settings.studies`; what one of them
+changes, in `settings.variants`. Nothing is computed here: each stage's build is a function of a module in `CODE`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,19 +24,24 @@ from dphlib.experiment.store import NotBuilt, Run, Stage, open_run, work_folder
 from dphlib.partition import Partition, Reference, partition
 from dphlib.runtime.files import append_jsonl, read_jsonl, write_json
 from dphlib.runtime.jobs import Job, Progress, report, run_jobs
-from dphlib.runtime.machine import derive_seed, deterministic, gpus
+from dphlib.runtime.machine import derive_seed, gpus, pin_kernels
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.profiles import Profile
 from dphlib.settings.stages import PresampleConfig
 from dphlib.settings.variants import RunConfig
 from dphlib.types import Group, Problem
 
-# What a stage runs is what its key must change with; `runs.code_version` adds what these import.
-_WORLD_CODE = ("world.people_places", "world.sums")
-_BASE_CODE = ("training.sft", "models.load")
-_SAMPLE_CODE = ("experiment.draws", "experiment.policies", "verify.verifier")
-TRAIN_CODE = ("training.loop", "experiment.policies", "experiment.train_run")
-_EVALUATE_CODE = ("experiment.evaluate", "experiment.policies")
+CODE = {
+    "world": ("world.people_places", "world.sums"),
+    "data": ("experiment.problems",),
+    "base": ("training.sft", "models.load"),
+    "presample": ("experiment.draws",),
+    "partition": ("partition",),
+    "train": ("experiment.train_run",),
+    "evaluate": ("experiment.evaluate",),
+    "cost": ("experiment.train_run", "experiment.cost"),
+}
+"""Stage -> the modules that make its numbers; `store.code_version` adds those that they import."""
 
 
 class Pipeline:
@@ -46,6 +52,9 @@ class Pipeline:
         settings: the profile.
         workers: parallel processes; None for one per core, or per GPU where models are on GPUs.
         tracker: where training logs go as well, see `tracking`.
+
+    On a CPU profile the instructions that torch computes with are pinned, see `machine.pin_kernels`: torch should not
+    have been imported before.
     """
 
     def __init__(
@@ -55,6 +64,7 @@ class Pipeline:
         workers: int | None = None,
         tracker: str = "",
     ) -> None:
+        pin_kernels(instructions=settings.base is None)
         self.run: Run = open_run(Path(root), settings.name)
         self.settings, self.workers, self.tracker = settings, workers, tracker
         self._span = (0.0, 1.0)
@@ -66,7 +76,7 @@ class Pipeline:
         return self.run.stage(
             "world",
             params=self._problems,
-            code=_WORLD_CODE if self.settings.data is None else ("experiment.problems",),
+            code=CODE["world" if self.settings.data is None else "data"],
             build=lambda out: problem_sets.build_problems(self.settings, out),
         )
 
@@ -92,26 +102,20 @@ class Pipeline:
             from dphlib.experiment import policies
 
             return self.run.stage(
-                "base", params=policies.base_recipe(settings), code=_SAMPLE_CODE,
+                "base",
+                params=policies.base_recipe(settings),
+                code=CODE["presample"],
                 build=lambda out: write_json(out / "base.json", settings.base),
-            )  # fmt: skip
+            )
 
         def build(out: Path) -> None:
-            from dphlib.models import load as model
             from dphlib.training import sft
 
-            deterministic(settings.sft.threads)
-            tokenizer = model.build_tokenizer(settings.world)
-            policy = model.new_model(settings.model, tokenizer, settings.sft.seed)
             with Progress("supervised fine-tuning", settings.sft.steps, "steps") as progress:
-                losses = sft.train(
-                    policy, tokenizer, settings.world, settings.sft, lambda step, loss: progress.update(step)
-                )
-            model.save(policy, tokenizer, out)
-            write_json(out / "sft_log.json", {"loss": losses, "parameters": policy.num_parameters()})
+                sft.build(out, settings.world, settings.model, settings.sft, lambda step, loss: progress.update(step))
 
         params = {"model": settings.model, "sft": settings.sft, "world": asdict(settings.world)}
-        return self.run.stage("base", params=params, code=_BASE_CODE, build=build)
+        return self.run.stage("base", params=params, code=CODE["base"], build=build)
 
     def base_folder(self) -> Path:
         """The initial policy in the Hugging Face layout."""
@@ -124,32 +128,18 @@ class Pipeline:
     # --- pre-sampling and partition ---
 
     def presample(self, suite: str = "train", config: PresampleConfig | None = None) -> Stage:
-        """`groups.jsonl`: k verified answers a problem and one more draw, with the initial policy's log-probs.
+        """`groups.jsonl`: k verified answers per problem and one more draw, with the initial policy's log-probs.
 
         `config` is the profile's unless given; its threshold and number of stored answers do not matter here.
         """
         world, base, config = self.world(), self.base(), config or self.settings.presample
 
         def build(out: Path) -> None:
-            from dphlib.experiment import draws, policies
-            from dphlib.sampling.protocol import SamplingConfig
-            from dphlib.verify import Verifier
+            from dphlib.experiment import draws
 
-            problems = self.suite(suite)
-            deterministic(self.settings.sft.threads)
-            policy, tokenizer = policies.load_initial(self.settings, self.base_folder())
-            limit = self.settings.train.max_new_tokens
-            with (
-                Verifier(self.databases(), policies.judges(self.settings)) as verifier,
-                Progress("pre-sampling", 2, "draws") as progress,
-                draws.sampling(self.settings, self.base_folder(), policy, tokenizer, out) as sampler,
-            ):
-                for done, (draw, count) in enumerate((("k", config.k), ("extra", 1)), 1):
-                    setting = SamplingConfig(count, config.temperature, config.top_p, limit)
-                    answers = sampler.sample(problems, setting, derive_seed("presample", config.seed, draw))
-                    for group in draws.judged(verifier, problems, answers):
-                        append_jsonl(out / "groups.jsonl", {"draw": draw, **group.to_json()})
-                    progress.update(done)
+            problems, base_folder = self.suite(suite), self.base_folder()
+            with Progress("pre-sampling", 2, "draws") as progress:
+                draws.presample(out, self.settings, base_folder, self.databases(), problems, config, progress.update)
 
         params = {
             "presample": replace(config, threshold=1, answers=1),
@@ -157,7 +147,9 @@ class Pipeline:
             "limit": self.settings.train.max_new_tokens,
             "sampler": self.settings.backend.draws,
         }
-        return self.run.stage(f"presample-{suite}", params=params, inputs=(world, base), code=_SAMPLE_CODE, build=build)
+        return self.run.stage(
+            f"presample-{suite}", params=params, inputs=(world, base), code=CODE["presample"], build=build
+        )
 
     def groups(self, suite: str = "train", draw: str = "k", config: PresampleConfig | None = None) -> list[Group]:
         """The pre-sampled groups of a suite: the k draws, or the `extra` one."""
@@ -197,7 +189,7 @@ class Pipeline:
             f"partition-{suite}",
             params={"threshold": threshold, "answers": config.answers, "everywhere": everywhere},
             inputs=(presampled,),
-            code=("partition",),
+            code=CODE["partition"],
             build=build,
         )
 
@@ -227,14 +219,13 @@ class Pipeline:
 
     def train(self, runs: Sequence[RunConfig]) -> list[Stage]:
         """Trains every run that is not there yet; see `train_one`."""
-        self._run_jobs("train", runs)
+        self.build_all("train", runs, train_job, self.train_one)
         return [self.train_one(run) for run in runs]
 
     def evaluate(self, runs: Sequence[RunConfig]) -> pd.DataFrame:
         """Records of the base and of every run: `EvalRecord` rows, the way-points of training included."""
-        self.evaluate_base()
-        self._run_jobs("evaluate", runs)
-        frames = [pd.read_parquet(self.evaluate_base().path / "records.parquet")]
+        frames = [pd.read_parquet(self.evaluate_one().path / "records.parquet")]
+        self.build_all("evaluate", runs, evaluate_job, self.evaluate_one)
         for run in runs:
             frames.append(pd.read_parquet(self.evaluate_one(run).path / "records.parquet"))
             waypoints = self.train_one(run).path / "waypoints.parquet"
@@ -242,7 +233,7 @@ class Pipeline:
         return pd.concat(frames, ignore_index=True)
 
     def train_logs(self, runs: Sequence[RunConfig]) -> pd.DataFrame:
-        """The logs of the runs, an iteration a row, with method, variant and seed."""
+        """The logs of the runs, one row per iteration, with method, variant and seed."""
         rows = []
         for run in runs:
             identity = {"method": run.method, "variant": run.variant, "seed": run.seed}
@@ -254,17 +245,9 @@ class Pipeline:
 
         Main runs of `HEADLINE` have them, and runs of another length. `look`: do not build it.
         """
-        params, inputs, build = self._training(run)
-        return self.run.stage(
-            f"train-{run.name}", params=params, inputs=inputs, code=TRAIN_CODE, build=None if look else build
-        )
-
-    def _training(self, run: RunConfig) -> tuple[dict[str, Any], tuple[Stage, ...], Callable[[Path], None]]:
-        """Parameters, inputs and build of a run's stage."""
         settings, world, base = self.settings, self.world(), self.base()
         suite, source = self._source(run)
-        method, train = settings.method_config(run), run.train_config(settings.train)
-        waypoints = settings.waypoints(run)
+        method, waypoints = settings.method_config(run), settings.waypoints(run)
 
         def build(out: Path) -> None:
             from dphlib.experiment import train_run
@@ -281,106 +264,137 @@ class Pipeline:
             )
             train_run.build(out, work_folder(out), settings, run, inputs, self._report, self.tracker)
 
-        params = {"run": run, "method": method, "train": train, "waypoints": waypoints, "tuning": settings.tuning}
-        params |= {"backend": settings.backend} | ({"evaluation": asdict(settings.evaluation)} if waypoints else {})
-        return params, (world, base, source), build
+        params = {
+            "run": run,
+            "method": {**asdict(method), "needs_reference": method.needs_reference},
+            "train": run.train_config(settings.train),
+            "waypoints": waypoints,
+            "tuning": settings.tuning,
+            "backend": settings.backend,
+            "evaluation": settings.evaluation if waypoints else None,
+        }
+        return self.run.stage(
+            f"train-{run.name}",
+            params=params,
+            inputs=(world, base, source),
+            code=CODE["train"],
+            build=None if look else build,
+        )
 
-    def evaluate_one(self, run: RunConfig, look: bool = False) -> Stage:
-        """`records.parquet` of one run's final policy. `look`: do not build it."""
-        trained = self.train_one(run, look)
-        suites = dict(self.settings.evaluation.samples)
-        if run.setting("domain") == "sums":
-            suites = {"out_of_domain": suites["out_of_domain"]}
-        step = run.train_config(self.settings.train).iterations
-        identity = (run.method, run.variant, run.seed, step)
-        return self._evaluate(trained, run.name, identity, suites, look)
+    def evaluate_one(self, run: RunConfig | None = None, look: bool = False) -> Stage:
+        """`records.parquet` of one run's final policy, or of the initial one. `look`: do not build it."""
+        samples = dict(self.settings.evaluation.samples)
+        if run and run.setting("domain") == "sums":
+            samples = {"out_of_domain": samples["out_of_domain"]}
+        return self.answered("evaluate", run, samples, look=look)
 
-    def evaluate_base(self) -> Stage:
-        """`records.parquet` of the initial policy."""
-        base = self.base()
-        return self._evaluate(base, "base", ("base", "main", -1, 0), dict(self.settings.evaluation.samples))
-
-    def _evaluate(
+    def answered(
         self,
-        source: Stage,
-        name: str,
-        identity: tuple[str, str, int, int],
-        samples: dict[str, int],
+        kind: str,
+        run: RunConfig | None,
+        samples: Mapping[str, int],
+        ids: Mapping[str, Sequence[str]] | None = None,
         look: bool = False,
     ) -> Stage:
-        world, base, config = self.world(), self.base(), self.settings.evaluation
-        trained = None if source.path == base.path else source.path
+        """`records.parquet`: the answers of one policy to some problems.
+
+        Args:
+            kind: names the stage, and seeds the draws.
+            run: whose final policy answers; None for the initial one.
+            samples: suite -> draws per problem.
+            ids: suite -> its problems, sampled only; None for all of a suite, answered greedily too.
+            look: do not build it.
+        """
+        settings, config = self.settings, self.settings.evaluation
+        name, identity = "base", ("base", "main", -1, 0)
+        if run:
+            name = run.name
+            identity = (run.method, run.variant, run.seed, run.train_config(settings.train).iterations)
+        source = self.train_one(run, look) if run else self.base()
 
         def build(out: Path) -> None:
-            from dphlib.experiment import draws, evaluate, policies
-            from dphlib.verify import Verifier
+            from dphlib.experiment import evaluate
 
-            deterministic(1)
-            policy, tokenizer = policies.load_trained(self.settings, self.base_folder(), trained)
-            initial, _ = policies.load_initial(self.settings, self.base_folder())
             problems = {suite: self.suite(suite) for suite in samples}
-            total = sum(map(len, problems.values()))
-            with (
-                Verifier(self.databases(), policies.judges(self.settings)) as verifier,
-                draws.sampling(self.settings, self.base_folder(), policy, tokenizer, out) as sampler,
-            ):
-                records = evaluate.evaluate(
-                    policy, tokenizer, problems, samples, verifier, evaluate.Identity(*identity),  # type: ignore[arg-type]
-                    draw_seed=derive_seed("evaluate", config.draw_seed, name), max_new_tokens=config.max_new_tokens,
-                    base=initial, base_samples=config.base_samples, sampler=sampler, styles=self.settings.data is None,
-                    on_done=lambda done: self._report(done / total),
-                )  # fmt: skip
-            records.to_parquet(out / "records.parquet", index=False)
+            if ids:
+                problems = {suite: [p for p in problems[suite] if p.id in set(ids[suite])] for suite in samples}
+            evaluate.build(
+                out,
+                settings,
+                self.base_folder(),
+                source.path if run else None,
+                self.databases(),
+                problems,
+                samples,
+                evaluate.Identity(*identity),
+                draw_seed=derive_seed(kind, config.draw_seed, name),
+                plain=ids is None,
+                report=self._report,
+            )
 
-        params = {"evaluation": asdict(replace(config, steps=())), "samples": samples, "identity": [name, identity[-1]]}
-        params["sampler"] = self.settings.backend.draws
+        params = {
+            "samples": samples,
+            "problems": ids,
+            "evaluation": replace(config, samples={}, steps=(), step_samples=0),
+            "identity": [name, identity[-1]],
+            "sampler": settings.backend.draws,
+        }
         return self.run.stage(
-            f"evaluate-{name}", params=params, inputs=(world, base, source), code=_EVALUATE_CODE,
+            f"{kind}-{name}",
+            params=params,
+            inputs=(self.world(), self.base(), source),
+            code=CODE["evaluate"],
             build=None if look else build,
-        )  # fmt: skip
+        )
 
     # --- parallel ---
 
-    def _run_jobs(self, kind: str, runs: Sequence[RunConfig]) -> None:
-        look = self.train_one if kind == "train" else self.evaluate_one
-        runs = [run for run in runs if not _is_built(look, run)]
+    def build_all(
+        self, label: str, runs: Sequence[RunConfig], job: Callable[..., None], stage: Callable[..., Stage]
+    ) -> None:
+        """Builds what is missing of one stage per run, side by side, each on a GPU of its own where models are on GPUs.
+
+        Args:
+            job: builds a run's stage in another process.
+            stage: finds it, with `look`.
+        """
+        runs = [run for run in runs if not _is_built(stage, run)]
         if not runs:
             return
         for run in runs:
             self._source(run)  # here, once, not in the runs' processes
         # Slow ones first, so that no core waits for the last: long runs, an online reference, the full prompt set.
         order = sorted(runs, key=self.settings.quickness)
-        where = {"root": str(self.run.root), "profile_name": self.settings.name, "kind": kind}
-        where |= {"tracker": self.tracker} if self.tracker else {}
-        jobs = [Job(run.name, run_job, {**where, "run": asdict(run)}) for run in order]
-        self.run_jobs(jobs, kind)
-
-    def run_jobs(self, jobs: Sequence[Job], label: str) -> None:
-        """Runs jobs side by side, each on a GPU of its own where the profile's models are on GPUs."""
+        where = {"root": str(self.run.root), "profile_name": self.settings.name, "tracker": self.tracker}
         devices = gpus() if self.settings.base else []
         workers = self.workers or (1 if self.settings.base and not devices else None)
+        jobs = [Job(run.name, job, {**where, "run": asdict(run)}) for run in order]
         run_jobs(jobs, workers=workers, label=label, devices=devices)
 
     def _report(self, share: float) -> None:
-        """Tells how far the running job is, whose present stage is the part `_span` of it."""
+        """Reports how far the running job is, whose present stage is the part `_span` of it."""
         start, end = self._span
         report(start + share * (end - start), 1)
 
 
-def _is_built(look: Callable[..., Stage], run: RunConfig) -> bool:
+def _is_built(stage: Callable[..., Stage], run: RunConfig) -> bool:
     try:
-        look(run, look=True)
+        stage(run, look=True)
     except NotBuilt:
         return False
     return True
 
 
-def run_job(root: str, profile_name: str, kind: str, run: dict[str, Any], tracker: str = "") -> bool:
-    """Builds one run's stage in a worker process; what is to be evaluated is trained first where it is not."""
+def train_job(root: str, profile_name: str, tracker: str, run: dict[str, Any]) -> None:
+    """Trains one run, in a process of its own."""
+    Pipeline(root, profile_from_environment(profile_name), tracker=tracker).train_one(RunConfig(**run))
+
+
+def evaluate_job(root: str, profile_name: str, tracker: str, run: dict[str, Any]) -> None:
+    """Evaluates one run, in a process of its own, which trains it first where that is missing."""
     pipeline, config = Pipeline(root, profile_from_environment(profile_name), tracker=tracker), RunConfig(**run)
-    if kind == "evaluate" and not _is_built(pipeline.train_one, config):
+    if not _is_built(pipeline.train_one, config):
         pipeline._span = (0.0, 0.7)
         pipeline.train_one(config)
         pipeline._span = (0.7, 1.0)
-    (pipeline.train_one if kind == "train" else pipeline.evaluate_one)(config)
-    return True
+    pipeline.evaluate_one(config)

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib.models import load as models
+from dphlib.models.load import build_tokenizer, new_model, save_model
 from dphlib.runtime.files import write_json
 from dphlib.runtime.machine import deterministic
 from dphlib.settings.stages import ModelConfig, SftConfig, WorldConfig
@@ -94,8 +94,8 @@ def build(
 ) -> None:
     """Makes and trains the base, and writes it to `out` in the Hugging Face layout, with `sft_log.json`."""
     deterministic(config.threads)
-    tokenizer = models.build_tokenizer(world)
-    policy = models.new_model(size, tokenizer, config.seed)
+    tokenizer = build_tokenizer(world)
+    policy = new_model(size, tokenizer, config.seed)
     losses = train(policy, tokenizer, world, config, on_step)
-    models.save(policy, tokenizer, out)
+    save_model(policy, tokenizer, out)
     write_json(out / "sft_log.json", {"loss": losses, "parameters": policy.num_parameters()})
