@@ -51,8 +51,10 @@ def build_problems(settings: Profile, out: Path) -> None:
         lengths = [len(ids) for ids in tokenizer([p.prompt for p in prompted])["input_ids"]]
         kept = [p for p, n in zip(prompted, lengths, strict=True) if n <= settings.data.max_prompt_tokens]
         if len(kept) < len(prompted):
-            say(f"{suite}: {len(prompted) - len(kept)} of {len(prompted)} prompts are longer than "
-                f"{settings.data.max_prompt_tokens} tokens and left out")  # fmt: skip
+            say(
+                f"{suite}: {len(prompted) - len(kept)} of {len(prompted)} prompts are longer than "
+                f"{settings.data.max_prompt_tokens} tokens and left out"
+            )
         write_json(out / f"{suite}.json", [problem.to_json() for problem in kept])
 
 
@@ -97,9 +99,12 @@ def recipe(settings: Profile) -> dict[str, Any]:
     revisions = {source.suite: source.revision for source in found}
     databases = {source.suite: _inventory(source.databases) for source in found if source.databases}
     return {
-        "data": asdict(settings.data), "base": asdict(settings.base), "files": files, "databases": databases,
+        "data": asdict(settings.data),
+        "base": settings.base and asdict(settings.base),
+        "files": files,
+        "databases": databases,
         "revisions": revisions,
-    }  # fmt: skip
+    }
 
 
 def _inventory(folder: Path) -> dict[str, list[Any]]:
