@@ -123,8 +123,8 @@ class TrainConfig:
         max_draws: rounds of rollouts that dynamic sampling may take for one batch.
         importance_cap: bound of the importance weights between sampler and trainer, None for no weights: right where
             one program computes both (see `importance`). The authors have none [code].
-        token_budget: padded tokens per micro-batch, a prompt that is passed once for several rows counted once; twice as
-            many where no gradient is needed, each row's prompt counted. Changes memory, and the result by rounding.
+        token_budget: padded tokens per micro-batch, a prompt that is passed once for several rows counted once; twice
+            as many where no gradient is needed, each row's prompt counted. Changes memory, and the result by rounding.
         diagnose_every: iterations between measurements of the KL to the base, 0 for never.
         checkpoint_every: iterations between checkpoints, 0 for none; changes no result.
     """
