@@ -14,7 +14,7 @@ from dphlib import stats
 from dphlib.analysis.labels import SUITES
 from dphlib.experiment import hard
 from dphlib.experiment.pipeline import Pipeline
-from dphlib.experiment.results import Results, draw, figure, table
+from dphlib.experiment.results import FIGURES, TABLES, Results, draw, figure, table
 from dphlib.runtime.files import RunError
 from dphlib.settings.profiles import profile
 from dphlib.settings.stages import EvalConfig
@@ -98,14 +98,13 @@ def test_collected_they_are_the_stages_of_base_and_main_runs(built, monkeypatch)
 
 
 def test_they_are_not_compared_with_plain_answers(records):
-    plain = stats.problem_table(stats.sampled(stats.final(make_records(("base", "grpo"), (0, 1), ablations=False))))
-    one = stats.arm(plain, "grpo", "in_domain", k=8)
-    other = stats.arm(stats.problem_table(records), "base", "in_domain", k=8)
-    with pytest.raises(ValueError, match="their problems differ"):
-        stats.bootstrap([one, other], lambda a, b: a - b)
+    plain = make_records(("base", "grpo"), (0, 1), ablations=False)
+    of_hard = stats.FinalScores(records).of("base", "in_domain", "pass", 8)
     same = plain[plain["problem_id"].isin(set(records["problem_id"]))]
-    with pytest.raises(ValueError, match=r"drawn 32\.0 and 64\.0|drawn 64\.0 and 32\.0"):
-        stats.bootstrap([stats.arm(same, "grpo", "in_domain", k=8), other], lambda a, b: a - b)
+    for rows, differ in ((plain, "their problems differ"), (same, r"drawn 32\.0 and 64\.0|drawn 64\.0 and 32\.0")):
+        with pytest.raises(ValueError, match=differ):
+            of_plain = stats.FinalScores(rows).of("grpo", "in_domain", "pass", 8)
+            stats.bootstrap([of_plain, of_hard], lambda a, b: a - b)
 
 
 def test_the_table_has_pass_at_k_of_all_answers_and_counts_problems(records):
@@ -136,8 +135,9 @@ def test_they_are_recorded_apart_drawn_where_there_and_leave_nothing_where_not(r
     assert_frame_equal(again.hard.astype(records.dtypes), rows, check_exact=True)
     assert Results.load(tmp_path / "False", results.settings).hard is None
 
-    monkeypatch.setattr("dphlib.experiment.results.FIGURES", {})
-    monkeypatch.setattr("dphlib.experiment.results.TABLES", {})
+    for name, known in (("FIGURES", FIGURES), ("TABLES", TABLES)):
+        of_hard = {key: product for key, product in known.items() if product.hard}
+        monkeypatch.setattr(f"dphlib.experiment.results.{name}", of_hard)
     monkeypatch.setattr("dphlib.experiment.results.decide_claims", lambda results, root: [])
     for one in (results, replace(with_hard, hard=records[records["sample"] < 4])):
         draw(one, tmp_path / f"drawn{one.hard is not None}")

@@ -18,9 +18,9 @@ from dphlib.experiment.results import (
     Results,
     beside_reference,
     close_notebook,
+    decide_claims,
     draw,
     figure,
-    judge,
     table,
 )
 from dphlib.runtime.files import RunError
@@ -107,38 +107,33 @@ def test_the_same_results_give_the_same_bytes(results, tmp_path):
     assert [row["id"] for row in json.loads(made["claims.json"])] == [one.id for one in first]
 
 
-def test_every_figure_and_table_is_drawn_under_its_name(results, monkeypatch, tmp_path):
-    """`draw` without names writes each product; what is drawn here is blank, the names are of all."""
-    drawn, made = Figure(figsize=(1, 1)), TABLES["methods"](results)
-    for products, product in ((FIGURES, drawn), (TABLES, made)):
-        for name in products:
-            monkeypatch.setitem(products, name, lambda r, product=product: product)
-    draw(results, tmp_path)
-    expected = {f"figures/{name}.{suffix}" for name in (*FIGURES, "fig10_claims") for suffix in ("png", "svg")}
-    assert set(files(tmp_path)) == expected | {f"tables/{name}.csv" for name in TABLES} | {"claims.json"}
+@pytest.fixture
+def blank(results, monkeypatch):
+    """Every figure and table with nothing in it."""
+    drawn, made = Figure(figsize=(1, 1)), TABLES["methods"].make(results)
+    for products, content in ((FIGURES, drawn), (TABLES, made)):
+        for name, product in products.items():
+            monkeypatch.setitem(products, name, replace(product, make=lambda results, content=content: content))
 
 
-def test_studies_are_drawn_where_they_were_run_and_named_where_not(results, monkeypatch, tmp_path, capsys):
-    """Records of a usual run make the usual files and no other; records with a study's arms make the study's too."""
-    drawn, made = Figure(figsize=(1, 1)), TABLES["methods"](results)
-    for products, product in ((FIGURES, drawn), (TABLES, made)):
-        for name in products:
-            monkeypatch.setitem(products, name, lambda r, product=product: product)
+def test_usual_records_make_the_usual_files_and_a_study_adds_its_own(results, blank, tmp_path, capsys):
     draw(results, tmp_path / "usual")
-    absent = "not run, so not drawn: fig11_controls, fig12_eta, fig13_ablations, table_controls, table_ablations"
-    assert absent in capsys.readouterr().out
+    usual = {name for name, product in (FIGURES | TABLES).items() if product.usual}
+    expected = {f"figures/{n}.{end}" for n in usual & set(FIGURES) | {"fig10_claims"} for end in ("png", "svg")}
+    expected |= {f"tables/{name}.csv" for name in usual & set(TABLES)} | {"claims.json"}
+    assert set(files(tmp_path / "usual")) == expected
+    absent = "not run, so not drawn: fig11_controls, fig12_eta, fig13_ablations, fig14_hard, table_controls, "
+    assert f"{absent}table_ablations, table_hard" in capsys.readouterr().out
     settings = replace(results.settings, seeds=(0,), ablation_seeds=(0,))
     studied = replace(results, settings=settings, records=make_study_records(settings, ["controls"]))
     draw(studied, tmp_path / "studied")
-    new = set(files(tmp_path / "studied")) - set(files(tmp_path / "usual"))
+    new = set(files(tmp_path / "studied")) - expected
     assert new == {"figures/fig11_controls.png", "figures/fig11_controls.svg", "tables/table_controls.csv"}
-    again = draw(studied, tmp_path / "again") and files(tmp_path / "again")
-    assert again == files(tmp_path / "studied")
     draw(results, tmp_path / "studied")
     assert files(tmp_path / "studied") == files(tmp_path / "usual"), "a smaller run leaves nothing of the larger one"
 
 
-def test_an_unknown_name_is_told_with_the_known_ones_before_anything_is_drawn(results, tmp_path):
+def test_an_unknown_name_is_refused_with_the_known_ones_before_anything_is_drawn(results, tmp_path):
     with pytest.raises(ValueError, match=r"unknown figure 'fig2'; known: .*fig2_pass_at_k"):
         figure("fig2", results, tmp_path)
     with pytest.raises(ValueError, match="unknown table 'fig4_styles'; known: table1"):
@@ -148,14 +143,14 @@ def test_an_unknown_name_is_told_with_the_known_ones_before_anything_is_drawn(re
     assert not files(tmp_path)
 
 
-def test_a_cost_that_was_not_measured_is_told(results, tmp_path):
+def test_a_cost_that_was_not_measured_is_said(results, tmp_path):
     with pytest.raises(RunError, match="cost of an iteration was not measured"):
         figure("fig6_cost", replace(results, cost=None), tmp_path)
 
 
-def test_claims_are_judged_by_the_profile_that_wrote_the_records(results, tmp_path):
+def test_claims_are_decided_by_the_profile_that_wrote_the_records(results, tmp_path):
     smoke = replace(results, settings=profile("smoke"))
-    assert not any(one.verdict == "supported" for one in judge(smoke, tmp_path))
+    assert not any(one.verdict == "supported" for one in decide_claims(smoke, tmp_path))
     assert json.loads((tmp_path / "claims.json").read_text())
 
 
