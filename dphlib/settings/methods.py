@@ -59,8 +59,9 @@ class MethodConfig:
     @property
     def generator(self) -> Generator:
         """The generator whose divergence this is near the reference: for RKL's term and -log u that of a KL."""
-        alike = {None: "reverse_kl", "likelihood": "forward_kl", "js_definition": "js"}
-        return GENERATORS[alike.get(self.divergence, self.divergence)]
+        alike = {"likelihood": "forward_kl", "js_definition": "js"}
+        name = self.divergence or "reverse_kl"
+        return GENERATORS[alike.get(name, name)]
 
     @property
     def curvature(self) -> float:
