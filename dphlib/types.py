@@ -125,7 +125,7 @@ class Group:
         return sum(verdict.outcome == "correct" for verdict in self.verdicts)
 
     def to_json(self) -> dict[str, Any]:
-        """Without the problem's text: its id stands for it."""
+        """Without the problem's text: its id replaces it."""
         answers = [answer.to_json() for answer in self.answers]
         return {"problem_id": self.problem.id, "answers": answers, "verdicts": [asdict(v) for v in self.verdicts]}
 
@@ -151,7 +151,7 @@ class EvalRecord:
         sample: answer index, `GREEDY_SAMPLE` for greedy decoding.
         correct: the verdict was `correct`.
         outcome: the verdict.
-        style: solution style told by the answer's prefix, `other` when none fits, "" where the problems have none.
+        style: solution style by the answer's prefix, `other` when none fits, "" where the problems have none.
         answer_hash: first 8 hex digits of the sha256 of the extracted answer, "" when there is none;
             two samples with the same hash gave the same answer.
         tokens: emitted tokens.

@@ -1,4 +1,4 @@
-"""The commands `dph data list` and `dph data check`; what they do stands in `data_report`."""
+"""The commands `dph data list` and `dph data check`; what they do is in `data.report`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Data sets: where they lie, how their golds are read, and whether every gold holds."""
+"""Data sets: where they are, how their golds are read, and whether every gold holds."""

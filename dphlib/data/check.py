@@ -6,11 +6,7 @@ the gold orders them; `bird`: a set); an answer that strict math-verify cannot r
 itself. A problem whose database is missing or unreadable fails too. A failing gold is never a reward: `build`
 refuses the set, or leaves the problem out and names it.
 
-What is no failure but worth knowing is listed: empty results (a stratum of their own, left out by `build` unless
-asked for), ties at the cut of ORDER BY ... LIMIT, golds that ask for the time or chance, SQL that sqlglot cannot
-read, questions that are asked twice, answers that strict rejects and math-verify alone (`compat`) accepts.
-
-What it does not do: tell whether a gold answers its question.
+What does not fail but is worth knowing is listed in `Findings`. Whether a gold answers its question is not checked.
 """
 
 from __future__ import annotations

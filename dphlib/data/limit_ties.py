@@ -1,4 +1,4 @@
-"""Finds where ORDER BY ... LIMIT cuts between equal rows: the result then hangs on more than the query says.
+"""Finds where ORDER BY ... LIMIT cuts between equal rows: the result then depends on more than the query says.
 
 For every ORDER BY ... LIMIT n of a query, in subqueries too, `limit_probes` writes two queries: the sort keys of
 row n, and those of row n + 1. If both have a row and the rows are equal, the cut goes through a tie.
@@ -112,7 +112,7 @@ def _ordered_by_name(query: exp.Expression) -> list[exp.Expression]:
 
 
 def _keys(query: exp.Select) -> list[exp.Expression] | None:
-    """The sort keys as expressions that can stand in the SELECT list; None where they cannot be."""
+    """The sort keys as expressions of the SELECT list; None where they cannot be."""
     shown = query.expressions
     named = {one.output_name.lower(): one.unalias() for one in shown if one.output_name}
     aliases = {one.alias.lower() for one in shown if isinstance(one, exp.Alias)}

@@ -1,17 +1,10 @@
 """Data sets in, `Problem` out: from a folder in the official layout, or from the hub at a pinned revision.
 
 `load("bird", "dev", data_dir=...)` finds the split's files below `data_dir` (the places are in `sets`); without
-`data_dir` the copy on the hub is read through the package `datasets`, at the commit that `sets` names. Either way each
-row becomes one `Problem`:
-
-- `suite` is the set's name, with the split's where there are several (`bird_dev`, `aime24`);
-- `id` is the row's own in the set where it has one, else its number in file order, from 0;
-- `gold` is the SQL, or the bare answer in the form that `MathVerifier` takes;
-- `meta` holds the set's labels, all as text: evidence, difficulty, subject, unit, tolerance, licence of the row;
-- `prompt` is the user's turn: the authors' form for SQL (`schema_prompt`), ours for mathematics (`math_prompt`).
-  A model's own chat template is not in it.
-
-A row that repeats another one, id and all, is left out and counted.
+`data_dir` the copy on the hub is read through the package `datasets`, at the commit that `sets` names. Each row becomes
+a `Problem` with the row's own id where the set has one, else its number in file order, and the set's labels in `meta`,
+all as text. A row that repeats another one, id and all, is left out and counted. The prompt is the user's turn, without
+a model's own chat template.
 
 What it does not do: judge whether a gold is any good (`check` does, and builds the sets that are trained on), apply a
 tolerance (one row of OlympiadBench has one: it is a label) or a row's own way of grading (some of BIRD-Verified have
@@ -226,7 +219,7 @@ def _expected(root: Path, data_set: DataSet, split: str) -> str:
 def read(source: Source) -> Rows:
     """The problems of a split, each with the bare question as its prompt; rows that repeat another are left out.
 
-    Raises `DataError` naming file and line, or row, for what is no data, no JSON, or lacks a field, and for a split
+    Raises `DataError` naming file and line, or row, for what is not data, not JSON, or lacks a field, and for a split
     without a row or with two rows of the same id that are not the same.
     """
     rows = [row for file in source.files for row in read_rows(file)] if source.files else _hub_rows(source)

@@ -1,20 +1,8 @@
 """Which values of a database a question names: the value retrieval of OmniSQL, which the authors' prompts show.
 
 OmniSQL indexes every short text value of a database with Lucene, looks up each run of one to eight words of the
-question and the question itself, and keeps of the ten best hits of each those that stand in the question. Here
-the same ranking is computed in memory, without Java:
-
-- text: Unicode words, possessive 's off, lower case, Lucene's English stop words off, Porter stems (SQLite's);
-- rank: BM25 with k1 = 0.9 and b = 0.4; of equal scores the smaller `table-**-column-**-number`, as text, first;
-- kept: hits with more than 85 % of their characters in one piece in the question, longest first, 20 at most.
-
-Departures:
-
-1. At most `MAX_VALUES` values of a database are read, of a column `MAX_COLUMN_VALUES` and by no more than `MAX_OPS`
-   SQLite operations, so that no huge table holds up a run; Lucene's index has all.
-2. The question is cut into words by a few rules instead of NLTK's trained sentence splitter.
-
-What it does not do: find a value by meaning, or one of more than 40 characters.
+question and the question itself, and keeps of the ten best hits of each those that occur in the question. Here the same
+ranking is computed in memory, without Java; how, and where it departs from theirs, is in `docs/method.md`.
 """
 
 from __future__ import annotations
@@ -90,7 +78,7 @@ def word_runs(question: str) -> list[str]:
 
 
 def share_found(value: str, text: str) -> float:
-    """The longest piece of `value` that stands in `text`, as a share of `value`; 0.0 unless above `MIN_SHARE`.
+    """The longest piece of `value` that occurs in `text`, as a share of `value`; 0.0 unless above `MIN_SHARE`.
 
     >>> share_found("engineers", "the engineering department"), share_found("engines", "an engineer")
     (0.8888888888888888, 0.8571428571428571)
@@ -172,7 +160,7 @@ def value_index(uri: str) -> ValueIndex:
 
 
 def _short_texts(connection: sqlite3.Connection) -> Iterator[tuple[str, str, int, str]]:
-    """Table, column, number and text of every distinct text of up to `MAX_CHARS` characters that is no number."""
+    """Table, column, number and text of every distinct text of up to `MAX_CHARS` characters that is not a number."""
     tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'sqlite_sequence'"
     for (table,) in connection.execute(tables).fetchall():
         for _, column, *_ in connection.execute(f"PRAGMA table_info({quoted(table)})").fetchall():

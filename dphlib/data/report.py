@@ -32,7 +32,7 @@ def check_folder(data_dir: Path, names: Sequence[str], report: Path, workers: in
         workers: processes that verify.
 
     Returns 0 if every gold holds, 1 if one fails or a set cannot be read. Raises FileNotFoundError for a set that
-    was named and is not there, or when none is.
+    was named and is not there, or if none is.
     """
     sources = held(data_dir, names)
     if not sources:

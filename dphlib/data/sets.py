@@ -8,7 +8,7 @@ with the hub id and split. A copy that differs from the official files says so i
 `REVISIONS` if its bytes were here or if public code pins it together with where it comes from.
 
 A gold is read by a function of the row as the file has it: KeyError names the field that is missing, ValueError says
-what is wrong with it. Nothing is corrected: a gold that is no good is for `check` to find.
+what is wrong with it. Nothing is corrected: finding bad golds is for `check`.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def bird_gold(row: Mapping[str, Any]) -> str:
 
 
 def spider_gold(row: Mapping[str, Any]) -> str:
-    """`query` as it stands."""
+    """`query` as it is."""
     return _field(row, "query")
 
 
@@ -156,7 +156,7 @@ def whole_gold(row: Mapping[str, Any]) -> str:
 
 
 def plain_gold(row: Mapping[str, Any]) -> str:
-    """`answer` as it stands."""
+    """`answer` as it is."""
     return _field(row, "answer")
 
 

@@ -1,23 +1,9 @@
 """The SQL prompt in the form that the authors used: OmniSQL's, the schema as DDL with example values.
 
-Each table is a `CREATE TABLE` with a line for each column: name, type (Spider's: number, text, time, boolean, others;
-BIRD's: as declared), its natural name as a comment where that says more than the name, then examples: first the values
-that the question names (see `question_values`), then the first two that the table holds, six at most, texts cut at 40
-characters. Primary and foreign keys follow. Evidence stands in the line before the question, as in OmniSQL: the
-prompts that the authors published have none. They send the text as one user message, without a system message.
-
-Types, keys and natural names stand in the data set's `tables.json` (BIRD: `train_tables.json`,
-`dev_tables.json`). Without its entry they are taken from the database by the rules of the script that made
-Spider's file; natural names, which people wrote, are then missing.
-
-Departures from OmniSQL:
-
-1. A search for example values ends after `MAX_OPS` SQLite operations; theirs reads on.
-2. Blobs, which theirs shows whole, are cut at 40 bytes.
-3. Names in backticks are OmniSQL's for every column and table of Spider and of BIRD's dev set; another name that some
-   dialect of SQL reserves may be quoted there and not here.
-
-What it does not do: show views (neither does theirs), or leave out columns at random, as OmniSQL does for training.
+Each table is a `CREATE TABLE` with a line for each column: name, type, its natural name as a comment where that says
+more, and example values: first those that the question names (see `question_values`), then the first that the table
+holds. Types, keys and natural names are the data set's `tables.json`; without its entry they are the database's own.
+Where this departs from OmniSQL is in `docs/method.md`. Views are not shown (neither are they there).
 """
 
 from __future__ import annotations
@@ -88,7 +74,7 @@ _KEYWORDS = frozenset(
 )
 _Table = tuple[str, list[tuple[str, str, str]], list[str]]
 """Name; name, type and comment of each column; lines of its keys."""
-_TYPES = (  # the first that stands in the declared type decides
+_TYPES = (  # the first that the declared type contains decides
     ("text", ("char", "text", "var")),
     ("number", ("int", "numeric", "decimal", "number", "id", "real", "double", "float")),
     ("time", ("date", "time", "year")),
@@ -124,7 +110,7 @@ def schema_prompt(
 
 
 def table_descriptions(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Entries of a data set's `tables.json` by database. Raises ValueError for what is no such file."""
+    """Entries of a data set's `tables.json` by database. Raises ValueError for any other file."""
     try:
         return {entry["db_id"]: entry for entry in json.loads(Path(path).read_text(encoding="utf-8"))}
     except (ValueError, KeyError, TypeError) as error:
@@ -199,9 +185,9 @@ def _tables(entry: Mapping[str, Any]) -> list[_Table]:
         lines = [f"    PRIMARY KEY ({', '.join(keys)}),"] if keys else []
         for i in places:
             lines += [_foreign_key(table, columns[i][1], names, columns[j]) for k, j in entry["foreign_keys"] if k == i]
-        told = [(columns[i][1], entry["column_types"][i], _comment(columns[i][1], natural[i][1])) for i in places]
-        if told:
-            tables.append((table, told, list(dict.fromkeys(lines))))
+        shown = [(columns[i][1], entry["column_types"][i], _comment(columns[i][1], natural[i][1])) for i in places]
+        if shown:
+            tables.append((table, shown, list(dict.fromkeys(lines))))
     return tables
 
 

@@ -20,7 +20,7 @@ from dphlib.settings.profiles import Profile, profile
 from dphlib.settings.stages import BaseConfig, Program, TuningKind
 
 ENVIRONMENT = {
-    "DPH_BASE": "another base model: NAME@COMMIT on the hub, NAME of one that stands here, or a folder",
+    "DPH_BASE": "another base model: NAME@COMMIT on the hub, NAME of one that is known here, or a folder",
     "DPH_TUNING": "full, lora or qlora",
     "DPH_SAMPLER": "vllm or transformers",
     "DPH_METHODS": "some of the methods, such as grpo,dph_f,dph_js: fewer hours",

@@ -160,7 +160,7 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
         study_seeds: the same for ablations and studies.
 
     Raises:
-        ValueError: no such profile, or seeds that are none.
+        ValueError: no such profile, or what is not seeds.
 
     >>> profile("cpu").presample.k, profile("cpu", seeds="5").seeds
     (8, (0, 1, 2, 3, 4))

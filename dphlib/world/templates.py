@@ -1,7 +1,7 @@
 """Every template, once: what the model is asked, the form of its answers, and how a style is read off them.
 
-The paper tells solution styles apart by an answer's prefix; so do we. The four lead-ins are shared by SQL and
-sums, as an instruct model's habits of opening an answer are shared by its tasks.
+As in the paper, an answer's prefix says its solution style. SQL and sums share the four lead-ins, as an instruct
+model's tasks share its habits of opening an answer.
 """
 
 from __future__ import annotations
