@@ -6,6 +6,8 @@ from databases import fenced, make_database
 from __future__ import annotations
 
 import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 CLUB = """
@@ -30,6 +32,13 @@ def make_database(root: Path, db_id: str, script: str = CLUB) -> Path:
     connection.executescript(script)
     connection.close()
     return path
+
+
+def until(happened: Callable[[], object]) -> bool:
+    """Waits for an event, however long it takes; for the tests that need something to be in the middle."""
+    while not happened():
+        time.sleep(0.01)
+    return True
 
 
 HOSTILE = [
@@ -69,9 +78,14 @@ HOSTILE = [
 
 ENDLESS = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) "
 DOUBLING = "WITH RECURSIVE r(x) AS (SELECT 'aaaaaaaa' UNION ALL SELECT x || x FROM r) "
-NESTED = "WITH t0 AS (SELECT 1 AS a)" + "".join(
-    f", t{i} AS (SELECT x.a FROM t{i - 1} x, t{i - 1} y)" for i in range(1, 40)
-)
+
+
+def chain(first: str, body: str) -> str:
+    """40 common table expressions, each made from the one before it (`{}`)."""
+    return f"WITH t0 AS ({first})" + "".join(f", t{i} AS ({body.replace('{}', f't{i - 1}')})" for i in range(1, 40))
+
+
+LONG = "replace(hex(zeroblob(16000)), '0', 'a')"  # 32,000 characters
 BOMBS = {
     "recursion": ENDLESS + "SELECT count(*) FROM r",
     "rows": ENDLESS + "SELECT x FROM r",
@@ -81,13 +95,19 @@ BOMBS = {
     "sorted product": "SELECT * FROM " + ", ".join(f"t t{i}" for i in range(12)) + " ORDER BY 1, 5, 9",
     "randomblob": "SELECT randomblob(1000000000)",
     "printf": "SELECT printf('%.*c', 1000000000, 'x')",
+    "format": "SELECT format('%d %.1c %.1000000000c', 1, 'x', 'y')",
     "doubling": DOUBLING + "SELECT x FROM r",
     "group_concat": ENDLESS + "SELECT group_concat(x) FROM r",
     "replace": "SELECT replace(hex(zeroblob(900000)), '0', '0123456789')",
-    "nested": NESTED + " SELECT count(*) FROM t39",
+    "nested": chain("SELECT 1 AS a", "SELECT x.a FROM {} x, {} y") + " SELECT count(*) FROM t39",
+    "subqueries": chain("SELECT 1 AS a", "SELECT (SELECT a FROM {}) + (SELECT a FROM {}) AS a") + " SELECT a FROM t39",
+    "expressions": chain("SELECT age AS a FROM t", "SELECT a + a AS a FROM {}") + " SELECT a FROM t39",
     "instr": "SELECT sum(instr(zeroblob(1990000), zeroblob(900000) || x'01')) FROM t a, t b, t c",
     "like": "SELECT count(*) FROM t a, t b, t c WHERE hex(zeroblob(900000)) LIKE '%0%0%0%0%0%0%0%0%0%1'",
     "glob": "SELECT count(*) FROM t a, t b, t c WHERE hex(zeroblob(900000)) GLOB '*0*0*0*0*0*0*0*0*0*1'",
+    "trim": f"SELECT trim({LONG}, replace({LONG}, 'a', 'b') || replace({LONG}, 'a', 'c'))",
+    "json_patch": ENDLESS.replace(" FROM r)", " FROM r LIMIT 90000)")
+    + "SELECT json_patch(json_group_object(x, 1), json_group_object(-x, 1)) FROM r",
     "sort": ENDLESS + "SELECT x, hex(randomblob(500)) FROM r ORDER BY 2",
     "distinct": ENDLESS.replace("ALL ", "") + "SELECT count(DISTINCT x) FROM r",
     "window": ENDLESS + "SELECT sum(x) OVER (ORDER BY x DESC) FROM r",

@@ -1,4 +1,4 @@
-"""The SQL verifier under answers that mean harm: statements that write, bombs, junk, workers killed meanwhile."""
+"""The SQL verifier under answers that mean harm: statements that write, bombs, junk."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import hashlib
 import json
 import os
 import random
-import signal
+import sqlite3
 import threading
-import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from databases import BOMBS, HOSTILE, fenced, make_database
+from databases import BOMBS, ENDLESS, HOSTILE, fenced, make_database
 
 from dphlib.types import OUTCOMES
 from dphlib.verify.sql import MEMORY_MIB, SqlVerifier
@@ -31,9 +30,9 @@ def root(tmp_path):
 
 
 def state(root: Path) -> tuple:
-    """Every file below `root` with its hash, and the names in the working directory."""
+    """Every file below `root` with its hash, and what statements name in the workers' directory."""
     files = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
-    return files, sorted(os.listdir("."))
+    return files, [name for name in ("other.sqlite", "copy.sqlite") if Path("/", name).exists()]
 
 
 def test_hostile_statements_are_forbidden_and_leave_no_trace(root):
@@ -55,14 +54,14 @@ def test_a_gold_that_writes_is_nobodys_zero_and_writes_nothing(root):
     assert state(root) == before
 
 
-def test_bombs_end_by_the_deadline_and_leave_the_others_untouched(root):
-    with SqlVerifier(root, timeout_s=0.8, max_ops=10_000_000) as verifier:
-        verifier.verify("club", "SELECT 1", fenced("SELECT 1"))
+@pytest.mark.slow
+def test_bombs_end_by_their_budgets_and_leave_the_others_untouched(root):
+    """None of them needs the clock, so that a slow machine decides as a fast one does."""
+    with SqlVerifier(root, max_ops=10_000_000) as verifier:
         for name, sql in BOMBS.items():
-            start = time.perf_counter()
-            outcome = verifier.verify("club", "SELECT 1", fenced(sql)).outcome
-            assert (name, outcome) in {(name, o) for o in ("timeout", "too_large", "invalid", "wrong")}
-            assert time.perf_counter() - start < 0.8 + 1, name
+            verdict = verifier.verify("club", "SELECT 1", fenced(sql))
+            assert verdict.outcome in ("timeout", "too_large", "invalid"), name
+            assert "killed" not in verdict.detail, name
             assert verifier.verify("club", "SELECT 1", fenced(f"SELECT 1 -- {name}")).outcome == "correct"
             peaks = [(PROC / str(pid) / "status").read_text() for pid in verifier.pids() if PROC.exists()]
             assert all(int(peak.split("VmHWM:")[1].split()[0]) < 800 << 10 for peak in peaks), name
@@ -71,15 +70,33 @@ def test_bombs_end_by_the_deadline_and_leave_the_others_untouched(root):
         assert verifier.executed == executed  # a bomb goes off once
 
 
-@pytest.mark.parametrize("name", ["recursion", "instr"])
-def test_a_gold_that_is_a_bomb_costs_its_time_once(root, name):
-    with SqlVerifier(root, timeout_s=0.8, max_ops=1_000_000) as verifier:
-        verifier.verify("club", "SELECT 1", fenced("SELECT 1"))
-        start = time.perf_counter()
-        verdicts = verifier.verify_many([("club", BOMBS[name], fenced(f"SELECT {i}")) for i in range(200)])
-        assert time.perf_counter() - start < 0.8 + 1
-        assert {verdict.outcome for verdict in verdicts} == {"infra_error"}
-        assert "gold" in verdicts[0].detail and BOMBS[name][:60] in verdicts[0].detail
+def test_the_processor_time_ends_what_no_budget_does(root):
+    endless = ENDLESS + "SELECT count(*) FROM r"
+    with SqlVerifier(root, timeout_s=0.3, max_ops=10**15) as verifier:
+        assert verifier.verify("club", "SELECT 1", fenced(endless)).outcome == "timeout"
+        verdicts = verifier.verify_many([("club", endless, fenced(f"SELECT {i}")) for i in range(100)])
+        assert {(verdict.outcome, verdict.reward) for verdict in verdicts} == {("infra_error", None)}
+        assert "gold" in verdicts[0].detail and endless in verdicts[0].detail
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT printf('%05.1f|%-6s|%,d|%.3c|%c', 3.14159, name, 1234567, 'ab', name) FROM t",
+        "SELECT format('%.*c', id, 'x'), format('%*d', id, age), format(NULL), printf('%s', x'00ff') FROM t",
+        "SELECT replace(name, 'n', 'm'), trim(name, 'a'), instr(name, 'n') FROM t WHERE name LIKE '%n%'",
+        "SELECT printf('%.300f', 1.5), printf(), printf('%d%')",
+    ],
+)
+def test_the_functions_with_shorter_limits_give_what_sqlite_gives(root, sql):
+    rows = sqlite3.connect(root / "club" / "club.sqlite").execute(sql).fetchall()
+    cells = [
+        [f"'{cell}'" if isinstance(cell, str) else "NULL" if cell is None else str(cell) for cell in row]
+        for row in rows
+    ]
+    gold = "VALUES " + ", ".join(f"({', '.join(row)})" for row in cells)
+    with SqlVerifier(root) as verifier:
+        assert verifier.verify("club", gold, fenced(sql)).outcome == "correct"
 
 
 def junk(kind: int, i: int) -> tuple[str, set[str]]:
@@ -101,9 +118,8 @@ def junk(kind: int, i: int) -> tuple[str, set[str]]:
 def mixed(count: int) -> list[tuple[str, set[str]]]:
     """Answers to `GOLD`, all different, each with the outcomes that it may have."""
     made: list[tuple[str, set[str]]] = []
-    for name, sql in BOMBS.items():
-        killers = 2 if name in ("instr", "like", "glob", "nested") else 6  # those cost the deadline each
-        made += [(fenced(f"{sql} -- {i}"), {"timeout", "too_large", "invalid", "wrong"}) for i in range(killers)]
+    for sql in BOMBS.values():
+        made += [(fenced(f"{sql} -- {i}"), {"timeout", "too_large", "invalid", "wrong"}) for i in range(2)]
     made += [(fenced(f"SELECT id, name FROM t WHERE '{'x' * 200_000}' != '{i}'"), {"invalid"}) for i in range(20)]
     made += [(f"{'y' * 200_000} {i} {fenced('SELECT id, name FROM t')}", {"correct"}) for i in range(20)]
     for i in range(count - len(made)):
@@ -125,21 +141,22 @@ def resident_mib() -> float:
     return int((PROC / "self" / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PROC.exists(), reason="needs /proc to count what is left over")
 def test_ten_thousand_mixed_hostile_answers_in_one_batch(root):
     """No hang, no leak, no changed database; the same outcomes one way and the other."""
     answers = mixed(10_000)
     gc.collect()  # what other tests left open is not closed in between
-    before, descriptors, threads, resident = state(root), os.listdir(PROC / "self/fd"), threading.active_count(), 0.0
+    before = state(root)
+    descriptors = os.listdir(PROC / "self/fd")
+    threads = threading.active_count()
+    resident = 0.0
     results = []
     for workers, some in ((3, answers), (1, answers[::-1])):
-        verifier = SqlVerifier(root, timeout_s=0.7, max_ops=200_000, workers=workers)
-        with verifier:
+        with SqlVerifier(root, max_ops=200_000, workers=workers) as verifier:
             verifier.verify("club", GOLD, fenced("SELECT 1"))
             resident = resident or resident_mib()
-            start = time.perf_counter()
             verdicts = verifier.verify_many([("club", GOLD, text) for text, _ in some])
-            assert time.perf_counter() - start < 120
             pids = verifier.pids()
             assert verifier.verify("club", GOLD, fenced("SELECT id, name FROM t WHERE 1")).outcome == "correct"
         assert not any((PROC / str(pid)).exists() for pid in pids)
@@ -156,41 +173,12 @@ def test_ten_thousand_mixed_hostile_answers_in_one_batch(root):
     assert resident_mib() - resident < 200
 
 
-def test_workers_killed_from_outside_again_and_again(root):
-    """Each answer gets its own verdict or, killed twice, none: never a silent zero."""
-    items = [("club", GOLD, fenced(f"SELECT id, name FROM t WHERE id < 10 + {i}")) for i in range(8_000)]
-    stop = threading.Event()
-    killed = []
-    with SqlVerifier(root, workers=2) as verifier:
-        verifier.verify_many(items[:100])
-
-        def kill() -> None:
-            while not stop.wait(0.1):
-                for pid in verifier.pids()[:1]:
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        try:
-            outcomes = Counter(verdict.outcome for verdict in verifier.verify_many(items))
-        finally:
-            stop.set()
-            killer.join()
-        assert len(killed) >= 2
-        assert set(outcomes) <= {"correct", "infra_error"} and outcomes["infra_error"] <= len(killed) // 2
-        assert verifier.verify("club", GOLD, fenced("SELECT id, name FROM t WHERE 1")).outcome == "correct"
-
-
-def test_an_answer_of_200_kb_has_its_outcome_at_once(root):
+def test_answers_of_200_kb(root):
     long = "SELECT 1 -- " + "x" * 200_000
     texts = [fenced(long), "x" * 200_000 + fenced("SELECT 1"), fenced("SELECT 1") * 5000, "```sql " * 30_000]
     with SqlVerifier(root) as verifier:
-        verifier.verify("club", "SELECT 1", fenced("SELECT 1"))
-        start = time.perf_counter()
         outcomes = [verdict.outcome for verdict in verifier.verify_many([("club", "SELECT 1", t) for t in texts])]
         assert outcomes == ["invalid", "correct", "correct", "no_answer"]
-        assert time.perf_counter() - start < 2
         assert verifier.verify("club", long, fenced("SELECT 1")).outcome == "infra_error"
 
 
