@@ -211,8 +211,8 @@ _FUNCTIONS: dict[str, tuple[Elementwise, Elementwise, Elementwise]] = {
     "jeffreys": (lambda d: d * torch.expm1(d), lambda d: torch.expm1(d) + d * d.exp(), _jeffreys_dual),
 }
 DIVERGENCES: dict[str, Divergence] = {
-    name: Divergence(**vars(facts), **dict(zip(("value", "slope", "dual"), _FUNCTIONS[name], strict=True)))
-    for name, facts in GENERATORS.items()
+    name: Divergence(**vars(GENERATORS[name]), value=value, slope=slope, dual=dual)
+    for name, (value, slope, dual) in _FUNCTIONS.items()
 }
 
 
@@ -243,8 +243,14 @@ def divergence(name: str, **params: float) -> Divergence:
     if not 0 < alpha < 1:
         raise ValueError(f'alpha is {alpha}; it must lie in (0, 1): "forward_kl" is the limit 1, "reverse_kl" is 0')
     value, slope = _alpha_forms(alpha)
-    edges = {"at_zero": 1 / (1 - alpha), "slope_at_infinity": 1 / alpha}
-    return replace(DIVERGENCES["alpha"], value=value, slope=slope, dual=_alpha_dual(alpha), **edges)
+    return replace(
+        DIVERGENCES["alpha"],
+        at_zero=1 / (1 - alpha),
+        slope_at_infinity=1 / alpha,
+        value=value,
+        slope=slope,
+        dual=_alpha_dual(alpha),
+    )
 
 
 def generator(name: str, **params: float) -> Elementwise:

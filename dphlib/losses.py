@@ -17,8 +17,9 @@ NEAR_PERFECT tokens. Not here: choosing ids, dynamic sampling, overlong shaping;
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -68,7 +69,7 @@ def group_advantages(rewards_P_G: Tensor, *, scale: Literal["std", "none"] = "st
     be judged; it is left out of mean and deviation and gets zero.
 
     Args:
-        rewards_P_G: rewards, one row a problem, one column a sample.
+        rewards_P_G: rewards, one row per problem, one column per sample.
         scale: "std" as above, "none" to only subtract the mean (Dr. GRPO).
         eps: added to the deviation.
 
@@ -178,12 +179,12 @@ class PartitionedLossStats:
 
     @property
     def old_kl(self) -> Tensor:
-        """Mean estimate of KL(pi_old || pi_theta), nats a token."""
+        """Mean estimate of KL(pi_old || pi_theta), nats per token."""
         return self._per_explore_token(self.old_kl_sum)
 
     @property
     def kl(self) -> Tensor:
-        """Mean estimate of KL(pi_theta || pi_ref), nats a token; NaN where it was not computed."""
+        """Mean estimate of KL(pi_theta || pi_ref), nats per token; NaN where it was not computed."""
         return self._per_explore_token(self.kl_sum)
 
     def to_dict(self) -> dict[str, float]:
@@ -235,7 +236,7 @@ def partitioned_loss(
         clip_low, clip_high: PPO-clip below and above (DAPO: clip_high 0.28).
         dual_clip: cap on the loss for negative advantages, None for no cap.
         rkl_coef: weight of the RKL baseline's term on EXPLORE tokens.
-        rkl_estimator: "k3" as the authors, or "k2"; see departure 4 at the module's head.
+        rkl_estimator: "k3" as the authors have it, or "k2"; they differ in whose gradient they have.
         entropy_coef: of an entropy bonus, which is subtracted from L_exp.
         aggregation, max_new_tokens: see `count_denominators`; max_new_tokens is for "dr_grpo" only.
         denominators: those of the whole batch; counted from this call's ids when None.
@@ -262,13 +263,7 @@ def partitioned_loss(
                 " count denominators over the whole batch"
             )
 
-    def mean(loss_B_T: Tensor, loss_id: int) -> Tensor:
-        mask_B_T = loss_id_B_T == loss_id
-        loss_B_T = torch.where(mask_B_T, loss_B_T, 0.0)
-        if aggregation == "sequence_mean":
-            loss_B_T = loss_B_T / mask_B_T.sum(-1, keepdim=True).clamp(min=1)
-        return loss_B_T.sum() / divisor[loss_id]
-
+    mean = partial(_mean, loss_id_B_T, divisor, aggregation)
     zero = logprobs_B_T[:0].sum()  # a zero with a graph, whatever the masked positions hold
     explore, near_perfect, on_policy = zero, zero, zero
     counts = [(loss_id_B_T == loss_id).sum() for loss_id in _LOSSES]
@@ -281,11 +276,11 @@ def partitioned_loss(
             loss_B_T = loss_B_T + rkl_coef * kl_B_T
         if entropy_coef > 0:
             loss_B_T = loss_B_T - entropy_coef * tokens.of(EXPLORE, "entropy_B_T")
-        explore = mean(loss_B_T, EXPLORE)
+        explore = mean(EXPLORE, loss_B_T)
     if NEAR_PERFECT in present:
-        near_perfect = mean(_rehearsal(tokens, divergence), NEAR_PERFECT)
+        near_perfect = mean(NEAR_PERFECT, _rehearsal(tokens, divergence))
     if ON_POLICY_DIVERGENCE in present:
-        on_policy = mean(_on_policy_half(tokens, divergence), ON_POLICY_DIVERGENCE)
+        on_policy = mean(ON_POLICY_DIVERGENCE, _on_policy_half(tokens, divergence))
     if rkl_coef == 0:
         sums["kl_sum"] = zero.detach() + math.nan
 
@@ -378,6 +373,17 @@ def _on_policy_half(tokens: Tokens, divergence: Callable[[Tensor], Tensor] | str
     h = log_over_mean(d)
     weight = h + 0.5 - torch.sigmoid(d)
     return (h + weight * (policy - policy.detach())) / 2
+
+
+def _mean(
+    loss_id_B_T: Tensor, divisor: Mapping[int, float], aggregation: str, loss_id: int, loss_B_T: Tensor
+) -> Tensor:
+    """The loss of the tokens with that id, added up and divided as the aggregation says."""
+    mask_B_T = loss_id_B_T == loss_id
+    loss_B_T = torch.where(mask_B_T, loss_B_T, 0.0)
+    if aggregation == "sequence_mean":
+        loss_B_T = loss_B_T / mask_B_T.sum(-1, keepdim=True).clamp(min=1)
+    return loss_B_T.sum() / divisor[loss_id]
 
 
 def _ratio(log_ratio: Tensor) -> Tensor:
