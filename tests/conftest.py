@@ -21,6 +21,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from dphlib.runtime.machine import pin_kernels
+
+pin_kernels(instructions=importlib.util.find_spec("vllm") is None)  # vLLM's build for a CPU wants all that it has
+
 # A runner in the background hands an ignored Ctrl-C on to all that it starts; the tests of interrupts need it back.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dphlib.report.facts import read_json
 from dphlib.runtime.files import RunError
+from dphlib.runtime.machine import pin_kernels
 from dphlib.runtime.places import ARTIFACTS, REFERENCE
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.profiles import Profile
@@ -28,6 +29,7 @@ def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
         raise RunError(f"{out} holds the results to compare with; give another folder with --out")
     for folder in ("figures", "tables"):
         shutil.rmtree(out / folder, ignore_errors=True)
+    pin_kernels()
     draw_recorded(source, out, _asked(source))
     made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     equal, differ, absent = filecmp.cmpfiles(out, source, made, shallow=False)

@@ -28,7 +28,7 @@ from dphlib.report.notebooks import (
 )
 from dphlib.runtime.files import clear_errors, digest, make_folder, require_space, say, write_json
 from dphlib.runtime.jobs import duration
-from dphlib.runtime.machine import versions
+from dphlib.runtime.machine import pin_kernels, versions
 from dphlib.runtime.manifests import read_manifest
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS
 from dphlib.settings.environment import profile_from_environment
@@ -173,6 +173,7 @@ def _finish(out: Path, settings: Profile, asked: dict[str, str]) -> None:
 
 def _closing_words(out: Path, done: Sequence[str], seconds: float) -> None:
     from dphlib.analysis import claims
+    from dphlib.experiment.agreement import agreement
 
     print()
     claims.print_table(claims.from_json((out / "claims.json").read_text(encoding="utf-8")))
@@ -182,11 +183,17 @@ def _closing_words(out: Path, done: Sequence[str], seconds: float) -> None:
     print(f"Results: {out}")
     again = f"{len(done)} notebooks executed" if done else "nothing had changed, all notebooks reused"
     total = duration(sum(manifest["seconds"].values()))
+    if said := agreement(out, manifest["profile"]):
+        print(said)
     print(f"This time: {duration(seconds)}, {again}. All notebooks together took {total}; peak memory {peak:.1f} GiB.")
 
 
 def require_machine(settings: Profile) -> None:
-    """Before anything is read or downloaded: a GPU, a sampler or memory that is not here is one line."""
+    """Before anything is read or downloaded: a GPU, a sampler or memory that is not here is one line.
+
+    A CPU profile's processes, all of which this one starts, compute with pinned instructions.
+    """
+    pin_kernels(instructions=settings.base is None)
     if settings.base is not None:
         from dphlib.experiment.plan import require_memory
         from dphlib.experiment.policies import requirements
