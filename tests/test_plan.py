@@ -22,7 +22,7 @@ from dphlib.models.tuning import prepare
 from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import batches, prompt_tokens
-from dphlib.settings.environment import chosen_by_environment
+from dphlib.settings.environment import chosen_by_environment, profile_from_environment
 from dphlib.settings.gpu import BASES, GPU_PROFILES, LLAMA_8B, OMNISQL_32B, SMOKE
 from dphlib.settings.profiles import PROFILES, profile
 from dphlib.settings.stages import TuningConfig
@@ -132,10 +132,10 @@ def test_the_command_tells_the_needs_or_that_they_are_not_known(name, capsys):
 
 def test_gpu24_fits_colabs_free_gpu_by_calculation_and_the_paper_does_not(monkeypatch, capsys):
     monkeypatch.setenv("DPH_SAMPLER", "transformers")
-    free = plan.plan(profile("gpu24"), "t4")
+    settings = profile_from_environment("gpu24")
+    free = plan.plan(settings, "t4")
     assert free.fits and free.memory_gib < 0.8 * free.card.memory_gib, "a fifth is left for what is not in the formulae"
     assert not plan.plan(profile("gpu80"), "t4").fits
-    settings = profile("gpu24")
     many = replace(settings, backend=replace(settings.backend, batch_rows=1024))
     assert not plan.plan(many, "t4").fits, "what decides is how many answers are drawn at a time"
     assert cli.main(["plan", "--profile", "gpu24", "--card", "t4"]) == 0
@@ -213,9 +213,8 @@ def test_a_sampler_needs_room_to_read_prompts_and_no_more_where_each_has_one_ans
     assert plan._sampling_bytes(one, card) == least > 2 * 2**30
 
 
-def test_hours_count_that_long_prompts_make_small_batches_of_greedy_answers(monkeypatch):
-    monkeypatch.setenv("DPH_SAMPLER", "transformers")
-    settings = profile("gpu80")
+def test_hours_count_that_long_prompts_make_small_batches_of_greedy_answers():
+    settings = chosen_by_environment(profile("gpu80"), {"DPH_SAMPLER": "transformers"})
     short = replace(settings, data=replace(settings.data, max_prompt_tokens=512))
     assert plan.plan(settings).presample_hours > 1.5 * plan.plan(short).presample_hours
 
