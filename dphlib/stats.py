@@ -428,6 +428,11 @@ class Interval:
     per_seed: tuple[tuple[int, float], ...]
     p: float
 
+    def columns(self, name: str, low: float = -np.inf, high: float = np.inf, scale: float = 100.0) -> dict[str, float]:
+        """The columns `name`, `name_low` and `name_high`, in per cent; the ends cut at `low` and `high`."""
+        ends = {f"{name}_low": max(low, scale * self.low), f"{name}_high": min(high, scale * self.high)}
+        return {name: scale * self.estimate, **ends}
+
 
 def bootstrap(
     scores: Sequence[Scores],

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from synthetic import make_cost, make_presample, make_records, make_train_logs
 
 from dphlib import stats
-from dphlib.analysis.labels import COLOURS, CONTROLLED, FAMILY, LINES, MARKERS, NAMES
+from dphlib.analysis.labels import COLOURS, CONTROLLED, FAMILY, LOOKS
 from dphlib.figures.captions import CAPTIONS
 from dphlib.figures.method import method_figure
 from dphlib.figures.results import keep_explore, pass_curves, pass_over_steps, styles
@@ -61,9 +61,9 @@ def as_lab(colour: str, kind: str) -> np.ndarray:
 
 
 def test_every_method_has_a_name_a_colour_a_marker_and_a_line():
-    for named in (NAMES, COLOURS, MARKERS, LINES):
-        assert set(named) == {*METHODS, *CONTROLS}
-    assert len(set(COLOURS.values())) == len(set(MARKERS.values())) == len(METHODS) + len(CONTROLS)
+    assert set(LOOKS) == {*METHODS, *CONTROLS}
+    for field in ("name", "colour", "marker"):
+        assert len({getattr(look, field) for look in LOOKS.values()}) == len(LOOKS)
 
 
 @pytest.mark.parametrize("kind", BLINDNESS)
@@ -109,7 +109,7 @@ def test_keep_explore_agrees_with_the_statistics_and_shows_an_unchanged_base(rec
     splits = {method: stats.keep_explore(scores, method, "in_domain", 8) for method in ("base", "grpo")}
     for ax, name in zip(fig.axes, ("keep", "explore"), strict=True):
         expected = {method: 100 * getattr(split, name)().estimate for method, split in splits.items()}
-        points = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == MARKERS["grpo"]]
+        points = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == LOOKS["grpo"].marker]
         dashed = [line.get_xdata()[0] for line in ax.lines if line.get_color() == COLOURS["base"]]
         assert np.isclose(points[0], expected["grpo"]) and np.isclose(dashed[0], expected["base"])
 

@@ -39,7 +39,7 @@ def test_the_papers_averages_follow_from_its_five_sets():
 
 
 def test_the_papers_tables_are_whole_and_looked_up_by_name():
-    for table in paper.ALL:
+    for table in (paper.TABLE_1, paper.TABLE_2, paper.TABLE_3, paper.TABLE_3_QWEN, *paper.TABLE_5.values()):
         assert all(len(row) == len(table.columns) for row in table.rows.values())
         assert all(0 <= value <= 100 for row in table.rows.values() for value in row)
     assert paper.TABLE_1.cell("dph_js", "BIRD Pass@8") - paper.TABLE_1.cell("grpo", "BIRD Pass@8") == pytest.approx(4.3)

@@ -6,7 +6,7 @@ claim is "not worse": supported. Upper bound at or below 0, or below -tolerance:
 An arm, a suite or enough samples absent: not run. A trained arm with fewer than three seeds: inconclusive.
 
 One part not supported refutes the claim, all supported support it, else it is not run where a part is, or inconclusive.
-On a profile smaller than the claim's own (the smoke profiles) nothing is settled: such a claim is inconclusive.
+On the smoke profiles nothing is settled: such a claim is inconclusive.
 
 1. The cost claim counts tokens, never seconds: a verdict must not depend on the machine. Counts have no interval; low
    and high are the range over seeds.
@@ -34,9 +34,9 @@ from rich.table import Table
 
 from dphlib import stats
 from dphlib.analysis.labels import NAMES
+from dphlib.settings.profiles import PROFILES
 
 Decision = Literal["supported", "not supported", "inconclusive", "not run"]
-PROFILES = ("smoke", "gpu24-smoke", "gpu80-smoke", "paper-smoke", "cpu", "gpu24", "gpu80", "paper")  # by size
 IN, CROSS, OUT = "in_domain", "cross_domain", "out_of_domain"
 DPH, BASELINES = ("dph_f", "dph_js"), ("grpo", "dapo", "rkl")
 MIN_SEEDS = 3
@@ -121,14 +121,12 @@ class Claim:
         id: short name, the same in files and README.
         text: what is claimed, with the measure that is used here.
         paper_ref: where it comes from.
-        profile: the smallest profile that can settle it.
         check: evidence -> results of the parts, all of which must hold.
     """
 
     id: str
     text: str
     paper_ref: str
-    profile: str
     check: Callable[[Evidence], list[PartResult]]
 
 
@@ -282,7 +280,7 @@ def _reference_tokens(method: str, logs: pd.DataFrame | None) -> PartResult:
 
 
 def _claim(name: str, text: str, paper_ref: str, *parts: Part) -> Claim:
-    return Claim(name, text, paper_ref, "cpu", lambda evidence: [decide(part, evidence) for part in parts])
+    return Claim(name, text, paper_ref, lambda evidence: [decide(part, evidence) for part in parts])
 
 
 BASE = ("base",)
@@ -383,7 +381,6 @@ CLAIMS: tuple[Claim, ...] = (
         "no_reference_model",
         "DPH-F and DPH-JS train without an online reference model; RKL needs one.",
         "abstract",
-        "cpu",
         _no_reference_model,
     ),
     _claim(
@@ -426,7 +423,7 @@ def evaluate_claims(
     Args:
         records: frame of EvalRecord rows; those of each run's last step count.
         train_logs: one row per iteration: method, variant, seed, reference_tokens, policy_tokens; or None.
-        profile: of `PROFILES`, the one that wrote the records.
+        profile: of `settings.profiles.PROFILES`, the one that wrote the records.
         rng_seed: of the bootstrap; the same records and seed give the same results.
         claims: which to decide.
         level: of the intervals that decide.
@@ -442,7 +439,7 @@ def evaluate_claims(
 
 def _result(claim: Claim, evidence: Evidence, profile: str) -> ClaimResult:
     parts = claim.check(evidence)
-    if PROFILES.index(profile) < PROFILES.index(claim.profile):
+    if profile.endswith("smoke"):
         parts = [
             p if p.verdict == "not run" else replace(p, verdict="inconclusive", reason=f"{profile} profile")
             for p in parts

@@ -6,36 +6,39 @@ drawn together), and each method has a line style or marker beside its colour. T
 
 from __future__ import annotations
 
-from dphlib.settings.methods import CONTROLS, METHODS
+from typing import NamedTuple
+
 from dphlib.settings.variants import MAIN, reading
 
-NAMES = {
-    "base": "base", "grpo": "GRPO", "dapo": "DAPO", "rkl": "RKL", "alpha_0.2": "alpha 0.2",
-    "alpha_0.5": "alpha 0.5", "alpha_0.8": "alpha 0.8", "dph_f": "DPH-F", "dph_js": "DPH-JS",
-    "dph_js_definition": "DPH-JS by definition", "grpo_dexp": "GRPO on D_exp", "sft_rehearsal": "SFT rehearsal",
-    "dph_f_all": "DPH-F on all prompts",
-}  # fmt: skip
+Dashes = str | tuple[int, tuple[float, ...]]
 
-COLOURS = {
-    "base": "#1A1A1A", "grpo": "#D55E00", "dapo": "#E8A317", "rkl": "#B5478F", "alpha_0.2": "#E3C28F",
-    "alpha_0.5": "#B5813F", "alpha_0.8": "#6B4412", "dph_f": "#0072B2", "dph_js": "#1BA784",
-    "dph_js_definition": "#4B3F72", "grpo_dexp": "#F4B6A0", "sft_rehearsal": "#2E6B57", "dph_f_all": "#8FC7F2",
-}  # fmt: skip
 
-MARKERS = {
-    "base": "s", "grpo": "v", "dapo": "<", "rkl": "^", "alpha_0.2": "p", "alpha_0.5": "h", "alpha_0.8": "H",
-    "dph_f": "o", "dph_js": "D", "dph_js_definition": "X", "grpo_dexp": ">", "sft_rehearsal": "P", "dph_f_all": "*",
-}  # fmt: skip
+class Look(NamedTuple):
+    """How a method is named and drawn."""
 
-LINES: dict[str, str | tuple[int, tuple[float, ...]]] = {
-    **dict.fromkeys((*METHODS, *CONTROLS), "-"),
-    "base": (0, (4, 1.6)),
-    "dapo": (0, (5, 1)),
-    "rkl": (0, (3, 1, 1, 1)),
-    "dph_js_definition": (0, (1.2, 1)),
-    "grpo_dexp": (0, (4, 1, 1, 1)),
-    "dph_f_all": (0, (2, 1)),
+    name: str
+    colour: str
+    marker: str
+    line: Dashes = "-"
+
+
+LOOKS = {
+    "base": Look("base", "#1A1A1A", "s", (0, (4, 1.6))),
+    "grpo": Look("GRPO", "#D55E00", "v"),
+    "dapo": Look("DAPO", "#E8A317", "<", (0, (5, 1))),
+    "rkl": Look("RKL", "#B5478F", "^", (0, (3, 1, 1, 1))),
+    "alpha_0.2": Look("alpha 0.2", "#E3C28F", "p"),
+    "alpha_0.5": Look("alpha 0.5", "#B5813F", "h"),
+    "alpha_0.8": Look("alpha 0.8", "#6B4412", "H"),
+    "dph_f": Look("DPH-F", "#0072B2", "o"),
+    "dph_js": Look("DPH-JS", "#1BA784", "D"),
+    "dph_js_definition": Look("DPH-JS by definition", "#4B3F72", "X", (0, (1.2, 1))),
+    "grpo_dexp": Look("GRPO on D_exp", "#F4B6A0", ">", (0, (4, 1, 1, 1))),
+    "sft_rehearsal": Look("SFT rehearsal", "#2E6B57", "P"),
+    "dph_f_all": Look("DPH-F on all prompts", "#8FC7F2", "*", (0, (2, 1))),
 }
+NAMES = {method: look.name for method, look in LOOKS.items()}
+COLOURS = {method: look.colour for method, look in LOOKS.items()}
 
 FAMILY = ("base", "dph_f", "alpha_0.2", "alpha_0.5", "alpha_0.8", "dph_js", "dph_js_definition")
 """The divergences of the rehearsal, drawn together."""
@@ -43,11 +46,14 @@ CONTROLLED = ("base", "grpo", "grpo_dexp", "dph_f", "dph_f_all", "sft_rehearsal"
 """The controls with what they are compared with, drawn together."""
 
 SUITES = {"in_domain": "in domain", "cross_domain": "cross domain", "out_of_domain": "out of domain"}
-PAPER_SUITES = {"in_domain": "BIRD", "cross_domain": "Spider", "out_of_domain": "mathematics"}
 
 STYLE_COLOURS = {
-    "direct": "#44679F", "aliased": "#7FB3D5", "nested": "#F0C27B", "stepwise": "#C2703D", "other": "#D9D9D9",
-}  # fmt: skip
+    "direct": "#44679F",
+    "aliased": "#7FB3D5",
+    "nested": "#F0C27B",
+    "stepwise": "#C2703D",
+    "other": "#D9D9D9",
+}
 """Of the solution styles, which are no methods: a scale of their own."""
 
 

@@ -1,15 +1,12 @@
-"""The paper's tables as data, in per cent, each with where its numbers come from. No computation.
+"""The paper's tables as data, in per cent, with where the numbers come from; no computation.
 
-Provenance: `fig` a table image in the authors' repository, `2nd` somebody else's notes on the paper, `code` the
-authors' scripts as read. The paper's full text was not at hand: a number that is not here is not available.
+The paper's full text was not at hand: a number that is not here is not available.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Provenance = Literal["fig", "2nd", "code"]
 PROVENANCE = {
     "fig": "a table image in the authors' repository",
     "2nd": "somebody else's notes on the paper",
@@ -26,16 +23,12 @@ class PaperTable:
         title: which table, of what model.
         columns: what each number of a row is.
         rows: row name (a method, or an eta) -> numbers in the order of `columns`.
-        provenance: where they come from.
-        note: what is not certain about it.
         digits: decimals that it is printed with.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: dict[str, tuple[float, ...]]
-    provenance: Provenance
-    note: str = ""
     digits: int = 1
 
     def cell(self, row: str, column: str) -> float | None:
@@ -54,13 +47,9 @@ class PaperTable:
         return "" if value is None else f"{value:.{self.digits}f}"
 
 
-_SQL = (
-    "BIRD greedy", "BIRD Pass@8", "BIRD Pass@16", "Spider greedy", "Spider Pass@8", "Spider Pass@16",
-)  # fmt: skip
-
 TABLE_1 = PaperTable(
     "Table 1, Llama-3.1-8B-Instruct, SQL",
-    _SQL,
+    ("BIRD greedy", "BIRD Pass@8", "BIRD Pass@16", "Spider greedy", "Spider Pass@8", "Spider Pass@16"),
     {
         "base": (42.4, 68.8, 75.0, 71.0, 90.9, 93.2),
         "grpo": (58.5, 66.2, 67.7, 73.0, 79.5, 80.6),
@@ -72,20 +61,6 @@ TABLE_1 = PaperTable(
         "dph_f": (60.4, 70.1, 71.6, 77.4, 84.5, 85.7),
         "dph_js": (62.8, 70.5, 72.4, 76.0, 82.7, 84.1),
     },
-    "fig",
-)
-
-TABLE_1_OMNISQL = PaperTable(
-    "Table 1, OmniSQL-32B, SQL",
-    _SQL,
-    {
-        "base": (65.0, 77.3, 79.8, 85.0, 92.8, 93.6),
-        "grpo": (69.4, 76.3, 78.8, 84.7, 91.6, 92.4),
-        "dapo": (69.9, 76.8, 79.2, 83.8, 91.0, 91.7),
-        "dph_f": (70.4, 78.6, 80.8, 86.1, 92.7, 93.3),
-        "dph_js": (70.5, 79.2, 81.9, 84.9, 91.9, 93.1),
-    },
-    "fig",
 )
 
 TABLE_2 = PaperTable(
@@ -102,51 +77,31 @@ TABLE_2 = PaperTable(
         "dph_f": (26.67, 90.0, 72.26, 36.59, 42.97, 53.69),
         "dph_js": (30.0, 80.0, 73.42, 38.22, 45.74, 53.48),
     },
-    "fig",
     digits=2,
 )
 
-TABLE_2_SIX_SETS = PaperTable(
-    "Table 2 of a later version: average over six sets, Minerva added",
-    ("average of six",),
-    {
-        "base": (60.35,), "grpo": (52.37,), "dapo": (52.63,), "rkl": (48.45,), "dph_f": (60.98,), "dph_js": (60.23,),
-    },
-    "2nd",
-    digits=2,
-)  # fmt: skip
-
+# From the second source, as fragments; training set and hyper-parameters are not available.
 _UNCERTAIN = ("1st column", "2nd column", "3rd column")
-_FRAGMENTS = "fragments; the columns' names are not certain; training set and hyper-parameters are not available"
-
 TABLE_3 = PaperTable(
     "Table 3, mathematics training, Llama-3.1-8B-Instruct",
     _UNCERTAIN,
     {
-        "base": (40.0, 23.3, 95.0), "grpo": (33.3, 26.7, 80.0), "dph_f": (36.7, 26.7, 90.0),
+        "base": (40.0, 23.3, 95.0),
+        "grpo": (33.3, 26.7, 80.0),
+        "dph_f": (36.7, 26.7, 90.0),
         "dph_js": (40.0, 26.7, 82.5),
     },
-    "2nd",
-    _FRAGMENTS,
-)  # fmt: skip
+)
 
 TABLE_3_QWEN = PaperTable(
     "Table 3, mathematics training, Qwen2.5-Math-7B",
     _UNCERTAIN,
     {
-        "base": (63.3, 56.7, 87.5), "grpo": (56.6, 50.0, 97.5), "dph_f": (73.33, 50.0, 97.5),
+        "base": (63.3, 56.7, 87.5),
+        "grpo": (56.6, 50.0, 97.5),
+        "dph_f": (73.33, 50.0, 97.5),
         "dph_js": (66.7, 53.3, 100.0),
     },
-    "2nd",
-    _FRAGMENTS,
-)  # fmt: skip
-
-TABLE_4 = PaperTable(
-    "Table 4, threshold of the partition, 6 of 8 against 8 of 8",
-    (),
-    {},
-    "2nd",
-    "8 of 8, about 8 % of the data, was best; the numbers are not available",
 )
 
 _GREEDY_16 = ("BIRD greedy", "BIRD Pass@16", "Spider greedy", "Spider Pass@16")
@@ -156,22 +111,17 @@ TABLE_5 = {
         "Table 5, DPH-JS by its generator, Llama-3.1-8B-Instruct",
         _GREEDY_16,
         {"0.01": (59.8, 68.1, 76.4, 80.8), "0.05": (61.3, 70.9, 75.3, 83.8), "0.2": (62.8, 72.4, 76.0, 84.1)},
-        "fig",
     ),
     "dph_js_definition": PaperTable(
         "Table 5, DPH-JS by definition, Llama-3.1-8B-Instruct",
         _GREEDY_16,
         {"0.01": (59.6, 68.2, 76.7, 81.5), "0.05": (61.4, 71.3, 75.9, 84.7), "0.2": (62.4, 71.9, 77.6, 85.5)},
-        "fig",
     ),
 }
 
 ETA = {
-    "dapo": "0.01, reverse KL", "rkl": "0.01-0.05", "alpha_0.2": "0.01-0.05", "alpha_0.5": "0.01-0.05",
-    "alpha_0.8": "0.01-0.05", "dph_f": "0.01-0.05", "dph_js": "0.05-0.2",
-}  # fmt: skip
-"""Weights in the authors' scripts [code], at a learning rate of 1e-6; the one named dapo keeps a reverse-KL term."""
-
-ALL = (
-    TABLE_1, TABLE_1_OMNISQL, TABLE_2, TABLE_2_SIX_SETS, TABLE_3, TABLE_3_QWEN, TABLE_4, *TABLE_5.values(),
-)  # fmt: skip
+    "dapo": "0.01, reverse KL",
+    **dict.fromkeys(("rkl", "alpha_0.2", "alpha_0.5", "alpha_0.8", "dph_f"), "0.01-0.05"),
+    "dph_js": "0.05-0.2",
+}
+"""Weights in the authors' scripts, at a learning rate of 1e-6; the one named dapo keeps a reverse-KL term."""

@@ -62,16 +62,15 @@ def capability_split(
     for method in [*(["base"] if _can_draw_again(scores, suite, k) else []), *_present(rows, methods)]:
         split = stats.keep_explore(scores, method, suite, k)
         row: dict[str, object] = {"method": NAMES[method] if method != "base" else AGAIN}
-        row |= _with_ends("keep", split.keep(), 0.0, 100.0) | _with_ends("explore", split.explore(), 0.0, 100.0)
+        row |= _columns("keep", split.keep(), 0.0, 100.0) | _columns("explore", split.explore(), 0.0, 100.0)
         row |= {"preserved": split.preserved, "lost": split.lost, "gained": split.gained}
         out.append({**row, "seeds": len(split.kept_SP) if method != "base" else 0})
     return pd.DataFrame(out)
 
 
-def _with_ends(name: str, got: stats.Interval | None, low: float = -np.inf, high: float = np.inf) -> dict[str, float]:
-    """An interval in per cent as three columns, cut at `low` and `high`; NaN without one."""
-    numbers = (np.nan,) * 3 if got is None else (100 * got.estimate, max(low, 100 * got.low), min(high, 100 * got.high))
-    return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
+def _columns(name: str, got: stats.Interval | None, low: float = -np.inf, high: float = np.inf) -> dict[str, float]:
+    """`Interval.columns`, NaN without an interval."""
+    return got.columns(name, low, high) if got else dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
 
 
 def losses(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE) -> pd.DataFrame:
@@ -90,7 +89,7 @@ def losses(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE)
             if pair[1].values_SP.mean() > 0:
                 with np.errstate(divide="ignore", invalid="ignore"):
                     got = stats.bootstrap(pair, lambda tuned, base: 1 - tuned / base)
-            row |= _with_ends(SUITES[suite], got)
+            row |= _columns(SUITES[suite], got)
         out.append(row)
     return pd.DataFrame(out)
 
@@ -148,8 +147,8 @@ def measures(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLIN
         frame[f"AUC@{answers} (%)"] = frame["method"].map(100 * area.rename(by_name))
         frame["distinct_correct"] = frame["method"].map(distinct.rename(by_name))
         out.append(frame.assign(suite=SUITES[suite]))
-    columns = ["suite", "method", "keep", "explore", f"AUC@{answers} (%)", "distinct_correct", "per_problem_nats",
-               "pooled_nats", "entropy_nats", "kl_to_base_nats", "seeds"]  # fmt: skip
+    columns = ["suite", "method", "keep", "explore", f"AUC@{answers} (%)", "distinct_correct"]
+    columns += ["per_problem_nats", "pooled_nats", "entropy_nats", "kl_to_base_nats", "seeds"]
     return pd.concat(out, ignore_index=True)[columns]
 
 
@@ -167,8 +166,8 @@ def behaviour(records: pd.DataFrame, suite: str, methods: Sequence[str] = METHOD
         )
     answers = int(rows.groupby(stats.PROBLEM, observed=True).size().min())
     frames = [stats.answer_statistics(rows), stats.style_entropy(rows), stats.distinct_correct(rows, answers)]
-    columns = ["entropy_nats", "kl_to_base_nats", "tokens", "truncated", "per_problem_nats", "pooled_nats", "styles",
-               "distinct_correct"]  # fmt: skip
+    columns = ["entropy_nats", "kl_to_base_nats", "tokens", "truncated"]
+    columns += ["per_problem_nats", "pooled_nats", "styles", "distinct_correct"]
     joined = pd.concat([frame.set_index(stats.RUN) for frame in frames], axis=1)[columns]
     groups = joined.groupby(level="method", observed=True)
     out = groups.mean().assign(seeds=groups.size())
@@ -206,20 +205,16 @@ def style_counts(answers: pd.DataFrame) -> pd.DataFrame:
 
     By verdict where there are no styles.
     """
-    if "style" not in answers:
-        verdicts = pd.crosstab(answers["model"], answers["verdict"], values=answers["times"], aggfunc="sum").fillna(0)
-        verdicts = verdicts.astype(int).loc[list(dict.fromkeys(answers["model"]))]
-        verdicts["different answers"] = answers.groupby("model").size()
-        return verdicts.rename_axis(columns=None).reset_index()
-    styles = (
-        pd.crosstab(answers["model"], answers["style"], values=answers["times"], aggfunc="sum").fillna(0).astype(int)
-    )
-    columns = [*STYLES, *(name for name in styles.columns if name not in STYLES)]
-    styles = styles.reindex(columns=columns, fill_value=0).loc[list(dict.fromkeys(answers["model"]))]
-    right = answers[answers["verdict"] == "correct"].groupby("model")["times"].sum()
-    styles["correct"] = right.reindex(styles.index, fill_value=0).astype(int)
-    styles["different answers"] = answers.groupby("model").size()
-    return styles.rename_axis(columns=None).reset_index()
+    by = "style" if "style" in answers else "verdict"
+    counts = pd.crosstab(answers["model"], answers[by], values=answers["times"], aggfunc="sum").fillna(0).astype(int)
+    counts = counts.loc[list(dict.fromkeys(answers["model"]))]
+    if by == "style":
+        columns = [*STYLES, *(name for name in counts.columns if name not in STYLES)]
+        counts = counts.reindex(columns=columns, fill_value=0)
+        right = answers[answers["verdict"] == "correct"].groupby("model")["times"].sum()
+        counts["correct"] = right.reindex(counts.index, fill_value=0).astype(int)
+    counts["different answers"] = answers.groupby("model").size()
+    return counts.rename_axis(columns=None).reset_index()
 
 
 def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
@@ -233,14 +228,11 @@ def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
         texts = [_text(value, digits) for value in frame[name]]
         if f"{name}_low" in frame:
             ends = zip(frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
-            texts = [
-                t if t == "-" else f"{t} [{_text(a, digits)}, {_text(b, digits)}]"
-                for t, (a, b) in zip(texts, ends, strict=True)
-            ]
+            with_ends = zip(texts, ends, strict=True)
+            texts = [t if t == "-" else f"{t} [{_text(a, digits)}, {_text(b, digits)}]" for t, (a, b) in with_ends]
         head, _, tail = name.rpartition("_")
-        out[(head if tail in _SUFFIXES else name).replace("_", " ") + (_UNITS.get(name) or _SUFFIXES.get(tail, ""))] = (
-            texts
-        )
+        title = (head if tail in _SUFFIXES else name).replace("_", " ")
+        out[title + (_UNITS.get(name) or _SUFFIXES.get(tail, ""))] = texts
     return pd.DataFrame(out)
 
 

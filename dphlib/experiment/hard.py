@@ -112,8 +112,7 @@ def hard_table(records: pd.DataFrame, methods: Sequence[str] = HARD_METHODS) -> 
             row["method"] = NAMES[method]
             for k, one in of_k.items():
                 got = stats.bootstrap([one], lambda mean: mean)
-                low, high = max(0.0, 100 * got.low), min(100.0, 100 * got.high)
-                row |= {f"Pass@{k}": 100 * got.estimate, f"Pass@{k}_low": low, f"Pass@{k}_high": high}
+                row |= got.columns(f"Pass@{k}", 0.0, 100.0)
             reached = support.loc[(SUITES[suite], retention.AGAIN if method == "base" else NAMES[method])]
             row |= {name: float(reached[name]) for name in ("preserved", "lost", "gained")}
             out.append(row | {"seeds": len(of_k[n].seeds)})

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dphlib.analysis.claims import ClaimResult, PartResult, effect_text
-from dphlib.figures.style import GREY, interval_bar, note, panels, shared_ticks
+from dphlib.figures.style import GREY, interval_bar, note, panels, rows_axis, shared_ticks
 
 COLOURS = {"supported": "#0072B2", "not supported": "#D55E00", "inconclusive": "#8A8A8A", "not run": "#C9C9C9"}
 MARKERS = {"supported": "o", "not supported": "X", "inconclusive": "D", "not run": "_"}
@@ -87,12 +87,9 @@ def claims_figure(results: Sequence[ClaimResult]) -> Figure:
         scale, name = UNITS[unit]
         of_unit = [one for one in results if one.unit == unit]
         ax.axvline(0, color=GREY, linewidth=0.9, zorder=2)
-        for y, one in zip(range(len(of_unit))[::-1], of_unit, strict=True):
+        for y, one in zip(rows_axis(ax, [_name(one) for one in of_unit]), of_unit, strict=True):
             _row(ax, y, one, scale)
-        ax.set_yticks(range(len(of_unit))[::-1], [_name(one) for one in of_unit])
-        ax.set_ylim(-0.6, len(of_unit) - 0.4)
         ax.set_xlabel(f"effect, positive if the claim holds ({name})")
-        ax.grid(axis="y", visible=False)
     shared_ticks(axes[:, 0])
     handles = [Line2D([], [], color=c, marker=MARKERS[v], linewidth=2, label=v) for v, c in COLOURS.items()]
     fig.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=1.8, columnspacing=1.4)
@@ -113,8 +110,9 @@ def _row(ax: Axes, y: float, one: ClaimResult, scale: float) -> None:
     if one.estimate is None:
         ax.text(0, y, " not run", va="center", ha="left", fontsize=6.3, color=GREY)
         return
-    low, estimate, high = (scale * value for value in (one.low, one.estimate, one.high))  # type: ignore[operator]
-    interval_bar(ax, y, low, estimate, high, color=colour, marker=MARKERS[one.verdict], size=5)
+    ends = (scale * one.low, scale * one.estimate, scale * one.high)  # type: ignore[operator]
+    mark = {"color": colour, "marker": MARKERS[one.verdict], "markersize": 5, "markeredgewidth": 0.5}
+    interval_bar(ax, y, ends, width=2.2, alpha=0.5, **mark)
     tolerance = max((part.tolerance for part in one.parts), default=0.0)
     if tolerance:
         ax.plot([-scale * tolerance] * 2, [y - 0.32, y + 0.32], color="#222", linewidth=1, zorder=4)

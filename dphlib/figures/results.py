@@ -16,18 +16,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dphlib import stats
-from dphlib.analysis.labels import COLOURS, MARKERS, NAMES, STYLE_COLOURS, SUITES
+from dphlib.analysis.labels import COLOURS, LOOKS, NAMES, STYLE_COLOURS, SUITES
 from dphlib.figures.style import (
     GREY,
     absent_note,
     interval_bar,
     interval_note,
     legend,
+    legend_of_bars,
     line_style,
     log2_axis,
     note,
     panels,
     powers_of_two,
+    rows_axis,
     shared_ticks,
     style_shares,
 )
@@ -125,9 +127,7 @@ def keep_explore(
         for ax, name in zip(column, ("keep", "explore"), strict=True):
             unknown |= _keep_or_explore(ax, splits, name)
             ax.set_title(f"{name}, k = {k}")
-            ax.set_yticks(range(len(trained))[::-1], [NAMES[m] for m in trained])
-            ax.grid(axis="y", visible=False)
-            ax.set_ylim(-0.6, len(trained) - 0.4)
+            rows_axis(ax, [NAMES[m] for m in trained])
             ax.set_xlabel("% of what the base solves" if name == "keep" else "% of what the base does not solve")
     shared_ticks(axes[:, 1:].ravel())
     bars = f"Bars: {interval_note(_seeds(rows))}; faint points: seeds. Dashed: the base against fresh draws of itself."
@@ -156,9 +156,8 @@ def _interval_of_method(ax: Axes, y: float, method: str, got: stats.Interval, sc
     if len(got.per_seed) > 1:
         points = [scale * value for _, value in got.per_seed]
         ax.scatter(points, [y] * len(points), s=7, color=COLOURS[method], alpha=0.4, linewidths=0, zorder=3)
-    interval_bar(
-        ax, y, low, scale * got.estimate, high, color=COLOURS[method], marker=MARKERS[method], size=4.6, alpha=0.45
-    )
+    mark = {"color": COLOURS[method], "marker": LOOKS[method].marker, "markersize": 4.6, "markeredgewidth": 0.5}
+    interval_bar(ax, y, (low, scale * got.estimate, high), width=2.2, alpha=0.45, **mark)
 
 
 # ------------------------------------------------------------------------------------------------ Figure 4
@@ -168,11 +167,10 @@ def styles(records: pd.DataFrame, methods: Sequence[str] = METHODS, suite: str =
     """Figure 4: style shares as stacked bars, and the entropy of the styles within a problem, in nats."""
     rows = _main(stats.sampled(records), methods, suite)
     present = _present(rows, methods)
-    y = np.arange(len(present))[::-1]
     fig, axes = panels(1, 2, 0.95 + 0.24 * len(present), sharey=True, width_ratios=(1.7, 1))
     left, right = axes[0]
+    y = rows_axis(left, [NAMES[m] for m in present])
     _stacked_styles(left, y, 100 * style_shares(rows).loc[present])
-    left.set_yticks(y, [NAMES[m] for m in present])
     scores = stats.FinalScores(rows)
     for where, method in zip(y, present, strict=True):
         got = stats.bootstrap([scores.of(method, suite, "styles_nats")], lambda mean: mean)
@@ -182,14 +180,13 @@ def styles(records: pd.DataFrame, methods: Sequence[str] = METHODS, suite: str =
     right.set_xticks([0, 0.5, 1.0])
     shared_ticks([right])
     right.set_xlabel("style entropy within a problem (nats)")
-    right.set_ylim(-0.6, len(present) - 0.4)
     right.grid(axis="y", visible=False)
     bars = f"Bars: {interval_note(_seeds(rows))}; base: over problems. Faint points: seeds. Dotted: ln 4."
     note(fig, [bars, absent_note(methods, rows["method"])])
     return fig
 
 
-def _stacked_styles(ax: Axes, y: np.ndarray, percent: pd.DataFrame) -> None:
+def _stacked_styles(ax: Axes, y: Sequence[float], percent: pd.DataFrame) -> None:
     """Horizontal bars of the styles' shares, a row of `percent` each, with a number in those that have room."""
     start = np.zeros(len(percent))
     for style, colour in STYLE_COLOURS.items():
@@ -205,15 +202,7 @@ def _stacked_styles(ax: Axes, y: np.ndarray, percent: pd.DataFrame) -> None:
     ax.set_xlim(0, 100)
     ax.set_xlabel("share of sampled answers (%)")
     ax.grid(visible=False)
-    ax.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=5,
-        handlelength=0.9,
-        handleheight=0.9,
-        columnspacing=1.2,
-        borderaxespad=0.2,
-    )
+    legend_of_bars(ax, 5, 0, 1.2)
 
 
 # ------------------------------------------------------------------------------------------------ Figure 8

@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dphlib.analysis.labels import COLOURS, MARKERS, NAMES, label
-from dphlib.figures.style import GREY, INTERVAL, interval_bar, legend, line_style, note, panels, shared_ticks
+from dphlib.analysis.labels import COLOURS, LOOKS, NAMES, label
+from dphlib.figures.style import GREY, INTERVAL, interval_bar, legend, line_style, note, panels, rows_axis, shared_ticks
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import comparisons
 from dphlib.settings.variants import RunConfig
@@ -34,19 +34,16 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
     """
     _demand_a_run(table)
     rows = table[["study", "arm", "against"]].drop_duplicates().to_numpy().tolist()
+    names = [arm if arm.startswith(f"{against},") else f"{arm} minus {against}" for _, arm, against in rows]
     fig, axes = panels(1, len(_PANELS), 0.85 + 0.24 * len(rows), sharey=True)
     for ax, (suite, measure, title) in zip(axes[0], _PANELS, strict=True):
         of_panel = table[(table["suite"] == suite) & (table["measure"] == measure)]
         of_panel = of_panel.set_index(["study", "arm", "against"])
-        for y, key in zip(range(len(rows))[::-1], rows, strict=True):
+        for y, key in zip(rows_axis(ax, names, fontsize=6.3), rows, strict=True):
             _effect(ax, y, of_panel.loc[tuple(key)])
         ax.axvline(0, color=GREY, linewidth=0.9, zorder=2)
         ax.set_title(title)
         ax.set_xlabel("nats" if measure == "styles_nats" else "points")
-        ax.grid(axis="y", visible=False)
-    names = [arm if arm.startswith(f"{against},") else f"{arm} minus {against}" for _, arm, against in rows]
-    axes[0, 0].set_yticks(range(len(rows))[::-1], names, fontsize=6.3)
-    axes[0, 0].set_ylim(-0.6, len(rows) - 0.4)
     shared_ticks(axes[0, 1:])
     ran = set(table.loc[table["status"] == "run", ["arm", "against"]].itertuples(index=False, name=None))
     absent = [name for name, (_, arm, against) in zip(names, rows, strict=True) if (arm, against) not in ran]
@@ -95,7 +92,7 @@ def _sweep(ax: Axes, rows: pd.DataFrame, method: str) -> None:
     points = sorted([*zip(rows["x"], rows["mean"], strict=True), (main["against_x"], main["against_mean"])])
     ax.plot(*zip(*points, strict=True), **{**line_style(method), "marker": None})
     ax.vlines(rows["x"], rows["mean_low"], rows["mean_high"], color=COLOURS[method], linewidth=1, alpha=0.45)
-    mark: dict[str, Any] = {"color": COLOURS[method], "marker": MARKERS[method], "linestyle": "", "zorder": 5}
+    mark: dict[str, Any] = {"color": COLOURS[method], "marker": LOOKS[method].marker, "linestyle": "", "zorder": 5}
     ax.plot(rows["x"], rows["mean"], markersize=3.2, markerfacecolor="white", **mark)
     ax.plot([main["against_x"]], [main["against_mean"]], markersize=4.2, **mark)
 
@@ -106,7 +103,8 @@ def _effect(ax: Axes, y: float, row: pd.Series) -> None:
         return
     clear = row["low"] > 0 or row["high"] < 0
     mark: dict[str, Any] = {"color": "#0072B2", "marker": "o"} if clear else {"color": "#8A8A8A", "marker": "D"}
-    interval_bar(ax, y, row["low"], row["difference"], row["high"], size=4, width=2, edge=0.4, **mark)
+    ends = (row["low"], row["difference"], row["high"])
+    interval_bar(ax, y, ends, width=2, alpha=0.5, markersize=4, markeredgewidth=0.4, **mark)
 
 
 def _demand_a_run(table: pd.DataFrame) -> None:

@@ -23,7 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from PIL import Image
 
 from dphlib import stats
-from dphlib.analysis.labels import COLOURS, LINES, MARKERS, NAMES
+from dphlib.analysis.labels import LOOKS
 from dphlib.runtime.files import atomic_path
 
 WIDTH = 7.0
@@ -85,12 +85,12 @@ def panels(rows: int, columns: int, height: float, *, width: float = WIDTH, **op
 
 def line_style(method: str) -> dict[str, Any]:
     """Colour, marker and line of a method; the base is drawn on top."""
-    base = method == "base"
+    look = LOOKS[method]
     return {
-        "color": COLOURS[method],
-        "marker": MARKERS[method],
-        "linestyle": LINES[method],
-        "zorder": 6 if base else 4,
+        "color": look.colour,
+        "marker": look.marker,
+        "linestyle": look.line,
+        "zorder": 6 if method == "base" else 4,
         "markeredgecolor": "white",
         "markeredgewidth": 0.4,
     }
@@ -98,7 +98,7 @@ def line_style(method: str) -> dict[str, Any]:
 
 def legend(fig: Figure, methods: Sequence[str], columns: int = 0) -> None:
     """One legend of the methods above all panels, in one row or in so many columns."""
-    handles = [mpl.lines.Line2D([], [], label=NAMES[m], **line_style(m)) for m in methods]
+    handles = [mpl.lines.Line2D([], [], label=LOOKS[m].name, **line_style(m)) for m in methods]
     fig.legend(
         handles=handles, loc="outside upper center", ncols=columns or len(handles), handlelength=2.3, columnspacing=1.3
     )
@@ -123,28 +123,39 @@ def absent_note(wanted: Sequence[str], present: Iterable[str]) -> str:
     'not run: DAPO'
     """
     there = set(present)
-    missing = [NAMES[m] for m in wanted if m not in there]
+    missing = [LOOKS[m].name for m in wanted if m not in there]
     return f"not run: {', '.join(missing)}" if missing else ""
 
 
 def interval_bar(
-    ax: Axes,
-    y: float,
-    low: float,
-    estimate: float,
-    high: float,
-    *,
-    color: str,
-    marker: str,
-    size: float,
-    width: float = 2.2,
-    alpha: float = 0.5,
-    edge: float = 0.5,
+    ax: Axes, y: float, ends: tuple[float, float, float], *, width: float, alpha: float, **mark: Any
 ) -> None:
-    """An estimate as a marker on its interval, at one height of a horizontal axis."""
-    ax.plot([low, high], [y, y], color=color, linewidth=width, alpha=alpha, solid_capstyle="butt")
-    mark: dict[str, Any] = {"marker": marker, "markersize": size, "markeredgecolor": "white", "markeredgewidth": edge}
-    ax.plot([estimate], [y], color=color, zorder=5, **mark)
+    """Low, estimate and high at one height of a horizontal axis: a line, and on it a marker with a white edge."""
+    low, estimate, high = ends
+    ax.plot([low, high], [y, y], color=mark["color"], linewidth=width, alpha=alpha, solid_capstyle="butt")
+    ax.plot([estimate], [y], zorder=5, markeredgecolor="white", **mark)
+
+
+def rows_axis(ax: Axes, names: Sequence[str], **text: Any) -> range:
+    """Names the rows of a horizontal axis from top to bottom; returns their heights."""
+    heights = range(len(names))[::-1]
+    ax.set_yticks(heights, names, **text)
+    ax.set_ylim(-0.6, len(names) - 0.4)
+    ax.grid(axis="y", visible=False)
+    return heights
+
+
+def legend_of_bars(ax: Axes, columns: int, x: float, spacing: float) -> None:
+    """A legend of filled bars above an axis."""
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(x, 1.0),
+        ncols=columns,
+        handlelength=0.9,
+        handleheight=0.9,
+        columnspacing=spacing,
+        borderaxespad=0.2,
+    )
 
 
 def style_shares(rows: pd.DataFrame) -> pd.DataFrame:

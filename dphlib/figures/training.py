@@ -14,7 +14,18 @@ from matplotlib.ticker import MaxNLocator
 
 from dphlib import stats
 from dphlib.analysis.labels import COLOURS, NAMES, SUITES
-from dphlib.figures.style import GREY, absent_note, line_style, log2_axis, note, panels, powers_of_two, shared_ticks
+from dphlib.figures.style import (
+    GREY,
+    absent_note,
+    legend_of_bars,
+    line_style,
+    log2_axis,
+    note,
+    panels,
+    powers_of_two,
+    rows_axis,
+    shared_ticks,
+)
 from dphlib.generators import GENERATORS, label, parse
 from dphlib.settings.methods import HEADLINE, METHODS
 
@@ -115,9 +126,10 @@ def cost_figure(cost: pd.DataFrame, methods: Sequence[str] = COSTED) -> Figure:
     if not drawn:
         raise ValueError("no cost measurement of any method: measure it first (notebook 07)")
     groups = cost.groupby("method", observed=True)
-    y = np.arange(len(drawn))[::-1]
     fig, axes = panels(1, 3, 1.15 + 0.22 * len(drawn), sharey=True, width_ratios=(1.35, 1.15, 0.8))
     time, tokens, memory = axes[0]
+    for ax in (time, tokens, memory):
+        y = rows_axis(ax, [NAMES[m] for m in drawn])
     bar = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5}
 
     start = np.zeros(len(drawn))
@@ -128,7 +140,6 @@ def cost_figure(cost: pd.DataFrame, methods: Sequence[str] = COSTED) -> Figure:
     whole = groups["step_s"].quantile([0.25, 0.75]).unstack().loc[drawn].to_numpy(float)
     time.hlines(y, whole[:, 0], whole[:, 1], color="#222", linewidth=1)
     time.set_xlabel("seconds an iteration")
-    time.set_yticks(y, [NAMES[m] for m in drawn])
 
     policy = groups["policy_tokens"].mean().loc[drawn].to_numpy(float) / 1000
     reference = groups["reference_tokens"].mean().loc[drawn].to_numpy(float) / 1000
@@ -139,19 +150,8 @@ def cost_figure(cost: pd.DataFrame, methods: Sequence[str] = COSTED) -> Figure:
     peak = groups["peak_gib"].max().loc[drawn].to_numpy(float)
     memory.barh(y, peak, color=PHASES["sample_s"][1], **bar)
     memory.set_xlabel("peak memory (GiB)")
-    for ax in (time, tokens, memory):
-        ax.grid(axis="y", visible=False)
-        ax.set_ylim(-0.6, len(drawn) - 0.4)
     for ax in (time, tokens):
-        ax.legend(
-            loc="lower left",
-            bbox_to_anchor=(-0.02, 1.0),
-            ncols=2,
-            handlelength=0.9,
-            handleheight=0.9,
-            columnspacing=1.0,
-            borderaxespad=0.2,
-        )
+        legend_of_bars(ax, 2, -0.02, 1.0)
     shared_ticks([tokens, memory])
     times = "black line: middle half of the iterations' whole time. The base is not trained."
     note(fig, [f"Median of {int(groups.size().min())} iterations or more; {times}", absent_note(methods, drawn)])
