@@ -131,12 +131,6 @@ def test_every_gold_is_correct_against_itself_or_listed(name, count, mode):
     assert sum(fails) == sum(entry["rows"] for entry in KNOWN["golds_that_fail"] if entry["set"] == name)
 
 
-def test_golds_of_both_files_are_the_same():
-    lines = (DATA / "spider" / "dev_gold.sql").read_text().rstrip("\n").split("\n")
-    rows = json.loads((DATA / "spider" / "dev.json").read_text())
-    assert [tuple(line.rsplit("\t", 1)) for line in lines] == [(row["query"], row["db_id"]) for row in rows]
-
-
 # --- Recorded predictions ------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Fuzzing the SQL verifier: extraction and comparison never fail; random queries judged as plain `sqlite3` does.
+"""Fuzzing the SQL verifier: extraction and comparison never fail; random queries decided as plain `sqlite3` does.
 
 `benchmarks/sql_fuzz.py` runs the same properties 100,000 times.
 """
@@ -140,26 +140,26 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def judges(root):
-    """A judge of each mode in this process: no worker between hypothesis and the code."""
+def checkers(root):
+    """One of each mode in this process: no worker between hypothesis and the code."""
     limits = {"max_ops": 1_000_000, "max_rows": 1_000, "max_cells": 10_000}
     return [SqlChecker(mode, mode == "bird", **limits) for mode in ("bird", "spider", "paper")]
 
 
 @settings(max_examples=700)
 @given(queries(), queries())
-def test_random_queries_are_judged_as_plain_sqlite_does(root, judges, gold, answer):
+def test_random_queries_get_the_verdicts_of_plain_sqlite(root, checkers, gold, answer):
     uri = f"file:{root}/two/two.sqlite?mode=ro&immutable=1"
-    outcomes = [judge((uri, gold, answer), lambda phase: None)[0] for judge in judges]
+    outcomes = [checker((uri, gold, answer), lambda phase: None)[0] for checker in checkers]
     PlainComparison(f"{root}/two/two.sqlite").check(gold, answer, *outcomes)
 
 
 @settings(max_examples=700)
 @given(st.one_of(st.text(max_size=80), answer_texts))
-def test_no_answer_makes_an_infra_error(root, judges, text):
+def test_no_answer_makes_an_infra_error(root, checkers, text):
     uri = f"file:{root}/two/two.sqlite?mode=ro&immutable=1"
-    for judge in judges:
-        outcome, detail = judge((uri, "SELECT x FROM a", text), lambda phase: None)
+    for checker in checkers:
+        outcome, detail = checker((uri, "SELECT x FROM a", text), lambda phase: None)
         assert outcome in OUTCOMES and outcome != "infra_error" and isinstance(detail, str)
 
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/sql_fuzz.py [--cases 100000] [--seed 0]
 
-Prints cases and seconds of each property; exit status 1, with the smallest case found, where one does not hold.
+Prints the cases and seconds of each property; exit status 1, with the smallest case found, where one does not hold.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def properties(root: Path) -> dict[str, tuple[float, st.SearchStrategy, Callable
     path = make_database(root, "two", fuzz.TABLES)
     uri = f"file:{path}?mode=ro&immutable=1"
     limits = {"max_ops": 1_000_000, "max_rows": 1_000, "max_cells": 10_000}
-    judges = [SqlChecker(mode, mode == "bird", **limits) for mode in ("bird", "spider", "paper")]
+    checkers = [SqlChecker(mode, mode == "bird", **limits) for mode in ("bird", "spider", "paper")]
     plain = fuzz.PlainComparison(str(path))
 
-    def judged(gold: str, answer: str) -> list[str]:
-        return [judge((uri, gold, answer), lambda phase: None)[0] for judge in judges]
+    def outcomes(gold: str, answer: str) -> list[str]:
+        return [checker((uri, gold, answer), lambda phase: None)[0] for checker in checkers]
 
     def check_queries(pair: tuple[str, str]) -> None:
-        plain.check(*pair, *judged(*pair))
+        plain.check(*pair, *outcomes(*pair))
 
     def check_junk(text: str) -> None:
-        assert "infra_error" not in judged("SELECT x FROM a", text)
+        assert "infra_error" not in outcomes("SELECT x FROM a", text)
 
     junk = st.one_of(st.text(max_size=80), fuzz.answer_texts)
     return {
@@ -52,7 +52,7 @@ def properties(root: Path) -> dict[str, tuple[float, st.SearchStrategy, Callable
 
 
 def hold(strategy: st.SearchStrategy, check: Callable[..., None], cases: int, seed: int) -> tuple[int, str]:
-    """Checks `cases` random cases; how many there were, and what came of it."""
+    """Checks `cases` random cases; returns how many there were, and whether the property holds."""
     count = 0
 
     @hypothesis.settings(
@@ -78,17 +78,19 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    total, outcomes, started = 0, set(), time.perf_counter()
+    total = 0
+    results = set()
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         for name, (share, strategy, check) in properties(Path(scratch)).items():
             start = time.perf_counter()
-            count, outcome = hold(strategy, check, round(share * arguments.cases), arguments.seed)
+            count, result = hold(strategy, check, round(share * arguments.cases), arguments.seed)
             total += count
-            outcomes.add(outcome)
-            print(f"{name:32} {count:8} cases {time.perf_counter() - start:8.1f} s  {outcome}", flush=True)
-    seconds, processor_s = time.perf_counter() - started, time.process_time()
-    print(f"{'all':32} {total:8} cases {seconds:8.1f} s ({processor_s:.1f} s of one core)")
-    return int(outcomes != {"holds"})
+            results.add(result)
+            print(f"{name:32} {count:8} cases {time.perf_counter() - start:8.1f} s  {result}", flush=True)
+    seconds = time.perf_counter() - started
+    print(f"{'all':32} {total:8} cases {seconds:8.1f} s ({time.process_time():.1f} s of one core)")
+    return int(results != {"holds"})
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 
 The reference opens a connection for each pair, runs gold and answer in a thread (or a forked process) of its own
 and waits for it with a time limit. BIRD's evaluator does so by `func_timeout`, which is measured too where it is
-installed (pip install func_timeout). Every answer is different from
-every other, so that ours judges each one. All is measured in one run, in turns; of `--repeats` the best counts.
-Besides the wall clock, the seconds of processor (parent and workers) tell what a busy machine hides.
+installed (pip install func_timeout). Every answer is different from every other, so that ours runs each one. All is
+measured in one run, in turns; the best of `--repeats` counts. Besides the wall clock, the seconds of the processor
+(parent and workers) show what a busy machine hides.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def ours(root: Path, items: Sequence[Item], *, mode: str = "bird", workers: int 
     return {"wall_s": wall_s, "processor_s": used_s, "correct": [verdict.outcome == "correct" for verdict in verdicts]}
 
 
-def judge_plainly(path: str, gold: str, sql: str) -> bool:
+def check_plainly(path: str, gold: str, sql: str) -> bool:
     connection = sqlite3.connect(path)
     try:
         cursor = connection.cursor()
@@ -124,25 +124,25 @@ def in_func_timeout(path: str, gold: str, sql: str) -> bool:
     from func_timeout import FunctionTimedOut, func_timeout
 
     try:
-        return func_timeout(TIMEOUT_S, judge_plainly, args=(path, gold, sql))
+        return func_timeout(TIMEOUT_S, check_plainly, args=(path, gold, sql))
     except FunctionTimedOut:
         return False
 
 
 def in_thread(path: str, gold: str, sql: str) -> bool:
-    """A thread a query, the least that can wait with a limit."""
+    """One thread per query, the least that can wait with a limit."""
     found: list[bool] = []
-    thread = threading.Thread(target=lambda: found.append(judge_plainly(path, gold, sql)), daemon=True)
+    thread = threading.Thread(target=lambda: found.append(check_plainly(path, gold, sql)), daemon=True)
     thread.start()
     thread.join(TIMEOUT_S)
     return bool(found and found[0])
 
 
 def in_process(path: str, gold: str, sql: str) -> bool:
-    """A forked process a query, which can also be ended."""
+    """One forked process per query, which can also be ended."""
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=lambda: theirs.send(judge_plainly(path, gold, sql)), daemon=True)
+    process = context.Process(target=lambda: theirs.send(check_plainly(path, gold, sql)), daemon=True)
     process.start()
     theirs.close()
     found = mine.poll(TIMEOUT_S) and mine.recv()
@@ -151,9 +151,9 @@ def in_process(path: str, gold: str, sql: str) -> bool:
     return bool(found)
 
 
-def reference(root: Path, items: Sequence[Item], judge: Callable[[str, str, str], bool]) -> dict[str, Any]:
+def reference(root: Path, items: Sequence[Item], check: Callable[[str, str, str], bool]) -> dict[str, Any]:
     before, start = sum(os.times()[:4]), time.perf_counter()  # this process and the children it waited for
-    correct = [judge(f"{root}/{db_id}/{db_id}.sqlite", gold, sql) for db_id, gold, sql in items]
+    correct = [check(f"{root}/{db_id}/{db_id}.sqlite", gold, sql) for db_id, gold, sql in items]
     wall_s = time.perf_counter() - start
     return {"wall_s": wall_s, "processor_s": sum(os.times()[:4]) - before, "correct": correct}
 
@@ -168,22 +168,22 @@ def spider_items(data: Path, mark: int = 0) -> list[Item]:
 
 
 def side_by_side(root: Path, items_of: Callable[[int], list[Item]], repeats: int, few: int) -> dict[str, Any]:
-    """Queries a second of ours and of both references on the same pairs, in turns; the processes judge only `few`."""
+    """Queries per second of ours and of the references on the same pairs, in turns; the processes run only `few`."""
     best: dict[str, dict[str, float]] = {}
     for turn in range(repeats):
         items = items_of(turn)
         runs = {
             "ours, 1 worker": ours(root, items),
             "ours, 2 workers": ours(root, items, workers=2),
-            "thread a query": reference(root, items[: 5 * few], in_thread),
-            "process a query": reference(root, items[:few], in_process),
+            "thread per query": reference(root, items[: 5 * few], in_thread),
+            "process per query": reference(root, items[:few], in_process),
         }
         if find_spec("func_timeout"):
-            runs["func_timeout a query"] = reference(root, items[: 5 * few], in_func_timeout)
+            runs["func_timeout per query"] = reference(root, items[: 5 * few], in_func_timeout)
         for name, run in runs.items():
             count = len(run["correct"])
             if run["correct"] != runs["ours, 1 worker"]["correct"][:count]:
-                raise SystemExit(f"{name} judges otherwise than ours")
+                raise SystemExit(f"{name} decides otherwise than ours")
             rates = best.setdefault(name, {"wall": 0.0, "processor": 0.0})
             for clock in rates:
                 rates[clock] = max(rates[clock], count / run[f"{clock}_s"])
@@ -192,31 +192,15 @@ def side_by_side(root: Path, items_of: Callable[[int], list[Item]], repeats: int
         for mine in list(best)[:2]
         for other in list(best)[2:]
     }
-    return {"queries_a_second": best, "ratios": ratios}
-
-
-def cache_effect(root: Path, golds: list[Item], scratch: Path) -> dict[str, Any]:
-    """What `cache_dir` costs where all golds are quick, and saves where one is slow."""
-    slow = "SELECT count(*) FROM singer a, singer b, singer c WHERE a.age + b.age > c.age"
-    found: dict[str, Any] = {}
-    if golds:
-        spider, folder = root, scratch / "spider"
-        found["golds, no cache"] = ours(spider, golds)["wall_s"]
-        found["golds, empty cache"] = ours(spider, golds, cache_dir=folder)["wall_s"]
-        found["golds, filled cache"] = ours(spider, golds, cache_dir=folder)["wall_s"]
-        found["golds kept"] = len(list(folder.iterdir()))
-    item = [("small", slow, "SELECT 1")]
-    found["slow gold, empty cache"] = ours(scratch, item, cache_dir=scratch / "slow")["wall_s"]
-    found["slow gold, filled cache"] = ours(scratch, item, cache_dir=scratch / "slow")["wall_s"]
-    return found
+    return {"queries_per_second": best, "ratios": ratios}
 
 
 def main() -> None:
     """Measures, prints, and writes JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--queries", type=int, default=20_000, help="small queries a turn")
-    parser.add_argument("--few", type=int, default=200, help="of them, those that the processes judge; threads 5 x")
+    parser.add_argument("--queries", type=int, default=20_000, help="small queries per turn")
+    parser.add_argument("--few", type=int, default=200, help="of them, those that the processes run; threads 5 x")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -251,10 +235,6 @@ def main() -> None:
             show("Spider golds as answers", found["spider"])
         else:
             print(f"\nno Spider databases under {arguments.data}: those rows are left out")
-        found["cache"] = cache_effect(root, golds, scratch)
-        print("\ncache_dir")
-        for what, value in found["cache"].items():
-            print(f"  {what:42} {value:10.3f} s" if isinstance(value, float) else f"  {what:42} {value:10}")
     found["load_after"] = os.getloadavg()[0]
     if arguments.json:
         write_json(arguments.json, found)
@@ -263,8 +243,8 @@ def main() -> None:
 def show(title: str, part: dict[str, Any]) -> None:
     """Prints one comparison."""
     print(f"\n{title:44} {'wall':>10} {'processor':>10}")
-    for name, rates in part["queries_a_second"].items():
-        print(f"  {name + ', a second':42} {rates['wall']:10.0f} {rates['processor']:10.0f}")
+    for name, rates in part["queries_per_second"].items():
+        print(f"  {name + ', per second':42} {rates['wall']:10.0f} {rates['processor']:10.0f}")
     for name, ratio in part["ratios"].items():
         print(f"  {name:42} {ratio['wall']:9.1f}x {ratio['processor']:9.1f}x")
 
