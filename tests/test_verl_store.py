@@ -95,7 +95,7 @@ def test_another_tokenizer_or_base_is_refused_by_hash(store, base, tmp_path):
     PartitionedDataset(str(store), loaded(base), settings())
     other_base, other_words, neither = (tmp_path / name for name in ("other base", "other words", "neither"))
     save_model(policy(seed=1), tokenizer(), other_base)
-    with pytest.raises(RunError, match=r"another base: sha256 .*pre-sample this one"):
+    with pytest.raises(RunError, match=r"another base model: sha256 .*pre-sample this one"):
         PartitionedDataset(str(store), loaded(other_base), settings())
     save_model(policy(), tokenizer(), other_words)
     file = other_words / "tokenizer.json"

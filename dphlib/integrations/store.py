@@ -1,14 +1,12 @@
-"""A partition on its own: what another trainer reads, told whose tokens and whose log-probabilities it holds.
+"""A partition on its own, as another trainer reads it, bound to the tokenizer and the base that it was made with.
 
     partition.json      threshold, hashes of base and tokenizer, ids of D_pef and D_exp, sha256 of the two files below
     exploration.jsonl   the problems of D_exp
     references.jsonl    the stored answers, each with its problem, as the stage `partition` writes them
 
 A stored log-probability means something only beside the weights that gave it, a token id only beside its tokenizer:
-`Store.refuse_other` compares both by hash, because a wrong one trains without an error and to no purpose.
-
-It needs no torch to read; `export` and `refuse_other` hash the base's weights and import it. Not here: the formats of
-single trainers.
+both are compared by hash, because a wrong one trains without an error and to no purpose. Reading needs no torch;
+hashing the base's weights does. Not here: the formats of single trainers.
 """
 
 from __future__ import annotations
@@ -37,36 +35,64 @@ _PROBE = "SELECT count(*) FROM t WHERE a = 12 ; \\boxed{3}\n question : 4 + 5"
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class Origin:
+    """What stored answers belong to.
+
+    Args:
+        base_sha256: of the weights, see `adapters.describe_base`; a copy of the files has the same.
+        tokenizer_sha256: see `tokenizer_sha256`.
+    """
+
+    base_sha256: str
+    tokenizer_sha256: str
+
+    def differs(self, base: Path, tokenizer: Any) -> tuple[str, str, str] | None:
+        """What is not the same in the folder `base` or in `tokenizer`, with both hashes, stored and found, cut short.
+
+        Raises:
+            MissingFileError: no weights in `base`.
+        """
+        from dphlib.models.adapters import describe_base
+
+        # The tokenizer first: it is small.
+        for what, stored, found in (
+            ("tokenizer", self.tokenizer_sha256, lambda: tokenizer_sha256(tokenizer)),
+            ("base model", self.base_sha256, lambda: describe_base(base, "other").sha256),
+        ):
+            if (ours := found()) != stored:
+                return what, stored[:12], ours[:12]
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store(Origin):
     """The two sets of prompts and the stored answers, and what they belong to.
 
     Args:
         exploration: the problems of D_exp.
         references: stored answers with the log-probabilities that the base gave them, nats, temperature 1.
         threshold: correct pre-samples from which a prompt was near-perfect.
-        base_sha256: of the weights, see `adapters.describe_base`; a copy of the files has the same.
-        tokenizer_sha256: see `tokenizer_sha256`.
     """
 
     exploration: tuple[Problem, ...]
     references: tuple[Reference, ...]
     threshold: int
-    base_sha256: str
-    tokenizer_sha256: str
 
     def refuse_other(self, base: Path, tokenizer: Any) -> None:
         """Raises ValueError when `tokenizer`, or the weights in the folder `base`, are not those of the store."""
-        from dphlib.models.adapters import describe_base
+        if differing := self.differs(base, tokenizer):
+            what, stored, found = differing
+            raise ValueError(
+                f"the store was made with another {what} (sha256 {stored}, this one is {found}): train "
+                f"from the {what} of the store, or pre-sample and partition with this one"
+            )
 
-        for what, ours, theirs in (
-            ("tokenizer", tokenizer_sha256(tokenizer), self.tokenizer_sha256),
-            ("base model", describe_base(base, "other").sha256, self.base_sha256),
-        ):
-            if ours != theirs:
-                raise ValueError(
-                    f"the store was made with another {what} (sha256 {theirs[:12]}, this one is {ours[:12]}): train "
-                    f"from the {what} of the store, or pre-sample and partition with this one"
-                )
+
+def origin(base: Path, tokenizer: Any) -> dict[str, str]:
+    """The fields of an `Origin`, of the weights in the folder `base` and a tokenizer."""
+    from dphlib.models.adapters import describe_base
+
+    return {"base_sha256": describe_base(base, "other").sha256, "tokenizer_sha256": tokenizer_sha256(tokenizer)}
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
@@ -80,8 +106,7 @@ def new_folder(folder: Path) -> None:
     """Makes the folder of a store to come; called before the work that fills it, too.
 
     Raises:
-        FileExistsError: it holds a store; a training run may be reading it.
-        RunError: it cannot be made.
+        RunError: it holds a store, which a training run may be reading, or it cannot be made.
     """
     if (folder / HEAD).exists():
         raise RunError(f"{folder} holds a store; remove it or choose another folder, stores are not overwritten")
@@ -89,7 +114,7 @@ def new_folder(folder: Path) -> None:
 
 
 def export(folder: Path, parts: Partition, threshold: int, base: Path) -> Store:
-    """Writes a store that stands alone.
+    """Writes a store.
 
     Args:
         folder: a new one.
@@ -98,18 +123,13 @@ def export(folder: Path, parts: Partition, threshold: int, base: Path) -> Store:
         base: folder of the model, tokenizer included, that drew the pre-samples.
 
     Raises:
-        FileExistsError: `folder` holds a store; a training run may be reading it.
-        FileNotFoundError: no safetensors in `base`.
+        RunError: `folder` holds a store; a training run may be reading it.
+        MissingFileError: no safetensors in `base`.
     """
     from transformers import AutoTokenizer
 
-    from dphlib.models.adapters import describe_base
-
     new_folder(folder)
-    hashes = {
-        "base_sha256": describe_base(base, "other").sha256,
-        "tokenizer_sha256": tokenizer_sha256(AutoTokenizer.from_pretrained(base)),
-    }
+    hashes = origin(base, AutoTokenizer.from_pretrained(base))
     for name, rows in ((EXPLORATION, parts.exploration), (REFERENCES, parts.references)):
         lines = (json.dumps(row.to_json(), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         write_text(folder / name, "".join(lines))
@@ -123,7 +143,7 @@ def read(folder: Path) -> Store:
     """The store in `folder`.
 
     Raises:
-        FileNotFoundError: no store there; the stage's own folder is none, for it does not name its base.
+        MissingFileError: no store there; the stage's own folder is not one, for it does not name its base.
         RunError: a file of it is damaged.
     """
     head: Mapping[str, Any] = {}
@@ -135,9 +155,9 @@ def read(folder: Path) -> Store:
         if not (folder / name).is_file() or sha256_file(folder / name) != stated:
             raise RunError(f"{folder / name} is not what was exported (sha256); copy or export the store again")
     return Store(
-        tuple(Problem.from_json(row) for row in read_jsonl(folder / EXPLORATION)),
-        tuple(Reference.from_json(row) for row in read_jsonl(folder / REFERENCES)),
-        head["threshold"],
-        head["base_sha256"],
-        head["tokenizer_sha256"],
+        exploration=tuple(Problem.from_json(row) for row in read_jsonl(folder / EXPLORATION)),
+        references=tuple(Reference.from_json(row) for row in read_jsonl(folder / REFERENCES)),
+        threshold=head["threshold"],
+        base_sha256=head["base_sha256"],
+        tokenizer_sha256=head["tokenizer_sha256"],
     )

@@ -2,24 +2,9 @@ r"""DPH-RL in TRL: `GRPOTrainer` with the stored answers of D_pef added to its l
 
     DPHTrainer(model, rewards, GRPOConfig(...), store=held, divergence=generator("js"), eta=0.5, rehearsal_rows=32)
 
-`docs/trl.md` has a whole program, and what to watch.
-
-L = L_exp + eta L_pef. L_exp is TRL's own surrogate on the rollouts, by TRL's own code, and not ours: all that TRL does
-to a rollout (loss types, importance weights for vLLM, masks, metrics) stays as its user configured it. With
-`loss_type="dapo"` or `"bnpo"`, `delta=3.0` and `beta=0.0` it is that of `dphlib.losses`. L_pef is `partitioned_loss`.
-
-1. One method of TRL is overridden, `compute_loss`, the one that Transformers' trainer documents for it. The batch of
-   rollouts is untouched; stored answers are scored in a forward pass of their own, by TRL's own scorer, so no row
-   passes twice, nothing hangs on how TRL orders, cuts or masks its batches. Both graphs live till the backward pass.
-2. `rehearsal_rows` stored answers belong to each optimizer step, cut over its micro-batches and processes. Which ones
-   is a function of seed and step alone: a resumed run goes on where it stopped, and every process knows the
-   denominator, the tokens of the whole step, without asking the others.
-3. L_pef is a mean over tokens whatever `loss_type` says of L_exp. In evaluation there is no L_pef.
-4. Stored log-probabilities are at temperature 1, and TRL scores at the temperature that it samples with: it must be 1.
-5. TRL adds 1e-4 to the groups' standard deviation, `losses.group_advantages` 1e-6.
-
-LoRA, QLoRA (`quantization_config`), vLLM and several processes are TRL's. Not here: `js_definition`, which needs the
-initial policy beside the trained one; images.
+L = L_exp + eta L_pef. L_exp is TRL's own surrogate on the rollouts, by TRL's own code: all that TRL does to a rollout
+stays as its user configured it. L_pef is `losses.partitioned_loss` on stored answers in a forward pass of their own.
+`docs/trl.md` has a whole program, what to watch, and how the two fit together.
 """
 
 from __future__ import annotations

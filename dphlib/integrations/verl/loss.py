@@ -1,8 +1,9 @@
-"""The loss and the advantage that `verl_plugin` registers with verl: `losses` on rows that verl cannot tell apart.
+"""The loss and the advantage that `verl.plugin` registers with verl, and the settings of verl that they refuse.
 
-A row that replays a stored answer is told by its reward (`REPLAY_REWARD`) in the advantage and by its advantage
-(`REPLAY_MARK` times its weight) in the loss; why so stands in `verl_plugin`. Here too is what refuses verl's settings
-under which that would go wrong without an error. Needs torch; verl hands over all that is read of it.
+A replayed row is recognised by its reward (`REPLAY_REWARD`) in the advantage and by its advantage (`REPLAY_MARK` times
+its weight) in the loss, because no field of verl 0.9.1 reaches both. Its trainer reads a fixed list of fields for the
+advantage and hands on rewards, response mask, settings and the groups' ids, which it has drawn itself; `ppo_loss`
+selects response mask, old log-probs, advantages and importance weights, and hands the policy loss nothing else.
 """
 
 from __future__ import annotations

@@ -1,36 +1,19 @@
 r"""DPH in verl's trainer (0.9): a policy loss, an advantage, two agent loops, a data set and a reward, without a fork.
 
-verl imports this module when told to (`VERL_USE_EXTERNAL_MODULES=dphlib.integrations.verl.plugin`) and finds the
-rest by its settings; docs/verl.md lists them, docs/verl_8gpu.sh is a whole launch. Names of losses are those of
-`settings.methods.METHODS`: `actor.policy_loss.loss_mode=dph_js`, and `algorithm.adv_estimator=dph`.
-
-The difficulty. A policy loss in verl gets log-probs, old log-probs, advantages and a mask, and nothing that tells one
-row from another; stored answers of D_pef need their reference log-probs and another loss. What was chosen:
+verl imports this module by `VERL_USE_EXTERNAL_MODULES=dphlib.integrations.verl.plugin` and finds the rest by its
+settings: `actor.policy_loss.loss_mode=dph_js`, a name of `settings.methods.METHODS`, and `algorithm.adv_estimator=dph`.
+docs/verl.md lists them and says what was chosen and why, docs/verl_8gpu.sh is a whole launch.
 
     row          `PartitionedDataset` lays out each batch: prompts of D_exp, then stored answers, each rolled out once
     replay       `ReplayLoop` answers with the stored tokens, gives their reference log-probs as the rollout's, and
                  `REPLAY_REWARD` as the reward, a number that no reward function gives and that vanishes in a mean
     old          verl's bypass mode hands the rollout's log-probs to the loss as old log-probs, hence on a replayed row
-                 those of pi_ref, and on the others those of the policy that sampled, as in `trainer`
+                 those of pi_ref, and on the others those of the policy that sampled
     mark         the advantage reads that reward and sets such a row's advantage to `REPLAY_MARK` times its weight
-    loss         the policy loss tells rows by the mark and calls `losses.partitioned_loss` on both kinds at once
-
-Each step is an interface that verl documents; no field is smuggled and no class of verl's is replaced. The other ways
-lost: a trainer of its own (`register_trainer`) copies verl's loop and breaks with it; reference log-probs in the
-advantage collide with the weight; marks in `rollout_is_weights` rest on how verl moves fields.
-
-Departures:
-
-1. The means are two, as in `losses`: the advantage of D_exp is multiplied by N / N_exp and the weight of D_pef is
-   eta N / N_pef, N being response tokens of the step, because verl divides by the tokens of all rows. With several
-   mini-batches a step the proportion is the step's, not each mini-batch's.
-2. Old log-probs are the sampler's (verl recomputes them without bypass mode): one forward pass a step less, and a
-   ratio that is not exactly 1 at the first update where sampler and trainer round differently.
-3. verl's own figures see the marks: `critic/advantages/*` means nothing, `critic/score/mean` counts each replayed row
-   as 0. `actor/rehearsal_loss` is eta L_pef, `actor/explore_loss` L_exp.
+    loss         the policy loss recognises rows by the mark and calls `losses.partitioned_loss` on both kinds at once
 
 Not here: methods with an online reference (rkl, dph_js_definition), dynamic sampling, verl's asynchronous trainers,
-its trainer before `use_v1`, and tools or several turns. Each is refused where it can be told.
+its trainer before `use_v1`, and tools or several turns. Each is refused where it can be recognised.
 """
 
 from __future__ import annotations
@@ -92,7 +75,7 @@ class PartitionedDataset(Dataset):
     """verl's `data.custom_cls` for files of `dph verl`: every batch has prompts of D_exp, then stored answers.
 
     Reads `data.dph`: `explore_prompts` and `rehearsal_rows` of a step (they add up to `data.train_batch_size`),
-    `rollouts` a prompt, `epochs` over D_exp, and `seed`. A file without stored answers is given out in its order.
+    `rollouts` per prompt, `epochs` over D_exp, and `seed`. A file without stored answers is given out in its order.
 
     Raises:
         RunError: a store of another base or tokenizer than that which verl loaded, or a file of another kind.

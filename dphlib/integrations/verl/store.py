@@ -8,7 +8,7 @@ A row has the columns that verl's recipes have (`data_source`, `prompt`, `agent_
 2. The file's metadata hold the hashes of base and tokenizer that `store` holds. `check_store` refuses another base:
    log-probabilities of one model are no reference for another, and would be learnt without any error.
 
-It knows neither torch nor verl; what reads the file in training is `verl_plugin`.
+It knows neither torch nor verl; what reads the file in training is `verl.plugin`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dphlib import __version__
-from dphlib.integrations.store import tokenizer_sha256
+from dphlib.integrations.store import Origin, origin
 from dphlib.partition import Partition, Reference
 from dphlib.runtime.files import InputError, RunError, atomic_path, make_folder
 from dphlib.runtime.places import ARTIFACTS
@@ -33,20 +33,16 @@ _FORMAT = 1
 _METADATA = b"dphlib"
 
 
-@dataclass(frozen=True, slots=True)
-class FileHead:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileHead(Origin):
     """What a file says of itself.
 
     Args:
-        base_sha256: of the base's weights, see `adapters.describe_base`.
-        tokenizer_sha256: see `store.tokenizer_sha256`.
         exploration, references: rows of prompts to roll out on, and of stored answers; the latter come last.
         made_by: version of dphlib.
         format: of the file.
     """
 
-    base_sha256: str
-    tokenizer_sha256: str
     exploration: int
     references: int
     made_by: str = __version__
@@ -57,13 +53,13 @@ def write_store(parts: Partition, base: Path, tokenizer: Any, out: Path) -> Path
     """Writes D_exp and the stored answers to `out`/train.parquet.
 
     Args:
-        parts: the partition with its reference answers, as `stages.Pipeline.parts` reads it from a run's folder.
+        parts: the partition with its reference answers, as `pipeline.Pipeline.parts` reads it from a run's folder.
         base: folder of the initial policy that drew the answers, with its tokenizer.
         tokenizer: that tokenizer, loaded.
         out: folder.
 
     Raises:
-        ValueError: no prompt to explore, no stored answer, or one whose log-probabilities are not one a token.
+        InputError: no prompt to explore, no stored answer, or one whose log-probabilities are not one per token.
     """
     if not parts.exploration or not parts.references:
         raise InputError(
@@ -79,7 +75,11 @@ def write_store(parts: Partition, base: Path, tokenizer: Any, out: Path) -> Path
                 f" {len(reference.logprobs)} log-probabilities; pre-sample again"
             )
         rows.append(_row(len(rows), reference.problem, next(ids), reference))
-    return _write(out / TRAIN, rows, _describe(base, tokenizer, len(parts.exploration), len(parts.references)))
+    return _write(
+        out / TRAIN,
+        rows,
+        FileHead(**origin(base, tokenizer), exploration=len(parts.exploration), references=len(parts.references)),
+    )
 
 
 def write_prompts(problems: Sequence[Problem], base: Path, tokenizer: Any, out: Path) -> Path:
@@ -88,7 +88,7 @@ def write_prompts(problems: Sequence[Problem], base: Path, tokenizer: Any, out: 
         raise ValueError("no problem to write")
     ids = _prompt_ids(tokenizer, problems)
     rows = [_row(index, problem, ids[index]) for index, problem in enumerate(problems)]
-    return _write(out / VALIDATION, rows, _describe(base, tokenizer, len(problems), 0))
+    return _write(out / VALIDATION, rows, FileHead(**origin(base, tokenizer), exploration=len(problems), references=0))
 
 
 def read_store(path: Path) -> tuple[Any, FileHead]:
@@ -119,20 +119,14 @@ def check_store(store: FileHead, folder: Path, tokenizer: Any) -> None:
 
     Raises:
         RunError: another tokenizer, or another base.
-        FileNotFoundError: no weights there.
+        MissingFileError: no weights there.
     """
-    from dphlib.models.adapters import describe_base
-
-    # The tokenizer first: it is small.
-    for what, ours, theirs in (
-        ("tokenizer", lambda: tokenizer_sha256(tokenizer), store.tokenizer_sha256),
-        ("base", lambda: describe_base(folder, "other").sha256, store.base_sha256),
-    ):
-        if (found := ours()) != theirs:
-            raise RunError(
-                f"the stored answers were made with another {what}: sha256 {theirs[:12]}, {folder} has {found[:12]};"
-                " train the base that was pre-sampled, or pre-sample this one and write the store again"
-            )
+    if differing := store.differs(folder, tokenizer):
+        what, stored, found = differing
+        raise RunError(
+            f"the stored answers were made with another {what}: sha256 {stored}, {folder} has {found};"
+            " train the base that was pre-sampled, or pre-sample this one and write the store again"
+        )
 
 
 def verl(
@@ -163,12 +157,6 @@ def verl(
     print(write_store(pipeline.parts(suite), base, tokenizer, out))
     print(write_prompts(pipeline.suite(validation), base, tokenizer, out))
     return 0
-
-
-def _describe(base: Path, tokenizer: Any, exploration: int, references: int) -> FileHead:
-    from dphlib.models.adapters import describe_base
-
-    return FileHead(describe_base(base, "other").sha256, tokenizer_sha256(tokenizer), exploration, references)
 
 
 def _prompt_ids(tokenizer: Any, problems: Sequence[Problem]) -> list[list[int]]:
