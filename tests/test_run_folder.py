@@ -1,4 +1,4 @@
-"""Runs survive what runs meet: SIGKILL, a full disk, damage, two at once, a changed parameter or source."""
+"""A run folder survives what runs meet: SIGKILL, a full disk, damage, two at once, a changed parameter or source."""
 
 from __future__ import annotations
 
@@ -6,30 +6,25 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 from pathlib import Path
 
 import numpy
+import pandas as pd
 import pytest
 
-from dphlib.experiment import store as runs
-from dphlib.experiment.store import (
-    RunError,
-    append_jsonl,
-    atomic_path,
-    code_version,
-    derive_seed,
-    open_run,
-    read_jsonl,
-    write_json,
-    write_text,
-)
+from dphlib.experiment import store
+from dphlib.experiment.agreement import KEY, agreement
+from dphlib.experiment.pipeline import CODE
+from dphlib.experiment.store import NO_NUMBERS, code_version, open_run, work_folder
 from dphlib.runtime import files
+from dphlib.runtime.files import RunError, append_jsonl, atomic_path, read_jsonl, require_space, write_json, write_text
+from dphlib.runtime.machine import PINNED, derive_seed, deterministic, seed_everything
+from dphlib.runtime.manifests import read_manifest
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -58,12 +53,13 @@ def stage(root: Path, build=build, *, name="base", params=None, inputs=()):
 
 
 def script(body: str, *arguments: object, **options) -> subprocess.Popen:
-    """Another process that runs `body` with this file's `build` and the names of `runs` at hand."""
+    """Another process that runs `body` with this file's `build` and `stage` at hand."""
     head = f"""
         import os, resource, signal, sys, time
         from pathlib import Path
         sys.path[:0] = [{str(REPOSITORY)!r}]
-        from dphlib.experiment.store import *
+        from dphlib.experiment.store import open_run
+        from dphlib.runtime.files import RunError, write_text
         root = Path(sys.argv[1])
         def build(folder):
             (folder / "model").mkdir()
@@ -76,9 +72,14 @@ def script(body: str, *arguments: object, **options) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+def machine_flags() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    return info.read_text().split() if info.exists() else []
+
+
 def new_process(monkeypatch) -> None:
     """Forgets which stages were hashed, as a process that starts does."""
-    monkeypatch.setattr(runs, "_verified", {})
+    monkeypatch.setattr(store, "_verified", {})
 
 
 # --- Stages ---------------------------------------------------------------------------------
@@ -105,8 +106,8 @@ def test_the_key_depends_on_parameters_inputs_and_library_versions(tmp_path, mon
     assert other.key != one.key
     below = stage(tmp_path, name="policy", inputs=[one])
     assert stage(tmp_path, name="policy", inputs=[other]).key != below.key
-    real = runs.package_version
-    monkeypatch.setattr(runs, "package_version", lambda name: "0" if name == "numpy" else real(name))
+    real = store.package_version
+    monkeypatch.setattr(store, "package_version", lambda name: "0" if name == "numpy" else real(name))
     assert stage(tmp_path, params={"eta": 0.5, "seed": 0}).key != one.key
 
 
@@ -168,10 +169,10 @@ def test_any_flipped_byte_of_a_manifest_is_noticed_or_without_meaning(tmp_path, 
     """A flip may only pass where it changes no value: white space for white space."""
     path = stage(tmp_path).path / "manifest.json"
     whole = path.read_bytes()
-    manifest, _ = runs.read_manifest(path.parent)
+    manifest, _ = read_manifest(path.parent)
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        found, problem = runs.read_manifest(path.parent)
+        found, problem = read_manifest(path.parent)
         assert problem or found == manifest, f"byte {place}"
 
 
@@ -212,7 +213,7 @@ def test_sigkill_in_the_middle_of_a_build(tmp_path):
         def slow(folder):
             (folder / "log.jsonl").write_bytes(b'{"st')
             print("half", flush=True)
-            time.sleep(60)
+            signal.pause()
         stage(slow)
     """
     run = open_run(killed, "smoke")
@@ -263,7 +264,7 @@ def test_checkpoints_survive_until_the_stage_is_finished(tmp_path):
     seen = []
 
     def resumable(folder):
-        checkpoint = runs.work_folder(folder) / "step"
+        checkpoint = work_folder(folder) / "step"
         seen.append(checkpoint.read_text() if checkpoint.exists() else "0")
         write_text(checkpoint, "7")
         if len(seen) == 1:
@@ -274,12 +275,7 @@ def test_checkpoints_survive_until_the_stage_is_finished(tmp_path):
         stage(tmp_path, resumable)
     finished = stage(tmp_path, resumable)
     assert seen == ["0", "7"]
-    assert sorted(path.name for path in finished.path.rglob("*")) == [
-        "log.jsonl",
-        "manifest.json",
-        "model",
-        "weights.bin",
-    ]
+    assert {path.name for path in finished.path.rglob("*")} == {"log.jsonl", "manifest.json", "model", "weights.bin"}
     assert not list((tmp_path / "stages").glob(".work-*")) and not list((tmp_path / "stages").glob(".building-*"))
 
 
@@ -288,35 +284,20 @@ def test_two_processes_at_once_build_once(tmp_path):
         def slow(folder):
             with open(root.parent / "builds", "a") as log:
                 log.write(f"{os.getpid()}\\n")
-            time.sleep(3)
+            print("begun", flush=True)
+            while not (root.parent / "go").exists(): time.sleep(0.05)
             build(folder)
         print(stage(slow).reused)
     """
-    processes = [script(body, tmp_path / "run") for _ in range(2)]
-    told = [process.communicate() for process in processes]
-    assert sorted(out for out, _ in told) == ["False\n", "True\n"], told
+    builder = script(body, tmp_path / "run")
+    assert builder.stdout.readline() == "begun\n"
+    waiter = script(body, tmp_path / "run")
+    assert "another process is building this stage; waiting" in waiter.stderr.readline()
+    (tmp_path / "go").touch()
+    assert [process.communicate()[0] for process in (builder, waiter)] == ["False\n", "True\n"]
     assert len((tmp_path / "builds").read_text().splitlines()) == 1
-    waiting = next(err for out, err in told if out == "True\n")
-    assert "another process is building this stage; waiting" in waiting
     stage(tmp_path / "clean")
     assert tree(tmp_path / "run") == tree(tmp_path / "clean")
-
-
-def test_a_wait_for_one_who_only_looks_is_not_told(tmp_path, capsys):
-    found, held = stage(tmp_path), threading.Event()
-
-    def look():
-        with runs._lock(found.path, wait=True):
-            held.set()
-            time.sleep(1)
-
-    looker = threading.Thread(target=look)
-    looker.start()
-    held.wait()
-    capsys.readouterr()
-    assert stage(tmp_path).reused
-    looker.join()
-    assert capsys.readouterr().err == ""
 
 
 def test_opening_a_run_leaves_a_living_builder_alone(tmp_path):
@@ -378,9 +359,9 @@ def test_errors_of_the_disk_name_the_way_out(tmp_path, monkeypatch, error, way_o
 
 
 def test_space_is_asked_for_in_advance(tmp_path):
-    runs.require_space(tmp_path / "not" / "yet" / "there", 0.0)
+    require_space(tmp_path / "not" / "yet" / "there", 0.0)
     with pytest.raises(RunError, match=r"1000000.0 needed; free space"):
-        runs.require_space(tmp_path / "not" / "yet" / "there", 1e6)
+        require_space(tmp_path / "not" / "yet" / "there", 1e6)
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_sweeps_the_dead(tmp_path):
@@ -478,8 +459,70 @@ def test_comments_and_docstrings_change_no_code_version(tmp_path):
     assert versions[0] == versions[1] != code_version(["trainer"], package)
 
 
-def test_code_version_of_this_package(tmp_path):
-    assert code_version(["types"]) != code_version(["types", "experiment.store"])
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A copy of the library's sources, to edit."""
+    copy = tmp_path_factory.mktemp("edited") / "dphlib"
+    shutil.copytree(Path(store.__file__).parents[1], copy, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+def stages_changed(package, module) -> set[str]:
+    """The stages that an edit of a module, undone afterwards, would build anew."""
+    path = package.joinpath(*module.split(".")).with_suffix(".py")
+    before, text = {name: code_version(code, package) for name, code in CODE.items()}, path.read_text()
+    path.write_text(f"{text}\nEDITED = 1\n")
+    after = {name: code_version(code, package) for name, code in CODE.items()}
+    path.write_text(text)
+    return {name for name in CODE if before[name] != after[name]}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "training.tracking", "training.memory", "runtime.jobs", "runtime.files", "experiment.store",
+        "experiment.pipeline", "settings.methods", "settings.profiles", "figures.style", "report.notebooks",
+        "analysis.claims", "cli.run", "stats",
+    ],
+)  # fmt: skip
+def test_an_edit_that_cannot_change_a_number_keeps_every_stage(package, module):
+    assert stages_changed(package, module) == set()
+
+
+LEARNING = {"train", "cost"}
+ANSWERING = {"presample", "evaluate", "data", *LEARNING}
+
+
+@pytest.mark.parametrize(
+    ("module", "changed"),
+    [
+        ("losses", LEARNING),
+        ("divergences", LEARNING),
+        ("training.loop", LEARNING),
+        ("training.step", LEARNING),
+        ("experiment.train_run", LEARNING),
+        ("experiment.cost", {"cost"}),
+        ("experiment.evaluate", {"evaluate", *LEARNING}),
+        ("experiment.draws", {"presample", "evaluate", *LEARNING}),
+        ("sampling.transformers", ANSWERING),
+        ("verify.sql_rules", ANSWERING),
+        ("logprobs", ANSWERING),
+        ("partition", {"partition", *ANSWERING}),
+        ("training.sft", {"base"}),
+        ("runtime.machine", {"base", *ANSWERING}),
+        ("models.load", {"base", *ANSWERING}),
+        ("world.people_places", {"world", "base", *ANSWERING}),
+        ("types", set(CODE)),
+    ],
+)
+def test_an_edit_that_can_change_a_number_builds_what_depends_on_it_anew(package, module, changed):
+    assert stages_changed(package, module) == changed
+
+
+def test_what_is_named_is_there(package):
+    for name in NO_NUMBERS:
+        path = package.joinpath(*name.split("."))
+        assert path.is_dir() or path.with_suffix(".py").is_file()
     with pytest.raises(ValueError, match=r"no module 'trainr' in dphlib; there are: .*types"):
         code_version(["trainr"])
 
@@ -499,10 +542,10 @@ def test_seeding_repeats_every_generator():
     def draw():
         return random.random(), numpy.random.rand(), torch.rand(1).item()
 
-    runs.seed_everything(derive_seed("a"))
+    seed_everything(derive_seed("a"))
     first = draw()
     assert draw() != first
-    runs.seed_everything(derive_seed("a"))
+    seed_everything(derive_seed("a"))
     assert draw() == first
 
 
@@ -510,18 +553,71 @@ def test_deterministic_sets_threads_and_kernels():
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     try:
-        runs.deterministic(1)
+        deterministic(1)
         assert torch.get_num_threads() == 1 and torch.are_deterministic_algorithms_enabled()
         with pytest.raises(ValueError, match="threads = 0"):
-            runs.deterministic(0)
+            deterministic(0)
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
 
 
 def test_no_torch_is_imported():
-    process = script("import dphlib.runtime.jobs; machine(), versions(); print('torch' in sys.modules)", "unused")
-    assert process.communicate()[0] == "False\n"
+    body = """
+        import dphlib.runtime.jobs
+        from dphlib.runtime.machine import machine, versions
+        machine(), versions()
+        print("torch" in sys.modules)
+    """
+    assert script(body, "unused").communicate()[0] == "False\n"
+
+
+def shown_by(tmp_path, program: str) -> str:
+    """What a new process prints whose environment pins nothing, where importing `kernels` would be an error."""
+    (tmp_path / "kernels.py").write_text("raise SystemExit('a kernel would have been fetched')")
+    environment = {name: value for name, value in os.environ.items() if name not in PINNED}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "kernel" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif("avx2" not in machine_flags(), reason="this processor has no AVX2")
+def test_pinned_kernels_are_avx2s_and_none_is_fetched(tmp_path):
+    early = """
+        from dphlib.runtime.machine import machine, pin_kernels
+        print(pin_kernels())
+        import bitsandbytes, torch
+        print(torch.backends.cpu.get_cpu_capability(), machine()["instructions"])
+    """
+    assert shown_by(tmp_path, early) == "True\nAVX2 pinned to AVX2\n"
+    late = """
+        import os, torch
+        from dphlib.runtime.machine import machine, pin_kernels
+        print(pin_kernels(), machine()["instructions"], "ATEN_CPU_CAPABILITY" in os.environ)
+    """
+    assert shown_by(tmp_path, late) == "False not pinned False\n"
+
+
+# --- Agreement with the reference -----------------------------------------------------------
+
+
+def test_a_run_says_how_many_of_its_records_equal_the_references(tmp_path, monkeypatch):
+    row = {**dict.fromkeys(KEY, 0), "method": "grpo", "correct": True, "base_logprob": float("nan")}
+    reference = pd.DataFrame([{**row, "sample": sample} for sample in range(1000)])
+    run = reference.astype({"method": "category"}).query("sample < 900").copy()
+    run.loc[3, "correct"] = False
+    for folder, frame in (("run", run), ("reference", reference)):
+        (tmp_path / folder).mkdir()
+        frame.to_parquet(tmp_path / folder / "records.parquet")
+    write_json(tmp_path / "reference" / "manifest.json", {"profile": "cpu"})
+    said = agreement(tmp_path / "run", "cpu", tmp_path / "reference")
+    assert said.startswith("899 of 900 records equal the reference's")
+    for name in PINNED:
+        monkeypatch.delenv(name, raising=False)
+    assert agreement(tmp_path / "run", "cpu", tmp_path / "reference").endswith("agrees with it statistically only")
+    assert agreement(tmp_path / "run", "smoke", tmp_path / "reference") == ""
 
 
 # --- Results folder -------------------------------------------------------------------------
@@ -531,30 +627,30 @@ def test_run_manifest_notices_every_change(tmp_path):
     stage(tmp_path)
     write_text(tmp_path / "tables" / "passk.csv", "k,pass\n1,0.5\n")
     write_text(tmp_path / "claims.json", "{}")
-    runs.write_run_manifest(tmp_path, {"seeds": [0, 1], "seconds": {"train": 12.5}})
+    store.write_run_manifest(tmp_path, {"seeds": [0, 1], "seconds": {"train": 12.5}})
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert list(manifest["files"]) == ["claims.json", "tables/passk.csv"]
     assert manifest["seeds"] == [0, 1] and manifest["seconds"] == {"train": 12.5} and manifest["peak_gib"] > 0
-    assert runs.verify_run_manifest(tmp_path) == []
+    assert store.verify_run_manifest(tmp_path) == []
     flip(tmp_path / "tables" / "passk.csv")
     (tmp_path / "claims.json").unlink()
     write_text(tmp_path / "figures" / "new.svg", "")
-    problems = runs.verify_run_manifest(tmp_path)
+    problems = store.verify_run_manifest(tmp_path)
     assert [problem.split()[0] for problem in problems] == [
         "claims.json",
         "tables/passk.csv",
         "figures/new.svg",
     ]
     (tmp_path / "manifest.json").unlink()
-    assert runs.verify_run_manifest(tmp_path) == ["manifest.json is missing"]
+    assert store.verify_run_manifest(tmp_path) == ["manifest.json is missing"]
     with pytest.raises(ValueError, match="versions"):
-        runs.write_run_manifest(tmp_path, {"versions": {}})
+        store.write_run_manifest(tmp_path, {"versions": {}})
 
 
 def test_a_copied_run_keeps_the_machine_and_memory_of_the_run(tmp_path):
     (tmp_path / "table.csv").write_text("a\n1\n")
     of_run = {"versions": {"torch": "0"}, "machine": {"cpu": "another"}, "peak_gib": 7.5, "peak_gib_largest_child": 9.0}
-    runs.write_run_manifest(tmp_path, {"profile": "cpu"}, of_run)
+    store.write_run_manifest(tmp_path, {"profile": "cpu"}, of_run)
     written = json.loads((tmp_path / "manifest.json").read_text())
     assert {name: written[name] for name in of_run} == of_run
-    assert runs.verify_run_manifest(tmp_path) == []
+    assert store.verify_run_manifest(tmp_path) == []
