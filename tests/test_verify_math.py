@@ -11,6 +11,7 @@ import time
 import pytest
 from verifier_examples import MATH_ANSWERS, MATH_EXTRACTION, MATH_RESTATEMENTS, MATH_TEXTS, boxed
 
+from dphlib.types import Verdict
 from dphlib.verify.math import MathVerifier, extract_boxed, plain_number
 
 
@@ -64,7 +65,7 @@ def test_outcomes_of_a_box(strict, compat, gold, content, outcome, math_verify):
 def test_outcomes_of_a_text(strict, compat, gold, text, outcome, math_verify):
     verdict = strict.verify(gold, text)
     assert verdict.outcome == outcome
-    assert verdict.reward == (None if outcome == "infra_error" else 0.0)
+    assert verdict.reward == Verdict(outcome).reward
     assert compat.verify(gold, text).outcome == math_verify
 
 

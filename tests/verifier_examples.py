@@ -185,7 +185,7 @@ MATH_ANSWERS = [
 
 # Mathematics: gold, whole text, outcome in strict and in compat.
 MATH_TEXTS = [
-    ("1,2", r"\boxed{1} and \boxed{2}", "wrong", "correct"),
+    ("1,2", r"\boxed{1} and \boxed{2}", "correct", "correct"),
     ("46", "the answer is 46", "no_answer", "correct"),
     ("46", r"\boxed{46", "no_answer", "no_answer"),
     ("46", "", "no_answer", "no_answer"),

@@ -1,17 +1,29 @@
 """What the text of a mathematical answer is, before any algebra: its box, its numbers, its units, restatements.
 
-Pure string rules of `verify_math`'s strict mode. Every pattern runs in linear or, on the 2,000 characters of a
-box at most, quadratic time, so that no answer can slow it.
+Pure string rules of strict mode, on tidy text (`math_spelling`). Every pattern runs in linear or, on the 2,000
+characters of a box at most, quadratic time, so that no answer can slow it.
 
-What it does not do: read LaTeX. A text that no rule here settles goes to math-verify.
+What it does not do: read LaTeX. A text that no rule here settles goes to `math_algebra`.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+from itertools import product
+from typing import Any
 
+from dphlib.verify.math_spelling import tidy
+
+MAX_VALUES = 64  # of one part with several signs `\pm`
 MAX_CHARS = 2_000  # of a box; longer ones are no answer to a problem, but cost seconds to parse
+
+
+class UnreadableError(Exception):
+    """A text that latex2sympy or sympy cannot handle."""
+
 
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
@@ -35,6 +47,28 @@ def boxes(text: str) -> list[tuple[int, int]]:
     return sorted(found)
 
 
+def joined_boxes(text: str) -> list[str]:
+    r"""The contents of the last boxes that stand in one list, with nothing but commas, "and", "or" and names between.
+
+    >>> joined_boxes(r"\boxed{7}. So $x=\boxed{1}$ and $y = \boxed{2}$."), joined_boxes(r"\boxed{1}, no, \boxed{2}")
+    (['1', '2'], ['2'])
+    """
+    found = [(start, end) for start, end in boxes(text) if text[start:end].strip()]
+    outer = [box for i, box in enumerate(found) if not i or box[0] > found[i - 1][1]]
+    if not outer or outer[-1] != found[-1]:
+        return []
+    at = len(outer) - 1
+    while at and _JOINED.fullmatch(text, outer[at - 1][1] + 1, text.rindex("\\boxed", 0, outer[at][0])):
+        at -= 1
+    return [text[start:end].strip() for start, end in outer[at:]]
+
+
+_JOINED = re.compile(
+    r"(?:[\s$]|\\[()\[\],;: ]|\\q?quad)*(?:,|;|,?\s*(?:and|or)\b|,?\s*\\(?:text|mbox)\s*\{\s*,?\s*(?:and|or)\s*\})"
+    r"(?:[\s$]|\\[()\[\],;: ]|\\q?quad|[A-Za-z](?:_\{?\w\}?)?\s*=)*"
+)
+
+
 def extract_boxed(text: str) -> str | None:
     r"""The content of the last balanced `\boxed{}`, None if there is none or it is blank. Linear in the text.
 
@@ -45,58 +79,37 @@ def extract_boxed(text: str) -> str | None:
     return text[slice(*found[-1])].strip() or None if found else None
 
 
-# Dress: what changes nothing in the meaning.
+# Bare text.
 
-# Drawn as nothing, or the same as their LaTeX. Marks that turn the direction of writing stay: they change what is read.
-_CHARACTERS = dict.fromkeys((0xAD, 0x200B, 0x200C, 0x200D, 0x200E, *range(0x2060, 0x2065), 0xFEFF)) | str.maketrans(
-    {"−": "-", "×": r"\times ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ ", "∪": r"\cup "}
-    | {"≤": r"\le ", "≥": r"\ge ", "≠": r"\neq ", "\xa0": " "}
-    | {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)}  # full width
-)
-_DELIMITERS = re.compile(r"(?<!\\)(?:\$|\\[()\[\]])")
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|,?\\[,!;: ]|,?~)\s*\d{3})+(?!\d)")
-_STOP = re.compile(r"(?<!\\right)(?<!\.)\.$")
-_COLOUR = re.compile(r"\\(?:text)?color\s*\{[a-z]+\}(?:\s*\{([^{}]*)\})?")
-_PERCENT = re.compile(
-    r"\s*(?:\\text\s*\{\s*(?:percentage|percent|pct)\s*\}|(?<=[\d}\s])(?:percentage|percent|pct)(?![A-Za-z]))"
-)
 _FONT = r"\\(?:text(?:bf|it|rm|normal|sf)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|operatorname)\s*"
 _UNWRAP = re.compile(_FONT + r"\{([^{}]*)\}")
-_AND_OR = re.compile(r",?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\{])(?:and|or)(?![A-Za-z}]))")
-_DRESS = re.compile(
-    r"\\(?:left|right)(?![a-z])|\\(?:displaystyle|q?quad|degree)|\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\[!,;:> %$]|[$%~°\s]"
-)
+_DRESS = re.compile(r"\\(?:displaystyle|,|!|;|:|%|\$)|\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\[ ]|[$%~°]")
+_SPACE = re.compile(r"(\\[A-Za-z]+ (?=[A-Za-z])|(?<=\d) (?=\d))|\s+")
 
 
-def tidy(text: str) -> str:
-    r"""`text` without mathematics delimiters, invisible characters, colours and digit grouping, in LaTeX's spelling.
+@lru_cache(maxsize=20_000)
+def bare(text: str) -> str:
+    r"""Tidy text without fonts, currency, percent and degree signs, and without the spaces that part nothing.
 
-    >>> tidy(r"\( 10{,}000 \)."), tidy("−5")
-    ('10000', '-5')
+    >>> print(bare(r"\mathrm{h} = 30^\circ \cdot x"))
+    h=30\cdot x
     """
-    text = _COLOUR.sub(r"\1", _DELIMITERS.sub("", _STOP.sub("", " ".join(text.translate(_CHARACTERS).split()))))
-    text = _PERCENT.sub(r"\%", text)
-    return _STOP.sub("", _GROUPED.sub(lambda group: re.sub(r"\D", "", group[0]), text).strip())
-
-
-def _bare(text: str) -> str:
-    """LaTeX without its dress: fonts, spacing, currency, percent and degree signs; "and" and "or" as commas."""
-    text = _DRESS.sub("", _UNWRAP.sub(r"\1", _AND_OR.sub(",", text)))
-    return re.sub(r"\\[dt]frac(?![a-z])", r"\\frac", text).rstrip(".")
+    return _SPACE.sub(r"\1", _DRESS.sub("", _UNWRAP.sub(r"\1", text))).rstrip(".")
 
 
 # Numbers.
 
-_PLAIN = re.compile(r"[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d*)?|[+-]?\.\d+", re.ASCII)
 _INTEGER = r"(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)"
+_DECIMAL = rf"(?:{_INTEGER}(?:\.\d*)?|\.\d+)"
+_PLAIN = re.compile(rf"[+-]?{_DECIMAL}", re.ASCII)
 _NUMBER = re.compile(
-    rf"(?=[+-]?\.?\d)([+-]?{_INTEGER}?(?:\.\d*)?)(?:(?:\\times|\\cdot)10\^(?:\{{([+-]?\d+)\}}|(\d)))?", re.ASCII
+    rf"([+-]?)(?:({_DECIMAL})(?:(?:\\times|\\cdot)10\^\{{([+-]?\d+)\}})?|10\^\{{([+-]?\d+)\}})", re.ASCII
 )
-_FRACTION = re.compile(rf"([+-]?)(\d*)\\frac(?:\{{([+-]?{_INTEGER})\}}|(\d))(?:\{{({_INTEGER})\}}|(\d))", re.ASCII)
-_SIDE = rf"(?:\(([+-]?{_INTEGER})\)|\{{([+-]?{_INTEGER})\}}|({_INTEGER}))"
-_SLASH = re.compile(rf"([+-]?){_SIDE}/{_SIDE}", re.ASCII)
-_BASED = re.compile(r"(\d[\dA-F]*)_\{?(\d+)\}?", re.ASCII)
-_APART = re.compile(r"\d,?(?:\s|~|\\[,;:!> ]|\\q?quad)+\d", re.ASCII)
+_FRACTION = re.compile(rf"([+-]?)(\d*)\\frac\{{([+-]?{_DECIMAL})\}}\{{([+-]?{_DECIMAL})\}}", re.ASCII)
+_SIDE = rf"(?:\(([+-]?{_DECIMAL})\)|\{{([+-]?{_DECIMAL})\}}|({_DECIMAL}))"
+_SLASH = re.compile(rf"([+-]?){_SIDE}[/:]{_SIDE}", re.ASCII)
+_BASED = re.compile(r"(\d[\dA-F]*)_\{(\d+)\}", re.ASCII)
+_APART = re.compile(r"\d,?\s+\d", re.ASCII)
 
 
 def plain_number(text: str) -> Fraction | None:
@@ -106,7 +119,11 @@ def plain_number(text: str) -> Fraction | None:
     (True, None)
     """
     text = tidy(text) if len(text) <= MAX_CHARS else ""
-    return Fraction(text.replace(",", "")) if _PLAIN.fullmatch(text) else None
+    return _decimal(text) if _PLAIN.fullmatch(text) else None
+
+
+def _decimal(text: str) -> Fraction:
+    return Fraction(text.replace(",", ""))
 
 
 def exact_value(text: str) -> tuple[Fraction, int | None] | None:
@@ -118,23 +135,23 @@ def exact_value(text: str) -> tuple[Fraction, int | None] | None:
     text = tidy(text)
     if "%" in text or _APART.search(text):
         return None
-    bare = _bare(text)
-    if _bracket(bare) == "(":
-        bare = "" if "," in bare else _inside(bare)
-    if match := _NUMBER.fullmatch(bare):
-        digits, power = match[1].replace(",", ""), int(match[2] or match[3] or 0)
+    text = bare(text)
+    if bracket(text) == "(":
+        text = "" if "," in text else inside(text)
+    if match := _NUMBER.fullmatch(text):
+        sign, digits, power = match[1], (match[2] or "1").replace(",", ""), int(match[3] or match[4] or 0)
         if abs(power) > MAX_CHARS:
             return None
-        return Fraction(digits) * Fraction(10) ** power, len(digits.partition(".")[2]) - power
-    if match := _FRACTION.fullmatch(bare) or _SLASH.fullmatch(bare):
-        sign, *numbers = (part.replace(",", "") if part else part for part in match.groups())
-        if match.re is _FRACTION:
-            whole, above, below = int(numbers[0] or 0), int(numbers[1] or numbers[2]), int(numbers[3] or numbers[4])
-        else:
-            whole, above, below = 0, *(int(next(filter(None, numbers[i : i + 3]))) for i in (0, 3))
-        if below and not (whole and above < 0):
-            return (whole + Fraction(above, below)) * (-1 if sign == "-" else 1), None
-    return None
+        return Fraction(sign + digits) * Fraction(10) ** power, len(digits.partition(".")[2]) - power
+    if match := _FRACTION.fullmatch(text):
+        whole, above, below = int(match[2] or 0), _decimal(match[3]), _decimal(match[4])
+    elif match := _SLASH.fullmatch(text):
+        whole, (above, below) = 0, (_decimal(next(filter(None, match.groups()[i : i + 3]))) for i in (1, 4))
+    else:
+        return None
+    if not below or (whole and (above < 0 or below < 0)):
+        return None
+    return (whole + above / below) * (-1 if match[1] == "-" else 1), None
 
 
 def same_value(gold: str, answer: str) -> bool | None:
@@ -145,15 +162,35 @@ def same_value(gold: str, answer: str) -> bool | None:
     A decimal also equals a ratio that gives it when rounded or cut to its decimals, if these are six or more and it
     is no smaller than 0.001; a decimal never equals another decimal.
 
+    Per cent: 12.5 % is 0.125. Where the gold is in per cent, its figure alone (12.5) is right too; where only the
+    answer is, so is the gold's figure, unless that is at most 1 and therefore a share.
+
     >>> same_value(r"\frac{1}{3}", "0.333333"), same_value("0.333333", "0.3333333"), same_value("1", "x")
     (True, False, None)
+    >>> same_value(r"12.5\%", r"\frac{1}{8}"), same_value(r"12.5\%", "12.5"), same_value("50", "0.5")
+    (True, True, False)
     """
-    based, given = (_BASED.fullmatch(_bare(tidy(text))) for text in (gold, answer))
+    gold, answer = tidy(gold), tidy(answer)
+    based, given = (_BASED.fullmatch(bare(text)) for text in (gold, answer))
     if based:
-        return given.groups() == based.groups() if given else _bare(tidy(answer)) == based[1]
-    one, other = exact_value(gold), exact_value(answer)
+        return given.groups() == based.groups() if given else bare(answer) == based[1]
+    cents = [text.endswith("%") for text in (gold, answer)]
+    one, other = (exact_value(re.sub(r"\s*\\?%$", "", text)) for text in (gold, answer))
     if one is None or other is None:
         return None
+    if cents[0] == cents[1]:
+        return _equal(one, other)
+    figures = cents[0] or abs(one[0]) > 1
+    return (figures and _equal(one, other)) or _equal(
+        *(_share(v) if c else v for v, c in zip((one, other), cents, strict=True))
+    )
+
+
+def _share(value: tuple[Fraction, int | None]) -> tuple[Fraction, int | None]:
+    return value[0] / 100, None if value[1] is None else value[1] + 2
+
+
+def _equal(one: tuple[Fraction, int | None], other: tuple[Fraction, int | None]) -> bool:
     if one[0] == other[0] or (one[1] is None) == (other[1] is None):
         return one[0] == other[0]
     (ratio, _), (decimal, places) = sorted((one, other), key=lambda value: value[1] is not None)
@@ -207,7 +244,8 @@ def split_units(text: str, *, words: bool = False) -> tuple[str, tuple[str, ...]
             fits = not re.search(r"[^A-Za-z\s.~/^{}\d°-]|(?:^|\s)\d", match["font"])
             fits = fits and (len(found[0]) > 1 or found[0] in _UNITS) if len(found) == 1 else fits
         else:
-            known = len(match["plain"]) > 1 and all(_unit(word) in _KNOWN for word in found)
+            square_metres = words and match["plain"] == "m" and match["power"] and match["gap"].isspace()
+            known = square_metres or (len(match["plain"]) > 1 and all(_unit(word) in _KNOWN for word in found))
             spaced = words and re.search(r"[\s~]", match["gap"]) and len(match["plain"]) > 2
             fits = bool(known or spaced) and exact_value(rest) is not None
         if not fits or not 0 < len(found) <= 5 or _OPEN_END.search(rest) or any(map(_is_value, found)):
@@ -226,20 +264,157 @@ def _unit(word: str) -> str:
     return _UNITS.get(word) or _UNITS.get(singular) or _UNITS.get(singular.lower(), singular)
 
 
+# Parts.
+
+_GREEK = (
+    r"\\(?:alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|(?:var)?theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi|"
+    r"chi|psi|omega|Gamma|Delta|Theta|Lambda|Phi|Psi|Omega|ell)(?![A-Za-z])"
+)
+_LETTER = rf"(?:[A-Za-z]|{_GREEK})"
+_NAME = re.compile(
+    rf"(?:[A-Z][A-Za-z]*|[A-Za-z]{{4,}}|{_LETTER})(?:_\{{[^{{}}]*\}}|_?[0-9])?'*(?:\^\{{-1\}})?(?:\([^()=]*\))?|\\text\{{[^{{}}]+\}}"
+)
+_NAMES = re.compile(r"\([A-Za-z][A-Za-z0-9_{}]*(?:,[A-Za-z][A-Za-z0-9_{}]*)*\)")
+_QUANTITY = re.compile(rf"(?<![A-Za-z\\])[A-Za-z]|{_GREEK}")
+_SIGN = re.compile(r"\\(pm|mp)(?![A-Za-z])\s*")
+_BRACKETS = {"(": ")]", "[": ")]", "\\{": ("\\}",)}
+
+
+_SEPARATORS = re.compile(r"[()\[\]{}]|[,;:]|(?<![<>!\\:])=(?!=)|\\(?:land|lor|cup|cap|in)(?![A-Za-z])")
+
+
+def split(text: str, *others: str) -> list[str]:
+    r"""Parts between the commas, semicolons, "and" and "or" (or `others`) outside all brackets.
+
+    A number with commas is one part.
+
+    >>> split("1,(2,3)"), split("1,000"), split(r"(1,2)\cup(3,4)", r"\cup")
+    (['1', '(2,3)'], ['1,000'], ['(1,2)', '(3,4)'])
+    """
+    if _NUMBER.fullmatch(text):
+        return [text]  # its commas are at the thousands
+    marks = others or (",", ";", "\\land", "\\lor")
+    parts, depth, start = [], 0, 0
+    for match in _SEPARATORS.finditer(text):
+        mark = match[0]
+        depth += (mark in "([{") - (mark in ")]}")
+        if mark in marks and depth <= 0:
+            parts.append(text[start : match.start()])
+            start = match.end()
+    parts.append(text[start:])
+    return [part for part in parts if part.strip()] if "\\l" in text else parts
+
+
+def bracket(text: str) -> str:
+    r"""Which bracket, "(", "[" or "\\{", opens `text` and is closed by its last character; "" if none."""
+    for opening, closing in _BRACKETS.items():
+        if text.startswith(opening) and any(text.endswith(mark) for mark in closing):
+            depth = 0
+            for i, letter in enumerate(text):
+                depth += (letter in "([{") - (letter in ")]}")
+                if depth == 0 and i >= len(opening) - 1:
+                    return opening if i == len(text) - 1 else ""
+    return ""
+
+
+def inside(text: str) -> str:
+    """The text without the brackets that `bracket` finds."""
+    opening = bracket(text)
+    return text[len(opening) : len(text) - len(opening)] if opening else text
+
+
+def is_name(text: str) -> bool:
+    r"""Whether a text is the name of something: a letter, a function of it, a word, several in brackets.
+
+    >>> [is_name(text) for text in ("x", "a_{1}", "f(x)", r"\theta", "(x,y)", "2x", "|z|")]
+    [True, True, True, True, True, False, False]
+    """
+    text = bare(text)
+    return bool(_NAME.fullmatch(text) or _NAMES.fullmatch(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One part of an answer: its whole text, and what stands left and right of its `=` or `\\in`."""
+
+    text: str
+    left: str
+    value: str
+
+    @property
+    def solved(self) -> bool:
+        """Says what a letter is, with no other letter in it."""
+        return is_name(self.left) and not re.search(r"[A-Za-df-hj-z]", re.sub(r"\\[A-Za-z]+", "", self.value))
+
+
+def items(text: str) -> list[Item]:
+    r"""The parts of an answer, braces round all of them taken off, `\pm` written out.
+
+    >>> [item.value for item in items(r"\{-2, 1 \pm \sqrt{5}\}")]
+    ['-2', '1 +\\sqrt{5}', '1 -\\sqrt{5}']
+    """
+    found = []
+    for part in split(inside(text) if bracket(text) == "\\{" else text):
+        sides = split(part, "=", "\\in")
+        left, value = sides[0].strip() if len(sides) == 2 else "", sides[-1].strip()  # of a chain, its end
+        values = split(inside(value)) if left and bracket(value) == "\\{" else [value]
+        for one in values:
+            found += (
+                [Item(text, left, value) for text, value in zip(signs(part), signs(one), strict=True)]
+                if len(values) == 1
+                else [Item(one, left, v) for v in signs(one)]
+            )
+    return found
+
+
+def signs(text: str) -> list[str]:
+    r"""`text` with every choice of its signs.
+
+    >>> signs(r"\pm 2"), signs(r"a \pm b \mp c")
+    (['2', '-2'], ['a +b -c', 'a -b +c'])
+    """
+    pieces = _SIGN.split(text)
+    names = pieces[1::2]
+    if not names:
+        return [text]
+    choices: Any = product("+-", repeat=len(names))
+    if "mp" in names:
+        choices = (["+-"[(name == "mp") ^ i] for name in names] for i in (0, 1))
+    elif 2 ** len(names) > MAX_VALUES:
+        return [text]
+    written = []
+    for choice in choices:
+        out = pieces[0]
+        for sign, rest in zip(choice, pieces[2::2], strict=True):
+            unsigned = sign == "+" and (not out.strip() or out.rstrip()[-1] in "=({[,;<>")
+            out += rest if unsigned else sign + rest
+        written.append(out)
+    return written
+
+
 # Restatements.
 
-_RELATION = re.compile(r"(?<![<>!\\])=(?!=)")
-_NAME = re.compile(
-    r"\\?[A-Za-z][A-Za-z0-9_{}'\\]*(?:\([^()=]*\))?|\([A-Za-z][A-Za-z0-9_]*(?:,[A-Za-z][A-Za-z0-9_]*)*\)"
-)
+_RELATION = re.compile(r"(?<![<>!\\])=(?!=)|\\in(?![A-Za-z])")
+INEQUALITY = re.compile(r"<|>|\\(?:le|ge|neq)(?![A-Za-z])")
 _UNWORKED = re.compile(
     r"!(?!=)|\\(?:sum|prod|i*int|lim|d?t?binom|gcd|lcm|det|p?b?mod|max|min)(?![A-Za-z])"
-    r"|\\frac\{d[^{}]*\}\{d[a-z](?:\^\d)?\}|\\end\{[a-z]*\}\^"
+    r"|\\frac\{d(?:[^{}]|\{[^{}]*\})*\}\{d[a-z](?:\^\{?\d\}?)?\}|\\end\{[a-z]*\}\^"
 )
 _HIDING = re.compile(r"\\(?:[hv]?phantom|hspace|label|tag|def|let|newcommand|renewcommand|if[a-z]*)(?![A-Za-z])")
 _COMMENT = re.compile(r"(?<!\\)%(?=\s*[^\s,;.%)\]}&\\])")
 _PRIME = re.compile(r"'(?![A-Za-z])|\\prime(?![a-z])")  # no apostrophe
-_BRACKETS = {"(": ")]", "[": ")]", "\\{": ("\\}",)}
+
+
+def names_a_quantity(left: str, right: str) -> bool:
+    r"""Whether the left side of an equation says what its right side is: it has a letter other than e, i and pi, or is
+    one; and it is no sum that is set to 0, which is an equation still to be solved.
+
+    >>> names_a_quantity("|z|", "5"), names_a_quantity("2+3", "5"), names_a_quantity("x^{2}-1", "0")
+    (True, False, False)
+    """
+    sum_of = re.sub(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}|\|[^|]*\|", "", left)
+    letters = [letter for letter in _QUANTITY.findall(re.sub(r"\\text(?=\{)", "", left)) if letter not in "ei"]
+    return bool(is_name(left) or letters) and not (right == "0" and re.search(r".[+-]", sum_of))
 
 
 def restatement(gold: str, content: str) -> str | None:
@@ -256,32 +431,24 @@ def restatement(gold: str, content: str) -> str | None:
         return "another unit"
     if set(_HIDING.findall(content) + _COMMENT.findall(content)) - set(_HIDING.findall(gold)):
         return "a command that hides or defines something"
-    gold, content = _bare(gold), _bare(content)
+    per_cent = "%" in gold
+    angles = "\\circ" in gold + content and "\\pi" in gold + content
+    gold, content = bare(gold), bare(content)
     if len(_PRIME.findall(gold)) != len(_PRIME.findall(content)):
         return "a prime more or less"
     if not _RELATION.search(gold):
-        for part in _split(content):
+        for part in split(content):
             sides = _RELATION.split(part)
-            if len(sides) > 2 or (len(sides) == 2 and not _NAME.fullmatch(sides[0])):
+            if len(sides) > 2 or (len(sides) == 2 and not names_a_quantity(*sides)):
                 return "an equation, not an answer"
-    elif max(map(_equations, _split(content))) > max(map(_equations, _split(gold))):
+    elif max(map(_equations, split(content))) > max(map(_equations, split(gold))):
         return "a chain of equations"
-    wanted, given = _values(gold), _values(content)
-    if all(map(_is_number, wanted)):
-        ratios = any("." in value or not _NUMBER.fullmatch(value) for value in wanted)
+    wanted, given = _values(gold, gold=True), _values(content)
+    if all(map(_is_number, wanted)) and not angles:
+        ratios = per_cent or any("." in value or not _NUMBER.fullmatch(value) for value in wanted)
         numbers = all(_is_number(value) if ratios else _NUMBER.fullmatch(value) for value in given)
-        if not numbers or (len(wanted) == 1 and len(given) != 1):
+        if not numbers and not (len(wanted) == 2 and INEQUALITY.search(content)):
             return "not a worked-out number"
-        if len(wanted) == 1 and _bracket(content) not in ("", "(", _bracket(gold)):
-            return "not a worked-out number"
-    elif len(wanted) == 1 and len(_split(content)) > 1:
-        return "several values for one"
-    names = {sides[0] for part in _split(_inside(gold)) if len(sides := _RELATION.split(part)) == 2}
-    if len(names) > 1 and not _RELATION.search(content) and len(given) == len(wanted):
-        if any(same_value(*pair) is False for pair in zip(wanted, given, strict=True)):
-            return "values in another order than the names of the gold"
-    if {_bracket(gold), _bracket(content)} in ({"\\{", "("}, {"\\{", "["}):
-        return "another kind of bracket"
     extra = set(_UNWORKED.findall(content)) - set(_UNWORKED.findall(gold))
     if content.count("\\begin") > gold.count("\\begin"):
         extra.add("\\begin")
@@ -296,40 +463,16 @@ def _is_number(text: str) -> bool:
     return any(pattern.fullmatch(text) for pattern in (_NUMBER, _FRACTION, _SLASH))
 
 
-def _split(text: str) -> list[str]:
-    """Parts between the commas and semicolons that stand outside all brackets; a number with commas is one part."""
-    if _NUMBER.fullmatch(text):
-        return [text]
-    parts, depth, start = [], 0, 0
-    for i, letter in enumerate(text):
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter in ",;" and depth <= 0:
-            parts.append(text[start:i])
-            start = i + 1
-    return [*parts, text[start:]]
+def _values(text: str, *, gold: bool = False) -> list[str]:
+    r"""The right sides of the parts of a bare text, tuples and sets in them taken apart; `\pm` makes two values.
 
-
-def _bracket(text: str) -> str:
-    r"""Which bracket, "(", "[" or "\\{", opens `text` and is closed by its last character; "" if none."""
-    for opening, closing in _BRACKETS.items():
-        if text.startswith(opening) and any(text.endswith(mark) for mark in closing):
-            depth = 0
-            for i, letter in enumerate(text):
-                depth += (letter in "([{") - (letter in ")]}")
-                if depth == 0 and i >= len(opening) - 1:
-                    return opening if i == len(text) - 1 else ""
-    return ""
-
-
-def _inside(text: str) -> str:
-    opening = _bracket(text)
-    return text[len(opening) : len(text) - len(opening)] if opening else text
-
-
-def _values(text: str) -> list[str]:
-    r"""The right sides of the parts of a bare text, tuples and sets in them taken apart; `\pm` makes two values."""
+    In a gold, an equation that does not say what something is stays whole.
+    """
     values = [text]
     for _ in range(3):
-        sides = [_RELATION.split(part)[-1] for value in values for part in _split(value)]
-        values = [_inside(side) for side in sides]
+        sides = [_RELATION.split(part) for value in values for part in split(value)]
+        sides = [side[::-1] if len(side) == 2 and is_name(side[1]) and not is_name(side[0]) else side for side in sides]
+        values = [
+            inside(side[-1]) if not gold or len(side) != 2 or is_name(side[0]) else "=".join(side) for side in sides
+        ]
     return [value.removeprefix("\\pm") for value in values for _ in range(1 + value.startswith("\\pm"))]
