@@ -9,9 +9,8 @@ that is not in the records keeps its row, as `not run`. `wide` turns a tidy fram
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -216,34 +215,37 @@ def methods_table(profile: Profile) -> pd.DataFrame:
                 "online reference": "yes" if method.needs_reference else "no",
                 "seeds": len(profile.seeds),
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)
 
 
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def wide(table: pd.DataFrame) -> pd.DataFrame:
-    """A tidy frame as it is read: one row per arm, its seeds, and in each cell `ours [low, high] / paper`."""
+def _in_text(ours: str, interval: str, cited: str) -> str:
+    return " / ".join(filter(None, (" ".join(filter(None, (ours, interval))), cited)))
+
+
+def wide(table: pd.DataFrame, cell_text: Callable[[str, str, str], str] = _in_text) -> pd.DataFrame:
+    """A tidy frame as it is read: one row per arm, its seeds, and in each cell `ours [low, high] / paper`.
+
+    Args:
+        cell_text: puts our number, its interval and the paper's number together, "" for what there is not.
+    """
     if list(table.columns) != COLUMNS:
         return table.astype(str)
     rows: dict[str, dict[str, str]] = {}
     for cell in table.itertuples(index=False):
         row = rows.setdefault(cell.row, {"": cell.row, "seeds": "0"})
         cited = "" if pd.isna(cell.paper) else str(cell.paper)
-        row[cell.column] = "".join(cell_text(cell, cited))
         if cell.status == "run":
+            row[cell.column] = cell_text(f"{cell.ours:.1f}", f"[{cell.low:.1f}, {cell.high:.1f}]", cited)
             row["seeds"] = "-" if cell.method == "base" else str(cell.seeds)
+        elif cell.status == NOT_RUN:
+            row[cell.column] = cell_text(NOT_RUN, "", cited)
+        else:
+            row[cell.column] = cell_text("", "", cited or "not available")
     return pd.DataFrame(list(rows.values())).fillna("")
-
-
-def cell_text(cell: Any, cited: str) -> tuple[str, str, str]:
-    """(our number, its interval, the paper's) of one cell as text; an arm that was not run says so."""
-    if cell.status == "paper only":
-        return "", "", cited or "not available"
-    ours = f"{cell.ours:.1f}" if cell.status == "run" else NOT_RUN
-    interval = f" [{cell.low:.1f}, {cell.high:.1f}]" if cell.status == "run" else ""
-    return ours, interval, f" / {cited}" if cited else ""
 
 
 def to_csv(table: pd.DataFrame, path: Path) -> Path:
@@ -276,27 +278,21 @@ def _in_markdown(value: object) -> str:
 
 def to_html(table: pd.DataFrame) -> str:
     """A table for an HTML page: interval and the paper's number in elements of their own (`ci`, `cited`)."""
-    if list(table.columns) != COLUMNS:
-        names, body = list(table.columns), [[html.escape(str(v)) for v in row] for row in table.to_numpy().tolist()]
-    else:
-        names = ["", "seeds", *dict.fromkeys(table["column"])]
-        seeds = dict(zip(wide(table)[""], wide(table)["seeds"], strict=True))
-        body = []
-        for row, cells in table.groupby("row", sort=False):
-            body.append([html.escape(str(row)), seeds[str(row)], *map(_html_cell, cells.itertuples(index=False))])
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
+    tidy = list(table.columns) == COLUMNS
+    shown = wide(table, _in_html)
+    escaped = shown.columns[:1] if tidy else shown.columns
+    shown = shown.assign(**{name: shown[name].map(html.escape) for name in escaped})
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in shown)
     rows = "".join(
-        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{value}</td>" for value in rest) + "</tr>\n"
-        for first, *rest in body
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{value}</td>" for value in rest)}</tr>\n'
+        for first, *rest in shown.to_numpy().tolist()
     )
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
 
 
-def _html_cell(cell: Any) -> str:
-    cited = "" if pd.isna(cell.paper) else str(cell.paper)
-    if cell.status == "paper only":
-        return f'<span class="cited">{html.escape(cited or "not available")}</span>'
-    ours, interval, _ = cell_text(cell, cited)
-    ours = f'<span class="not-run">{ours}</span>' if cell.status == NOT_RUN else f"<b>{ours}</b>"
-    interval = f'<span class="ci">{interval.strip()}</span>' if interval else ""
-    return ours + interval + (f'<span class="cited">paper {html.escape(cited)}</span>' if cited else "")
+def _in_html(ours: str, interval: str, cited: str) -> str:
+    if not ours:
+        return f'<span class="cited">{html.escape(cited)}</span>'
+    shown = f'<span class="not-run">{ours}</span>' if ours == NOT_RUN else f"<b>{ours}</b>"
+    shown += f'<span class="ci">{interval}</span>' if interval else ""
+    return shown + (f'<span class="cited">paper {html.escape(cited)}</span>' if cited else "")
