@@ -98,11 +98,11 @@ class Counting(TransformersSampler):
         super().__init__(policy(), tokenizer())
         self.allowed, self.calls = allowed, []
 
-    def sample(self, problems, config, seed, on_done=lambda problems_done: None):
+    def sample(self, problems, config, seed):
         if len(self.calls) == self.allowed:
             raise KeyboardInterrupt
         self.calls.append(len(problems))
-        return super().sample(problems, config, seed, on_done)
+        return super().sample(problems, config, seed)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_numbers_and_texts_come_back_as_they_were(tmp_path, small_parts):
     answer = Answer("p0", 0, (3, 1), (-0.1, float("-inf")), "\u2028 \ud800 é", True)  # vLLM gives no entropy
 
     class One(Counting):
-        def sample(self, problems, config, seed, on_done=None):
+        def sample(self, problems, config, seed):
             return [[answer]]
 
     sampler = KeptSampler(One(), tmp_path, {})
@@ -208,11 +208,11 @@ def test_an_interrupted_stage_draws_only_what_is_left(tmp_path, long_profile, be
     file = "groups.jsonl" if stage == "presample" else "records.parquet"
     draw, calls = TransformersSampler.sample, []
 
-    def counted(self, problems, config, seed, on_done=lambda problems_done: None):
+    def counted(self, problems, config, seed):
         if len(calls) == cut:
             raise KeyboardInterrupt
         calls.append(len(problems))
-        return draw(self, problems, config, seed, on_done)
+        return draw(self, problems, config, seed)
 
     monkeypatch.setattr(TransformersSampler, "sample", counted)
     cut = None

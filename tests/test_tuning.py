@@ -21,7 +21,6 @@ from dphlib.models import adapters, tuning
 from dphlib.models.adapters import Card, describe_base, load_adapter, save_adapter
 from dphlib.models.load import (
     Placement,
-    RunError,
     chat_prompt,
     fetch,
     load_model,
@@ -29,6 +28,7 @@ from dphlib.models.load import (
     placement_for,
     save_model,
 )
+from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import METHOD_CONFIGS
@@ -56,7 +56,7 @@ def base_folder(tmp_path_factory) -> Path:
 
 def policy_of(folder: Path, kind: str, *, dtype: str = "float32", **settings):
     return tuning.load_policy(
-        str(folder), TuningConfig(kind, rank=4, alpha=8, **settings), placement=Placement("cpu", dtype, "sdpa")
+        folder, TuningConfig(kind, rank=4, alpha=8, **settings), placement=Placement("cpu", dtype, "sdpa")
     )[0]
 
 
@@ -256,9 +256,8 @@ def test_a_saved_adapter_gives_the_same_logprobs_loaded_by_us_and_by_peft(base_f
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
     pairs = drawn(trained)
     expected = answer_logprobs(trained, tokenizer(), pairs)
-    ours = load_adapter(load_model(base_folder)[0], tmp_path / "adapter", base, trainable=True)
+    ours = load_adapter(load_model(base_folder)[0], tmp_path / "adapter", base)
     assert answer_logprobs(ours, tokenizer(), pairs) == expected
-    assert one_update(ours, tuning.optimizer(ours, 1e-3)) > 0
     by_peft = PeftModel.from_pretrained(load_model(base_folder)[0], tmp_path / "adapter").eval()
     assert answer_logprobs(by_peft, tokenizer(), pairs) == expected
 

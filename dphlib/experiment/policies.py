@@ -158,7 +158,7 @@ def load_policy(settings: Profile, folder: Path, seed: int) -> tuple[Any, PreTra
     `seed` is that of an adapter's first weights.
     """
     with _loading(settings):
-        return tuning.load_policy(str(folder), settings.tuning, placement=placement_of(settings), seed=seed)
+        return tuning.load_policy(folder, settings.tuning, placement=placement_of(settings), seed=seed)
 
 
 def save_policy(

@@ -124,13 +124,12 @@ def write_weights(policy: Any, folder: Path) -> None:
     policy.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
 
 
-def load_adapter(model: PreTrainedModel, folder: Path, base: Base, *, trainable: bool = False) -> Any:
+def load_adapter(model: PreTrainedModel, folder: Path, base: Base) -> Any:
     """`model` with the adapter of `folder` on it.
 
     Args:
         model: the base, without an adapter.
         base: what `model` is, from `describe_base`.
-        trainable: whether training goes on.
 
     Raises:
         FileNotFoundError: no adapter there.
@@ -141,7 +140,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, base: Base, *, trainable:
     refuse_adapted(model)
     check_adapter(folder, base)
     in_fp32 = model.dtype == torch.float16  # as `tuning.prepare` makes them
-    return PeftModel.from_pretrained(model, folder, is_trainable=trainable, autocast_adapter_dtype=in_fp32).eval()
+    return PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=in_fp32).eval()
 
 
 def check_adapter(folder: Path, base: Base) -> None:

@@ -164,39 +164,31 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 
 def load_model(
-    name: Path | str,
-    placement: Placement = _PLAIN,
-    *,
-    revision: str | None = None,
-    quantization: Any = None,
+    folder: Path, placement: Placement = _PLAIN, *, quantization: Any = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer from a folder in the Hugging Face layout, or from the hub.
+    """Model and tokenizer from a folder in the Hugging Face layout.
 
     Args:
-        name: the folder; with `revision` a name on the hub, such as `Qwen/Qwen2.5-Math-7B`.
+        folder: of a model of the hub: `fetch` it first.
         placement: device, number format and attention kernel.
-        revision: commit on the hub; a hub model is never loaded without one.
         quantization: a configuration of Transformers, see `tuning`.
 
     Raises:
         FileNotFoundError: no model there.
-        RunError: the hub does not hand it out.
         ValueError: the tokenizer has more tokens than the model has embeddings, or a weight file is damaged.
     """
-    folder = Path(name) if revision is None else fetch(str(name), revision)
     if not (folder / "config.json").is_file():
         raise MissingFileError(f"no model in {folder}: config.json is missing; run the stage that makes it first")
     for file in sorted(folder.glob("*.safetensors")):
         refuse_damaged(file, "copy or download it again, or run the stage that makes it again")
     tokenizer = load_tokenizer(folder)
+    device = torch.cuda.current_device() if placement.device == "cuda" else placement.device
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=placement.torch_dtype,
         attn_implementation=placement.attention,
         quantization_config=quantization,
-        device_map={"": torch.cuda.current_device() if placement.device == "cuda" else placement.device}
-        if quantization is not None
-        else None,
+        device_map=None if quantization is None else {"": device},
     )
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise InputError(
@@ -251,7 +243,7 @@ def fetch(name: str, revision: str) -> Path:
         raise RunError(f"{name}: not in the cache and the hub cannot be reached; {way_out}") from error
 
 
-def chat_prompt(tokenizer: PreTrainedTokenizerBase, user: str, system: str | None = None) -> str:
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, user: str) -> str:
     """`user`'s message in the model's own chat format, up to where the answer begins.
 
     Without the beginning-of-sequence token, which the tokenizer puts there again: each prompt has exactly one.
@@ -264,8 +256,7 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, user: str, system: str | Non
             f"the tokenizer of {Path(tokenizer.name_or_path).name or 'this model'} has no chat template; "
             "take the instruct variant of the model, or a plain template of dphlib.world.templates"
         )
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    messages.append({"role": "user", "content": user})
+    messages = [{"role": "user", "content": user}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     begins_twice = tokenizer(text)["input_ids"][:2] == [tokenizer.bos_token_id] * 2
     return text.removeprefix(tokenizer.bos_token) if begins_twice else text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,18 +24,18 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 def load_policy(
-    name: str, config: TuningConfig, *, placement: Placement | None = None, revision: str | None = None, seed: int = 0
+    folder: Path, config: TuningConfig, *, placement: Placement | None = None, seed: int = 0
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """A policy ready to be trained, and its tokenizer.
 
     Args:
-        name: a folder in the Hugging Face layout, or with `revision` a model of the Hugging Face hub.
+        folder: in the Hugging Face layout.
         placement: device, number format, attention; by default what the hardware is best at.
         seed: of the adapter's initial weights.
     """
     placement = placement or choose_placement()
     quantization = quantization_for(placement) if config.kind == "qlora" else None
-    policy, tokenizer = load.load_model(name, placement, revision=revision, quantization=quantization)
+    policy, tokenizer = load.load_model(folder, placement, quantization=quantization)
     return prepare(policy, config, seed), tokenizer
 
 
@@ -128,9 +129,7 @@ def _ready_for_gradients(policy: PreTrainedModel) -> None:
             layer.support_avx512bf16_for_cpu = False
 
 
-def optimizer(
-    policy: Any, lr: float, *, weight_decay: float = 0.0, paged_8bit: bool | None = None
-) -> torch.optim.Optimizer:
+def optimizer(policy: Any, lr: float, *, paged_8bit: bool | None = None) -> torch.optim.Optimizer:
     """AdamW on what `prepare` left to be trained.
 
     16-bit weights are trained through fp32 copies, which the optimizer's state holds; the policy gets their rounded
@@ -159,9 +158,9 @@ def optimizer(
     if paged_8bit:
         import bitsandbytes
 
-        made = bitsandbytes.optim.PagedAdamW8bit(targets, lr=lr, weight_decay=weight_decay)
+        made = bitsandbytes.optim.PagedAdamW8bit(targets, lr=lr, weight_decay=0.0)
     else:
-        made = torch.optim.AdamW(targets, lr=lr, weight_decay=weight_decay)
+        made = torch.optim.AdamW(targets, lr=lr, weight_decay=0.0)
     if copies:
         _step_through_copies(made, copies)
     return made

@@ -5,7 +5,7 @@ The prompt of a group is read once and its cache shared by the group's rows; row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,18 +60,11 @@ class TransformersSampler:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_rows: int = 1024) -> None:
         self.model, self.tokenizer, self.batch_rows = model, tokenizer, batch_rows
 
-    def sample(
-        self,
-        problems: Sequence[Problem],
-        config: SamplingConfig,
-        seed: int,
-        on_done: Callable[[int], None] = lambda problems_done: None,
-    ) -> list[list[Answer]]:
+    def sample(self, problems: Sequence[Problem], config: SamplingConfig, seed: int) -> list[list[Answer]]:
         """See `Sampler.sample`. Deterministic in (weights, problems, config, seed, batch_rows)."""
         generator = torch.Generator().manual_seed(seed)
         prompts = prompt_ids(self.tokenizer, problems)
         answers: list[list[Answer]] = [[] for _ in problems]
-        done = 0
         for indices in batches([len(prompt) for prompt in prompts], config, self.batch_rows):
             rows = self._decode([prompts[i] for i in indices], config, generator)
             texts = self.tokenizer.batch_decode([row[0] for row in rows], skip_special_tokens=True)
@@ -82,7 +75,6 @@ class TransformersSampler:
                 answers[index].append(
                     Answer(problems[index].id, sample, token_ids, logprobs, text, truncated, entropy, prompts[index])
                 )
-            on_done(done := done + len(indices))
         return answers
 
     def sync(self, policy: Any) -> None:
@@ -108,7 +100,7 @@ class TransformersSampler:
         alive = torch.arange(rows)  # which row of the answer each row of the batch is
         with decoding(self.model, prompts, config.samples, steps, pad) as batch:
             for step in range(steps):
-                drawn_B_1 = torch.rand(len(alive), 1, generator=generator) if config.temperature else None
+                drawn_B_1 = torch.rand(len(alive), 1, generator=generator)
                 logprobs_B_V = torch.log_softmax(batch.logits_B_V.float(), -1)
                 next_B = _choose(logprobs_B_V, config, drawn_B_1)
                 logprob_B = logprobs_B_V.gather(1, next_B[:, None])[:, 0].cpu()  # the rows' own numbers only
@@ -137,7 +129,7 @@ class TransformersSampler:
         ]
 
 
-def _choose(logprobs_B_V: torch.Tensor, config: SamplingConfig, drawn_B_1: torch.Tensor | None) -> torch.Tensor:
+def _choose(logprobs_B_V: torch.Tensor, config: SamplingConfig, drawn_B_1: torch.Tensor) -> torch.Tensor:
     """One token per row: the likeliest at temperature 0, else a draw from the tempered, nucleus-cut distribution.
 
     `drawn_B_1` are uniform numbers in [0, 1), which temperature 0 does not need.

@@ -24,7 +24,7 @@ import numpy
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from dphlib.models.adapters import CONFIG, adapter_sha256, check_adapter, describe_base, write_weights
+from dphlib.models.adapters import CONFIG, adapter_sha256, write_weights
 from dphlib.runtime.files import InputError, RunError
 from dphlib.runtime.machine import derive_seed, package_version
 from dphlib.sampling.protocol import SamplingConfig, prompt_ids
@@ -134,13 +134,7 @@ class VllmSampler:
         with self._awake():
             pass  # with `sleep`, to bed
 
-    def sample(
-        self,
-        problems: Sequence[Problem],
-        config: SamplingConfig,
-        seed: int,
-        on_done: Callable[[int], None] = lambda problems_done: None,
-    ) -> list[list[Answer]]:
+    def sample(self, problems: Sequence[Problem], config: SamplingConfig, seed: int) -> list[list[Answer]]:
         """See `Sampler.sample`. An answer's random numbers depend on (seed, problem id, sample), not on its neighbours.
 
         Raises:
@@ -172,12 +166,10 @@ class VllmSampler:
                 use_tqdm=False,
                 lora_request=self._request,
             )
-        answers = [
+        return [
             [self._answer(problem, prompt, completion, config) for completion in output.outputs]
             for problem, prompt, output in zip(problems, prompts, outputs, strict=True)
         ]
-        on_done(len(problems))
-        return answers
 
     def _answer(self, problem: Problem, prompt: tuple[int, ...], completion: Any, config: SamplingConfig) -> Answer:
         ids = tuple(completion.token_ids)
@@ -199,21 +191,12 @@ class VllmSampler:
         if self.lora_rank is not None:
             folder = self._work / _NAME
             write_weights(policy, folder)
-            self._swap_adapter(folder)
+            self.use_adapter(folder)
         else:
             self._push_weights(policy)
 
     def use_adapter(self, folder: Path | None) -> None:
-        """The next answers come from the base with a saved adapter, or with None from the base alone.
-
-        Raises:
-            FileNotFoundError, ValueError: see `adapters.load_adapter`; or its rank is larger than `lora_rank`.
-        """
-        if folder is not None:
-            check_adapter(folder, describe_base(self.folder, "other"))
-        self._swap_adapter(folder)
-
-    def _swap_adapter(self, folder: Path | None) -> None:
+        """The next answers come from the base with the adapter in `folder`, or with None from the base alone."""
         from vllm.lora.request import LoRARequest
 
         if folder is not None:

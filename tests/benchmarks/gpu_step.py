@@ -206,7 +206,7 @@ def measure(kind: str, folder: Path, placement: Placement, options: argparse.Nam
     tuned = TuningConfig(
         kind, rank=sizes["rank"], alpha=2 * sizes["rank"], gradient_checkpointing=checkpointing, paged_8bit=paged
     )
-    policy, tokenizer = tuning.load_policy(str(folder), tuned, placement=placement)
+    policy, tokenizer = tuning.load_policy(folder, tuned, placement=placement)
     rows = []
     for method in options.methods:
         row: dict[str, Any] = {"kind": kind, "method": method, "checkpointing": checkpointing}

@@ -119,7 +119,7 @@ def test_two_steps_of_qlora(base_folder, held, tmp_path, prepared):
     placement = Placement("cpu", "float32", "sdpa")
     if prepared == "by us":
         settings = tuning.TuningConfig("qlora", rank=4)
-        policy, options = tuning.load_policy(str(base_folder), settings, placement=placement)[0], {}
+        policy, options = tuning.load_policy(base_folder, settings, placement=placement)[0], {}
     else:
         policy = str(base_folder)
         options = {"quantization_config": tuning.quantization_for(placement)}
