@@ -5,7 +5,7 @@ from __future__ import annotations
 import accelerate.tracking
 import pytest
 from accelerate.tracking import GeneralTracker
-from small_cli import judge_first_tokens, settings
+from small import RewardsFirstToken, small_profile
 
 from dphlib.cli import main as cli
 from dphlib.experiment.pipeline import Pipeline
@@ -49,9 +49,8 @@ def notes(monkeypatch):
 
 
 def test_a_run_sends_every_row_of_its_log_and_gives_the_same_policy(tmp_path, notes, monkeypatch):
-    monkeypatch.setattr(Verifier, "groups", Verifier.groups)
-    judge_first_tokens()
-    stage = Pipeline(tmp_path, settings(), tracker="notes").train_one(RUN)
+    monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)  # random weights solve nothing
+    stage = Pipeline(tmp_path, small_profile(), tracker="notes").train_one(RUN)
     identity = {"profile": "smoke", "method": "grpo", "variant": "main", "seed": 0}
     assert notes[0] == ("begin", f"smoke-{RUN.name}", identity) and notes[-1] == "end"
     rows = read_jsonl(stage.path / "train_log.jsonl")
@@ -59,7 +58,7 @@ def test_a_run_sends_every_row_of_its_log_and_gives_the_same_policy(tmp_path, no
     for (_, sent), row in zip(notes[1:-1], rows, strict=True):
         assert sent["train/loss"] == row["loss"] and sent["train/grad_norm"] == row["grad_norm"]
         assert "train/sampler" not in sent
-    assert Pipeline(tmp_path, settings()).train_one(RUN).reused, "a tracker changes no result"
+    assert Pipeline(tmp_path, small_profile()).train_one(RUN).reused, "a tracker changes no result"
 
 
 def test_a_tracker_that_is_not_there_is_told_before_training(tmp_path, capsys, monkeypatch):
@@ -68,5 +67,5 @@ def test_a_tracker_that_is_not_there_is_told_before_training(tmp_path, capsys, m
         assert cli.main(["train", "--method", "grpo", "--tracker", name, "--artifacts", str(tmp_path)]) == 1
         assert says in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-    with tracking.tracked("", tmp_path, settings(), RUN) as track:
+    with tracking.tracked("", tmp_path, small_profile(), RUN) as track:
         track({"iteration": 1})

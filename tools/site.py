@@ -43,14 +43,14 @@ def address_blocks(root: Path, notebook: str = FIRST_NOTEBOOK) -> dict[str, str]
     return blocks.rendered("site", address=address, github=github, version=__version__, notebook=notebook)
 
 
-def _only(*names: str) -> Callable[[Path], dict[str, str]]:
+def address_part(*names: str) -> Callable[[Path], dict[str, str]]:
     return lambda root: {name: address_blocks(root)[name] for name in names}
 
 
 PAGES: dict[str, Callable[[Path], dict[str, str]]] = {
-    "pyproject.toml": _only("urls"),
-    "CITATION.cff": _only("release"),
-    "README.md": lambda root: _only("badges")(root) | run.readme_blocks(root),
+    "pyproject.toml": address_part("urls"),
+    "CITATION.cff": address_part("release"),
+    "README.md": lambda root: address_part("badges")(root) | run.readme_blocks(root),
     "THIRD_PARTY.md": third_party.page_blocks,
     "docs/verifier.md": verifier.page_blocks,
     "docs/findings.md": findings.page_blocks,

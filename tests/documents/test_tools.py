@@ -1,0 +1,217 @@
+"""What makes the documents: one address reaches every place that repeats it, and what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from synthetic import make_records, make_train_logs
+
+from dphlib import __version__
+from dphlib.analysis import claims
+from dphlib.experiment.results import Results
+from dphlib.runtime.files import RunError
+from dphlib.settings.profiles import profile
+from tools import findings, run, site, speed, third_party, verifier
+from tools.blocks import code, fill
+
+ROOT = Path(__file__).resolve().parents[2]
+ADDRESS = "https://github.com/somebody/some-name"
+README = "# Title\n<!-- generated:badges -->\n<!-- /generated:badges -->\ntext\n"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """A repository with what repeats the address, and one notebook; no address yet."""
+    pages = {
+        name: site.address_part(*blocks) for name, blocks in (("README.md", ["badges"]), ("CITATION.cff", ["release"]))
+    }
+    monkeypatch.setattr(site, "PAGES", {**pages, "pyproject.toml": site.address_part("urls")})
+    shutil.copy(ROOT / "CITATION.cff", tmp_path)
+    (tmp_path / "README.md").write_text(README)
+    set_address(ROOT, tmp_path, "")
+    cells = [nbformat.v4.new_markdown_cell("old"), nbformat.v4.new_code_cell("old"), nbformat.v4.new_code_cell("1 + 1")]
+    cells[0].metadata["tags"], cells[1].metadata["tags"] = ["badge"], ["bootstrap"]
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks/00_kick_the_tires.ipynb")
+    assert site.main(["--write", "--root", str(tmp_path)]) == 0
+    return tmp_path
+
+
+def set_address(source: Path, root: Path, address: str) -> None:
+    text = (source / "pyproject.toml").read_text()
+    (root / "pyproject.toml").write_text(re.sub(r'(?m)^repository = ".*"$', f'repository = "{address}"', text))
+
+
+def everything(root: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(root.rglob("*.*")) if path.is_file()}
+
+
+def test_an_address_reaches_every_place_and_leaves_every_place(root, capsys):
+    before = everything(root)
+    assert ADDRESS not in str(before) and "Upload notebook" in before["00_kick_the_tires.ipynb"]
+    set_address(root, root, ADDRESS)
+    assert site.main(["--check", "--root", str(root)]) == 1
+    assert capsys.readouterr().out.count("stale") == 4
+    assert site.main(["--write", "--root", str(root)]) == site.main(["--check", "--root", str(root)]) == 0
+    after = everything(root)
+    assert yaml.safe_load(after["CITATION.cff"])["repository-code"] == ADDRESS
+    assert f'Repository = "{ADDRESS}"' in after["pyproject.toml"]
+    notebook = nbformat.reads(after["00_kick_the_tires.ipynb"], as_version=4)
+    for text in (after["README.md"], notebook.cells[0].source):
+        assert f"/github/somebody/some-name/blob/v{__version__}/notebooks/00_kick_the_tires.ipynb" in text
+    assert f"git+{ADDRESS}@v{__version__}" in notebook.cells[1].source and notebook.cells[2].source == "1 + 1"
+    set_address(root, root, "")
+    site.main(["--write", "--root", str(root)])
+    assert everything(root) == before
+
+
+@pytest.mark.parametrize("address", ["github.com/a/b", "http://github.com/a/b", f"{ADDRESS}/", f"{ADDRESS}.git", "x"])
+def test_an_address_that_is_none_is_refused(root, address, capsys):
+    set_address(root, root, address)
+    assert site.main(["--check", "--root", str(root)]) == 1
+    assert "is not like" in capsys.readouterr().err
+
+
+def test_only_where_colab_can_open_it_there_is_a_link_to_colab(root):
+    set_address(root, root, "https://gitlab.com/somebody/some-name")
+    site.main(["--write", "--root", str(root)])
+    assert (root / "README.md").read_text() == README
+    assert "git+https://gitlab.com" in (root / "notebooks/00_kick_the_tires.ipynb").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("# Title\n", "README.md: the lines generated:badges and /generated:badges are needed once"),
+        (README + README, "are needed once"),
+        (README + "<!-- generated:more -->\n<!-- /generated:more -->\n", "README.md: no such block: more"),
+    ],
+)
+def test_marker_lines_that_are_not_right_are_named(text, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        fill(text, {"badges": ""}, "README.md")
+
+
+def test_a_row_of_a_table_is_one_line():
+    assert code("a\r\n`b` | ```c```") == "```` a ⏎ `b` \\| ```c``` ````"
+
+
+# --- The bootstrap cell -------------------------------------------------------------------------------
+
+COLAB = """
+import importlib.metadata, importlib.util, json, subprocess, sys, types
+if sys.argv[1] == "colab":
+    sys.modules["google.colab"] = types.ModuleType("google.colab")
+    importlib.util.find_spec = lambda name: None
+    importlib.metadata.version = lambda name: {"torch": "2.99.0+cu999"}[name]
+subprocess.run = lambda command, check: print(json.dumps(command))
+exec(sys.stdin.read())
+"""
+
+
+def bootstrap(where: str, root: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the cell in a process of its own, which prints the command that the cell would run."""
+    here = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": "/nowhere"}  # this copy of dphlib, and no GPU's tools
+    source = site.address_blocks(root)["bootstrap"]
+    command = [sys.executable, "-c", COLAB, where]
+    return subprocess.run(command, input=source, cwd=root, text=True, capture_output=True, timeout=60, env=here)
+
+
+def test_the_bootstrap_cell_acts_on_colab_only_and_keeps_its_torch(root):
+    set_address(root, root, ADDRESS)
+    done = bootstrap("elsewhere", root)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = bootstrap("colab", root)
+    command, said = done.stdout.strip().split("\n")
+    release = f"dphlib[notebooks] @ git+{ADDRESS}@v{__version__}"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "torch==2.99.0+cu999", release]
+    assert json.loads(command) == pip and said.startswith("no GPU in this runtime: profile_name = 'smoke'")
+
+
+def test_on_colab_without_an_address_the_bootstrap_cell_says_what_to_do(root):
+    done = bootstrap("colab", root)
+    assert done.returncode == 1 and "%pip install '/content/dph[notebooks]'" in done.stderr
+
+
+# --- Pages --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lists(tmp_path) -> Path:
+    for name in (third_party.PAGE, *third_party.LISTS):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def test_a_package_is_listed_with_its_own_licence_or_the_one_that_the_page_has(lists):
+    with open(lists / "constraints-verl.txt", "a") as file:
+        file.write("zzz==1.0\n")
+    with pytest.raises(ValueError, match=r"^zzz: its metadata is not here or names no licence"):
+        third_party.page_blocks(lists)
+    with open(lists / third_party.PAGE, "a") as file:
+        file.write("| zzz | MIT | verl |\n| pytest | wrong |  |\n")
+    rows = third_party.page_blocks(lists)["packages"]
+    assert "| zzz | MIT | verl |" in rows and "| pytest | MIT |  |" in rows and "| scipy | BSD License |  |" in rows
+
+
+def test_a_data_set_says_whether_its_licence_was_read(lists):
+    sets = third_party.page_blocks(lists)["data-sets"]
+    assert sets.count("not verified, check upstream") < sets.count("\n") - 2
+
+
+@pytest.mark.parametrize("line", ["", "rows of a table", "{}", "[1]"])
+def test_a_line_that_no_benchmark_printed_is_refused(tmp_path, line):
+    (tmp_path / speed.RECORDED).parent.mkdir(parents=True)
+    (tmp_path / speed.RECORDED).write_text(line + "\n")
+    with pytest.raises(RunError, match=r"recorded\.jsonl, line 1: not the last line of a benchmark's output"):
+        speed.page_blocks(tmp_path)
+
+
+def test_an_example_that_a_verifier_decides_otherwise_is_named():
+    with pytest.raises(ValueError, match=r"verifier_examples\.py: 'x' for 'y' gives \['wrong'\], not \['correct'\]"):
+        verifier.checked("'x' for 'y'", ["wrong"], ["correct"])
+
+
+def test_a_missing_record_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"manifest\.json is not there"):
+        run.readme_blocks(tmp_path)
+
+
+def test_of_a_run_without_studies_the_page_says_what_makes_them():
+    methods = ("base", "grpo", "dapo", "rkl", "dph_f", "dph_js")
+    records, logs = make_records(methods, (0, 1, 2)), make_train_logs(methods, (0, 1, 2))
+    results = Results(profile("cpu", "3"), records, logs, pd.DataFrame())
+    decided = claims.evaluate_claims(records, logs, "cpu")
+    made = findings.made(results, {"command": "", "counts": "", "claims": decided}, {"coverage": [], "families": []})
+    for name in ("strength", "eta", "controls", "length"):
+        assert f"`./run_all.sh cpu --studies {name}` makes it." in made[name] and made[name].count("\n") == 1
+    assert "--studies hard" in made["hard"] and made["support"].count("base, drawn again") == 5
+    for claim in decided:
+        before = made["verdicts"].split(claim.text)[0]
+        assert re.findall(r"\*\*.+\*\* \((.+): \d+\)", before)[-1] == claim.verdict
+
+
+@pytest.mark.parametrize(("p", "words"), [(0.01, "a difference remains"), (0.9, "MARA's objection open")])
+def test_the_words_on_strength_follow_the_corrected_differences(p, words, monkeypatch):
+    spoken = {"suite": "in domain", "measure": "Pass@8", "status": "run", "against": "DPH-F"}
+    rows = pd.DataFrame(
+        [
+            {**spoken, "arm": arm, "difference": 1.0, "low": 0.5, "high": 2.0, "p_holm": p}
+            for arm in ("DPH-JS", "Alpha 0.2")
+        ]
+    )
+    monkeypatch.setattr(findings, "_study", lambda results, name: {"said": "", "rows": rows})
+    results = Results(profile("cpu", "3"), make_records(("base", "grpo"), (0, 1, 2)), pd.DataFrame(), pd.DataFrame())
+    facts = {"command": "", "counts": "", "claims": claims.evaluate_claims(results.records, None, "cpu")}
+    block = findings.made(results, facts, {"coverage": [], "families": []})["strength"]
+    assert words in block
