@@ -19,6 +19,7 @@ import re
 import sqlite3
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any, Literal
 
 from dphlib.verify.worker import Task
@@ -60,13 +61,13 @@ _LIMITS = {
 }
 
 
-def sql_tokens(sql: str) -> list[str]:
+def sql_tokens(sql: str) -> Iterator[str]:
     """Tokens without comments and white space; a quoted string or name is one token.
 
-    >>> sql_tokens("SELECT 'a;b' -- c")
+    >>> list(sql_tokens("SELECT 'a;b' -- c"))
     ['SELECT', "'a;b'"]
     """
-    return list(_tokens(sql))
+    return (match[0] for match in _TOKEN.finditer(sql) if not match[0].startswith(("--", "/*")))
 
 
 def has_statement(sql: str) -> bool:
@@ -75,13 +76,7 @@ def has_statement(sql: str) -> bool:
     >>> has_statement("-- SELECT 1"), has_statement("; SELECT 1")
     (False, True)
     """
-    return any(token != ";" for token in _tokens(sql))
-
-
-def _tokens(sql: str) -> Iterator[str]:
-    for match in _TOKEN.finditer(sql):
-        if not (token := match[0]).startswith(("--", "/*")):
-            yield token
+    return any(token != ";" for token in sql_tokens(sql))
 
 
 def is_ordered(sql: str) -> bool:
@@ -212,6 +207,7 @@ class SqlChecker:
         self._connections: OrderedDict[tuple[str, bool], sqlite3.Connection] = OrderedDict()
         self._golds: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
         self._gold_cells = 0
+        self._undecodable = "surrogateescape" if mode == "bird" else "ignore"
 
     def __call__(self, task: Task, phase: Callable[[str], None]) -> tuple[str, str]:
         database, gold_sql, sql = task
@@ -264,19 +260,8 @@ class SqlChecker:
             raise _Refused("infra_error", f"{database.partition('#')[0]}: {error}") from None
         try:
             return self._rows(connection, sql)
-        except sqlite3.OperationalError as error:
-            if "decode to UTF-8" not in str(error):
-                raise _Refused(*_outcome(error, sql)) from None
         except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
             raise _Refused(*_outcome(error, sql)) from None
-        errors = "surrogateescape" if self.mode == "bird" else "ignore"
-        connection.text_factory = lambda data: data.decode("utf-8", errors)
-        try:
-            return self._rows(connection, sql)
-        except (sqlite3.Error, MemoryError) as error:
-            raise _Refused(*_outcome(error, sql)) from None
-        finally:
-            connection.text_factory = str
 
     def _rows(self, connection: sqlite3.Connection, sql: str) -> list[Row]:
         tick = max(100, min(20_000, self.max_ops // 20))
@@ -294,7 +279,7 @@ class SqlChecker:
         try:
             cursor.execute(sql)
             if cursor.description is None:  # such as REINDEX where there is no index to ask the authorizer about
-                raise _Refused("forbidden" if sql_tokens(sql) else "invalid", "not a query")
+                raise _Refused("forbidden" if any(sql_tokens(sql)) else "invalid", "not a query")
             while batch := cursor.fetchmany(16):
                 rows += batch
                 cells = len(rows) * len(batch[0])
@@ -312,6 +297,7 @@ class SqlChecker:
             return known
         # No statement cache: the progress handler counts on where a reused statement stopped.
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)
+        connection.text_factory = lambda data: data.decode("utf-8", self._undecodable)
         for pragma in (*_PRAGMAS, f"hard_heap_limit={HEAP_BYTES}"):
             connection.execute(f"PRAGMA {pragma}")
         for function in ("json_each", "json_tree"):  # their first use declares a table: not authorized later
@@ -348,7 +334,8 @@ def _bounded_printf() -> Callable[..., Any]:
 
 def _outcome(error: Exception, sql: str) -> tuple[str, str]:
     """The outcome that an error of SQLite, or of Python's module for it, stands for."""
-    text, code = f"{error}"[:300] or type(error).__name__, getattr(error, "sqlite_errorcode", None)
+    text = f"{error}"[:300] or type(error).__name__
+    code = getattr(error, "sqlite_errorcode", None)
     if isinstance(error, MemoryError) or code in (sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG):
         return "too_large", text
     if code == sqlite3.SQLITE_INTERRUPT:
@@ -358,7 +345,7 @@ def _outcome(error: Exception, sql: str) -> tuple[str, str]:
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
         return "infra_error", text
     if "one statement at a time" in text:  # none ran; if one of them would do more than read, that decides
-        tokens = sql_tokens(sql)
-        firsts = {token.upper() for before, token in zip([";", *tokens[:-1]], tokens, strict=True) if before == ";"}
+        tokens = [";", *sql_tokens(sql)]
+        firsts = {token.upper() for before, token in pairwise(tokens) if before == ";"}
         return "invalid" if firsts <= _READING else "forbidden", text
     return "invalid", text
