@@ -32,7 +32,8 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -98,11 +99,14 @@ class Pool:
         self.executed = 0  # tasks sent to workers rather than answered from memory
         self._verdicts: OrderedDict[Task, Verdict] = OrderedDict()
         self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[_Chunk | None] = queue.SimpleQueue()
+        # A worker lives as long as the thread that starts it (PR_SET_PDEATHSIG), and the threads as the executor.
+        self._executor = ThreadPoolExecutor(self._workers)
         stuck: dict[tuple[str, str], Verdict] = {}
         self._slots = [_Slot(self._spec, stuck) for _ in range(self._workers)]
-        self._started = False
-        self._close = weakref.finalize(self, _close, self._queue, self._slots)
+        self._idle: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        for slot in self._slots:
+            self._idle.put(slot)
+        self._close = weakref.finalize(self, _close, self._executor, self._slots)
 
     def _after_fork(self) -> None:
         for slot in self._slots:
@@ -152,29 +156,23 @@ class Pool:
             raise RuntimeError("verifier is closed: make a new one, or do the work inside its `with` block")
 
     def _run(self, tasks: list[Task]) -> list[Verdict]:
+        cancelled = threading.Event()
         with self._lock:
             self._check_usable()
-            if not self._started:
-                for slot in self._slots:  # a worker lives as long as the thread that starts it (PR_SET_PDEATHSIG)
-                    slot.thread = threading.Thread(target=slot.serve, args=(self._queue,), daemon=True)
-                    slot.thread.start()
-                self._started = True
             self.executed += len(tasks)
-            chunks = [_Chunk(part) for part in _cut(tasks, len(self._slots))]
-            for chunk in chunks:
-                self._queue.put(chunk)
+            chunks = _cut(tasks, self._workers)
+            futures = [self._executor.submit(_check, self._idle, chunk, cancelled) for chunk in chunks]
         try:
-            for chunk in chunks:
-                chunk.done.wait()
-                if chunk.error is not None:
-                    raise RuntimeError(f"verifier's worker: {chunk.error}") from chunk.error
-        except BaseException:  # Ctrl-C, or the error above: nobody waits for the rest
-            for chunk in chunks:
-                chunk.cancelled = True
+            verdicts = [verdict for future in futures for verdict in future.result()]
+        except BaseException as error:  # Ctrl-C, or a worker that did not start: nobody waits for the rest
+            cancelled.set()
+            for future in futures:
+                future.cancel()
             for slot in self._slots:
-                slot.interrupt(chunks)
+                slot.interrupt(cancelled)
+            if isinstance(error, Exception):
+                raise RuntimeError(f"verifier's worker: {error}") from error
             raise
-        verdicts = [verdict for chunk in chunks for verdict in chunk.verdicts]
         with self._lock:
             for task, verdict in zip(tasks, verdicts, strict=True):
                 if verdict.outcome != "infra_error" and sum(map(len, task)) <= KEPT_CHARS:
@@ -228,12 +226,10 @@ class PooledVerifier:
         self.close()
 
 
-def _close(waiting: queue.SimpleQueue[_Chunk | None], slots: list[_Slot]) -> None:
-    for _ in slots:
-        waiting.put(None)
+def _close(executor: ThreadPoolExecutor, slots: list[_Slot]) -> None:
+    executor.shutdown()
     for slot in slots:
-        if slot.thread is not None and slot.thread is not threading.current_thread():
-            slot.thread.join()
+        slot.drop()
 
 
 def _cut(tasks: list[Task], workers: int) -> list[list[Task]]:
@@ -253,69 +249,62 @@ def _cut(tasks: list[Task], workers: int) -> list[list[Task]]:
     return parts
 
 
-@dataclass(slots=True)
-class _Chunk:
-    tasks: list[Task]
-    verdicts: list[Verdict] = field(default_factory=list)
-    done: threading.Event = field(default_factory=threading.Event)
-    cancelled: bool = False
-    error: Exception | None = None
+def _check(idle: queue.SimpleQueue[_Slot], tasks: list[Task], cancelled: threading.Event) -> list[Verdict]:
+    slot = idle.get()
+    slot.cancelled = cancelled
+    try:
+        return slot.check(tasks, cancelled)
+    except Exception:
+        slot.drop()
+        raise
+    finally:
+        slot.cancelled = None
+        idle.put(slot)
 
 
 @dataclass(slots=True)
 class _Slot:
-    """A thread, and the worker process it owns and replaces."""
+    """The place of one worker process, which is replaced when it dies."""
 
     spec: WorkerSpec
     stuck: dict[tuple[str, str], Verdict]
     """Golds that ran out of time; shared by the slots."""
     process: _Process | None = None
-    thread: threading.Thread | None = None
-    chunk: _Chunk | None = None
+    cancelled: threading.Event | None = None
+    """Of the call whose tasks it is running."""
 
-    def serve(self, waiting: queue.SimpleQueue[_Chunk | None]) -> None:
-        while (chunk := waiting.get()) is not None:
-            self.chunk = chunk
-            try:
-                self._check(chunk)
-            except Exception as error:  # handed to the caller
-                chunk.error = error
-                self._drop()
-            chunk.done.set()
-            self.chunk = chunk = None
-        self._drop()
-
-    def interrupt(self, chunks: list[_Chunk]) -> None:
-        """Stops the work on any of `chunks`; from another thread."""
+    def interrupt(self, cancelled: threading.Event) -> None:
+        """Stops the work for the call of `cancelled`; from another thread."""
         process = self.process
-        if process is not None and any(self.chunk is chunk for chunk in chunks):
+        if process is not None and self.cancelled is cancelled:
             process.popen.kill()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process = None
 
-    def _check(self, chunk: _Chunk) -> None:
+    def check(self, tasks: list[Task], cancelled: threading.Event) -> list[Verdict]:
+        verdicts: list[Verdict] = []
         attempts = 0
-        while not chunk.cancelled and len(chunk.verdicts) < len(chunk.tasks):
-            before = len(chunk.verdicts)
-            gold = chunk.tasks[before][:2]
+        while not cancelled.is_set() and (before := len(verdicts)) < len(tasks):
+            gold = tasks[before][:2]
             if gold in self.stuck:
-                chunk.verdicts.append(self.stuck[gold])
+                verdicts.append(self.stuck[gold])
                 continue
             if self.process is not None and self.process.popen.poll() is not None:
-                self._drop()  # died between two chunks: no task's fault
+                self.drop()  # died between two chunks: no task's fault
             if self.process is None:
                 self.process = _Process(self.spec)
-            phase, end = self.process.run(chunk.tasks[before:], chunk.verdicts)
+            phase, end = self.process.run(tasks[before:], verdicts)
             if end == "done":
-                return
-            self._drop()
-            attempts = attempts + 1 if len(chunk.verdicts) == before else 1
+                break
+            self.drop()
+            attempts = attempts + 1 if len(verdicts) == before else 1
             if end == "timeout" or attempts == 2:
-                chunk.verdicts.append(self._failed(chunk.tasks[len(chunk.verdicts)], phase, end))
+                verdicts.append(self._failed(tasks[len(verdicts)], phase, end))
                 attempts = 0
+        return verdicts
 
     def _failed(self, task: Task, phase: str, end: str) -> Verdict:
         context, gold, answer = task
