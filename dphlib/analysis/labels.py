@@ -1,6 +1,6 @@
 """How methods, suites and styles are named, ordered and coloured, the same in every figure and table.
 
-The colours are told apart with the common kinds of colour blindness (a test simulates them for the methods that are
+The colours can be told apart with the common kinds of colour blindness (a test simulates them for the methods that are
 drawn together), and each method has a line style or marker beside its colour. The base is black.
 """
 

@@ -153,11 +153,15 @@ def regime(records: pd.DataFrame, presample: pd.DataFrame, settings: Profile) ->
         return pd.DataFrame(named, columns=["quantity", "value"])
     return pd.DataFrame(
         {
-            "quantity": each.quantity, "value": value, "low": float(each.low), "high": float(each.high),
-            "inside": bool(each.low - _ROUNDING <= value <= each.high + _ROUNDING), "reason": each.reason,
+            "quantity": each.quantity,
+            "value": value,
+            "low": float(each.low),
+            "high": float(each.high),
+            "inside": bool(each.low - _ROUNDING <= value <= each.high + _ROUNDING),
+            "reason": each.reason,
         }
         for each, value in measured
-    )  # fmt: skip
+    )
 
 
 def _on_data(quantity: str) -> str:
@@ -184,6 +188,7 @@ def require_regime(frame: pd.DataFrame, profile_name: str = "cpu") -> None:
     ]
     raise RegimeError(
         f"the base model is not in the regime ({len(outside)} of {len(frame)} quantities): {'; '.join(lines)}. "
-        "Training on it would show nothing about the paper's question: change what makes the base (config.WorldConfig, "
-        "ModelConfig, SftConfig), never the ranges and never a method, and run notebook 02 again"
+        "Training on it would show nothing about the paper's question: change what makes the base "
+        "(settings.stages: WorldConfig, ModelConfig, SftConfig), never the ranges and never a method, and run notebook "
+        "02 again"
     )

@@ -1,16 +1,16 @@
 """What one setting changes: each ablation and study in a tidy table and in sentences, and what an iteration costs.
 
-`study_table` has a row a comparison, suite and measure: both arms' means and their paired difference, with intervals.
-`sentences` says each comparison in words. `effects` sets every variant of the records beside its own main arm.
-`token_budget` and `cost_table` count and time. Tables 3, 4 and 5 themselves are in `tables`.
+`study_table` has one row per comparison, suite and measure: both arms' means and their paired difference, with
+intervals. `sentences` puts each comparison into words. `effects` sets every variant of the records beside its own main
+arm. `token_budget` and `cost_table` count and time. Tables 3, 4 and 5 themselves are in `tables`.
 
-1. Rows whose advantage is exactly zero pass through no model (see `trainer`): a method's policy tokens fall as its
-   groups agree. `token_budget` shows how many groups did not, beside the tokens.
+1. Rows whose advantage is exactly zero pass through no model: a method's policy tokens fall as its groups agree.
+   `token_budget` shows how many groups did not, beside the tokens.
 2. Arms may have different numbers of seeds; both are named beside the effect. Arms that differ in the number of
    answers, in temperature, token limit or problems are refused (`stats.check_comparable`).
-3. Intervals are not corrected for the number of comparisons; all of them are shown. Beside them stands Holm's p, over
-   the comparisons of one study on one suite in one measure: the family that a reader sees at once, a panel of its
-   figure. Across suites, measures and studies nothing is corrected.
+3. Intervals are not corrected for the number of comparisons; all of them are shown. Beside them is Holm's p, over the
+   comparisons of one study on one suite in one measure: the family that a reader sees at once, a panel of its figure.
+   Across suites, measures and studies nothing is corrected.
 """
 
 from __future__ import annotations
@@ -35,15 +35,13 @@ _MEASURES: dict[str, tuple[stats.Metric, int]] = {
     "styles_nats": ("styles_nats", 0),
 }
 _ORDER = (*METHODS, *CONTROLS)
-COLUMNS = [
-    "study", "change", "arm", "against", "suite", "measure", "unit", "mean", "mean_low", "mean_high", "against_mean",
-    "difference", "low", "high", "p", "p_holm", "seeds", "against_seeds", "status",
-]  # fmt: skip
 _NUMBERS = ("mean", "mean_low", "mean_high", "against_mean", "difference", "low", "high", "p", "p_holm")
+COLUMNS = ["study", "change", "arm", "against", "suite", "measure", "unit"]
+COLUMNS += [*_NUMBERS, "seeds", "against_seeds", "status"]
 LEVEL = 0.05
-"""A difference is clear where its Holm's p lies below this, and unclear otherwise, which does not mean zero."""
+"""A difference is clear where its Holm's p is below this, and unclear otherwise, which does not mean zero."""
 SPOKEN = (("in domain", "Pass@8"), ("out of domain", "Pass@8"))
-"""What a sentence tells: suite and measure."""
+"""What a sentence says: suite and measure."""
 
 
 def _found(scores: stats.FinalScores, arm: Arm, suite: str, measure: str) -> stats.Scores | None:
@@ -53,15 +51,10 @@ def _found(scores: stats.FinalScores, arm: Arm, suite: str, measure: str) -> sta
     return None if answers is None or answers < k else scores.get(arm.method, suite, metric, k, arm.variant)
 
 
-def _in_unit(measure: str, *values: float) -> tuple[float, ...]:
-    """Numbers in points (style entropy: nats)."""
-    return tuple((1 if measure == "styles_nats" else 100) * value for value in values)
-
-
 def study_table(
     records: pd.DataFrame, settings: Profile, names: Sequence[str], suites: Sequence[str] = tuple(SUITES)
 ) -> pd.DataFrame:
-    """Studies as a tidy table, a row a comparison, suite and measure; columns are `COLUMNS`.
+    """Studies as a tidy table, one row per comparison, suite and measure; columns are `COLUMNS`.
 
     `mean` with its interval is the arm's, in per cent (style entropy: nats); `difference` is arm minus `against` on the
     same problems; `p` is the probability of one so far from zero if there were none, `p_holm` that of Holm's adjustment
@@ -84,10 +77,7 @@ def study_table(
     for name, one in every:
         said = {"study": name, "change": change_of(one, settings), "arm": label(*one.arm)}
         said["against"] = label(*one.against)
-        for suite in suites:
-            for measure in _MEASURES:
-                means = _means(scores, one, suite, measure)
-                rows.append({**said, "suite": SUITES[suite], **_compared(scores, one, suite, measure), **means})
+        rows += [{**said, **_compared(scores, one, suite, measure)} for suite in suites for measure in _MEASURES]
     table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
     for family in table.groupby(["study", "suite", "measure"], sort=False).groups.values():
         table.loc[family, "p_holm"] = stats.holm(table.loc[family, "p"])
@@ -95,32 +85,26 @@ def study_table(
 
 
 def _compared(scores: stats.FinalScores, one: Comparison, suite: str, measure: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"measure": measure, "unit": "nats" if measure == "styles_nats" else "points"}
+    """The numbers of a row of `study_table`, in points (style entropy: nats); of what was run."""
+    in_nats = measure == "styles_nats"
+    scale = 1.0 if in_nats else 100.0
     arm, against = (_found(scores, arm, suite, measure) for arm in (one.arm, one.against))
+    row: dict[str, Any] = {"suite": SUITES[suite], "measure": measure, "unit": "nats" if in_nats else "points"}
     row |= {"seeds": len(arm.seeds) if arm else 0, "against_seeds": len(against.seeds) if against else 0}
-    if arm is None or against is None:
+    if against:
+        row["against_mean"] = scale * float(against.values_SP.mean())
+    if arm:
+        got = stats.bootstrap([arm], lambda mean: mean)
+        row |= got.columns("mean", 0.0, np.inf if in_nats else 100.0, scale)
+    if not (arm and against):
         return {**row, "status": "not run"}
     got = stats.bootstrap([arm, against], np.subtract)
-    numbers = dict(zip(("difference", "low", "high"), _in_unit(measure, got.estimate, got.low, got.high), strict=True))
-    return {**row, **numbers, "p": got.p, "status": "run"}
-
-
-def _means(scores: stats.FinalScores, one: Comparison, suite: str, measure: str) -> dict[str, float]:
-    """The arm's mean with its interval and the other arm's mean, of those that were run."""
-    arm, against = (_found(scores, arm, suite, measure) for arm in (one.arm, one.against))
-    out = {}
-    if against is not None:
-        (out["against_mean"],) = _in_unit(measure, float(against.values_SP.mean()))
-    if arm is not None:
-        got = stats.bootstrap([arm], lambda mean: mean)
-        numbers = _in_unit(measure, got.estimate, got.low, got.high)
-        bounded = np.clip(numbers, 0.0, 100.0 if measure != "styles_nats" else np.inf)
-        out |= dict(zip(("mean", "mean_low", "mean_high"), map(float, bounded), strict=True))
-    return out
+    numbers = {"difference": scale * got.estimate, "low": scale * got.low, "high": scale * got.high, "p": got.p}
+    return {**row, **numbers, "status": "run"}
 
 
 def readable_study(table: pd.DataFrame, measures: Sequence[str] = ("greedy", "Pass@8", "styles_nats")) -> pd.DataFrame:
-    """A study's table as it is read: a row a comparison and suite, differences, Holm's p of Pass@8, seeds of both."""
+    """A study's table as it is read: one row per comparison and suite, with Holm's p of Pass@8."""
     rows = []
     for (arm, against, suite), part in table.groupby(["arm", "against", "suite"], sort=False):
         row: dict[str, object] = {"arm": arm, "against": against, "suite": suite}
@@ -170,9 +154,9 @@ def change_of(one: Comparison, settings: Profile) -> str:
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
-    """A sentence a comparison of `study_table`: what it changes, by how much on each of `SPOKEN`, of how many seeds.
+    """One sentence per comparison of `study_table`: what it changes, by how much on each of `SPOKEN`, the seeds.
 
-    A difference is clear or not by `LEVEL`. The family of Holm's p, whose size is named, is that of `study_table`: give
+    A difference is clear or not by `LEVEL`. The family of Holm's p, whose size is named, is that of `study_table`: pass
     studies whole.
     """
     said = []
@@ -240,12 +224,16 @@ def token_budget(train_logs: pd.DataFrame, prompts: int) -> pd.DataFrame:
         prompts: of a batch, the whole that `informative groups (%)` is a share of.
 
     Returns:
-        A row a method and variant: rollouts, informative groups (%) (those whose rewards differ), rehearsed answers,
-        policy and reference tokens, iterations and seeds.
+        One row per method and variant: rollouts, informative groups (%) (those whose rewards differ), rehearsed
+        answers, policy and reference tokens, iterations and seeds.
     """
     groups = train_logs.groupby(["method", "variant"], observed=True)
-    names = {"rl_rows": "rollouts", "rehearsal_rows": "rehearsed answers", "policy_tokens": "policy tokens",
-             "reference_tokens": "reference tokens"}  # fmt: skip
+    names = {
+        "rl_rows": "rollouts",
+        "rehearsal_rows": "rehearsed answers",
+        "policy_tokens": "policy tokens",
+        "reference_tokens": "reference tokens",
+    }
     out = groups[list(names)].mean().rename(columns=names)
     out.insert(1, "informative groups (%)", 100 * groups["informative_groups"].mean() / prompts)
     out = out.assign(iterations=groups["iteration"].max(), seeds=groups["seed"].nunique())

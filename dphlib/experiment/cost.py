@@ -22,16 +22,15 @@ from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
 
 COST_METHODS = ("grpo", "rkl", "dph_f", "dph_js")
-_COLUMNS = (
-    "sample_s", "verify_s", "reference_s", "update_s", "step_s", "peak_gib", "reference_tokens", "policy_tokens",
-)  # fmt: skip
+_COLUMNS = ("sample_s", "verify_s", "reference_s", "update_s", "step_s")
+_COLUMNS += ("peak_gib", "reference_tokens", "policy_tokens")
 
 
 def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
     """Time, memory and tokens of an iteration of each of `COST_METHODS` on the same prompts, one after another.
 
     Each in a process of its own, so that its peak memory is its own (not in `smoke`). The first iteration warms up and
-    is left out. A row an iteration: method, step and what the train log has of these.
+    is left out. One row per iteration: method, step and what the train log has of these.
     """
     world, base, source = pipeline.world(), pipeline.base(), pipeline.partition()
     config = replace(pipeline.settings.train, iterations=pipeline.settings.cost_iterations + 1, diagnose_every=0)

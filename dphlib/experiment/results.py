@@ -339,7 +339,7 @@ def draw_recorded(source: Path, root: Path, asked: tuple[str, str, str]) -> list
     """`draw` from a folder of recorded results into `root`, by two processes.
 
     Args:
-        asked: what `config.profile` takes: name, seeds, study_seeds.
+        asked: what `settings.profiles.profile` takes: name, seeds, study_seeds.
     """
     where = {"source": str(source), "root": str(root), "asked": asked}
     jobs = [Job(part, draw_part, {**where, "part": part}) for part in PARTS]

@@ -179,7 +179,7 @@ def chosen(names: str) -> tuple[str, ...]:
 def comparisons(settings: Profile, name: str) -> list[Comparison]:
     """A study's comparisons in a profile: all of them, or its first few where the profile says so; of `hard` none.
 
-    An arm whose weight is that of the profile's main run stands under the main run's name.
+    An arm whose weight is that of the profile's main run has the main run's name.
     """
     if name == HARD:
         return []
