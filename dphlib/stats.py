@@ -1,20 +1,13 @@
 """Numbers from the records: unbiased pass@k, keep and explore, styles, entropy; and their intervals.
 
 Input is the frame of `records.parquet`, one row per `EvalRecord`, or plain arrays; output is a tidy frame or a number.
-The functions on a frame use every step that it holds: pass `final(records)` for the end of training.
-
-An answer with outcome `infra_error` was not judged. It is left out of n, never counted as wrong.
+The functions on a frame use every step that it holds: pass `final(records)` for the end of training. An answer with
+outcome `infra_error` was not judged. It is left out of n, never counted as wrong.
 
 Intervals are those of a hierarchical bootstrap. The training seed is the top-level unit: a draw resamples the problems
 of each suite, the same ones for every arm, which pairs the arms, and the seeds of each arm. The base model, one row
-that no seed changes, has only its problems resampled; so has an arm of a single seed.
-
-1. The interval is the estimate -+ the draws' standard deviation times Student's quantile, not the draws' own quantiles:
-   three seeds cannot show their tails. A draw's departure due to seeds is multiplied by sqrt(S / (S-1)), because
-   resampled means of S seeds vary by (S-1)/S too little. The degrees of freedom are Welch and Satterthwaite's, over
-   problems (P-1) and each arm's seeds (S-1). `tests/benchmarks/coverage.py` simulates how often it covers the truth.
-2. `p` is of the same Student's distribution as the interval, so it is below 0.05 where the 95 % interval excludes 0.
-   `holm` adjusts the p of a family of comparisons; which comparisons are a family is for the caller to say.
+that no seed changes, has only its problems resampled; so has an arm of a single seed. docs/method.md says how few seeds
+widen the interval, and how often it covers the truth.
 """
 
 from __future__ import annotations

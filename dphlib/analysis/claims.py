@@ -6,16 +6,8 @@ claim is "not worse": supported. Upper bound at or below 0, or below -tolerance:
 An arm, a suite or enough samples absent: not run. A trained arm with fewer than three seeds: inconclusive.
 
 One part not supported refutes the claim, all supported support it, else it is not run where a part is, or inconclusive.
-On the smoke profiles nothing is settled: such a claim is inconclusive.
-
-1. The cost claim counts tokens, never seconds: a verdict must not depend on the machine. Counts have no interval; low
-   and high are the range over seeds.
-2. Intervals are not corrected for the number of claims; every part is shown so that a reader can. Within a claim there
-   is nothing to correct: all its parts must hold. Across claims `level` widens the intervals; docs/findings.md has the
-   verdicts at 1 - 0.05 / (number of claims).
-3. Where the source gives an order without a measure, the claim's text names the one used here.
-
-Texts and tolerances were fixed before the runs to which they are applied.
+On the smoke profiles nothing is settled: such a claim is inconclusive. Texts and tolerances were fixed before the runs
+to which they are applied; docs/method.md says what else the rule implies.
 """
 
 from __future__ import annotations

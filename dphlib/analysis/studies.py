@@ -4,13 +4,8 @@
 intervals. `sentences` puts each comparison into words. `effects` sets every variant of the records beside its own main
 arm. `token_budget` and `cost_table` count and time. Tables 3, 4 and 5 themselves are in `tables`.
 
-1. Rows whose advantage is exactly zero pass through no model: a method's policy tokens fall as its groups agree.
-   `token_budget` shows how many groups did not, beside the tokens.
-2. Arms may have different numbers of seeds; both are named beside the effect. Arms that differ in the number of
-   answers, in temperature, token limit or problems are refused (`stats.check_comparable`).
-3. Intervals are not corrected for the number of comparisons; all of them are shown. Beside them is Holm's p, over the
-   comparisons of one study on one suite in one measure: the family that a reader sees at once, a panel of its figure.
-   Across suites, measures and studies nothing is corrected.
+Arms may have different numbers of seeds; both are named beside the effect. Arms that differ in the number of answers,
+in temperature, token limit or problems are refused (`stats.check_comparable`).
 """
 
 from __future__ import annotations

@@ -2,17 +2,12 @@
 
     study_runs(settings, chosen("eta,controls"))     every run that these two need, each once
 
-One name is no comparison of arms: `hard` (module `hard`) draws more answers of main runs to the problems that the base
-seldom solves. It is asked for in the same way.
+One name is no comparison of arms: `hard` (module `experiment.hard`) draws more answers of main runs to the problems
+that the base seldom solves. It is asked for in the same way.
 
 The arms of Tables 3 to 5 are part of every run (`Profile.ablation_runs`); the others are trained when their study is
 asked for. A comparison changes one thing: a setting of a method's main run (`variants`), or the method itself. All arms
 of a profile share the base, the prompts, the stored answers' draws and the evaluation's number of answers.
-
-1. `authors_weight` has both of the authors' departures together as eta = 0.125 of DPH-JS: 2 x JS at eta / 8 is eta / 4.
-2. `strength` leaves alpha out: its f''(1) and its eta are DPH-F's, so its main run has equal strength already.
-   RKL has the same coefficient and curvature there, but on every rollout token; its data differ from the others'.
-3. With the weights of the GPU profiles JS and RKL have DPH-F's strength in their main runs: `strength` compares these.
 """
 
 from __future__ import annotations
