@@ -23,8 +23,9 @@ from small import logged_names
 
 from dphlib.analysis.claims import from_json
 from dphlib.cli import main as cli
+from dphlib.cli import run
 from dphlib.data import load as data
-from dphlib.experiment import cost, draws, plan, results
+from dphlib.experiment import cost, draws, results
 from dphlib.experiment import pipeline as stages
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.store import write_run_manifest
@@ -188,15 +189,15 @@ def test_the_command_runs_a_notebook_by_papermill_and_the_report_names_the_model
 
 
 def test_a_change_of_the_environment_runs_the_notebooks_again(ran, monkeypatch):
-    before = plan.outside(profile(PROFILE))
-    assert before == plan.outside(profile(PROFILE))
+    before = run._outside(profile(PROFILE))
+    assert before == run._outside(profile(PROFILE))
     monkeypatch.setenv("DPH_METHODS", "grpo,dph_f,dph_js")
-    assert plan.outside(profile(PROFILE)) != before
+    assert run._outside(profile(PROFILE)) != before
     monkeypatch.undo()
     path = Path(problem_sets._folder()) / "amc23/test.jsonl"
     whole = path.read_text()
     path.write_text(whole.replace("p0", "other"))
-    assert plan.outside(profile(PROFILE)) != before
+    assert run._outside(profile(PROFILE)) != before
     path.write_text(whole)
 
 

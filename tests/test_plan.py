@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from dphlib.cli import main as cli
 from dphlib.data.sets import SUITES
@@ -20,12 +17,9 @@ from dphlib.experiment import problems as problem_sets
 from dphlib.models import load
 from dphlib.models.tuning import prepare
 from dphlib.runtime.files import RunError
-from dphlib.sampling.protocol import SamplingConfig
-from dphlib.sampling.transformers import batches, prompt_tokens
 from dphlib.settings.environment import chosen_by_environment, profile_from_environment
-from dphlib.settings.gpu import BASES, GPU_PROFILES, LLAMA_8B, OMNISQL_32B, SMOKE
+from dphlib.settings.gpu import BASES, GPU_PROFILES, OMNISQL_32B, SMOKE
 from dphlib.settings.profiles import PROFILES, profile
-from dphlib.settings.stages import TuningConfig
 from dphlib.settings.variants import RunConfig
 
 GPU = tuple(GPU_PROFILES)
@@ -45,11 +39,6 @@ def empty_model(base):
 @pytest.mark.parametrize("base", BASES.values(), ids=lambda base: base.name)
 def test_weights_are_counted_as_transformers_counts_them(base):
     assert base.parameters == empty_model(base).num_parameters()
-
-
-def test_published_sizes():
-    assert LLAMA_8B.parameters == 8_030_261_248
-    assert {round(base.parameters / 1e9, 1) for base in BASES.values()} == {8.0, 7.6, 1.5, 32.8}
 
 
 @pytest.mark.parametrize("name", ["gpu24", "gpu80"])
@@ -73,34 +62,13 @@ def test_a_profile_is_complete(name):
     assert settings.base.name in BASES
 
 
-def test_the_paper_profile_has_the_authors_numbers():
+def test_the_paper_profile_weighs_js_as_strongly_as_forward_kl():
     settings = profile("paper")
-    train = settings.train
-    assert (train.lr, train.prompts, train.rollouts, train.rehearsal_rows, train.mini_batches) == (
-        1e-6,
-        128,
-        16,
-        256,
-        2,
-    )
-    assert (train.warmup_steps, train.dual_clip, train.max_new_tokens, settings.tuning.kind) == (0, 3.0, 4096, "full")
-    assert settings.data.max_prompt_tokens == 16_000
-    assert settings.method_config(RunConfig("dph_js", "main", 0)).eta == 0.2
-    assert settings.method_config(RunConfig("dph_js", "eta=0.01", 0)).eta == 0.01
-    forward = settings.method_config(RunConfig("dph_f", "main", 0))
-    main = settings.method_config(RunConfig("dph_js", "main", 0))
+    forward, main = (settings.method_config(RunConfig(method, "main", 0)) for method in ("dph_f", "dph_js"))
     assert main.eta * main.curvature == forward.eta * forward.curvature
+    assert settings.method_config(RunConfig("dph_js", "eta=0.01", 0)).eta == 0.01
     with pytest.raises(ValueError, match="is its main run"):
         settings.method_config(RunConfig("dph_js", "strength=equal", 0))
-
-
-@pytest.mark.parametrize("name", ["smoke", "cpu"])
-def test_the_profiles_of_the_cpu_are_untouched(name):
-    settings = profile(name)
-    assert settings.tuning == TuningConfig() and settings.backend.program == "transformers"
-    assert settings.base is settings.data is None and not settings.weights
-    assert settings.train.importance_cap is None and settings.train.warmup_steps == 0
-    assert all(settings.method_config(run) == run.method_config for run in settings.main_runs())
 
 
 def test_estimates_follow_the_settings():
@@ -112,13 +80,13 @@ def test_estimates_follow_the_settings():
     lora = replace(profile("gpu24"), tuning=replace(profile("gpu24").tuning, kind="lora"))
     assert plan.plan(lora).memory["base"] > 2 * small.memory["base"]
     free = replace(profile("gpu80"), tuning=replace(profile("gpu80").tuning, gradient_checkpointing=False))
-    assert plan.plan(free).memory["activations"] > 10 * large.memory["activations"]
+    assert plan.plan(free).memory["update"] > 10 * large.memory["update"]
     twice = replace(profile("gpu80"), train=replace(profile("gpu80").train, iterations=400))
     assert plan.plan(twice).run_hours == pytest.approx(2 * large.run_hours)
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_the_command_tells_the_needs_or_that_they_are_not_known(name, capsys):
+def test_the_command_gives_the_needs_or_says_that_they_are_not_known(name, capsys):
     status = cli.main(["plan", "--profile", name])
     said = capsys.readouterr()
     if name == "smoke":
@@ -130,93 +98,22 @@ def test_the_command_tells_the_needs_or_that_they_are_not_known(name, capsys):
     assert all(word in said.out for word in words)
 
 
-def test_gpu24_fits_colabs_free_gpu_by_calculation_and_the_paper_does_not(monkeypatch, capsys):
+def test_gpu24_fits_colabs_free_gpu_by_calculation_and_what_draws_more_at_a_time_does_not(monkeypatch, capsys):
     monkeypatch.setenv("DPH_SAMPLER", "transformers")
     settings = profile_from_environment("gpu24")
     free = plan.plan(settings, "t4")
     assert free.fits and free.memory_gib < 0.8 * free.card.memory_gib, "a fifth is left for what is not in the formulae"
     assert not plan.plan(profile("gpu80"), "t4").fits
     many = replace(settings, backend=replace(settings.backend, batch_rows=1024))
-    assert not plan.plan(many, "t4").fits, "what decides is how many answers are drawn at a time"
+    assert not plan.plan(many, "t4").fits
     assert cli.main(["plan", "--profile", "gpu24", "--card", "t4"]) == 0
     said = capsys.readouterr().out
     assert "NVIDIA T4" in said and "float16" in said and "not measured" in said
     page = (Path(__file__).resolve().parents[1] / "docs" / "gpu.md").read_text()
     assert f"{free.memory_gib:.0f} GiB of 15; {free.presample_hours:.1f} hours of pre-sampling" in page
-    assert f"{free.run_hours:.1f} a run of 100 iterations, {free.evaluation_hours:.1f} for its evaluation" in page
-    read = prompt_tokens(settings.backend.batch_rows, settings.train.max_new_tokens)
-    assert f"prompts of at most {read:,} tokens" in page
-    assert f"{read // 256} prompts of 256 tokens at a time, or {read // 1024} of 1,024" in page
+    assert f"{free.run_hours:.1f} per run of 100 iterations, {free.evaluation_hours:.1f} for its evaluation" in page
     assert cli.main(["plan", "--profile", "gpu24", "--card", "a1"]) == 1
     assert "unknown card 'a1'; known: t4, l4" in capsys.readouterr().err
-
-
-class Held(TorchDispatchMode):
-    """The most bytes that tensors made inside held at one time, on a device without memory too."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.most = 0
-        self.seen = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if (
-                isinstance(tensor, torch.Tensor)
-                and (key := (storage := tensor.untyped_storage())._cdata) not in self.seen
-            ):
-                self.seen.add(key)
-                self.now += (size := storage.nbytes())
-                self.most = max(self.most, self.now)
-                weakref.finalize(storage, self.gone, key, size)
-        return made
-
-    def gone(self, key, size):
-        self.seen.discard(key)
-        self.now -= size
-
-
-@pytest.mark.parametrize("card", ["t4", "h100"])
-@pytest.mark.parametrize("name", ["gpu24", "gpu80"])
-def test_reading_prompts_takes_the_activations_that_are_counted(name, card):
-    """Two layers of the real width with an adapter: the most that is held beyond the cache, by the tensors' sizes."""
-    base, settings = replace(profile(name).base, layers=2, vocabulary=1000), profile(name)
-    half = torch.bfloat16 if plan.CARDS[card].bfloat16 else torch.float16
-    policy = prepare(empty_model(base).to(half), replace(settings.tuning, kind="lora")).eval()
-    prompts, longest = 4, 256
-    cache = DynamicCache(config=policy.config)
-    with torch.inference_mode(), Held() as held:
-        tokens = torch.zeros(prompts, longest, dtype=torch.long, device="meta")
-        policy.get_decoder()(input_ids=tokens, past_key_values=cache, use_cache=True)
-    cached = 4 * base.kv_heads * base.head_size * base.layers * prompts * longest
-    counted = plan.reading_bytes(base, prompts * longest, 1, plan.CARDS[card])
-    assert held.most - cached == pytest.approx(counted, rel=0.01)
-
-
-def test_a_sampler_needs_room_to_read_prompts_and_no_more_where_each_has_one_answer():
-    """The bound of a batch's prompts holds for any number of samples, so the estimate asks for none."""
-    settings, card = profile("gpu80"), plan.CARDS["h100"]
-    base, train = settings.base, settings.train
-    backend, longest = replace(settings.backend, program="transformers"), settings.data.max_prompt_tokens
-    settings = replace(settings, backend=backend)
-    counted, token = plan._sampling_bytes(settings, card), 4 * base.kv_heads * base.head_size * base.layers
-    for samples in (1, settings.presample.k, train.rollouts, *settings.evaluation.samples.values()):
-        for length in (64, 256, 700, 2000, longest):
-            setting = SamplingConfig(samples, max_new_tokens=train.max_new_tokens)
-            prompts = len(batches([length] * 512, setting, backend.batch_rows)[0])
-            held = token * (prompts * length + prompts * samples * train.max_new_tokens)
-            reading = token * prompts * length + plan.reading_bytes(base, prompts * length, length, card)
-            assert max(held, reading) <= counted
-    one = replace(settings, backend=replace(backend, batch_rows=1))  # a prompt of 8,192 tokens, one answer of 1,024
-    least = token * longest + plan.reading_bytes(base, longest, longest, card)
-    assert plan._sampling_bytes(one, card) == least > 2 * 2**30
-
-
-def test_hours_count_that_long_prompts_make_small_batches_of_greedy_answers():
-    settings = chosen_by_environment(profile("gpu80"), {"DPH_SAMPLER": "transformers"})
-    short = replace(settings, data=replace(settings.data, max_prompt_tokens=512))
-    assert plan.plan(settings).presample_hours > 1.5 * plan.plan(short).presample_hours
 
 
 @pytest.mark.parametrize("name", GPU)

@@ -80,7 +80,7 @@ def run(
         asked = {"seeds": seeds, "studies": studies, "study_seeds": study_seeds}
         asked = {name: value for name, value in asked.items() if value}
         parameters |= asked
-        done = _run_stale(out, parameters, names, plan_module.outside(settings))
+        done = _run_stale(out, parameters, names, _outside(settings))
         if only:
             print(f"{only}: {out / 'notebooks'}")
             return 0
@@ -132,6 +132,25 @@ def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | Non
 
     run_notebooks(NOTEBOOKS, out, wanted, list(stale), on_done=note)
     return list(stale)
+
+
+def _outside(settings: Profile) -> list[Any]:
+    """What a GPU profile's notebooks depend on beside their parameters: the environment's settings, the data's files.
+
+    The base is downloaded here where it is not there yet: without access nothing is begun.
+
+    Raises:
+        FileNotFoundError, DataError: a data set is not where it should be.
+        RunError: no access to the base.
+    """
+    if settings.base is None:
+        return []
+    from dphlib.experiment import policies
+    from dphlib.experiment import problems as problem_sets
+
+    found = problem_sets.recipe(settings)
+    policies.base_folder(settings)
+    return [settings, found, policies.base_recipe(settings)]
 
 
 def _finished(out: Path) -> bool:
