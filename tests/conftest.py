@@ -58,6 +58,14 @@ def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model in the Hugging Face layout."""
+    from small import save_policy
+
+    return save_policy(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
 def repository() -> Path:
     """The repository's root."""
     return Path(__file__).resolve().parents[1]

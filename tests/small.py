@@ -9,9 +9,9 @@ from pathlib import Path
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dphlib.models.load import build_tokenizer, new_model
+from dphlib.models.load import build_tokenizer, new_model, save_model
 from dphlib.settings.profiles import Profile, profile
-from dphlib.settings.stages import ModelConfig, WorldConfig
+from dphlib.settings.stages import BaseConfig, ModelConfig, WorldConfig
 from dphlib.types import Group, Problem, Verdict
 
 WORLD = WorldConfig(
@@ -24,9 +24,23 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer(WORLD, corpus_pairs=3000)
 
 
-def policy(seed: int = 0) -> LlamaForCausalLM:
-    shape = ModelConfig(hidden_size=32, intermediate_size=64, layers=2, heads=2, kv_heads=2)
+def policy(seed: int = 0, width: int = 32) -> LlamaForCausalLM:
+    shape = ModelConfig(hidden_size=width, intermediate_size=2 * width, layers=2, heads=2, kv_heads=2)
     return new_model(shape, tokenizer(), seed).eval()
+
+
+def save_policy(folder: Path, seed: int = 0, width: int = 64) -> Path:
+    """A model folder; by default with sizes in multiples of NF4's blocks and heads that vLLM serves on a CPU."""
+    save_model(policy(seed, width), tokenizer(), folder)
+    return folder
+
+
+def base_config(folder: Path, width: int = 64) -> BaseConfig:
+    """What a profile says of a base that `save_policy` wrote."""
+    return BaseConfig(
+        str(folder), None, "mit", layers=2, hidden_size=width, intermediate_size=2 * width, heads=2, kv_heads=2,
+        head_size=width // 2, vocabulary=len(tokenizer()), tied=True, chat=False,
+    )  # fmt: skip
 
 
 def sum_problems(count: int) -> list[Problem]:

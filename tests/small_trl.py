@@ -10,24 +10,16 @@ from trl import GRPOConfig
 from dphlib.divergences import generator
 from dphlib.integrations import store
 from dphlib.integrations.trl import DPHTrainer
-from dphlib.models.load import load_model, new_model, save_model
+from dphlib.models.load import load_model
 from dphlib.partition import Partition, Reference
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
-from dphlib.settings.stages import ModelConfig
 
 PROBLEMS = sum_problems(10)
 
 
 def equal_rewards(completions, **_):
     return [1.0] * len(completions)
-
-
-def save_base(folder: Path) -> Path:
-    """A model whose sizes are multiples of NF4's blocks, with heads that vLLM's attention on a CPU has."""
-    shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    save_model(new_model(shape, tokenizer(), 0), tokenizer(), folder)
-    return folder
 
 
 def export_store(folder: Path, base_folder: Path) -> Path:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from data_files import official
 from small import policy, tokenizer
-from test_gpu_path import base_folder, small  # noqa: F401
+from test_gpu_path import small
 from test_trainer import OUT_OF_MEMORY, run
 
 from dphlib.cli import main as cli
@@ -104,7 +104,7 @@ def test_a_model_cut_in_half_is_named(tmp_path):
 
 
 def test_a_base_without_a_chat_template_is_told_when_the_problems_are_made(
-    tmp_path, base_folder, monkeypatch  # noqa: F811
+    tmp_path, base_folder, monkeypatch
 ):  # fmt: skip
     monkeypatch.setenv(problem_sets.FOLDER, str(official(tmp_path / "data")))
     settings = small(base_folder)
@@ -117,7 +117,7 @@ def test_a_base_without_a_chat_template_is_told_when_the_problems_are_made(
 @pytest.mark.parametrize(
     ("kind", "way"), [("lora", "tuning.kind lora -> qlora"), ("qlora", "a smaller base by DPH_BASE")]
 )
-def test_a_model_that_does_not_fit_when_it_is_loaded(base_folder, monkeypatch, kind, way):  # noqa: F811
+def test_a_model_that_does_not_fit_when_it_is_loaded(base_folder, monkeypatch, kind, way):
     settings = small(base_folder, kind)
 
     def full(*_, **__):
@@ -135,7 +135,7 @@ def test_a_model_that_does_not_fit_when_it_is_loaded(base_folder, monkeypatch, k
         assert way in one_line(error) and "nvidia-smi" in str(error.value)
 
 
-def test_answers_that_do_not_fit_outside_of_training(base_folder):  # noqa: F811
+def test_answers_that_do_not_fit_outside_of_training(base_folder):
     with pytest.raises(RunError, match=r"out of memory in drawing answers .*backend\.batch_rows to half") as error:
         with policies.sampling(small(base_folder), base_folder, policy(), tokenizer()):
             raise OUT_OF_MEMORY
@@ -153,7 +153,7 @@ def test_answers_that_do_not_fit_outside_of_training(base_folder):  # noqa: F811
         "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.",
     ],
 )
-def test_a_vllm_that_does_not_fit(base_folder, monkeypatch, words):  # noqa: F811
+def test_a_vllm_that_does_not_fit(base_folder, monkeypatch, words):
     def full(*_, **__):
         raise ValueError(words)
 

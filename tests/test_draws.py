@@ -7,16 +7,15 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from small import RewardsFirstToken, policy, small_profile, sum_problems, tokenizer
+from small import RewardsFirstToken, base_config, policy, save_policy, small_profile, sum_problems, tokenizer
 
 from dphlib.experiment import draws, evaluate, policies
 from dphlib.experiment.draws import KeptSampler, judged
 from dphlib.experiment.pipeline import Pipeline
-from dphlib.models.load import new_model, save_model
 from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
-from dphlib.settings.stages import BackendConfig, BaseConfig, ModelConfig
+from dphlib.settings.stages import BackendConfig
 from dphlib.types import Answer, Verdict
 from dphlib.verify import Verifier
 
@@ -179,11 +178,7 @@ def test_numbers_and_texts_come_back_as_they_were(tmp_path, small_parts):
 @pytest.fixture(scope="module")
 def long_profile(tmp_path_factory):
     """The small profile with a base of its own, which is what a GPU profile has."""
-    folder, shape = tmp_path_factory.mktemp("base"), dict(layers=2, hidden_size=32, intermediate_size=64, heads=2)
-    save_model(new_model(ModelConfig(**shape, kv_heads=2), tokenizer(), 0), tokenizer(), folder)
-    base = BaseConfig(
-        str(folder), None, "mit", vocabulary=len(tokenizer()), tied=True, chat=False, kv_heads=2, head_size=16, **shape
-    )
+    base = base_config(save_policy(tmp_path_factory.mktemp("base"), width=32), 32)
     settings = small_profile(base=base, backend=BackendConfig("transformers", batch_rows=16))
     return replace(
         settings,

@@ -12,20 +12,20 @@ import pandas as pd
 import pytest
 import torch
 from data_files import official
-from small import RewardsFirstToken, logged_names, sum_problems, tokenizer
+from small import RewardsFirstToken, base_config, logged_names, sum_problems
 
 from dphlib.experiment import pipeline as pipeline_module
 from dphlib.experiment import policies
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.models.adapters import describe_base, load_adapter
-from dphlib.models.load import Placement, load_model, new_model, save_model
+from dphlib.models.load import Placement, load_model
 from dphlib.partition import Reference
 from dphlib.runtime.jobs import DEVICES, WORKERS, Job, run_jobs
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.profiles import profile
-from dphlib.settings.stages import BackendConfig, BaseConfig, DataConfig, ModelConfig, TuningConfig
+from dphlib.settings.stages import BackendConfig, DataConfig, TuningConfig
 from dphlib.settings.variants import RunConfig
 from dphlib.training import loop
 from dphlib.training.scoring import answer_logprobs
@@ -38,14 +38,6 @@ SUITES = {
 RUN = RunConfig("rkl", "main", 0)
 
 
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    save_model(new_model(shape, tokenizer(), 0), tokenizer(), folder)
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch):
     monkeypatch.setattr(policies, "placement_of", lambda settings: Placement("cpu", "float32", "sdpa"))
@@ -54,10 +46,9 @@ def on_the_cpu(monkeypatch):
 def small(base_folder, kind="lora"):
     """`gpu80` with a tiny base, tiny suites and Transformers as its sampler."""
     settings = profile("gpu80")
-    shape = dict(layers=2, hidden_size=64, intermediate_size=128, heads=2, kv_heads=2, head_size=32)
     return replace(
         settings,
-        base=BaseConfig(str(base_folder), None, "mit", vocabulary=len(tokenizer()), tied=True, chat=False, **shape),
+        base=base_config(base_folder),
         tuning=TuningConfig(kind, rank=2, alpha=4, gradient_checkpointing=True, paged_8bit=False),
         backend=BackendConfig("transformers", batch_rows=64),
         data=DataConfig(SUITES, problems={"train": 2}, max_prompt_tokens=4000),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import RewardsFirstToken, sum_problems, tokenizer
+from small import RewardsFirstToken, save_policy, sum_problems, tokenizer
 
 from dphlib.losses import EXPLORE
 from dphlib.models import adapters, tuning
@@ -24,7 +24,6 @@ from dphlib.models.load import (
     chat_prompt,
     fetch,
     load_model,
-    new_model,
     placement_for,
     save_model,
 )
@@ -32,7 +31,7 @@ from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import METHOD_CONFIGS
-from dphlib.settings.stages import LINEAR_LAYERS, ModelConfig, TrainConfig, TuningConfig
+from dphlib.settings.stages import LINEAR_LAYERS, TrainConfig, TuningConfig
 from dphlib.training import loop
 from dphlib.training import step as steps
 from dphlib.training.rows import Row
@@ -43,15 +42,6 @@ TRAIN = TrainConfig(
     iterations=2, prompts=4, rollouts=4, mini_batches=1, rehearsal_rows=0, lr=1e-2, max_new_tokens=6, overlong_buffer=2
 )
 CARD = Card("dph_f, eta 0.2", "CPU world, 256 problems", (0, 1), "apache-2.0")
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory) -> Path:
-    """A model whose sizes are multiples of NF4's blocks."""
-    folder = tmp_path_factory.mktemp("base")
-    shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    save_model(new_model(shape, tokenizer(), 0), tokenizer(), folder)
-    return folder
 
 
 def policy_of(folder: Path, kind: str, *, dtype: str = "float32", **settings):
@@ -280,8 +270,7 @@ def test_a_copied_base_is_the_same_base_and_another_is_refused(base_folder, trai
     save_model(load_model(base_folder)[0], tokenizer(), tmp_path / "copy")
     copy = describe_base(tmp_path / "copy", "apache-2.0")
     assert load_adapter(load_model(tmp_path / "copy")[0], tmp_path / "adapter", copy)
-    shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    save_model(new_model(shape, tokenizer(), 1), tokenizer(), tmp_path / "other")
+    save_policy(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match=r"is an adapter of .* the model is other"):
         load_adapter(
             load_model(tmp_path / "other")[0], tmp_path / "adapter", describe_base(tmp_path / "other", "apache-2.0")
@@ -348,8 +337,7 @@ def test_a_model_that_does_not_fit_the_setting_is_refused(base_folder, tmp_path)
         tuning.prepare(plain, TuningConfig("qlora"))
     with pytest.raises(ValueError, match="use lora or qlora on this GPU"):
         tuning.prepare(load_model(base_folder)[0].half(), TuningConfig("full"))
-    narrow = ModelConfig(hidden_size=32, intermediate_size=64, layers=1, heads=2, kv_heads=2)
-    save_model(new_model(narrow, tokenizer(), 0), tokenizer(), tmp_path)
+    save_policy(tmp_path, width=32)
     with pytest.raises(ValueError, match="reads 32 values, which NF4 cannot cut into blocks of 64"):
         policy_of(tmp_path, "qlora")
 

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "with_trl")]
 
 from safetensors.torch import load_file, save_file  # noqa: E402
-from small_trl import export_store, rehearsed, save_base  # noqa: E402
+from small import save_policy  # noqa: E402
+from small_trl import export_store, rehearsed  # noqa: E402
 from test_trl_trainer import adapted, five_rows, trainable  # noqa: E402
 
 from dphlib.integrations import store  # noqa: E402
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
     if not (out / "base").exists():
-        export_store(out / "store", save_base(out / "base"))
+        export_store(out / "store", save_policy(out / "base"))
     trained = adapted(out / "base")
     settings = {"gradient_checkpointing": True, "ddp_backend": "gloo"}
     held, processes = store.read(out / "store"), int(os.environ.get("WORLD_SIZE", "1"))

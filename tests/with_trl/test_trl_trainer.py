@@ -14,8 +14,9 @@ import pytest
 import torch
 import trl
 from peft import LoraConfig, get_peft_model
-from small import tokenizer
-from small_trl import PROBLEMS, config, dph, equal_rewards, export_store, rehearsed, save_base
+from small import policy as small_policy
+from small import save_policy, tokenizer
+from small_trl import PROBLEMS, config, dph, equal_rewards, export_store, rehearsed
 
 from dphlib.divergences import generator
 from dphlib.integrations import store
@@ -29,18 +30,12 @@ from dphlib.integrations.trl import (
 )
 from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, partitioned_loss
 from dphlib.models import tuning
-from dphlib.models.load import Placement, load_model, new_model, save_model
-from dphlib.settings.stages import ModelConfig
+from dphlib.models.load import Placement, load_model
 from dphlib.training.scoring import answer_logprobs, score_rows
 from dphlib.verify import Verifier
 
 ROOT = Path(__file__).resolve().parents[2]
 logging.getLogger("trl").setLevel(logging.ERROR)
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory) -> Path:
-    return save_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -296,11 +291,10 @@ def test_a_store_without_answers_or_of_another_base_is_refused(base_folder, held
     with pytest.raises(ValueError, match="D_exp is empty"):
         dph(adapted(base_folder), tmp_path, replace(held, exploration=()))
     other = tmp_path / "other"
-    shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    save_model(new_model(shape, tokenizer(), 1), tokenizer(), other)
+    save_policy(other, seed=1)
     with pytest.raises(ValueError, match=f"made with another base model .sha256 {held.base_sha256[:12]}"):
         dph(adapted(other), tmp_path, held)
-    nameless = new_model(shape, tokenizer(), 0)
+    nameless = small_policy(width=64)
     with pytest.raises(ValueError, match="cannot tell which weights the model has"):
         dph(nameless, tmp_path, held)
     assert dph(nameless, tmp_path, held, base=base_folder).rehearsal_rows == 4

@@ -10,18 +10,10 @@ if importlib.util.find_spec("vllm"):
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import pytest
-from servable import OPTIONS, RANK, servable_policy
+from servable import OPTIONS, RANK
 from small import tokenizer
 
-from dphlib.models.load import save_model
 from dphlib.sampling.vllm import VllmSampler
-
-
-@pytest.fixture(scope="session")
-def base_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    save_model(servable_policy(), tokenizer(), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
-from small import tokenizer
-from transformers import LlamaForCausalLM
+from small import policy, tokenizer
 
-from dphlib.models.load import new_model
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
-from dphlib.settings.stages import ModelConfig
 from dphlib.training.scoring import answer_logprobs
 
 RANK = 4
@@ -18,10 +17,8 @@ GREEDY, DRAWS = SamplingConfig(1, 0.0, 1.0, 12), SamplingConfig(4, 1.0, 1.0, 12)
 OPTIONS = {"enforce_eager": True, "kv_cache_memory_bytes": 2**26, "max_num_seqs": 64, "block_size": 32}
 
 
-def servable_policy(seed: int = 0) -> LlamaForCausalLM:
-    """The small policy with heads of 32: vLLM's attention on a CPU has no smaller ones."""
-    shape = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=2)
-    return new_model(shape, tokenizer(), seed).eval()
+servable_policy = partial(policy, width=64)
+"""The small policy with heads of 32: vLLM's attention on a CPU has no smaller ones."""
 
 
 def train_step(policy, optimizer, seed: int = 0):

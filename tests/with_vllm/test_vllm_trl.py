@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from servable import OPTIONS
-from small_trl import dph, export_store, rehearsed, save_base
+from small_trl import dph, export_store, rehearsed
 
 from dphlib.integrations import store
 
@@ -38,11 +38,6 @@ def colocated(monkeypatch):
         monkeypatch.delenv(name, raising=False)  # TRL sets them; they go with the test
     yield vllm_generation.VLLMGeneration
     cleanup_dist_env_and_memory()
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory):
-    return save_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
