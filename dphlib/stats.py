@@ -381,7 +381,8 @@ class FinalScores:
 
 def _scores(rows: pd.DataFrame, metric: Metric, k: int) -> Scores:
     first = rows.iloc[0]
-    name, steps = _name(first), sorted(set(rows["step"].tolist()))
+    name, arm = _name(first), f"{first['method']} ({first['variant']})"
+    steps = sorted(set(rows["step"].tolist()))
     if len(steps) > 1:
         raise ValueError(f"{name}: steps {steps}; take final(records), of seeds that were trained equally long")
     order = np.lexsort((rows["problem_id"].to_numpy().astype(str), rows["seed"].to_numpy()))
@@ -398,7 +399,7 @@ def _scores(rows: pd.DataFrame, metric: Metric, k: int) -> Scores:
             if len(values) > 1:
                 raise ValueError(f"{name}, seed {seed}: problems differ in {setting}: {values}")
             settings[setting] = float(values[0])
-        arm, ids = f"{first['method']} ({first['variant']})", tuple(columns["problem_id"][start:end])
+        ids = tuple(columns["problem_id"][start:end])
         of_seed.append(Scores(arm, str(first["suite"]), (seed,), ids, value_N[None, start:end], settings))
         check_comparable(of_seed[0], of_seed[-1])
     seeds = tuple(one.seeds[0] for one in of_seed)

@@ -22,8 +22,8 @@ from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
 
 COST_METHODS = ("grpo", "rkl", "dph_f", "dph_js")
-_COLUMNS = ("sample_s", "verify_s", "reference_s", "update_s", "step_s")
-_COLUMNS += ("peak_gib", "reference_tokens", "policy_tokens")
+_SECONDS = ("sample_s", "verify_s", "reference_s", "update_s", "step_s")
+_COLUMNS = (*_SECONDS, "peak_gib", "reference_tokens", "policy_tokens")
 
 
 def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
