@@ -15,7 +15,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,6 @@ class Findings:
     duplicates: list[list[str]] = field(default_factory=list)
     conflicting: list[list[str]] = field(default_factory=list)
     wall_s: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 class FailingGoldsError(InputError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +46,7 @@ def check_folder(data_dir: Path, names: Sequence[str], report: Path, workers: in
         except _UNREADABLE as error:
             errors[source.suite] = str(error)
     versions = {"sqlite": sqlite3.sqlite_version}
-    write_json(report, {"versions": versions, "errors": errors, "sets": [one.to_json() for one in found]})
+    write_json(report, {"versions": versions, "errors": errors, "sets": [asdict(one) for one in found]})
     print_findings(found, errors)
     print(f"Report: {report}")
     return int(bool(errors) or any(one.failing for one in found))
@@ -53,25 +54,20 @@ def check_folder(data_dir: Path, names: Sequence[str], report: Path, workers: in
 
 def held(data_dir: Path, names: Sequence[str] = ()) -> list[Source]:
     """The splits that a folder holds, of all sets or of those named. Raises as `check_folder` does."""
-    sources = []
+    sources: dict[str, Source] = {}
     for name in names or DATA_SETS:
-        data_set, splits = (DATA_SETS[name], list(DATA_SETS[name].splits)) if name in DATA_SETS else _one(name)
-        there: list[Source] = []
+        missing: list[FileNotFoundError] = []
+        splits = list(DATA_SETS[name].splits) if name in DATA_SETS else [lookup(name)[1]]
         for split in splits:
             try:
-                there.append(find(data_set.name, split, data_dir=data_dir))
-            except FileNotFoundError:
-                if not data_dir.is_dir() or (names and len(splits) == 1):
-                    raise
-        if names and not there:
-            find(data_set.name, splits[0], data_dir=data_dir)
-        sources += there
-    return list({source.suite: source for source in sources}.values())
-
-
-def _one(name: str) -> tuple[DataSet, list[str]]:
-    data_set, split = lookup(name)
-    return data_set, [split]
+                source = find(name, split, data_dir=data_dir)
+            except FileNotFoundError as error:
+                missing.append(error)
+            else:
+                sources[source.suite] = source
+        if missing and (not data_dir.is_dir() or (names and len(missing) == len(splits))):
+            raise missing[0]
+    return list(sources.values())
 
 
 def print_findings(found: Sequence[Findings], errors: Mapping[str, str], file: IO[str] | None = None) -> None:
