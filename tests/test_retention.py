@@ -52,9 +52,10 @@ def test_a_base_that_solves_nothing_has_no_share_to_lose():
 def test_support_adds_up_to_the_problems(records):
     got = retention.support(records)
     assert set(got["suite"]) == {"in domain", "cross domain", "out of domain"}
-    assert got.groupby("suite")["k"].unique().map(list).to_dict() == {
-        "in domain": [1, 8, 16], "cross domain": [1, 8], "out of domain": [1, 8]
-    }  # fmt: skip
+    assert set(zip(got["suite"], got["k"], strict=True)) == {
+        *(("in domain", k) for k in (1, 8, 16)),
+        *((suite, k) for suite in ("cross domain", "out of domain") for k in (1, 8)),
+    }
     assert set(retention.support(records, ks=(2, 99))["k"]) == {2}
     with pytest.raises(ValueError, match=r"support at k = \[99\] needs 2k answers a problem, in_domain has 32"):
         retention.support(records, ks=(99,))
@@ -106,12 +107,8 @@ def test_without_the_base_nothing_is_compared(function, records):
 
 
 def test_answers_are_counted_by_style():
-    drawn = pd.DataFrame(
-        {
-            "model": ["base", "base", "GRPO"], "style": ["nested", "direct", "nested"], "times": [3, 1, 4],
-            "verdict": ["wrong", "correct", "correct"], "answer": ["a", "b", "c"],
-        }
-    )  # fmt: skip
+    rows = [("base", "nested", 3, "wrong"), ("base", "direct", 1, "correct"), ("GRPO", "nested", 4, "correct")]
+    drawn = pd.DataFrame(rows, columns=["model", "style", "times", "verdict"])
     got = retention.style_counts(drawn).set_index("model")
     assert got.index.tolist() == ["base", "GRPO"]
     assert got.loc["base", ["direct", "aliased", "nested", "correct", "different answers"]].tolist() == [1, 0, 3, 1, 2]

@@ -195,9 +195,13 @@ def test_style_shares_sum_to_one_and_show_other():
 
 def test_entropy_and_kl_are_per_token_and_kl_skips_rows_without_a_base():
     records = rows(
-        correct=((1, 0, 0),), tokens=[[10, 30, 10]], entropy=[[0.1, 0.5, 0.1]], logprob=[[-4.0, -10.0, -1.0]],
-        base_logprob=[[-6.0, -12.0, np.nan]], truncated=[[True, False, False]],
-    )  # fmt: skip
+        correct=((1, 0, 0),),
+        tokens=[[10, 30, 10]],
+        entropy=[[0.1, 0.5, 0.1]],
+        logprob=[[-4.0, -10.0, -1.0]],
+        base_logprob=[[-6.0, -12.0, np.nan]],
+        truncated=[[True, False, False]],
+    )
     got = stats.answer_statistics(records).iloc[0]
     assert got["entropy_nats"] == pytest.approx(17 / 50)
     assert got["kl_to_base_nats"] == pytest.approx(4 / 40)
@@ -221,10 +225,14 @@ def test_distinct_correct_counts_each_correct_answer_once_in_the_first_samples()
 @pytest.mark.parametrize(
     "function",
     [
-        lambda r: stats.pass_curve(r, [1]), stats.greedy_accuracy, stats.style_shares, stats.style_entropy,
-        stats.answer_statistics, stats.truncation_rate, lambda r: stats.distinct_correct(r, 1),
+        lambda records: stats.pass_curve(records, [1]),
+        lambda records: stats.distinct_correct(records, 1),
+        stats.greedy_accuracy,
+        stats.style_entropy,
+        stats.answer_statistics,
+        stats.truncation_rate,
     ],
-)  # fmt: skip
+)
 def test_empty_records_are_an_error_and_not_an_empty_answer(function):
     with pytest.raises(ValueError, match=r"no records|no sampled"):
         function(rows().iloc[:0])

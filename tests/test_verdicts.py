@@ -119,9 +119,8 @@ def test_answers_drawn_differently_are_refused():
         verdicts.judge(arms | {None: records.iloc[:0]}, "base", "grpo", "in_domain", "8", 0.0)
 
 
-def test_it_is_short_and_shares_no_code_with_what_it_checks():
-    text = Path(verdicts.__file__).read_text(encoding="utf-8")
-    assert len(text.splitlines()) < 100
-    named = {alias.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import) for alias in node.names}
-    named |= {node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
+def test_it_shares_no_code_with_what_it_checks():
+    tree = ast.parse(Path(verdicts.__file__).read_text(encoding="utf-8"))
+    named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in named} == {"itertools", "numpy", "pandas", "scipy", "sys"}
