@@ -11,16 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 Kind = Literal["sql", "math"]
-Outcome = Literal[
-    "correct",
-    "wrong",
-    "no_answer",
-    "invalid",
-    "forbidden",
-    "timeout",
-    "too_large",
-    "infra_error",
-]
+Outcome = Literal["correct", "wrong", "no_answer", "invalid", "forbidden", "timeout", "too_large", "infra_error"]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
 GREEDY_SAMPLE = -1

@@ -212,8 +212,7 @@ def test_number_of_values_is_bounded(tmp_path, monkeypatch, of_a_column, of_all,
 def test_a_cell_beyond_the_limit_ends_its_column_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("dphlib.verify.sqlite_files.MAX_CELL_BYTES", 100_000)
     database = make(
-        tmp_path / "d.sqlite",
-        "CREATE TABLE t (a, b); INSERT INTO t VALUES ('x', 1), (zeroblob(200000), 2), ('y', 3);",
+        tmp_path / "d.sqlite", "CREATE TABLE t (a, b); INSERT INTO t VALUES ('x', 1), (zeroblob(200000), 2), ('y', 3);"
     )
     text = schema_prompt(database, "")
     assert examples(text, "a") == ["x"] and examples(text, "b") == [1, 2]
