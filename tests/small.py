@@ -38,9 +38,19 @@ def save_policy(folder: Path, seed: int = 0, width: int = 64) -> Path:
 def base_config(folder: Path, width: int = 64) -> BaseConfig:
     """What a profile says of a base that `save_policy` wrote."""
     return BaseConfig(
-        str(folder), None, "mit", layers=2, hidden_size=width, intermediate_size=2 * width, heads=2, kv_heads=2,
-        head_size=width // 2, vocabulary=len(tokenizer()), tied=True, chat=False,
-    )  # fmt: skip
+        str(folder),
+        None,
+        "mit",
+        layers=2,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        heads=2,
+        kv_heads=2,
+        head_size=width // 2,
+        vocabulary=len(tokenizer()),
+        tied=True,
+        chat=False,
+    )
 
 
 def sum_problems(count: int) -> list[Problem]:

@@ -75,9 +75,16 @@ def evaluated(verifier, sampler=None):
     problems = {"out_of_domain": sum_problems(5)}
     who = evaluate.Identity("base", "main", -1, 0)
     return evaluate.evaluate(
-        policy(), tokenizer(), problems, {"out_of_domain": 2}, verifier, who, draw_seed=1, max_new_tokens=4,
+        policy(),
+        tokenizer(),
+        problems,
+        {"out_of_domain": 2},
+        verifier,
+        who,
+        draw_seed=1,
+        max_new_tokens=4,
         sampler=sampler,
-    )  # fmt: skip
+    )
 
 
 def test_an_evaluation_judges_once_more_and_then_raises():

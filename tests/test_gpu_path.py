@@ -32,9 +32,11 @@ from dphlib.training.scoring import answer_logprobs
 from dphlib.verify import Verifier
 
 SUITES = {
-    "train": ("bird_train", "gsm8k_train"), "in_domain": ("bird_dev",), "cross_domain": ("spider_dev",),
+    "train": ("bird_train", "gsm8k_train"),
+    "in_domain": ("bird_dev",),
+    "cross_domain": ("spider_dev",),
     "out_of_domain": ("aime24", "amc23"),
-}  # fmt: skip
+}
 RUN = RunConfig("rkl", "main", 0)
 
 
@@ -54,10 +56,13 @@ def small(base_folder, kind="lora"):
         data=DataConfig(SUITES, problems={"train": 2}, max_prompt_tokens=4000),
         train=replace(settings.train, iterations=2, prompts=2, rollouts=4, rehearsal_rows=2, max_new_tokens=6),
         evaluation=replace(
-            settings.evaluation, samples=dict.fromkeys(list(SUITES)[1:], 2), steps=(1,), step_samples=2,
+            settings.evaluation,
+            samples=dict.fromkeys(list(SUITES)[1:], 2),
+            steps=(1,),
+            step_samples=2,
             max_new_tokens=6,
         ),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

@@ -153,9 +153,15 @@ def test_scores_do_not_depend_on_their_neighbours():
 
 def grouped_query_policy():
     shape = LlamaConfig(
-        vocab_size=len(tokenizer()), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=True, initializer_range=0.2,
-    )  # fmt: skip
+        vocab_size=len(tokenizer()),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
     return LlamaForCausalLM(shape).eval()
 
 
@@ -198,9 +204,14 @@ def test_the_attention_is_put_back_after_an_error():
 
 def test_a_model_with_a_sliding_window_decodes_with_repeated_prompts():
     shape = MistralConfig(
-        vocab_size=len(tokenizer()), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=4,
-    )  # fmt: skip
+        vocab_size=len(tokenizer()),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=4,
+    )
     torch.manual_seed(0)
     model, problems = MistralForCausalLM(shape).eval(), sum_problems(2)
     sampled = TransformersSampler(model, tokenizer()).sample(problems, SamplingConfig(3, 1.0, 1.0, 6), 0)

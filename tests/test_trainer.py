@@ -24,9 +24,15 @@ from dphlib.training.scoring import answer_logprobs
 from dphlib.types import Group, Verdict
 
 CONFIG = TrainConfig(
-    iterations=10, prompts=4, rollouts=4, rehearsal_rows=4, lr=3e-3, max_new_tokens=6, overlong_buffer=2,
+    iterations=10,
+    prompts=4,
+    rollouts=4,
+    rehearsal_rows=4,
+    lr=3e-3,
+    max_new_tokens=6,
+    overlong_buffer=2,
     diagnose_every=5,
-)  # fmt: skip
+)
 EVERY = METHOD_CONFIGS | CONTROL_CONFIGS
 DIVERGENT = [name for name, method in METHOD_CONFIGS.items() if method.divergence]
 
@@ -47,16 +53,27 @@ def references(count: int = 6) -> list[Reference]:
 
 
 def run(
-    method: str | MethodConfig, seed: int = 0, verifier=None, stored=None, prompts=None, learner=None, options=None,
+    method: str | MethodConfig,
+    seed: int = 0,
+    verifier=None,
+    stored=None,
+    prompts=None,
+    learner=None,
+    options=None,
     **changes,
-):  # fmt: skip
+):
     learner = learner or policy()
     logs = loop.train(
-        learner, tokenizer(), sum_problems(8) if prompts is None else prompts,
-        references() if stored is None else stored, verifier or RewardsFirstToken(),
+        learner,
+        tokenizer(),
+        sum_problems(8) if prompts is None else prompts,
+        references() if stored is None else stored,
+        verifier or RewardsFirstToken(),
         EVERY[method] if isinstance(method, str) else method,
-        replace(CONFIG, **changes), seed, **{"base": policy().requires_grad_(False)} | (options or {}),
-    )  # fmt: skip
+        replace(CONFIG, **changes),
+        seed,
+        **{"base": policy().requires_grad_(False)} | (options or {}),
+    )
     return learner, logs
 
 

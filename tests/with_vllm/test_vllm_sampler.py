@@ -157,9 +157,16 @@ def test_what_does_not_fit_is_refused(sampler, base_folder):
 def test_a_run_trains_on_what_vllm_draws_with_each_steps_own_adapter(sampler, base_folder):
     policy = tuning.prepare(load_model(base_folder)[0], TuningConfig("lora", rank=RANK))
     config = TrainConfig(
-        iterations=3, prompts=4, rollouts=4, mini_batches=1, rehearsal_rows=0, lr=1e-2, max_new_tokens=8,
-        importance_cap=2.0, diagnose_every=1,
-    )  # fmt: skip
+        iterations=3,
+        prompts=4,
+        rollouts=4,
+        mini_batches=1,
+        rehearsal_rows=0,
+        lr=1e-2,
+        max_new_tokens=8,
+        importance_cap=2.0,
+        diagnose_every=1,
+    )
     arguments = (tokenizer(), sum_problems(8), [], RewardsFirstToken(), METHOD_CONFIGS["rkl"], config, 0)
     logs = loop.train(policy, *arguments, sampler=sampler)
     assert [row["sampler"] for row in logs] == [f"vllm {sampler.version}"] * 3

@@ -53,9 +53,17 @@ def odd_lengths(completions, **_):
 def trained(base_folder, folder, held, adapter):
     """Two steps, and what TRL logs as the distance of vLLM's log-probabilities to the trainer's own in each."""
     trainer = dph(
-        str(base_folder), folder, held, rewards=odd_lengths, arguments={"peft_config": adapter}, rehearsal_rows=6,
-        num_generations=4, use_vllm=True, vllm_mode="colocate", vllm_max_model_length=128,
-    )  # fmt: skip
+        str(base_folder),
+        folder,
+        held,
+        rewards=odd_lengths,
+        arguments={"peft_config": adapter},
+        rehearsal_rows=6,
+        num_generations=4,
+        use_vllm=True,
+        vllm_mode="colocate",
+        vllm_max_model_length=128,
+    )
     trainer.train()
     rows = [row for row in trainer.state.log_history if "grad_norm" in row]
     return trainer, [row["sampling/sampling_logp_difference/max"] for row in rows]
