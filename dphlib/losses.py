@@ -248,7 +248,8 @@ def partitioned_loss(
         ValueError: a tensor that is needed is None, shapes differ, an unknown id, a setting out of range, or a
             denominator of 0 for a set that has tokens.
     """
-    _check_settings(divergence, eta, clip_low, clip_high, dual_clip, rkl_coef, rkl_estimator, entropy_coef)
+    _check_settings(divergence=divergence, eta=eta, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
+    _check_settings(rkl_coef=rkl_coef, rkl_estimator=rkl_estimator, entropy_coef=entropy_coef)
     _check_aggregation(aggregation, max_new_tokens)
     logprobs_B_T = logprobs_B_T.float() if logprobs_B_T.dtype in (torch.bfloat16, torch.float16) else logprobs_B_T
     tokens = Tokens(logprobs_B_T, loss_id_B_T, old_logprobs_B_T, advantages_B_T, ref_logprobs_B_T, entropy_B_T)
@@ -404,28 +405,22 @@ def _present_ids(loss_id_B_T: Tensor) -> set[int]:
     return ids - {IGNORE}
 
 
-def _check_settings(
-    divergence: Any,
-    eta: float,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None,
-    rkl_coef: float,
-    rkl_estimator: str,
-    entropy_coef: float,
-) -> None:
-    known = callable(divergence) or divergence == "js_definition"
-    for name, value, allowed, fits in (
-        ("divergence", divergence, 'a generator or "js_definition"', known),
-        ("eta", eta, ">= 0", eta >= 0),
-        ("clip_low", clip_low, "in [0, 1]", 0 <= clip_low <= 1),
-        ("clip_high", clip_high, ">= 0", clip_high >= 0),
-        ("dual_clip", dual_clip, "> 1, or None", dual_clip is None or dual_clip > 1),
-        ("rkl_coef", rkl_coef, ">= 0", rkl_coef >= 0),
-        ("rkl_estimator", rkl_estimator, '"k3" or "k2"', rkl_estimator in ("k3", "k2")),
-        ("entropy_coef", entropy_coef, ">= 0", entropy_coef >= 0),
-    ):
-        if not fits:
+_SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "divergence": ('a generator or "js_definition"', lambda value: callable(value) or value == "js_definition"),
+    "eta": (">= 0", lambda value: value >= 0),
+    "clip_low": ("in [0, 1]", lambda value: 0 <= value <= 1),
+    "clip_high": (">= 0", lambda value: value >= 0),
+    "dual_clip": ("> 1, or None", lambda value: value is None or value > 1),
+    "rkl_coef": (">= 0", lambda value: value >= 0),
+    "rkl_estimator": ('"k3" or "k2"', lambda value: value in ("k3", "k2")),
+    "entropy_coef": (">= 0", lambda value: value >= 0),
+}
+
+
+def _check_settings(**given: Any) -> None:
+    for name, value in given.items():
+        allowed, fits = _SETTINGS[name]
+        if not fits(value):
             raise ValueError(f"{name} is {value!r}; it must be {allowed}")
 
 

@@ -1,6 +1,6 @@
 """Figures of the lessons: one-mode fits, direction against strength, estimators, the curve of supervised fine-tuning.
 
-They are shown in their notebook and are not among the paper's figures. See `plots`.
+They are shown in their notebook and are not among the paper's figures.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _ESTIMATORS = {
     "topk": ("top-K, rest lumped", "#0072B2", "-", "o"),
     "topk_sampled_tail": ("top-K, rest sampled", "#1BA784", (0, (1.2, 1)), "D"),
 }
-"""Label, colour, line and marker of each of `estimator_study.ESTIMATORS`."""
+"""Label, colour, line and marker of each of `lessons.estimators.ESTIMATORS`."""
 
 
 def one_mode_fits(fits: pd.DataFrame) -> Figure:
-    """A panel a divergence: the two-mode reference in grey, the nearest distribution with one mode as a line.
+    """One panel per divergence: the two-mode reference in grey, the nearest distribution with one mode as a line.
 
     Args:
-        fits: what `lessons.covering_fits` gave.
+        fits: what `lessons.categorical.covering_fits` gave.
     """
     names = list(dict.fromkeys(fits["name"]))
     fig, axes = panels(1, len(names), 1.9, sharey=True)
@@ -41,8 +41,15 @@ def one_mode_fits(fits: pd.DataFrame) -> Figure:
         ax.set_title(text)
         ax.set_xlabel("answer")
         ax.grid(axis="x", visible=False)
-        ax.annotate(f"right half:\n{100 * rows['minor'].iloc[0]:.1f} %", (0.98, 0.97), xycoords="axes fraction",
-                    ha="right", va="top", fontsize=6.6, color=colour)  # fmt: skip
+        ax.annotate(
+            f"right half:\n{100 * rows['minor'].iloc[0]:.1f} %",
+            (0.98, 0.97),
+            xycoords="axes fraction",
+            ha="right",
+            va="top",
+            fontsize=6.6,
+            color=colour,
+        )
     axes[0, 0].set_ylabel("probability (%)")
     share = 100 * fits.loc[fits["token"] >= (fits["token"].max() + 1) / 2].groupby("name")["reference"].sum().iloc[0]
     text = (
@@ -56,7 +63,7 @@ def direction_and_strength(held: pd.DataFrame, k: int = 8) -> Figure:
     """Style entropy against eta, against eta f''(1), and Pass@k against Pass@1 on the way.
 
     Args:
-        held: what `lessons.strengths` gave.
+        held: what `lessons.categorical.strengths` gave.
         k: its k.
     """
     fig, axes = panels(1, 3, 2.5)
@@ -87,14 +94,14 @@ def estimators(collapsed: pd.DataFrame, missed: pd.DataFrame) -> Figure:
     """The noise of each estimator and its pull as a token collapses, and what lumping the rest misses by K.
 
     Args:
-        collapsed: what `lessons.collapse` gave for one divergence.
-        missed: what `lessons.lumping` gave.
+        collapsed: what `lessons.categorical.collapse` gave for one divergence.
+        missed: what `lessons.categorical.lumping` gave.
     """
     fig, axes = panels(1, 3, 2.6)
     noise, pull, bias = axes[0]
     for name, (text, colour, dash, _) in _ESTIMATORS.items():
         rows = collapsed[collapsed["estimator"] == name].sort_values("depth")
-        # three of them lie on one another: the one below is the widest
+        # three of them coincide: the one below is the widest
         width = {"definition": 3.2, "topk": 1.8}.get(name, 1.3)
         lines: dict[str, Any] = {"color": colour, "linestyle": dash, "linewidth": width}
         noise.plot(rows["depth"], rows["sd"], label=text, **lines)
@@ -123,10 +130,10 @@ def estimators(collapsed: pd.DataFrame, missed: pd.DataFrame) -> Figure:
 
 
 def estimator_costs(measured: pd.DataFrame) -> Figure:
-    """The variance of a mini-batch's gradient against the bytes stored a token, a point an estimator.
+    """The variance of a mini-batch's gradient against the bytes stored per token, one point per estimator.
 
     Args:
-        measured: what `estimator_study.measure` gave.
+        measured: what `lessons.estimators.measure` gave.
     """
     fig, axes = panels(1, 1, 2.7, width=4.4)
     ax = axes[0, 0]

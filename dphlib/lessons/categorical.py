@@ -1,7 +1,7 @@
 """Small exact experiments on categorical distributions and two tiny models, for the notebook about the divergences.
 
 A divergence goes here by one name: `forward_kl`, `js`, ... of `divergences.DIVERGENCES`, and `alpha_0.5` for the
-alpha-divergence with alpha = 0.5. Each function gives a tidy frame; the figures are in `lesson_plots`.
+alpha-divergence with alpha = 0.5. Each function gives a tidy frame; the figures are in `figures.lessons`.
 
 Nothing here is used by training.
 """
@@ -9,7 +9,7 @@ Nothing here is used by training.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -36,20 +36,17 @@ def generator_table() -> pd.DataFrame:
 
     Columns: name, f(u), the divergence, pulls, f(0), f''(1).
     """
-
-    def number(value: float | None) -> str:
-        if value is None:
-            return "none: a kink"
-        if np.isnan(value):
-            return r"$1/(1-\alpha)$"  # only alpha leaves one open
-        return "infinite" if np.isinf(value) else f"{value:.3g}"
-
-    rows = []
-    for f in GENERATORS.values():
-        equation = f.equation.replace("|u - 1|", r"\lvert u - 1 \rvert")
-        row = {"name": f.name, "f(u)": f"${equation}$", "the divergence": f.measures, "pulls": f.direction}
-        rows.append(row | {"f(0)": number(f.at_zero), "f''(1)": number(f.second_derivative_at_1)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "name": f.name,
+            "f(u)": "$" + f.equation.replace("|u - 1|", r"\lvert u - 1 \rvert") + "$",
+            "the divergence": f.measures,
+            "pulls": f.direction,
+            "f(0)": _number(f.at_zero),
+            "f''(1)": _number(f.second_derivative_at_1),
+        }
+        for f in GENERATORS.values()
+    )
 
 
 def conjugate_table() -> pd.DataFrame:
@@ -60,13 +57,21 @@ def conjugate_table() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "name": f.name,
-            "f''(1)": "none: a kink" if f.second_derivative_at_1 is None else f"{f.second_derivative_at_1:g}",
+            "f''(1)": _number(f.second_derivative_at_1),
             "f*(t)": f"${f.conjugate_equation}$",
             "finite for": f"${f.conjugate_domain}$",
             "in the families": f.family,
         }
         for f in GENERATORS.values()
     )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "none: a kink"
+    if np.isnan(value):
+        return r"$1/(1-\alpha)$"  # only alpha leaves one open
+    return "infinite" if np.isinf(value) else f"{value:.3g}"
 
 
 def variational_bound(name: str, t_V: Tensor, p_ref_V: Tensor, p_theta_V: Tensor) -> Tensor:
@@ -224,7 +229,7 @@ def strengths(names: Sequence[str], right_S: Sequence[float], etas: Sequence[flo
 def estimates(names: Sequence[str], ref_logits_V: Tensor, logits_V: Tensor, draws: int, seed: int) -> pd.DataFrame:
     """D_f and its gradient, exactly and as the mean of f(exp d) over tokens drawn from pi_ref.
 
-    The name `minus_log_u` stands for -log u alone, which is forward KL without its control variate u - 1.
+    The name `minus_log_u` is -log u alone, which is forward KL without its control variate u - 1.
 
     Returns:
         Columns name, exact, estimate, standard_error (of the estimate), z, spread (standard deviation of one token's
@@ -277,20 +282,24 @@ def rkl_gradients(ref_logits_V: Tensor, logits_V: Tensor) -> pd.DataFrame:
         (gradient,) = torch.autograd.grad(value, theta_V)
         return {"value": value.item()} | {f"token {v}": g for v, g in enumerate(gradient.tolist())}
 
-    def term(estimator: str) -> dict[str, float]:
+    def term(estimator: Literal["k3", "k2"]) -> dict[str, float]:
         theta_V = logits_V.double().clone().requires_grad_()
         logprobs_V = torch.log_softmax(theta_V, -1)
         total = torch.zeros(())
         for v in range(len(theta_V)):
             cell = logprobs_V[v].reshape(1, 1)
-            batch: dict[str, Any] = {
-                "loss_id_B_T": torch.full((1, 1), EXPLORE),
-                "advantages_B_T": torch.zeros(1, 1).double(),
-            }
-            batch |= {"old_logprobs_B_T": cell.detach(), "ref_logprobs_B_T": ref_logprobs_V[v].reshape(1, 1)}
-            settings: dict[str, Any] = {"divergence": generator("forward_kl"), "eta": 0.0, "rkl_coef": 1.0}
-            settings["rkl_estimator"] = estimator
-            total = total + logprobs_V[v].exp().detach() * partitioned_loss(cell, **batch, **settings)[0]
+            loss, _ = partitioned_loss(
+                cell,
+                loss_id_B_T=torch.full((1, 1), EXPLORE),
+                old_logprobs_B_T=cell.detach(),
+                advantages_B_T=torch.zeros(1, 1).double(),
+                ref_logprobs_B_T=ref_logprobs_V[v].reshape(1, 1),
+                divergence=generator("forward_kl"),
+                eta=0.0,
+                rkl_coef=1.0,
+                rkl_estimator=estimator,
+            )
+            total = total + logprobs_V[v].exp().detach() * loss
         return row(total, theta_V)
 
     def divergence_of(kind: str) -> dict[str, float]:
@@ -378,9 +387,14 @@ def tiny_pair(seed: int, *, vocabulary: int = 64, sharpness: float = 30.0, drift
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=64, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+    )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         base, policy = LlamaForCausalLM(shape).eval(), LlamaForCausalLM(shape).eval()

@@ -1,10 +1,7 @@
 """What the pre-samples look like and what a threshold makes of them: tables, and the figure of the partition.
 
 Each function takes the verified groups of the pre-sampling (`Pipeline.groups`) and gives what a reader looks at. The
-partition itself is `partition.partition`, the figure of the base's regime `run_plots.base_regime`. Suites without the
-label `subset` (clean or hidden) have one part, `all`.
-
-It samples, verifies and writes nothing.
+partition itself is `partition.partition`. Suites without the label `subset` (clean or hidden) have one part, `all`.
 """
 
 from __future__ import annotations
@@ -13,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import binom
@@ -36,7 +34,10 @@ def _size(groups: Sequence[Group]) -> int:
 
 
 def counts(groups: Sequence[Group]) -> pd.DataFrame:
-    """Prompts by how many of their k answers are correct: a row a question family, columns subset, family, 0 ... k."""
+    """Prompts by how many of their k answers are correct, one row per question family.
+
+    Columns: subset, family, 0 ... k.
+    """
     k = _size(groups)
     rows = [(_part(g), g.problem.meta.get("family", ""), g.correct) for g in groups]
     frame = pd.DataFrame(rows, columns=["subset", "family", "correct"])
@@ -45,7 +46,7 @@ def counts(groups: Sequence[Group]) -> pd.DataFrame:
 
 
 def outcomes(groups: Sequence[Group]) -> pd.DataFrame:
-    """Answers by verdict: a row an outcome that occurs, with its share in each subset and one answer that has it."""
+    """Answers by verdict: one row per outcome that occurs, with its share in each subset and one answer that has it."""
     rows = [
         (verdict.outcome, _part(group), answer.text)
         for group in groups
@@ -64,18 +65,17 @@ def sets(groups: Sequence[Group], extra: Sequence[Group], threshold: int) -> pd.
 
     The k draws chose the set, so their accuracy flatters D_pef (and belittles D_exp); the extra draw chose nothing.
     """
-    k, parts, fresh = _size(groups), partition(groups, threshold, extra), {g.problem.id: g for g in extra}
-    near, rows = {problem.id for problem in parts.near_perfect}, []
-    for name, chosen in (("D_pef", True), ("D_exp", False)):
-        members = [g for g in groups if (g.problem.id in near) == chosen]
-        drawn = [g.correct / k for g in members]
-        again = [
-            fresh[g.problem.id].correct / len(fresh[g.problem.id].answers) for g in members if g.problem.id in fresh
-        ]
+    k, parts = _size(groups), partition(groups, threshold, extra)
+    fresh = {g.problem.id: g.correct / len(g.answers) for g in extra}
+    rows = []
+    for name, chosen in (("D_pef", parts.near_perfect), ("D_exp", parts.exploration)):
+        ids = {problem.id for problem in chosen}
+        members = [g for g in groups if g.problem.id in ids]
+        again = [fresh[g.problem.id] for g in members if g.problem.id in fresh]
         row = {"set": name, "prompts": len(members), "share (%)": 100 * len(members) / len(groups)}
         row |= {part: sum(_part(g) == part for g in members) for part in sorted({_part(g) for g in groups})}
-        row |= {"with a reference": len({r.problem.id for r in parts.references}) if chosen else 0}
-        row |= {f"correct of the {k} (%)": 100 * np.mean(drawn) if drawn else np.nan}
+        row |= {"with a reference": len({r.problem.id for r in parts.references} & ids)}
+        row |= {f"correct of the {k} (%)": 100 * np.mean([g.correct / k for g in members]) if members else np.nan}
         rows.append(row | {"correct of the extra one (%)": 100 * np.mean(again) if again else np.nan})
     return pd.DataFrame(rows)
 
@@ -131,60 +131,48 @@ def partition_figure(groups: Sequence[Group], extra: Sequence[Group], threshold:
     """Counts of correct pre-samples by subset, D_pef at every threshold, and what the partition can tell apart."""
     k, table = _size(groups), thresholds(groups, extra, threshold)
     fig, axes = panels(1, 3, 2.6, width_ratios=(1.2, 1, 1))
-    histogram, sizes, chance = axes[0]
+    _draw_counts(axes[0, 0], groups, k, threshold)
+    _draw_sizes(axes[0, 1], table, threshold)
+    _draw_chances(axes[0, 2], k, threshold)
+    note(fig, [f"Dashed: threshold {threshold} of {k}. Right: binomial, thick at that threshold, thin at the others."])
+    return fig
 
+
+def _draw_counts(ax: Axes, groups: Sequence[Group], k: int, threshold: int) -> None:
     start, parts = np.zeros(k + 1), [p for p in PARTS if p in {_part(g) for g in groups}] or ["all"]
     for part in parts:
         heights = np.bincount([g.correct for g in groups if _part(g) == part], minlength=k + 1)
-        histogram.bar(range(k + 1), heights, bottom=start, color=PARTS.get(part, EXPLORE), width=0.82, label=part)
+        ax.bar(range(k + 1), heights, bottom=start, color=PARTS.get(part, EXPLORE), width=0.82, label=part)
         start = start + heights
-    histogram.axvline(threshold - 0.5, color="#222", linestyle=(0, (4, 1.6)), linewidth=1)
-    histogram.set(
-        xlabel=f"correct of {k} pre-samples",
-        ylabel="training prompts",
-        title="pre-samples",
-        ylim=(0, 1.22 * start.max()),
-    )
-    histogram.set_xticks(range(k + 1))
-    histogram.grid(axis="x", visible=False)
-    histogram.legend(loc="upper center", ncols=2, handlelength=0.9, handleheight=0.9)
+    ax.axvline(threshold - 0.5, color="#222", linestyle=(0, (4, 1.6)), linewidth=1)
+    ax.set(xlabel=f"correct of {k} pre-samples", ylabel="training prompts", title="pre-samples")
+    ax.set_ylim(0, 1.22 * start.max())
+    ax.set_xticks(range(k + 1))
+    ax.grid(axis="x", visible=False)
+    ax.legend(loc="upper center", ncols=2, handlelength=0.9, handleheight=0.9)
 
-    x, without = table.index + 1, table["D_pef without a reference"]
-    faint = [1.0 if t == threshold else 0.45 for t in x]
-    for values, bottom, colour, name in ((table["references"], 0, NEAR, "with a reference"),
-                                         (without, table["references"], "#B9C6DC", "without")):  # fmt: skip
-        for where, value, low, alpha in zip(x, values, np.broadcast_to(bottom, k), faint, strict=True):
-            sizes.bar(
-                [where],
-                [value],
-                bottom=[low],
-                color=colour,
-                alpha=alpha,
-                width=0.82,
-                label=name if where == threshold else None,
-            )
-    sizes.set(
-        xlabel=f"threshold, of {k}",
-        title=r"size of $\mathbf{\mathcal{D}}_\mathbf{pef}$",
-        ylim=(0, 1.3 * max(1, table["D_pef"].max())),
-    )
-    sizes.set_xticks(range(1, k + 1))
-    sizes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    sizes.grid(axis="x", visible=False)
-    sizes.legend(loc="upper right", handlelength=0.9, handleheight=0.9)
 
+def _draw_sizes(ax: Axes, table: pd.DataFrame, threshold: int) -> None:
+    with_one, without = table["references"], table["D_pef without a reference"]
+    for values, bottoms, colour, name in (
+        (with_one, 0 * with_one, NEAR, "with a reference"),
+        (without, with_one, "#B9C6DC", "without"),
+    ):
+        for at, value, bottom in zip(table.index + 1, values, bottoms, strict=True):
+            shown = {"alpha": 1.0, "label": name} if at == threshold else {"alpha": 0.45}
+            ax.bar([at], [value], bottom=[bottom], color=colour, width=0.82, **shown)
+    ax.set(xlabel=f"threshold, of {len(table)}", title=r"size of $\mathbf{\mathcal{D}}_\mathbf{pef}$")
+    ax.set_ylim(0, 1.3 * max(1, table["D_pef"].max()))
+    ax.set_xticks(table.index + 1)
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.grid(axis="x", visible=False)
+    ax.legend(loc="upper right", handlelength=0.9, handleheight=0.9)
+
+
+def _draw_chances(ax: Axes, k: int, threshold: int) -> None:
     accuracy = np.linspace(0, 1, 101)
+    thick, thin = {"color": NEAR, "linewidth": 1.8, "zorder": 4}, {"color": "#C9CED6", "linewidth": 0.7}
     for other in range(1, k + 1):
-        strong = (
-            {"color": NEAR, "linewidth": 1.8, "zorder": 4}
-            if other == threshold
-            else {"color": "#C9CED6", "linewidth": 0.7}
-        )
-        chance.plot(100 * accuracy, 100 * binom.sf(other - 1, k, accuracy), **strong)
-    chance.set(
-        xlabel="true accuracy on a prompt (%)",
-        ylabel=r"chance of $\mathcal{D}_\mathrm{pef}$ (%)",
-        title="what k draws can tell",
-    )
-    note(fig, [f"Dashed: threshold {threshold} of {k}. Right: binomial, thick at that threshold, thin at the others."])
-    return fig
+        ax.plot(100 * accuracy, 100 * binom.sf(other - 1, k, accuracy), **(thick if other == threshold else thin))
+    ax.set(xlabel="true accuracy on a prompt (%)", ylabel=r"chance of $\mathcal{D}_\mathrm{pef}$ (%)")
+    ax.set_title("what k draws can tell")

@@ -21,9 +21,12 @@ from dphlib.world.sums import SUBSETS, working
 from dphlib.world.templates import LEADS, STYLES, sql_answer, sum_answer
 
 COUNTERPARTS = {
-    "train": "BIRD train", "in_domain": "BIRD dev", "cross_domain": "Spider", "out_of_domain": "five mathematics sets",
+    "train": "BIRD train",
+    "in_domain": "BIRD dev",
+    "cross_domain": "Spider",
+    "out_of_domain": "five mathematics sets",
     "sums_train": "mathematics, trained on in Table 3",
-}  # fmt: skip
+}
 """Suite -> what it stands for in the paper."""
 
 
@@ -86,9 +89,13 @@ def decisive_columns(problem: Problem) -> list[str]:
     question = question_of(problem)
     flag, optional, number = question.table.flag, question.table.optional, question.number
     return {
-        "highest_yes": [flag, number], "count_yes": [flag], "count_no": [flag], "count_known": [optional],
-        "count_missing": [optional], "count_by_city": ["city"],
-    }.get(question.family, [number])  # fmt: skip
+        "highest_yes": [flag, number],
+        "count_yes": [flag],
+        "count_no": [flag],
+        "count_known": [optional],
+        "count_missing": [optional],
+        "count_by_city": ["city"],
+    }.get(question.family, [number])
 
 
 def query(database_root: Path, problem: Problem, sql: str) -> tuple[list[str], list[tuple]]:
