@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,15 +168,14 @@ def _check_sql(problems: Sequence[Problem], source: Source, found: Findings, opt
             unreadable[db_id] = str(error)
     found.failing = {p.id: unreadable[str(p.db_id)] for p in problems if p.db_id in unreadable}
     there = [problem for problem in problems if problem.id not in found.failing]
-    if not there:
+    if not there or source.databases is None:
         return
-    databases = source.databases or Path()
-    with SqlVerifier(databases, "spider", **options) as bags:
-        _fail(there, _themselves(bags, there), found)
+    with SqlVerifier(source.databases, "spider", **options) as bags:
+        _fail(there, _verdicts(bags, there, lambda problem: problem.gold), found)
         sound = [problem for problem in there if problem.id not in found.failing]
-        nothing = bags.verify_many([(str(p.db_id), p.gold, fenced(NO_ROWS)) for p in sound])
-    with SqlVerifier(databases, "bird", **options) as sets:
-        _fail(sound, _themselves(sets, sound), found)
+        nothing = _verdicts(bags, sound, lambda problem: NO_ROWS)
+    with SqlVerifier(source.databases, "bird", **options) as sets:
+        _fail(sound, _verdicts(sets, sound, lambda problem: problem.gold), found)
         found.empty = [p.id for p, v in zip(sound, nothing, strict=True) if v.outcome == "correct"]
         found.empty = [name for name in found.empty if name not in found.failing]
         sound = [problem for problem in sound if problem.id not in found.failing]
@@ -190,9 +189,9 @@ def fenced(sql: str) -> str:
     return f"```sql\n{sql}\n```"
 
 
-def _themselves(verifier: SqlVerifier, problems: Sequence[Problem]) -> list[Verdict]:
-    """The verdict on each gold as an answer to itself: it runs twice, first as gold, then as answer."""
-    return verifier.verify_many([(str(p.db_id), p.gold, fenced(p.gold)) for p in problems])
+def _verdicts(verifier: SqlVerifier, problems: Sequence[Problem], query: Callable[[Problem], str]) -> list[Verdict]:
+    """The verdict on a query for each problem; the gold as an answer to itself runs twice."""
+    return verifier.verify_many([(str(p.db_id), p.gold, fenced(query(p))) for p in problems])
 
 
 def _fail(problems: Sequence[Problem], verdicts: Sequence[Verdict], found: Findings) -> None:
@@ -218,7 +217,7 @@ def _look_for_ties(problems: Sequence[Problem], verifier: SqlVerifier, found: Fi
         trees |= {problem.id: written(tree)} if some else {}
         unprobed |= {problem.id} if without else set()
     probed = [problem for problem in problems if problem.id in trees]
-    same = verifier.verify_many([(str(p.db_id), p.gold, fenced(trees[p.id])) for p in probed])
+    same = _verdicts(verifier, probed, lambda problem: trees[problem.id])
     unfaithful = {p.id for p, verdict in zip(probed, same, strict=True) if verdict.outcome != "correct"}
     items = [(str(p.db_id), probe.last, fenced(query)) for p, probe in probes for query in (probe.next, NO_ROWS)]
     verdicts = iter(verifier.verify_many(items))
