@@ -82,7 +82,7 @@ def base_folder(settings: Profile) -> Path:
         )
     folder, needed = load.fetch(base.name, base.revision), settings.backend.max_tokens
     reads = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", needed)
-    if reads < needed:  # a model that `gpu_profiles` does not know
+    if reads < needed:  # a model that `settings.gpu` does not know
         raise RunError(
             f"{base.name} reads at most {reads} tokens, profile {settings.name} has up to {needed}; to leave longer "
             f"prompts out, name the model by its folder: {BASE}={folder}"

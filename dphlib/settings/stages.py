@@ -122,7 +122,7 @@ class TrainConfig:
         overlong_buffer: tokens before the limit in which DAPO's penalty grows from 0 to 1.
         max_draws: rounds of rollouts that dynamic sampling may take for one batch.
         importance_cap: bound of the importance weights between sampler and trainer, None for no weights: right where
-            one program computes both (see `importance`). The authors have none [code].
+            one program computes both (see `training.importance`). The authors have none [code].
         token_budget: padded tokens per micro-batch, a prompt that is passed once for several rows counted once; twice
             as many where no gradient is needed, each row's prompt counted. Changes memory, and the result by rounding.
         diagnose_every: iterations between measurements of the KL to the base, 0 for never.
@@ -209,8 +209,8 @@ class BackendConfig:
 
     Args:
         program: `transformers` samples from the trained policy itself; `vllm` is an engine beside it.
-        batch_rows: answers that Transformers decodes at a time, fewer where prompts are long (`sampler.batches`);
-            decides which random numbers an answer gets.
+        batch_rows: answers that Transformers decodes at a time, fewer where prompts are long
+            (`sampling.transformers.batches`); decides which random numbers an answer gets.
         max_tokens: vLLM's longest prompt and answer together.
         memory_fraction: of the GPU's memory for vLLM's weights and cache.
         sleep: vLLM hands its GPU memory to the trainer between rollouts.

@@ -5,7 +5,7 @@
     python tests/benchmarks/gpu_step.py --folder /dev/shm/llama --kinds full        an H200's memory is needed
     python tests/benchmarks/gpu_step.py --size tiny                                 the same code on a CPU, in seconds
 
-Llama-3.1-8B's shape (`gpu_profiles.LLAMA_8B`) with random weights, written once to `--folder` and loaded from there by
+Llama-3.1-8B's shape (`gpu.LLAMA_8B`) with random weights, written once to `--folder` and loaded from there by
 `tuning.load_policy`, as any base is; nothing is downloaded. Then the real `loop.train`, an optimizer step on 64
 sequences of 2,048 tokens each iteration, the first of which warms up. DPH has 8 stored answers more, the authors'
 eighth; RKL has its online reference: the base under the adapter, or a second model. Only the rollouts are not real:
