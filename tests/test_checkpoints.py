@@ -68,43 +68,32 @@ def cut(stopped, tmp_path):
     return Path(shutil.copytree(stopped, tmp_path / "cut"))
 
 
-@pytest.mark.parametrize(("method", "stop_after"), [("dph_f", 3), ("dapo", 5), ("dph_js_definition", 5)])
-def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path, method, stop_after):
-    seed_everything(0)
-    whole, logs = run(tmp_path / "whole", method)
+WHOLE, LORA = TuningConfig(), TuningConfig("lora", rank=2, alpha=4, dropout=0.2)
+
+
+@pytest.mark.parametrize(
+    ("method", "stop_after", "kind", "dtype"),
+    [
+        ("dph_f", 3, WHOLE, torch.float32),
+        ("dapo", 5, WHOLE, torch.float32),
+        ("dph_js_definition", 5, WHOLE, torch.float32),
+        ("dph_f", 3, LORA, torch.float32),
+        ("dph_f", 3, WHOLE, torch.bfloat16),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path, method, stop_after, kind, dtype):
+    def begun(seed):
+        seed_everything(seed)
+        return tuning.prepare(policy().to(dtype), kind)
+
+    whole, logs = run(tmp_path / "whole", method, learner=begun(0))
     left = torch.rand(1), random.random(), numpy.random.rand()
-    seed_everything(0)
-    run(tmp_path / "cut", method, stop_after)
-    seed_everything(99)  # a new process
-    resumed, resumed_logs = run(tmp_path / "cut", method)
+    run(tmp_path / "cut", method, stop_after, begun(0))
+    resumed, resumed_logs = run(tmp_path / "cut", method, learner=begun(99))  # a new process
     assert torch.equal(weights(resumed), weights(whole))
     assert untimed(resumed_logs) == untimed(logs)
     assert untimed(read_jsonl(tmp_path / "cut" / checkpoints.LOG)) == untimed(logs)
     assert (torch.rand(1), random.random(), numpy.random.rand()) == left
-
-
-def test_a_run_with_checkpoints_equals_one_without(uninterrupted):
-    kept, logs = uninterrupted
-    free = policy()
-    config = replace(KEEPING, checkpoint_every=0)
-    arguments = (sum_problems(8), references(), RewardsFirstToken(), EVERY["dph_f"], config, 0)
-    free_logs = loop.train(free, tokenizer(), *arguments, base=policy().requires_grad_(False))
-    assert torch.equal(weights(kept), weights(free)) and untimed(logs) == untimed(free_logs)
-
-
-@pytest.mark.parametrize(("kind", "dtype"), [("lora", torch.float32), ("full", torch.bfloat16)])
-def test_adapters_dropout_and_fp32_copies_go_on_where_they_were(tmp_path, kind, dtype):
-    def learner():
-        dropout = 0.2 if kind == "lora" else 0.0
-        return tuning.prepare(policy().to(dtype), TuningConfig(kind, rank=2, alpha=4, dropout=dropout))
-
-    torch.manual_seed(0)
-    whole, logs = run(tmp_path / "whole", learner=learner())
-    torch.manual_seed(0)
-    run(tmp_path / "cut", stop_after=3, learner=learner())
-    torch.manual_seed(5)
-    resumed, resumed_logs = run(tmp_path / "cut", learner=learner())
-    assert torch.equal(weights(resumed), weights(whole)) and untimed(resumed_logs) == untimed(logs)
     held = sum(file.stat().st_size for file in (tmp_path / "whole" / "step-000006").glob("weights.*"))
     trained = sum(p.numel() * p.element_size() for p in whole.parameters() if p.requires_grad)
     assert trained <= held < trained + 20_000, "frozen weights are not kept"
@@ -180,16 +169,16 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs(cut):
     run(cut, config=replace(KEEPING, token_budget=64, diagnose_every=0))  # memory and diagnosis may change
 
 
-def test_an_adapter_is_not_resumed_on_another_base(tmp_path):
-    run(tmp_path, stop_after=3, learner=tuning.prepare(policy(0), TuningConfig("lora", rank=2)))
-    with pytest.raises(RunError, match=r"\(base differ\)"):
-        run(tmp_path, learner=tuning.prepare(policy(1), TuningConfig("lora", rank=2)))
+@pytest.mark.parametrize(
+    ("learner", "says"), [((1, 2), r"\(base differ\)"), ((0, 4), "other weights than this policy trains")]
+)
+def test_an_adapter_is_not_resumed_on_another_base_or_with_another_shape(tmp_path, learner, says):
+    def adapted(seed, rank):
+        return tuning.prepare(policy(seed), TuningConfig("lora", rank=rank))
 
-
-def test_another_shape_of_policy_is_refused(tmp_path):
-    run(tmp_path, stop_after=3, learner=tuning.prepare(policy(), TuningConfig("lora", rank=2)))
-    with pytest.raises(RunError, match="other weights than this policy trains"):
-        run(tmp_path, learner=tuning.prepare(policy(), TuningConfig("lora", rank=4)))
+    run(tmp_path, stop_after=3, learner=adapted(0, 2))
+    with pytest.raises(RunError, match=says):
+        run(tmp_path, learner=adapted(*learner))
 
 
 def test_a_full_disk_leaves_the_checkpoints_that_were_there(uninterrupted, cut, monkeypatch):
