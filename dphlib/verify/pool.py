@@ -123,23 +123,18 @@ class Pool:
         closed or workers cannot start.
         """
         self._check_usable()
-        verdicts: list[Verdict | None] = [None] * len(entries)
-        places: dict[Task, list[int]] = {}
+        tasks = dict.fromkeys(entry for entry in entries if not isinstance(entry, Verdict))
+        known: dict[Task, Verdict] = {}
         with self._lock:
-            for i, entry in enumerate(entries):
-                if isinstance(entry, Verdict):
-                    verdicts[i] = entry
-                elif (known := self._verdicts.get(entry)) is not None:
-                    self._verdicts.move_to_end(entry)
-                    verdicts[i] = known
-                else:
-                    places.setdefault(entry, []).append(i)
-        if places:
-            tasks = sorted(places, key=lambda task: task[:2])  # one gold's answers go to one worker
-            for task, verdict in zip(tasks, self._run(tasks), strict=True):
-                for i in places[task]:
-                    verdicts[i] = verdict
-        return verdicts  # type: ignore[return-value]
+            for task in tasks:
+                if task in self._verdicts:
+                    self._verdicts.move_to_end(task)
+                    known[task] = self._verdicts[task]
+        # One gold's answers go to one worker.
+        unknown = sorted((task for task in tasks if task not in known), key=lambda task: task[:2])
+        if unknown:
+            known |= zip(unknown, self._run(unknown), strict=True)
+        return [entry if isinstance(entry, Verdict) else known[entry] for entry in entries]
 
     def pids(self) -> list[int]:
         """Process ids of the workers now alive."""
@@ -200,7 +195,7 @@ class PooledVerifier:
     """
 
     _pool: Pool
-    _again: Callable[[], Self]
+    _again: Callable[[], Any]
     """Makes another one like it."""
 
     def pids(self) -> list[int]:
@@ -216,7 +211,7 @@ class PooledVerifier:
         """Ends the workers."""
         self._pool.close()
 
-    def __reduce__(self) -> tuple[Callable[[], Self], tuple[()]]:
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
         return self._again, ()
 
     def __enter__(self) -> Self:

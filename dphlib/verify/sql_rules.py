@@ -41,7 +41,8 @@ _TOKEN = re.compile(  # what is not closed goes to the end: no character is read
     r"""--[^\n]*|/\*.*?(?:\*/|\Z)|'(?:[^']|'')*(?:'|\Z)|"(?:[^"]|"")*(?:"|\Z)|`[^`]*(?:`|\Z)|\[[^\]]*(?:\]|\Z)|\w+|[^\s\w]""",
     re.DOTALL,
 )
-_LONG_RUNNING = re.compile(r"\b(?:like|glob|instr|replace|[lr]?trim|unhex|json_patch|printf|format)\b", re.IGNORECASE)
+# Whatever else contains one of these names gets the shorter limit too.
+_LONG_RUNNING = ("like", "glob", "instr", "replace", "trim", "unhex", "json_patch", "printf", "format")
 _REPETITION = re.compile(r"%[^%a-zA-Z]*\.(\*|\d+)l*c")
 _CURRENT_YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)\s*", re.IGNORECASE)
 
@@ -254,12 +255,22 @@ class SqlChecker:
         """The rows of a query; raises `_Refused` with the outcome for any other end."""
         if len(sql) > MAX_SQL_CHARS:
             raise _Refused("invalid", f"statement of {len(sql)} characters, at most {MAX_SQL_CHARS}")
+        lowered = sql.lower()
         try:
-            connection = self._connection(database, _LONG_RUNNING.search(sql) is not None)
+            connection = self._connection(database, any(name in lowered for name in _LONG_RUNNING))
         except sqlite3.Error as error:
             raise _Refused("infra_error", f"{database.partition('#')[0]}: {error}") from None
         try:
-            return self._rows(connection, sql)
+            try:
+                return self._rows(connection, sql)
+            except sqlite3.OperationalError as error:
+                if "decode to UTF-8" not in str(error):
+                    raise
+            connection.text_factory = lambda data: data.decode("utf-8", self._undecodable)  # slower than `str`
+            try:
+                return self._rows(connection, sql)
+            finally:
+                connection.text_factory = str
         except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
             raise _Refused(*_outcome(error, sql)) from None
 
@@ -297,7 +308,6 @@ class SqlChecker:
             return known
         # No statement cache: the progress handler counts on where a reused statement stopped.
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)
-        connection.text_factory = lambda data: data.decode("utf-8", self._undecodable)
         for pragma in (*_PRAGMAS, f"hard_heap_limit={HEAP_BYTES}"):
             connection.execute(f"PRAGMA {pragma}")
         for function in ("json_each", "json_tree"):  # their first use declares a table: not authorized later

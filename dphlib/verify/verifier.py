@@ -25,14 +25,13 @@ class Verifier:
 
     def verify_many(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """A verdict for each (problem, answer text)."""
-        verdicts: list[Verdict | None] = [None] * len(pairs)
-        sql = [i for i, (problem, _) in enumerate(pairs) if problem.kind == "sql"]
-        mathematics = [i for i, (problem, _) in enumerate(pairs) if problem.kind == "math"]
-        sql_verdicts = self._sql.verify_many([(pairs[i][0].db_id, pairs[i][0].gold, pairs[i][1]) for i in sql])  # type: ignore[misc]
-        math_verdicts = self._math.verify_many([(pairs[i][0].gold, pairs[i][1]) for i in mathematics])
-        for i, verdict in zip((*sql, *mathematics), (*sql_verdicts, *math_verdicts), strict=True):
-            verdicts[i] = verdict
-        return verdicts  # type: ignore[return-value]
+        sql = [(problem.db_id, problem.gold, text) for problem, text in pairs if problem.kind == "sql"]
+        maths = [(problem.gold, text) for problem, text in pairs if problem.kind == "math"]
+        verdicts = {
+            "sql": iter(self._sql.verify_many(sql)),  # type: ignore[arg-type]
+            "math": iter(self._math.verify_many(maths)),
+        }
+        return [next(verdicts[problem.kind]) for problem, _ in pairs]
 
     def groups(self, problems: Sequence[Problem], answers: Sequence[Sequence[Answer]]) -> list[Group]:
         """The problems' answers with their verdicts."""

@@ -13,7 +13,7 @@ import struct
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import IO, Any
 
 Task = tuple[str, str, str]
 """Context (a database, or ""), gold, answer."""
@@ -38,7 +38,8 @@ def serve(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     _die_with(parent)
-    hello = _read()
+    messages = open(0, "rb", closefd=False)
+    hello = _read(messages)
     if hello is None:
         return
     try:
@@ -62,7 +63,7 @@ def serve(parent: int) -> None:
         _write(name)
 
     try:
-        while (tasks := _read()) is not None:
+        while (tasks := _read(messages)) is not None:
             arm(timeout_s)
             for task in tasks:
                 try:
@@ -94,17 +95,14 @@ def _limit(memory_mib: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
 
 
-def _read() -> Any:
-    def exactly(size: int) -> bytes:
-        parts: list[bytes] = []
-        while size > 0 and (part := os.read(0, min(size, 1 << 20))):
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts) if size == 0 else b""
-
-    header = exactly(4)
-    body = exactly(HEADER.unpack(header)[0]) if header else b""
-    return json.loads(body) if body else None
+def _read(messages: IO[bytes]) -> Any:
+    """The next message; None when the parent has ended, in the middle of one too."""
+    header = messages.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return None
+    (size,) = HEADER.unpack(header)
+    body = messages.read(size)
+    return json.loads(body) if len(body) == size else None
 
 
 _frame = lru_cache(1000)(frame)  # most verdicts have been given before
