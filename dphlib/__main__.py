@@ -1,4 +1,4 @@
-"""The command `dph`, also `python -m dphlib`: `cli`, and one line where an extra that it needs is not installed."""
+"""The command `dph`, also `python -m dphlib`: `cli.main`, and one line where a package that it needs is missing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dphlib.runtime.extras import hint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Hands over to `cli.main`, whose status it returns; 1 for a missing package of an extra, which it names."""
+    """Calls `cli.main` and returns its exit status; 1, and a line that names the extra, for a package that is missing."""
     try:
         from dphlib.cli import main as cli
 

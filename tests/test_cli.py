@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import shutil
 
 import pytest
 from small import policy, tokenizer
 
+from dphlib.cli import colab
 from dphlib.cli import main as cli
 from dphlib.models.load import load_model, save_model
 
@@ -120,3 +122,15 @@ def test_a_base_of_another_vocabulary_or_none_is_refused(tmp_path):
     bigger.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="another vocabulary"):
         load_model(tmp_path)
+
+
+def test_on_colab_with_a_gpu_the_sampler_is_one_that_runs_there_and_the_profile_is_named(monkeypatch, capsys):
+    monkeypatch.delenv(colab.SAMPLER, raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    colab.prepare("Tesla T4, 15360 MiB")
+    said = capsys.readouterr().out
+    assert said.startswith("Tesla T4, 15360 MiB: profile_name = 'gpu24-smoke'") and "drive.mount" in said
+    assert os.environ[colab.SAMPLER] == "transformers"
+    monkeypatch.setenv(colab.SAMPLER, "vllm")
+    colab.prepare("NVIDIA L4, 23034 MiB")
+    assert os.environ[colab.SAMPLER] == "vllm", "the user's own choice stays"

@@ -20,7 +20,7 @@ ON_DRIVE = (
 
 
 def gpu() -> str:
-    """Name and memory of the runtime's first GPU as nvidia-smi tells them, "" where there is none."""
+    """Name and memory of the runtime's first GPU as nvidia-smi says, "" where there is none."""
     if shutil.which("nvidia-smi") is None:
         return ""
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]

@@ -2,7 +2,7 @@
 
 dph run --profile cpu          all notebooks, then claims, report, manifest
 dph run --profile cpu --seeds 5 --studies all    the same with five seeds and every study of `dphlib.settings.studies`
-dph ablate --study eta         one study alone: its arms, their table, a sentence for each comparison
+dph ablate --study eta         one study alone: a sentence for each comparison, or its table
 dph plan --profile gpu80        what a profile will need: downloads, disk, GPU memory, hours
 dph presample | partition | train | evaluate | claims | report   one step, building what it needs
 dph notebooks --out FOLDER     copies the notebooks, to open them in Jupyter
@@ -39,7 +39,7 @@ def plan(profile_name: ProfileArgument = "cpu", card: str = "") -> int:
     """Says what a profile will need: downloads, disk, GPU memory, hours. Starts nothing.
 
     Args:
-        profile_name: of `config.PROFILES`.
+        profile_name: smoke, cpu, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         card: another GPU than the profile's own: t4, l4, h100 or h200.
     """
     settings = profile_from_environment(profile_name)
@@ -70,8 +70,7 @@ def notebooks(out: Path = Path("notebooks")) -> int:
 
 def presample(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, suite: str = "train") -> int:
     """Draws and verifies the pre-samples of a suite."""
-    pipeline = _pipeline(profile_name, artifacts)
-    print(pipeline.presample(suite).path)
+    print(_pipeline(profile_name, artifacts).presample(suite).path)
     return 0
 
 
@@ -110,7 +109,7 @@ def train(
         seed: of training.
         variant: main, or one setting that differs: eta=..., strength=equal, authors_eta=8, js_scale=2, threshold=...,
             k=..., answers=..., clip_high=..., top_p=..., entropy=..., iterations=..., domain=sums.
-        profile_name: of `config.PROFILES`.
+        profile_name: smoke, cpu, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: folder of the runs.
         tracker: also log to this tracker of Accelerate's, such as tensorboard or wandb.
     """
@@ -151,7 +150,7 @@ def ablate(
     Args:
         study: `all`, or names such as `eta,controls`; `hard` prints the table of the hard problems.
         seeds: of every arm, their number (3) or a list (0,1,2); "" for the profile's.
-        profile_name: of `config.PROFILES`.
+        profile_name: smoke, cpu, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: stages are kept in, and found in, `<artifacts>/<profile_name>`.
         workers: runs at a time, 0 for one each core.
         table: also write the whole table, every suite and measure, to this CSV file.
@@ -209,12 +208,22 @@ def _pipeline(profile_name: str, artifacts: Path, **options: Any) -> Any:
     return Pipeline(artifacts / profile_name, settings, **options)
 
 
-COMMANDS: dict[str, Callable[..., int]] = {
-    "run": run, "presample": presample, "partition": partition, "train": train, "evaluate": evaluate,
-    "ablate": ablate, "plan": plan,
-    "claims": claims, "report": report, "replot": replot,
-    "data": data, "verl": verl, "notebooks": notebooks,
-}  # fmt: skip
+_COMMANDS = (
+    run,
+    presample,
+    partition,
+    train,
+    evaluate,
+    ablate,
+    plan,
+    claims,
+    report,
+    replot,
+    data,
+    verl,
+    notebooks,
+)
+COMMANDS: dict[str, Callable[..., int]] = {command.__name__: command for command in _COMMANDS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from dphlib.experiment import plan as plan_module
 from dphlib.experiment.store import code_version, verify_run_manifest, write_run_manifest
-from dphlib.report.facts import read_json
+from dphlib.report.facts import read_claims, read_json
 from dphlib.report.notebooks import (
     NotebookError,
     NotebookRun,
@@ -53,7 +53,7 @@ def run(
     """Runs all notebooks of a profile, then claims, report and manifest.
 
     Args:
-        profile_name: of `config.PROFILES`.
+        profile_name: smoke, cpu, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: results go to `<artifacts>/<profile_name>`.
         only: run this notebook alone, by its number or name.
         seeds: of main runs and controls, their number (5) or a list (0,1,2); "" for the profile's.
@@ -75,12 +75,10 @@ def run(
         say(f"another run is writing {out}; wait until it is done, or give another folder with --artifacts")
         return 1
     with lock:
-        names = [only] if only else None
-        parameters = {"profile_name": settings.name, "root": str(artifacts.resolve())}
         asked = {"seeds": seeds, "studies": studies, "study_seeds": study_seeds}
         asked = {name: value for name, value in asked.items() if value}
-        parameters |= asked
-        done = _run_stale(out, parameters, names, _outside(settings))
+        parameters = {"profile_name": settings.name, "root": str(artifacts.resolve()), **asked}
+        done = _run_stale(out, parameters, [only] if only else None, _outside(settings))
         if only:
             print(f"{only}: {out / 'notebooks'}")
             return 0
@@ -195,7 +193,7 @@ def _closing_words(out: Path, done: Sequence[str], seconds: float) -> None:
     from dphlib.experiment.agreement import agreement
 
     print()
-    claims.print_table(claims.from_json((out / "claims.json").read_text(encoding="utf-8")))
+    claims.print_table(read_claims(out))
     manifest = read_json(out / "manifest.json")
     peak = max(manifest["peak_gib"], manifest["peak_gib_largest_child"])
     print(f"\nReport: {out / 'report' / 'index.html'}")
