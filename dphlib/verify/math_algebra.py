@@ -144,7 +144,7 @@ def readable(text: str) -> bool:
     """Whether every part of an answer is one that can be parsed, so that another spelling of it may be met."""
     if region(text) is not None:
         return True
-    return all(_readable(part) for item in items(text) for part in (item.left, item.value) if part)
+    return all(_readable(item.value) for item in items(text))
 
 
 def _readable(value: str) -> bool:
@@ -156,7 +156,7 @@ def _same_lists(gold: Sequence[Item], answer: Sequence[Item]) -> bool:
     if len(gold) > 1 and _by_name(gold):
         names = [bare(item.left) for item in gold]
         if len(answer) == 1 and not answer[0].left and bracket(answer[0].value) == "(":
-            answer = [Item(part, "", part) for part in split(inside(answer[0].value))]
+            answer = [Item("", part) for part in split(inside(answer[0].value))]
         elif (given := _by_name(answer)) and set(given) == set(names):
             answer = [given[name] for name in names]
         return len(answer) == len(gold) and all(map(_same_items, gold, answer))

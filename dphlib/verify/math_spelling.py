@@ -114,6 +114,9 @@ _ESCAPED = re.compile(r"\\\\(?=[A-Za-z])")  # a command with a backslash too man
 _DELIMITERS = re.compile(r"(?<!\\)(?:\$|\\[()\[\]])")
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|,?\\[,!;: ]|,?~)\s*\d{3})+(?!\d)")
 _END = re.compile(rf"(?:(?<!\.)\.|\\\\|{_WORD_FONT}\s*\{{[\s.]*\}}|\s)+$")
+_PREFIX = re.compile(
+    r"^(?:(?:\\text\{)?\s*(?:the )?(?:final )?(?:solution|answer)s? (?:is|are)\s*\}?\s*:?\s*|\\approx\s*)", re.I
+)
 _COLOUR = re.compile(r"\\(?:text)?color\s*\{[a-z]+\}(?:\s*\{([^{}]*)\})?")
 _STARS = re.compile(r"(\*{1,3})(?=[^*\s])([^*]*[^*\s])\1")
 _PERCENT = re.compile(
@@ -137,16 +140,18 @@ _SAME = {
     "lt": "<", "gt": ">", "varnothing": r"\emptyset", "oslash": r"\emptyset", "lvert": "|", "rvert": "|", "vert": "|",
     "mid": "|", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "dfrac": r"\frac", "tfrac": r"\frac",
     "cfrac": r"\frac", "infin": r"\infty", "ast": r"\cdot", "cdotp": r"\cdot", "lg": r"\log_{10}",
-    "backslash": r"\setminus", "vee": r"\lor", "wedge": r"\land", "bigcup": r"\cup", "thinspace": " ", "enspace": " ",
+    "backslash": r"\setminus", "vee": r"\lor", "wedge": r"\land", "thinspace": " ", "enspace": " ",
     "quad": " ", "qquad": " ", "degree": r"\circ", "reals": r"\mathbb{R}", "R": r"\mathbb{R}", "dots": r"\ldots",
     "dotsc": r"\ldots", "Longrightarrow": r"\Rightarrow", "implies": r"\Rightarrow", "medspace": " ", "thickspace": " ",
+    "varphi": r"\phi", "varepsilon": r"\epsilon", "vartheta": r"\theta",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)(\s?)")
 _SPACING = re.compile(r"\\[,;:>~]|~|(?<!\\)\\\s|\s+")
+_FUNCTION = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|csc|ln|log|exp|sqrt"
 _FUNCTIONS = re.compile(
-    r"(?:\\(?:operatorname|mathrm|text)\s*\{\s*|(?<![A-Za-z\\])(?:(?:np|numpy|math)\.)?)"
-    r"(?P<name>arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi)"
-    r"(?:\s*\}|(?=\s*[({\\\d^])|(?=\s+[A-Za-z](?![A-Za-z]))|(?![A-Za-z]))"
+    rf"(?:\\operatorname\s*\{{\s*({_FUNCTION}|sec)\s*\}}|\\(?:mathrm|text)\s*\{{\s*({_FUNCTION})\s*\}}"
+    rf"|(?<![A-Za-z\\])(?:(?:np|numpy|math)\.)?({_FUNCTION}))(?=\s*[({{\\\d^_]|\s+[A-Za-z](?![A-Za-z]))"
+    r"|(?<![A-Za-z\\])(?:(?:np|numpy|math)\.)?(pi)(?![A-Za-z])"
 )
 
 
@@ -156,7 +161,7 @@ def _undress(text: str) -> str:
     if "\\begin" not in text:
         text = _ESCAPED.sub(r"\\", text)
     stars = _STARS.fullmatch(text)
-    text = _COLOUR.sub(r"\1", _DELIMITERS.sub("", stars[2] if stars else text))
+    text = _COLOUR.sub(r"\1", _DELIMITERS.sub(" ", stars[2] if stars else text))
     text = _FONT_LETTER.sub(" ", _SWITCHES.sub("", text))
     return _fonts(_SYMBOL.sub(lambda match: f" {match[1] or match[2]} ", text))
 
@@ -306,11 +311,12 @@ def tidy(text: str) -> str:
     text = _FUNCTIONS.sub(_function, _COMMAND.sub(_named, _PERCENT.sub(r"\\%", text)))
     text = _braced(_SPACING.sub(" ", text.replace(r"\!", "")))
     text = _END.sub("", " ".join(_numbers(text).split()))
+    text = _PREFIX.sub("", text)
     while text.startswith("{") and _closing(text, 0) == len(text) - 1:
         text = _END.sub("", text[1:-1]).strip()
     return text
 
 
 def _function(match: re.Match[str]) -> str:
-    name = "ln" if re.search(r"(?:np|numpy|math)\.log", match[0]) else match["name"]
+    name = "ln" if re.search(r"(?:np|numpy|math)\.log", match[0]) else match[match.lastindex or 0]
     return f"\\{name} "

@@ -83,7 +83,7 @@ def extract_boxed(text: str) -> str | None:
 
 _FONT = r"\\(?:text(?:bf|it|rm|normal|sf)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|operatorname)\s*"
 _UNWRAP = re.compile(_FONT + r"\{([^{}]*)\}")
-_DRESS = re.compile(r"\\(?:displaystyle|,|!|;|:|%|\$)|\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\[ ]|[$%~°]")
+_DRESS = re.compile(r"(?<!\\)\\[%$]|\^\s*(?:\\circ|\{\s*\\circ\s*\})|[$%°]")
 _SPACE = re.compile(r"(\\[A-Za-z]+ (?=[A-Za-z])|(?<=\d) (?=\d))|\s+")
 
 
@@ -335,11 +335,14 @@ def is_name(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One part of an answer: its whole text, and what stands left and right of its `=` or `\\in`."""
+    """One part of an answer: what stands left ("" if nothing does) and right of its `=` or `\\in`."""
 
-    text: str
     left: str
     value: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.left} = {self.value}" if self.left else self.value
 
     @property
     def solved(self) -> bool:
@@ -354,16 +357,14 @@ def items(text: str) -> list[Item]:
     ['-2', '1 +\\sqrt{5}', '1 -\\sqrt{5}']
     """
     found = []
-    for part in split(inside(text) if bracket(text) == "\\{" else text):
+    parts = split(inside(text))
+    if bracket(text) not in ("", "\\{") and not all(len(split(part, "=")) == 2 for part in parts):
+        parts = split(text)
+    for part in parts:
         sides = split(part, "=", "\\in")
         left, value = sides[0].strip() if len(sides) == 2 else "", sides[-1].strip()  # of a chain, its end
         values = split(inside(value)) if left and bracket(value) == "\\{" else [value]
-        for one in values:
-            found += (
-                [Item(text, left, value) for text, value in zip(signs(part), signs(one), strict=True)]
-                if len(values) == 1
-                else [Item(one, left, v) for v in signs(one)]
-            )
+        found += [Item(left, one) for written in values for one in signs(written)]
     return found
 
 
