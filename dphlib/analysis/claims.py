@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite, log
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from dphlib.analysis.labels import NAMES
 from dphlib.settings.profiles import PROFILES
 
 Decision = Literal["supported", "not supported", "inconclusive", "not run"]
+VERDICTS: tuple[Decision, ...] = get_args(Decision)
 IN, CROSS, OUT = "in_domain", "cross_domain", "out_of_domain"
 DPH, BASELINES = ("dph_f", "dph_js"), ("grpo", "dapo", "rkl")
 MIN_SEEDS = 3
@@ -500,12 +501,9 @@ def from_json(text: str) -> list[ClaimResult]:
     return results
 
 
-COLOURS = {"supported": "green", "not supported": "red", "inconclusive": "yellow", "not run": "bright_black"}
-
-
 def verdict_counts(results: Sequence[ClaimResult]) -> dict[str, int]:
     """How many claims each verdict has, also those that none has."""
-    return {verdict: sum(one.verdict == verdict for one in results) for verdict in COLOURS}
+    return {verdict: sum(one.verdict == verdict for one in results) for verdict in VERDICTS}
 
 
 def print_table(results: Sequence[ClaimResult], file: IO[str] | None = None, width: int = 100) -> None:
@@ -514,9 +512,10 @@ def print_table(results: Sequence[ClaimResult], file: IO[str] | None = None, wid
     table.add_column("verdict", no_wrap=True)
     table.add_column("claim", ratio=3)
     table.add_column("decided by", ratio=3)
+    colours = dict(zip(VERDICTS, ("green", "red", "yellow", "bright_black"), strict=True))
     for one in results:
         claim, part = f"{one.text} [dim]({one.paper_ref})[/]", f"{one.deciding_part}."
-        table.add_row(f"[{COLOURS[one.verdict]}]{one.verdict}[/]", claim, escape(part))
+        table.add_row(f"[{colours[one.verdict]}]{one.verdict}[/]", claim, escape(part))
     console = Console(file=file, width=width)
     console.print(table)
     console.print(", ".join(f"{count} {verdict}" for verdict, count in verdict_counts(results).items()))

@@ -7,24 +7,29 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dphlib.analysis.claims import ClaimResult, PartResult, effect_text
+from dphlib.analysis.claims import VERDICTS, ClaimResult, PartResult, effect_text
 from dphlib.figures.style import GREY, interval_bar, note, panels, rows_axis, shared_ticks
 
-COLOURS = {"supported": "#0072B2", "not supported": "#D55E00", "inconclusive": "#8A8A8A", "not run": "#C9C9C9"}
-MARKERS = {"supported": "o", "not supported": "X", "inconclusive": "D", "not run": "_"}
+LOOKS: dict[str, dict[str, Any]] = {
+    "supported": {"color": "#0072B2", "marker": "o"},
+    "not supported": {"color": "#D55E00", "marker": "X"},
+    "inconclusive": {"color": "#8A8A8A", "marker": "D"},
+    "not run": {"color": "#C9C9C9", "marker": "_"},
+}
 UNITS = {"share": (100, "percentage points"), "nats": (1, "nats")}
 
 
 def claims_table(results: Sequence[ClaimResult]) -> pd.DataFrame:
     """One row per claim, grouped by verdict, with the effect that decided."""
     rows = []
-    for one in sorted(results, key=lambda result: list(COLOURS).index(result.verdict)):
+    for one in sorted(results, key=lambda result: VERDICTS.index(result.verdict)):
         held = sum(part.verdict == "supported" for part in one.parts)
         rows.append(
             {
@@ -49,8 +54,8 @@ def parts_table(results: Sequence[ClaimResult], verdict: str = "all") -> pd.Data
     Raises:
         ValueError: an unknown verdict.
     """
-    if verdict not in ("all", *COLOURS):
-        raise ValueError(f"verdict {verdict!r}: all, {', '.join(COLOURS)}")
+    if verdict not in ("all", *VERDICTS):
+        raise ValueError(f"verdict {verdict!r}: all, {', '.join(VERDICTS)}")
     rows = []
     for one in (one for one in results if verdict in ("all", one.verdict)):
         for part in one.parts:
@@ -91,7 +96,7 @@ def claims_figure(results: Sequence[ClaimResult]) -> Figure:
             _row(ax, y, one, scale)
         ax.set_xlabel(f"effect, positive if the claim holds ({name})")
     shared_ticks(axes[:, 0])
-    handles = [Line2D([], [], color=c, marker=MARKERS[v], linewidth=2, label=v) for v, c in COLOURS.items()]
+    handles = [Line2D([], [], linewidth=2, label=verdict, **look) for verdict, look in LOOKS.items()]
     fig.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=1.8, columnspacing=1.4)
     line = "Line: 95 % interval of the part that decided; faint: the claim's other parts. Black tick: tolerance."
     note(fig, [line, f"Counted, not drawn: {'; '.join(counted)}." if counted else ""])
@@ -104,15 +109,13 @@ def _name(one: ClaimResult) -> str:
 
 def _row(ax: Axes, y: float, one: ClaimResult, scale: float) -> None:
     """The parts of a claim as faint points, the deciding one with its interval and tolerance."""
-    colour = COLOURS[one.verdict]
     others = [scale * part.estimate for part in one.parts if part.estimate is not None and part.unit == one.unit]
-    ax.scatter(others, [y] * len(others), s=9, color=colour, alpha=0.3, linewidths=0, zorder=3)
+    ax.scatter(others, [y] * len(others), s=9, color=LOOKS[one.verdict]["color"], alpha=0.3, linewidths=0, zorder=3)
     if one.estimate is None:
         ax.text(0, y, " not run", va="center", ha="left", fontsize=6.3, color=GREY)
         return
     ends = (scale * one.low, scale * one.estimate, scale * one.high)  # type: ignore[operator]
-    mark = {"color": colour, "marker": MARKERS[one.verdict], "markersize": 5, "markeredgewidth": 0.5}
-    interval_bar(ax, y, ends, width=2.2, alpha=0.5, **mark)
+    interval_bar(ax, y, ends, width=2.2, alpha=0.5, markersize=5, markeredgewidth=0.5, **LOOKS[one.verdict])
     tolerance = max((part.tolerance for part in one.parts), default=0.0)
     if tolerance:
         ax.plot([-scale * tolerance] * 2, [y - 0.32, y + 0.32], color="#222", linewidth=1, zorder=4)
