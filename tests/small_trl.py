@@ -33,11 +33,24 @@ def export_store(folder: Path, base_folder: Path) -> Path:
 
 def config(folder: Path, **changes) -> GRPOConfig:
     settings = {
-        "per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 8, "max_steps": 2,
-        "gradient_accumulation_steps": 1, "learning_rate": 1e-2, "lr_scheduler_type": "constant", "logging_steps": 1,
-        "epsilon_high": 0.28, "delta": 3.0, "use_cpu": True, "bf16": False, "report_to": [], "save_strategy": "no",
-        "gradient_checkpointing": False, "disable_tqdm": True, "seed": 3,
-    }  # fmt: skip
+        "per_device_train_batch_size": 4,
+        "num_generations": 2,
+        "max_completion_length": 8,
+        "max_steps": 2,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "epsilon_high": 0.28,
+        "delta": 3.0,
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": [],
+        "save_strategy": "no",
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "seed": 3,
+    }
     return GRPOConfig(str(folder), **settings | changes)
 
 

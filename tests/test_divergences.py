@@ -62,12 +62,22 @@ def value_and_gradient(f, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return value.detach(), gradient
 
 
+def worst_error(name: str, params: dict, points, dtype: torch.dtype) -> float:
+    """The largest relative error of value and gradient."""
+    d = torch.tensor(points, dtype=dtype)
+    errors = []
+    for at, *found in zip(d.tolist(), *value_and_gradient(generator(name, **params), d), strict=True):
+        with localcontext(prec=100):
+            true = reference(name, at, **params)
+            errors += [abs(Decimal(float(ours)) / exactly - 1) for ours, exactly in zip(found, true, strict=True)]
+    return float(max(errors))
+
+
 @EVERY_AND_EDGES
-def test_agrees_with_a_60_digit_reference_in_float64(name, params):
-    value, gradient = value_and_gradient(generator(name, **params), torch.tensor(POINTS, dtype=torch.float64))
-    for i, d in enumerate(POINTS):
-        for ours, true in zip((value[i], gradient[i]), reference(name, d, **params), strict=True):
-            assert abs(Decimal(float(ours)) / true - 1) < Decimal("1e-12"), (d, float(ours), true)
+def test_agrees_with_a_60_digit_reference(name, params):
+    """Near zero sign and precision are kept in fp32 too."""
+    assert worst_error(name, params, POINTS, torch.float64) < 1e-12
+    assert worst_error(name, params, [d for d in POINTS if abs(d) < 3], torch.float32) < 2e-5
 
 
 RATIOS = st.builds(math.copysign, st.floats(1e-9, 20), st.sampled_from([-1.0, 1.0]))
@@ -78,19 +88,7 @@ RATIOS = st.builds(math.copysign, st.floats(1e-9, 20), st.sampled_from([-1.0, 1.
 def test_agrees_with_the_reference_at_any_ratio_and_alpha(d, alpha):
     for name in DIVERGENCES:
         params = {"alpha": alpha} if name == "alpha" else {}
-        value, gradient = value_and_gradient(generator(name, **params), torch.tensor([d], dtype=torch.float64))
-        with localcontext(prec=100):
-            for ours, true in zip((value, gradient), reference(name, d, **params), strict=True):
-                assert abs(Decimal(float(ours)) / true - 1) < Decimal("1e-12"), (name, params)
-
-
-@EVERY_AND_EDGES
-def test_fp32_keeps_sign_and_precision_near_zero(name, params):
-    d = torch.tensor([d for d in POINTS if abs(d) < 3], dtype=torch.float32)
-    value, gradient = value_and_gradient(generator(name, **params), d)
-    for i in range(len(d)):
-        for ours, true in zip((value[i], gradient[i]), reference(name, float(d[i]), **params), strict=True):
-            assert abs(Decimal(float(ours)) / true - 1) < Decimal("2e-5"), (float(d[i]), float(ours), true)
+        assert worst_error(name, params, [d], torch.float64) < 1e-12, (name, params)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -116,34 +114,14 @@ def test_finite_at_every_16_bit_number(name, params, dtype):
 
 
 @settings(max_examples=60, deadline=None)
-@given(d=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=16, max_size=16))
-def test_finite_at_any_fp32_number(d):
-    for name, params in CASES + EDGES:
-        value, gradient = value_and_gradient(generator(name, **params), torch.tensor(d, dtype=torch.float32))
-        assert value.isfinite().all() and gradient.isfinite().all() and (value >= 0).all(), (name, params)
-
-
-@EVERY
-def test_closed_form_gradient_is_that_of_automatic_differentiation(name, params):
-    """The gradient is given by hand; `value` without that hand has it too, where it does not cancel."""
-    d = torch.tensor([x for x in POINTS if 0.4 < abs(x)], dtype=torch.float64, requires_grad=True)
-    f = divergence(name, **params)
-    (automatic,) = torch.autograd.grad(f.value(d).sum(), d)
-    _, by_hand = value_and_gradient(f, d.detach())
-    torch.testing.assert_close(automatic, by_hand, rtol=1e-9, atol=1e-15)
-
-
-@EVERY
-@settings(max_examples=40, deadline=None)
-@given(d=st.floats(-1e4, 1e4) | st.floats(-25, 25) | st.floats(-1e-3, 1e-3))
-def test_convex_shape_of_the_generator(name, params, d):
+@given(ds=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=16, max_size=16))
+def test_finite_and_away_from_zero_at_any_fp32_number(ds):
     """f >= 0, and the gradient points away from d = 0 at every d."""
-    f = generator(name, **params)
-    for dtype in (torch.float32, torch.bfloat16):
-        value, gradient = value_and_gradient(f, torch.tensor([d], dtype=dtype))
-        assert value.isfinite().all() and gradient.isfinite().all()
-        assert float(value) >= 0
-        assert float(gradient) * d >= 0
+    d = torch.tensor(ds, dtype=torch.float32)
+    for name, params in CASES + EDGES:
+        value, gradient = value_and_gradient(generator(name, **params), d)
+        assert value.isfinite().all() and gradient.isfinite().all(), (name, params)
+        assert (value >= 0).all() and (gradient * d.sign() >= 0).all(), (name, params)
 
 
 @pytest.mark.parametrize("d", [89.0, 120.0, 1e4])
@@ -294,15 +272,6 @@ def test_exact_handles_zeros(name, params):
     assert batched.dtype == torch.float64 and batched.shape == (2,)
 
 
-def test_exact_known_values():
-    certain, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
-    assert float(exact("js", certain, other)) == pytest.approx(math.log(2))
-    assert float(exact("hellinger", certain, other)) == pytest.approx(2)
-    half = torch.tensor([0.5, 0.5])
-    assert float(exact("forward_kl", certain, half)) == pytest.approx(math.log(2))
-    assert float(exact("reverse_kl", certain, half)) == math.inf
-
-
 def test_alpha_interpolates_between_the_two_kl():
     p, q = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.3, 0.6])
     for alpha, name in ((1 - 1e-6, "forward_kl"), (1e-6, "reverse_kl")):
@@ -337,52 +306,27 @@ def test_wrong_inputs_are_refused():
             exact("js", torch.tensor([0.5, 0.5]), torch.tensor(bad))
 
 
-# --- A whole model --------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def whole():
-    """Every sequence of 3 tokens of a vocabulary of 7, its log-probs token by token under two Llamas; float64."""
+    """Every sequence of 3 tokens of a vocabulary of 7: log-probs of all tokens and of its own under two Llamas."""
     shape = LlamaConfig(
-        vocab_size=7, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=7,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
         max_position_embeddings=8,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     base, policy = (LlamaForCausalLM(shape).double().eval() for _ in range(2))
-    with torch.no_grad():
-        for model in (base, policy):
-            model.get_output_embeddings().weight *= 20  # sharper, yet no answer's ratio beyond BOUND
     sequences = torch.tensor([[0, *tokens] for tokens in itertools.product(range(7), repeat=3)])
-
-    def logprobs(model):
-        log_p = model(input_ids=sequences[:, :-1]).logits.log_softmax(-1)
-        return log_p, log_p.gather(-1, sequences[:, 1:, None])[..., 0]
-
-    with torch.no_grad():
-        ref_S_T_V, ref_S_T = logprobs(base)
-    log_p_S_T_V, log_p_S_T = logprobs(policy)
-    torch.testing.assert_close(ref_S_T.sum(-1).exp().sum(), torch.tensor(1.0, dtype=torch.float64))
-    return list(policy.parameters()), ref_S_T_V, ref_S_T, log_p_S_T_V, log_p_S_T
-
-
-def assert_same_gradient(one, other, weights):
-    """Down to the fp32 in which a Llama computes its norms, whatever its dtype."""
-    one, other = (
-        torch.cat([g.flatten() for g in torch.autograd.grad(value, weights, retain_graph=True)])
-        for value in (one, other)
-    )
-    assert float(other.norm()) > 0 and float((one - other).norm() / other.norm()) < 1e-5
-
-
-@EVERY
-def test_sequences_of_a_whole_model_as_categories(whole, name, params):
-    """Sequence level: the estimator over all answers, each with its probability, is the divergence of sequences."""
-    weights, _, ref_S_T, _, log_p_S_T = whole
-    p_ref_S, d_S = ref_S_T.sum(-1).exp(), (log_p_S_T - ref_S_T).sum(-1)
-    estimate = (p_ref_S * generator(name, **params)(d_S)).sum()
-    true = exact(name, p_ref_S, log_p_S_T.sum(-1).exp(), **params)
-    torch.testing.assert_close(estimate, true, rtol=1e-10, atol=0)
-    assert_same_gradient(estimate, true, weights)
+    found = []
+    for model in (base, policy):
+        with torch.no_grad():
+            model.get_output_embeddings().weight *= 20  # sharper, yet no answer's ratio beyond BOUND
+        log_p_S_T_V = model(input_ids=sequences[:, :-1]).logits.log_softmax(-1)
+        found.append((log_p_S_T_V, log_p_S_T_V.gather(-1, sequences[:, 1:, None])[..., 0]))
+    return list(policy.parameters()), *(tensor.detach() for tensor in found[0]), *found[1]
 
 
 @EVERY
@@ -394,22 +338,12 @@ def test_tokens_of_a_whole_model(whole, name, params):
     estimate = (p_ref_S_1 * generator(name, **params)(log_p_S_T - ref_S_T)).sum()
     true = (p_ref_S_1 * exact(name, ref_S_T_V.exp(), log_p_S_T_V.exp(), **params)).sum()
     torch.testing.assert_close(estimate, true, rtol=1e-10, atol=0)
-    assert_same_gradient(estimate, true, weights)
-
-
-def test_chain_rule_of_forward_kl_on_a_whole_model(whole):
-    """The sequences' forward KL is the sum of the tokens'; of no other divergence here is that so."""
-    _, ref_S_T_V, ref_S_T, log_p_S_T_V, log_p_S_T = whole
-    p_ref_S = ref_S_T.sum(-1).exp()
-
-    def levels(name, **params):
-        by_token = (p_ref_S[:, None] * exact(name, ref_S_T_V.exp(), log_p_S_T_V.exp(), **params)).sum()
-        return by_token.item(), exact(name, p_ref_S, log_p_S_T.sum(-1).exp(), **params).item()
-
-    assert levels("forward_kl")[0] == pytest.approx(levels("forward_kl")[1], rel=1e-10)
-    for name, params in CASES:
-        if name not in ("forward_kl", "alpha"):
-            assert levels(name, **params)[0] != pytest.approx(levels(name, **params)[1], rel=1e-3)
+    ours, theirs = (
+        torch.cat([g.flatten() for g in torch.autograd.grad(value, weights, retain_graph=True)])
+        for value in (estimate, true)
+    )
+    # down to the fp32 in which a Llama computes its norms, whatever its dtype
+    assert float(theirs.norm()) > 0 and float((ours - theirs).norm() / theirs.norm()) < 1e-5
 
 
 @settings(max_examples=40, deadline=None)

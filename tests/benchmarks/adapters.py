@@ -82,15 +82,32 @@ def trl_share(steps: int, prompts: int) -> dict[str, float]:
         stored = [Reference(p, a.token_ids, a.logprobs) for p, (a,) in zip(near, answers, strict=True)]
         store.export(Path(scratch) / "store", Partition(near, explore, stored), 6, base)
         config = GRPOConfig(
-            scratch, per_device_train_batch_size=8 * prompts, num_generations=8, max_completion_length=24,
-            max_steps=steps + 1, use_cpu=True, bf16=False, report_to=[], save_strategy="no", disable_tqdm=True,
-            gradient_checkpointing=False, logging_steps=1000, delta=3.0, epsilon_high=0.28,
-        )  # fmt: skip
+            scratch,
+            per_device_train_batch_size=8 * prompts,
+            num_generations=8,
+            max_completion_length=24,
+            max_steps=steps + 1,
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            gradient_checkpointing=False,
+            logging_steps=1000,
+            delta=3.0,
+            epsilon_high=0.28,
+        )
         trainer = Timed(
-            policy, lambda completions, **_: [float(len(text) % 2) for text in completions], config,
-            processing_class=words, store=store.read(Path(scratch) / "store"), divergence=generator("forward_kl"),
-            eta=0.2, rehearsal_rows=prompts, base=base,
-        )  # fmt: skip
+            policy,
+            lambda completions, **_: [float(len(text) % 2) for text in completions],
+            config,
+            processing_class=words,
+            store=store.read(Path(scratch) / "store"),
+            divergence=generator("forward_kl"),
+            eta=0.2,
+            rehearsal_rows=prompts,
+            base=base,
+        )
         trainer.train()
     timed = [row | {"adapter_s": row["rehearsal_s"] - row["scoring_s"]} for row in seen[1:]]
     medians = {name: statistics.median(row[name] for row in timed) for name in timed[0]}

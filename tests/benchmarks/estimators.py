@@ -67,9 +67,16 @@ def main(arguments: list[str] | None = None) -> int:
         for name in options.divergence:
             for k in options.k:
                 table = measure(
-                    base, policy, draws, named(name), k=k, answers=options.answers,
-                    dtype=DTYPES[options.dtype], pad_token_id=tokenizer.pad_token_id, top_p=options.top_p,
-                )  # fmt: skip
+                    base,
+                    policy,
+                    draws,
+                    named(name),
+                    k=k,
+                    answers=options.answers,
+                    dtype=DTYPES[options.dtype],
+                    pad_token_id=tokenizer.pad_token_id,
+                    top_p=options.top_p,
+                )
                 facts = {"policy": policy_name, "divergence": name, "k": k, **table.attrs}
                 print(", ".join(f"{key} {value}" for key, value in facts.items()))
                 print(table.to_string(index=False, float_format=lambda x: f"{x:.4g}"), flush=True)

@@ -56,8 +56,11 @@ def liger(hidden_N_D: Tensor, weight_V_D: Tensor, tokens_N: Tensor) -> Tensor:
 
 
 WAYS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "plain": plain, "ours": logprobs_from_hidden, "trl": trl_chunked, "liger": liger,
-}  # fmt: skip
+    "plain": plain,
+    "ours": logprobs_from_hidden,
+    "trl": trl_chunked,
+    "liger": liger,
+}
 
 
 def absent(way: str, device: str) -> str:

@@ -84,9 +84,12 @@ def test_two_steps_with_lora_bring_the_stored_answers_back_where_plain_grpo_move
 
     plain = adapted(base_folder)
     trl.GRPOTrainer(
-        plain, equal_rewards, config(tmp_path), train_dataset=prompt_dataset(held.exploration),
+        plain,
+        equal_rewards,
+        config(tmp_path),
+        train_dataset=prompt_dataset(held.exploration),
         processing_class=tokenizer(),
-    ).train()  # fmt: skip
+    ).train()
     assert all(torch.equal(now, before[name]) for name, now in trainable(plain).items())
 
 
@@ -158,10 +161,17 @@ def mixed_batch(policy, held, eta, divergence):
     for row, reference in enumerate(held.references, 4):
         ref_all[row, : len(reference.logprobs)] = torch.tensor(reference.logprobs)
     loss, stats = partitioned_loss(
-        both.logprobs_B_T, loss_id_B_T=ids, old_logprobs_B_T=old_all, ref_logprobs_B_T=ref_all,
+        both.logprobs_B_T,
+        loss_id_B_T=ids,
+        old_logprobs_B_T=old_all,
+        ref_logprobs_B_T=ref_all,
         advantages_B_T=torch.cat([advantages, torch.zeros(count - 4)])[:, None],
-        divergence=divergence, eta=eta, clip_low=0.2, clip_high=0.28, dual_clip=3.0,
-    )  # fmt: skip
+        divergence=divergence,
+        eta=eta,
+        clip_low=0.2,
+        clip_high=0.28,
+        dual_clip=3.0,
+    )
     assert stats.clip_fraction > 0 and stats.dual_clip_fraction > 0 and stats.near_perfect > 1e-3
     return inputs, loss
 
