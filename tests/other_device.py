@@ -22,10 +22,22 @@ GPU = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 _MOVES = frozenset({Tensor.to, Tensor.cpu})
 _INDEXES = frozenset({Tensor.__getitem__, Tensor.__setitem__})
-_FACTORIES = frozenset({
-    torch.tensor, torch.zeros, torch.ones, torch.empty, torch.full, torch.arange, torch.rand, torch.randn,
-    torch.randperm, torch.as_tensor, torch.eye, torch.linspace,
-})  # fmt: skip
+_FACTORIES = frozenset(
+    {
+        torch.tensor,
+        torch.zeros,
+        torch.ones,
+        torch.empty,
+        torch.full,
+        torch.arange,
+        torch.rand,
+        torch.randn,
+        torch.randperm,
+        torch.as_tensor,
+        torch.eye,
+        torch.linspace,
+    }
+)
 
 
 class OneDevice(TorchFunctionMode):

@@ -398,7 +398,7 @@ OUT_OF_MEMORY = torch.OutOfMemoryError(
         ((steps, "score_rows"), {}, r"gradient_checkpointing False -> True.*kind full -> lora"),
         ((steps, "score_rows"), {"token_budget": 8}, r"max_new_tokens 6 -> 3 \(the longest row has \d+ tokens\)"),
         ((loop, "scored"), {}, r"scoring of iteration 1.*token_budget 8192 -> 4096"),
-        ((loop._Run, "roll_out"), {}, r"rollouts of iteration 1.*batch_rows to half"),
+        ((loop._Run, "_roll_out"), {}, r"rollouts of iteration 1.*batch_rows to half"),
     ],
 )
 def test_out_of_memory_names_the_settings_to_change_and_by_how_much(monkeypatch, place, settings, says):

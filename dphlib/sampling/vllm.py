@@ -100,7 +100,7 @@ class VllmSampler:
             raise ValueError("sleep needs a CUDA GPU; leave it out, on a CPU there is no GPU memory to hand over")
         if VllmSampler._living:
             raise RunError("a vLLM engine lives in this process already; close() that sampler first")
-        self.folder, self.tokenizer, self.lora_rank = folder, tokenizer, lora_rank
+        self.tokenizer, self.lora_rank = tokenizer, lora_rank
         self.max_tokens, self.sleep = max_tokens, sleep
         self._adapter_sha256: str | None = None
         self._request: Any = None

@@ -149,7 +149,7 @@ class _Run:
             self.sampler.sync(policy)
             drawn_by = self.sampler.record()
             clock.lap("sync_s")
-            groups = self.roll_out(draw_seed, clock)
+            groups = self._roll_out(draw_seed, clock)
             rows, rewards = exploration_rows(groups, method, config)
 
             # 2. Rehearse: stored answers with the log-probs that pi_ref gave them.
@@ -199,7 +199,7 @@ class _Run:
             sampler=drawn_by,
         )
 
-    def roll_out(self, seed: int, clock: Clock) -> list[Group]:
+    def _roll_out(self, seed: int, clock: Clock) -> list[Group]:
         """A batch of verified groups; with dynamic sampling, further draws replace groups with equal rewards."""
         dynamic, config = self.method.dynamic_sampling, self.config
         setting = SamplingConfig(config.rollouts, 1.0, config.top_p, config.max_new_tokens)

@@ -52,9 +52,17 @@ from dphlib.training import loop
 from dphlib.types import Answer, Problem
 
 TINY = BaseConfig(
-    "tiny", None, "apache-2.0", layers=2, hidden_size=64, intermediate_size=128, heads=4, kv_heads=2, head_size=16,
+    "tiny",
+    None,
+    "apache-2.0",
+    layers=2,
+    hidden_size=64,
+    intermediate_size=128,
+    heads=4,
+    kv_heads=2,
+    head_size=16,
     vocabulary=1024,
-)  # fmt: skip
+)
 SIZES: dict[str, tuple[BaseConfig, dict[str, int]]] = {
     "8b": (LLAMA_8B, {"sequences": 64, "rollouts": 8, "length": 2048, "prompt": 512, "rank": 32, "product": 8192}),
     "tiny": (TINY, {"sequences": 4, "rollouts": 2, "length": 48, "prompt": 16, "rank": 4, "product": 256}),
@@ -94,11 +102,19 @@ def make_base(folder: Path, base: BaseConfig, placement: Placement) -> None:
     tokenizer = words()
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=base.vocabulary, hidden_size=base.hidden_size, intermediate_size=base.intermediate_size,
-        num_hidden_layers=base.layers, num_attention_heads=base.heads, num_key_value_heads=base.kv_heads,
-        head_dim=base.head_size, max_position_embeddings=8192, tie_word_embeddings=base.tied,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=base.vocabulary,
+        hidden_size=base.hidden_size,
+        intermediate_size=base.intermediate_size,
+        num_hidden_layers=base.layers,
+        num_attention_heads=base.heads,
+        num_key_value_heads=base.kv_heads,
+        head_dim=base.head_size,
+        max_position_embeddings=8192,
+        tie_word_embeddings=base.tied,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     with torch.device(placement.device):
         policy = AutoModelForCausalLM.from_config(config, dtype=placement.torch_dtype)
     save_model(policy, tokenizer, folder)
@@ -137,9 +153,16 @@ def counted(*models: Any) -> Iterator[Counter[bool]]:
 
 
 def operations(
-    base: BaseConfig, tuned: TuningConfig, learnt: int, scored: int, rows: int, scored_rows: int, length: int,
-    answer: int, head_again: bool,
-) -> tuple[float, float]:  # fmt: skip
+    base: BaseConfig,
+    tuned: TuningConfig,
+    learnt: int,
+    scored: int,
+    rows: int,
+    scored_rows: int,
+    length: int,
+    answer: int,
+    head_again: bool,
+) -> tuple[float, float]:
     """Operations of a step: those that it needs, and those and what is computed again.
 
     Args:
@@ -163,9 +186,16 @@ def operations(
 
 
 def step_of(
-    method: str, policy: Any, tokenizer: Any, reference: Any, base: BaseConfig, tuned: TuningConfig,
-    options: argparse.Namespace, sizes: dict[str, int], rate: float,
-) -> dict[str, Any]:  # fmt: skip
+    method: str,
+    policy: Any,
+    tokenizer: Any,
+    reference: Any,
+    base: BaseConfig,
+    tuned: TuningConfig,
+    options: argparse.Namespace,
+    sizes: dict[str, int],
+    rate: float,
+) -> dict[str, Any]:
     """The row of one method."""
     answer = sizes["length"] - sizes["prompt"]
     sampler = RandomTokens(base.vocabulary, tokenizer)
@@ -175,10 +205,16 @@ def step_of(
     stored = sampler.sample(rehearsed, SamplingConfig(1, 1.0, 1.0, answer), 1)
     references = [Reference(p, a.token_ids, a.logprobs) for p, (a,) in zip(rehearsed, stored, strict=True)]
     config = TrainConfig(
-        iterations=1 + options.steps, prompts=prompts, rollouts=sizes["rollouts"], mini_batches=1,
-        rehearsal_rows=len(references), lr=1e-6, max_new_tokens=answer, diagnose_every=0,
+        iterations=1 + options.steps,
+        prompts=prompts,
+        rollouts=sizes["rollouts"],
+        mini_batches=1,
+        rehearsal_rows=len(references),
+        lr=1e-6,
+        max_new_tokens=answer,
+        diagnose_every=0,
         token_budget=options.token_budget or BUDGET[tuned.kind],
-    )  # fmt: skip
+    )
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     arguments = (policy, tokenizer, explored, references, JudgesInTurn(), METHOD_CONFIGS[method], config, 0)
@@ -191,11 +227,18 @@ def step_of(
     head_again = config.token_budget * base.vocabulary > CHUNK_ELEMENTS
     needed, run = operations(base, tuned, learnt, scored, rows, scored_rows, sizes["length"], answer, head_again)
     return {
-        "rows": rows, "tokens": log["policy_tokens"], "through_layers": learnt, "through_reference": scored,
-        "reference_s": log["reference_s"], "step_s": spent, "tokens_s": log["policy_tokens"] / spent,
-        "share": needed / spent / rate, "share_run": run / spent / rate,
-        "peak_gib": gpu_peak_gib() or peak_gib(), "grad_norm": log["grad_norm"],
-    }  # fmt: skip
+        "rows": rows,
+        "tokens": log["policy_tokens"],
+        "through_layers": learnt,
+        "through_reference": scored,
+        "reference_s": log["reference_s"],
+        "step_s": spent,
+        "tokens_s": log["policy_tokens"] / spent,
+        "share": needed / spent / rate,
+        "share_run": run / spent / rate,
+        "peak_gib": gpu_peak_gib() or peak_gib(),
+        "grad_norm": log["grad_norm"],
+    }
 
 
 def measure(kind: str, folder: Path, placement: Placement, options: argparse.Namespace, rate: float) -> list[dict]:

@@ -45,9 +45,15 @@ def pairs(options: argparse.Namespace) -> list[dict[str, float]]:
     theirs, policy = (endless_policy(SHAPES[options.size], tokenizer) for _ in range(2))
     problems, answers = sql_problems(options.prompts), options.prompts * options.rollouts
     config = TrainConfig(
-        iterations=1, prompts=options.prompts, rollouts=options.rollouts, mini_batches=2, rehearsal_rows=0, lr=LR,
-        max_new_tokens=options.answer, diagnose_every=0,
-    )  # fmt: skip
+        iterations=1,
+        prompts=options.prompts,
+        rollouts=options.rollouts,
+        mini_batches=2,
+        rehearsal_rows=0,
+        lr=LR,
+        max_new_tokens=options.answer,
+        diagnose_every=0,
+    )
     found: list[dict[str, float]] = []
     drawn: list[int] = []
 
@@ -79,16 +85,32 @@ def pairs(options: argparse.Namespace) -> list[dict[str, float]]:
 
     with tempfile.TemporaryDirectory() as folder:
         settings = GRPOConfig(
-            folder, per_device_train_batch_size=answers // 2, steps_per_generation=2, gradient_accumulation_steps=1,
-            num_generations=options.rollouts, max_completion_length=options.answer, learning_rate=LR,
-            lr_scheduler_type="constant", max_steps=2 * (options.pairs + WARM), use_cpu=True, bf16=False,
-            gradient_checkpointing=False, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
+            folder,
+            per_device_train_batch_size=answers // 2,
+            steps_per_generation=2,
+            gradient_accumulation_steps=1,
+            num_generations=options.rollouts,
+            max_completion_length=options.answer,
+            learning_rate=LR,
+            lr_scheduler_type="constant",
+            max_steps=2 * (options.pairs + WARM),
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
             dataloader_pin_memory=False,
-        )  # fmt: skip
+        )
         GRPOTrainer(
-            theirs, every_second, settings, Dataset.from_list([{"prompt": p.prompt} for p in problems]),
-            processing_class=tokenizer, callbacks=[InPairs()],
-        ).train()  # fmt: skip
+            theirs,
+            every_second,
+            settings,
+            Dataset.from_list([{"prompt": p.prompt} for p in problems]),
+            processing_class=tokenizer,
+            callbacks=[InPairs()],
+        ).train()
     return found[WARM:]
 
 
@@ -108,10 +130,12 @@ def main(arguments: list[str] | None = None) -> int:
     rows = [
         {"program": "trl", "step_s": median(columns["trl_s"])},
         {
-            "program": "ours", "step_s": median(columns["ours_s"]), "sample_s": median(columns["ours_sample_s"]),
+            "program": "ours",
+            "step_s": median(columns["ours_s"]),
+            "sample_s": median(columns["ours_sample_s"]),
             "update_s": median(columns["ours_update_s"]),
         },
-    ]  # fmt: skip
+    ]
     of = ratio(columns["ours_s"], columns["trl_s"])
     note = f"of the pairs: smallest {of.low:.3f}, largest {of.high:.3f}"
     tell("trl_step", vars(options), rows, [Target("step, ours to TRL's, median of pairs", of.median, 1.0)], [note])
