@@ -1,21 +1,24 @@
 """Fuzzing the SQL verifier: extraction and comparison never fail; random queries decided as plain `sqlite3` does.
 
-`benchmarks/sql_fuzz.py` runs the same properties 100,000 times.
+`DPH_FUZZ_CASES=100000 python -m pytest tests/test_sql_fuzz.py` does so at length.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections import Counter
 
 import pytest
-from databases import fenced, make_database
+from databases import make_database
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dphlib.types import OUTCOMES
-from dphlib.verify.sql import SqlVerifier, _extract_as_paper, extract_sql
+from dphlib.verify.sql import _extract_as_paper, extract_sql
 from dphlib.verify.sql_rules import SqlChecker, is_ordered, same_results, sql_tokens
+
+CASES = int(os.environ.get("DPH_FUZZ_CASES", "2800")) // 4  # of each property
 
 TABLES = """
 CREATE TABLE a (x INTEGER, y TEXT, z REAL);
@@ -23,8 +26,6 @@ INSERT INTO a VALUES (1, 'u', 1.5), (2, 'v', NULL), (2, 'v', NULL), (3, 'u', 0.5
 CREATE TABLE b (x INTEGER, w TEXT);
 INSERT INTO b VALUES (1, 'u'), (1, 'v'), (3, 'w'), (NULL, 'u'), (4, NULL);
 """
-
-# --- Properties, shared with the script ------------------------------------------------------------------
 
 PIECES = ["```sql", "```", "```SQL\n", "\n```\n", "```sql\n-- Your SQL query\n```\n", "SELECT", " x ", ";", "--", "/*"]
 PIECES += ["*/", "'", '"', "`", "[", "]", "(", ")", "ORDER", "BY", ",", "\n", "\r\n", "\0", "\ud800", "é", "\u2028"]
@@ -63,30 +64,6 @@ def queries(draw: st.DrawFn) -> str:
     return query if kind == 5 else query + draw(st.sampled_from([" AND", " ORDER BY", ")", " AND nothing = 1", "; "]))
 
 
-def check_extraction(text: str) -> None:
-    """Neither rule fails, and what it gives is a part of the text with a statement in it."""
-    for extract in (extract_sql, _extract_as_paper):
-        sql = extract(text)
-        if sql is not None:
-            assert sql in text.replace("```sql\n-- Your SQL query\n```\n", "")
-            assert sql == sql.strip() and any(token != ";" for token in sql_tokens(sql))
-    assert is_ordered(text) in (True, False)
-
-
-def check_comparison(pair: tuple[list[tuple], list[tuple]]) -> None:
-    """Symmetric, reflexive, never looser than bags of cells, never stricter than bags of rows."""
-    one, other = pair
-    for ordered in (False, True):
-        same = same_results(one, other, ordered=ordered)
-        assert same in (True, False) and same == same_results(other, one, ordered=ordered)
-        assert same_results(one, list(one), ordered=ordered) is True
-        if same:
-            assert Counter(v for row in one for v in row) == Counter(v for row in other for v in row)
-    unordered = same_results(one, other, ordered=False)
-    assert unordered or Counter(one) != Counter(other)
-    assert unordered or not same_results(one, other, ordered=True)
-
-
 class PlainComparison:
     """Verdicts of `sqlite3` as it comes: sets and bags."""
 
@@ -117,19 +94,32 @@ class PlainComparison:
                 assert spider == "correct"
 
 
-# --- A few thousand cases in every run ----------------------------------------------------------------------
-
-
-@settings(max_examples=800)
+@settings(max_examples=CASES)
 @given(answer_texts)
 def test_extraction_never_fails(text):
-    check_extraction(text)
+    """Neither rule fails, and what it gives is a part of the text with a statement in it."""
+    for extract in (extract_sql, _extract_as_paper):
+        sql = extract(text)
+        if sql is not None:
+            assert sql in text.replace("```sql\n-- Your SQL query\n```\n", "")
+            assert sql == sql.strip() and any(token != ";" for token in sql_tokens(sql))
+    assert is_ordered(text) in (True, False)
 
 
-@settings(max_examples=700)
+@settings(max_examples=CASES)
 @given(results)
 def test_comparison_never_fails(pair):
-    check_comparison(pair)
+    """Symmetric, reflexive, never looser than bags of cells, never stricter than bags of rows."""
+    one, other = pair
+    for ordered in (False, True):
+        same = same_results(one, other, ordered=ordered)
+        assert same in (True, False) and same == same_results(other, one, ordered=ordered)
+        assert same_results(one, list(one), ordered=ordered) is True
+        if same:
+            assert Counter(v for row in one for v in row) == Counter(v for row in other for v in row)
+    unordered = same_results(one, other, ordered=False)
+    assert unordered or Counter(one) != Counter(other)
+    assert unordered or not same_results(one, other, ordered=True)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +136,7 @@ def checkers(root):
     return [SqlChecker(mode, mode == "bird", **limits) for mode in ("bird", "spider", "paper")]
 
 
-@settings(max_examples=700)
+@settings(max_examples=CASES)
 @given(queries(), queries())
 def test_random_queries_get_the_verdicts_of_plain_sqlite(root, checkers, gold, answer):
     uri = f"file:{root}/two/two.sqlite?mode=ro&immutable=1"
@@ -154,17 +144,10 @@ def test_random_queries_get_the_verdicts_of_plain_sqlite(root, checkers, gold, a
     PlainComparison(f"{root}/two/two.sqlite").check(gold, answer, *outcomes)
 
 
-@settings(max_examples=700)
+@settings(max_examples=CASES)
 @given(st.one_of(st.text(max_size=80), answer_texts))
 def test_no_answer_makes_an_infra_error(root, checkers, text):
     uri = f"file:{root}/two/two.sqlite?mode=ro&immutable=1"
     for checker in checkers:
         outcome, detail = checker((uri, "SELECT x FROM a", text), lambda phase: None)
         assert outcome in OUTCOMES and outcome != "infra_error" and isinstance(detail, str)
-
-
-def test_the_same_through_workers(root):
-    texts = [fenced(piece + " " + other) for piece in PIECES for other in PIECES]
-    with SqlVerifier(root, "spider") as verifier:
-        outcomes = {v.outcome for v in verifier.verify_many([("two", "SELECT x FROM a", t) for t in texts])}
-    assert outcomes <= {"invalid", "no_answer", "forbidden", "wrong"}
