@@ -95,7 +95,7 @@ SQL_OTHERS = [
         "```sql\nSELECT data FROM t WHERE id = 5\n```",
         "correct",
         "BIRD: 0",
-        "text that is no UTF-8 is an error there; here its bytes are compared",
+        "text that is not UTF-8 is an error there; here its bytes are compared",
     ),
     (
         "spider",
@@ -103,7 +103,7 @@ SQL_OTHERS = [
         "```sql\nSELECT DISTINCT name FROM t\n```",
         "wrong",
         "Spider: 1",
-        "the script drops DISTINCT from both unless told to keep it",
+        "the script drops DISTINCT from both by default",
     ),
     (
         "spider",
