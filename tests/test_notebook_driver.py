@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,8 @@ import psutil
 import pytest
 
 from dphlib.report import notebooks
-from dphlib.report.notebooks import NotebookError, check_executed, normalise, run_notebooks
+from dphlib.report.notebooks import NotebookError, check_executed, run_notebooks
+from tools.reference import normalise
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = 'seed: int = 1\nprofile: str = "smoke"\n'

@@ -33,7 +33,7 @@ from typing import Any
 import nbformat
 
 from dphlib.runtime.child import Lifeline
-from dphlib.runtime.files import UserError, atomic_path
+from dphlib.runtime.files import UserError
 from dphlib.runtime.jobs import PROGRESS_FILE, duration
 from dphlib.runtime.places import ROOT
 
@@ -190,49 +190,6 @@ def check_executed(path: Path) -> int:
             continue
         raise NotebookError(f"{path}: cell {index} {problem}")
     return len(cells)
-
-
-def normalise(path: Path, root: Path = ROOT) -> None:
-    """Rewrites an executed notebook for committing: no times, no absolute path of this machine.
-
-    papermill's status of each cell stays, so `check_executed` still holds. Paths below `root` become relative
-    to it; those of the interpreter, the temporary and the home folder become `<python>`, `<tmp>` and `~`.
-    """
-    notebook = _read(path)
-    temporary_folder = tempfile.gettempdir()
-    places = {str(Path.home()): "~", temporary_folder: "<tmp>", os.path.realpath(temporary_folder): "<tmp>"}
-    places |= {sys.base_prefix: "<python>", sys.prefix: "<python>"}
-    places |= {str(root.absolute()): ".", str(root.resolve()): "."}
-    # Longest first: the virtual environment often lies below the root, and the root below the home folder.
-    patterns = []
-    for place, name in sorted(places.items(), key=lambda entry: len(entry[0]), reverse=True):
-        start = rf"(?<!\w){re.escape(place)}"
-        patterns += [(rf"{start}/(?=[\w.])", "")] if name == "." else []
-        patterns += [(rf"{start}(?![\w-])", name)]
-
-    def relative(value: Any) -> Any:
-        if isinstance(value, str):
-            for place, name in patterns:
-                value = re.sub(place, name, value)
-            return value
-        if isinstance(value, list):
-            return [relative(entry) for entry in value]
-        return {key: relative(entry) for key, entry in value.items()} if isinstance(value, dict) else value
-
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    for cell in notebook.cells:
-        if "papermill" in cell.metadata:
-            cell.metadata["papermill"] = {k: v for k, v in cell.metadata.papermill.items() if k == "status"}
-        cell.metadata.pop("execution", None)
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.source = relative(cell.source)
-        if cell.cell_type == "code":
-            cell.outputs = [nbformat.from_dict(relative(dict(output))) for output in cell.outputs]
-    with atomic_path(path) as temporary:
-        nbformat.write(notebook, temporary)
 
 
 # --- One notebook ---------------------------------------------------------------------------------
