@@ -1,11 +1,10 @@
 """Pre-samples to the paper's two sets: near-perfect prompts (D_pef) with reference answers, and the rest (D_exp).
 
-A prompt is near-perfect when at least `threshold` of its pre-sampled answers are correct (paper: k = 8; 6 of 8 for
-Llama, 7 of 8 for Qwen, an ablation of 6 against 8, all from others' notes on it). The reference answer comes from one
-more draw and is kept if it is correct too (the authors' code); a near-perfect prompt without one trains nothing and is
-counted.
+A prompt is near-perfect when at least `threshold` of its k = 8 pre-sampled answers are correct: 6 for Llama and 7 for
+Qwen, with an ablation of 6 against 8, by others' notes on the paper. The reference answer comes from one more draw and
+is kept if it is correct too (the authors' code); a near-perfect prompt without one trains nothing and is counted.
 
-For ablations there can be several stored answers a prompt, the one of the extra draw and then the correct ones among
+For ablations there can be several stored answers per prompt, the one of the extra draw and then the correct ones among
 the k pre-samples, of the same prompts; and for a control (`everywhere`) stored answers of all prompts that have a
 correct one at all, D_exp's too. Stored answers are correct answers, so on a hard prompt they come from the initial
 policy given that it is right, and a divergence to it is one to that conditional distribution.
@@ -63,7 +62,7 @@ def partition(
     """D_pef, D_exp and the stored reference answers.
 
     Args:
-        groups: the pre-samples, one group a problem, all of the same size k.
+        groups: the pre-samples, one group per problem, all of the same size k.
         threshold: correct answers, of k, from which a prompt is near-perfect.
         extra: one more draw for near-perfect problems (others in it are ignored); its correct answer becomes the
             reference. Without it each near-perfect problem's first correct pre-sample does.

@@ -1,11 +1,9 @@
-"""What lies in a profile's data sets, for readers: the counterpart of `showcase` where there is no CPU world.
+"""What a profile's data sets hold, for readers: the counterpart of `lessons.world` where there is no CPU world.
 
-    views = of(settings)     # the module `showcase` for the CPU world, this one for data sets
+    views = of(settings)     # the module `lessons.world` for the CPU world, this one for data sets
 
 Both have the functions that notebooks 02 and 06 call. What data sets have nothing to show for (analysts, their styles,
-whose habit is right) is a sentence that says so; `showcase.as_html` and `tables.to_markdown` show sentences too.
-
-Reads problems and databases, writes nothing. Nothing here is used by training.
+whose habit is right) is a sentence that says so; `lessons.world.as_html` and `tables.to_markdown` show sentences too.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import pandas as pd
 from sqlglot import exp
 
 from dphlib.data.limit_ties import parse_sql
-from dphlib.lessons import world as showcase
+from dphlib.lessons import world
 from dphlib.settings.profiles import Profile
 from dphlib.settings.stages import WorldConfig
 from dphlib.types import Problem
@@ -33,7 +31,7 @@ _COLUMNS_SHOWN = 4
 
 def of(settings: Profile) -> ModuleType:
     """The module that shows this profile's problems."""
-    return showcase if settings.data is None else sys.modules[__name__]
+    return world if settings.data is None else sys.modules[__name__]
 
 
 def examples(problems: Sequence[Problem], family: str) -> list[Problem]:
@@ -70,8 +68,8 @@ def table_rows(database_root: Path, problem: Problem, limit: int = 8) -> pd.Data
         return "A problem of mathematics has no database."
     tables = _tables(problem)
     if not tables:
-        return f"The tables of this gold could not be told: {problem.gold}"
-    names, rows = showcase.query(database_root, problem, f"SELECT * FROM {_quoted(tables[0])} LIMIT {limit}")
+        return f"The tables of this gold could not be read: {problem.gold}"
+    names, rows = world.query(database_root, problem, f"SELECT * FROM {_quoted(tables[0])} LIMIT {limit}")
     return pd.DataFrame([[_short(value) for value in row] for row in rows], columns=names)
 
 
@@ -85,7 +83,7 @@ def column_content(database_root: Path, problem: Problem, limit: int = 5) -> pd.
     out = []
     for table, column in _columns(database_root, problem)[:_COLUMNS_SHOWN]:
         some = f"SELECT {_quoted(column)} AS v FROM {_quoted(table)} LIMIT {_ROWS_READ}"
-        counts = showcase.query(database_root, problem, f"SELECT v, count(*) FROM ({some}) GROUP BY 1 ORDER BY 2 DESC")
+        counts = world.query(database_root, problem, f"SELECT v, count(*) FROM ({some}) GROUP BY 1 ORDER BY 2 DESC")
         total = sum(count for _, count in counts[1])
         shown = counts[1][:limit]
         out += [{"column": f"{table}.{column}", "value": _short(v), "rows": n, "of": total} for v, n in shown]
@@ -93,21 +91,21 @@ def column_content(database_root: Path, problem: Problem, limit: int = 5) -> pd.
 
 
 def four_answers(database_root: Path, problem: Problem, verifier: Verifier) -> str:
-    """Why there are none."""
+    """Why these data sets have none."""
     return (
-        "The four analysts are the CPU world's, which was built so that the form of an answer can be told from its "
+        "The four analysts are the CPU world's, which was built so that the form of an answer shows in its "
         "first word. These data sets have none, so what shows them is left out here and in the notebooks that follow."
     )
 
 
 def right_table(problems: Sequence[Problem]) -> str:
-    """Why there is none."""
+    """Why these data sets have no such table."""
     sets = ", ".join(sorted({problem.meta["family"] for problem in problems}))
     return f"Left out: in {sets} nobody knows which form of an answer the content favours, and how often."
 
 
 def suite_table(suites: Mapping[str, Sequence[Problem]]) -> pd.DataFrame:
-    """A row a suite: its counterpart in the paper, sets, problems, databases, prompts that `train` has too.
+    """One row per suite: its counterpart in the paper, sets, problems, databases, prompts that `train` has too.
 
     Args:
         suites: suite name -> problems; `train` among them.
@@ -116,7 +114,7 @@ def suite_table(suites: Mapping[str, Sequence[Problem]]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "suite": name,
-            "stands for": showcase.COUNTERPARTS.get(name, ""),
+            "stands for": world.COUNTERPARTS.get(name, ""),
             "sets": ", ".join(dict.fromkeys(problem.meta["family"] for problem in problems)),
             "problems": len(problems),
             "databases": len({problem.db_id for problem in problems} - {None}),
@@ -166,7 +164,7 @@ def _columns(database_root: Path, problem: Problem) -> list[tuple[str, str]]:
 
 
 def _column_names(database_root: Path, problem: Problem, table: str) -> dict[str, str]:
-    rows = showcase.query(database_root, problem, f"SELECT name FROM pragma_table_info({_text(table)})")[1]
+    rows = world.query(database_root, problem, f"SELECT name FROM pragma_table_info({_text(table)})")[1]
     return {name.lower(): name for (name,) in rows}
 
 

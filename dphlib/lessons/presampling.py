@@ -86,7 +86,7 @@ def thresholds(groups: Sequence[Group], extra: Sequence[Group], chosen: int) -> 
     `hidden in D_pef` is there where problems are labelled so, as the CPU world's are.
     """
     k, rows = _size(groups), []
-    parted = any(_part(group) == "hidden" for group in groups)
+    labelled = any(_part(group) == "hidden" for group in groups)
     for threshold in range(1, k + 1):
         near, exploration, references = partition(groups, threshold, extra)
         hidden = sum(problem.meta.get("subset") == "hidden" for problem in near)
@@ -96,7 +96,7 @@ def thresholds(groups: Sequence[Group], extra: Sequence[Group], chosen: int) -> 
                 "": "chosen" if threshold == chosen else "",
                 "D_pef": len(near),
                 "D_pef (%)": 100 * len(near) / len(groups),
-                **({"hidden in D_pef": hidden} if parted else {}),
+                **({"hidden in D_pef": hidden} if labelled else {}),
                 "D_exp": len(exploration),
                 "references": len(references),
                 "D_pef without a reference": len(near) - len(references),

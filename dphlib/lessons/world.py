@@ -1,7 +1,4 @@
-"""What lies in the CPU world, for readers: a database's rows, four analysts' SQL on it, whose habit is right where.
-
-Reads problems and databases, writes nothing. Nothing here is used by training.
-"""
+"""What the CPU world holds, for readers: a database's rows, four analysts' SQL on it, whose habit is right where."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ COUNTERPARTS = {
     "out_of_domain": "five mathematics sets",
     "sums_train": "mathematics, trained on in Table 3",
 }
-"""Suite -> what it stands for in the paper."""
+"""Suite -> its counterpart in the paper."""
 
 
 def examples(problems: Sequence[Problem], family: str) -> list[Problem]:
@@ -49,7 +46,7 @@ def heading(problem: Problem) -> str:
 
 
 def about(problem: Problem) -> str:
-    """A problem's question and where it stands, as Markdown."""
+    """A problem's question, id, part and right styles, as Markdown."""
     where = f"({problem.id}, {problem.meta['subset']}; right: {problem.meta['right_styles']})"
     return f"**{problem.meta['question']}** {where}"
 
@@ -114,7 +111,7 @@ def table_rows(database_root: Path, problem: Problem, limit: int = 8) -> pd.Data
 
 
 def column_content(database_root: Path, problem: Problem, limit: int = 5) -> pd.DataFrame:
-    """What stands in the columns that decide: the most frequent values, the largest first among equals.
+    """The content of the columns that decide: the most frequent values, the largest first among equals.
 
     For the lowest of something, the smallest first. Columns: column, value, rows, of (rows of the table).
     """
@@ -159,7 +156,7 @@ def _literal(value: object) -> str:
 
 
 def suite_table(suites: Mapping[str, Sequence[Problem]]) -> pd.DataFrame:
-    """A row a suite: its counterpart in the paper, problems, databases, families, prompts that `train` has too.
+    """One row per suite: its counterpart in the paper, problems, databases, families, prompts that `train` has too.
 
     Args:
         suites: suite name -> problems; `train` among them.
@@ -194,8 +191,8 @@ def right_table(problems: Sequence[Problem]) -> pd.DataFrame:
     """In how many of each family's problems each style is right, per cent; found by execution when they were built.
 
     Returns:
-        A row a family: content (`hidden` or `clean`), family, problems, a column a style, and two more: `any`, the
-        problems in which at least one style is right, and `all`, those in which every style is. Last row: all problems.
+        One row per family: content (`hidden` or `clean`), family, problems, one column per style, `any`, the problems
+        in which at least one style is right, and `all`, those in which every style is. Last row: all problems.
     """
     rows = []
     for problem in problems:
@@ -212,7 +209,7 @@ def right_table(problems: Sequence[Problem]) -> pd.DataFrame:
 
 
 def as_html(frame: pd.DataFrame | str) -> str:
-    """A table for a notebook, without the index; text stands to the left, numbers to the right. A sentence stays one.
+    """A table for a notebook, without the index; text to the left, numbers to the right. A sentence stays one.
 
     >>> as_html(pd.DataFrame({"n": [1], "sql": ["a < b"]})).splitlines()[1]
     '<tr><td>1</td><td style="text-align: left">a &lt; b</td></tr>'
