@@ -5,8 +5,10 @@ from databases import fenced, make_database
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +41,22 @@ def until(happened: Callable[[], object]) -> bool:
     while not happened():
         time.sleep(0.01)
     return True
+
+
+def by_permutations(gold: list[tuple], answer: list[tuple] | None, *, ordered: bool) -> bool:
+    """Spider's rule, by trying every permutation of columns that hold the same values."""
+    if not gold or not answer:
+        return answer == gold
+    if len(gold) != len(answer) or len(gold[0]) != len(answer[0]):
+        return False
+    mine, theirs = ([Counter(column) for column in zip(*rows, strict=True)] for rows in (gold, answer))
+    choices = [[j for j, other in enumerate(theirs) if other == column] for column in mine]
+    for order in itertools.product(*choices):
+        if len(set(order)) == len(order):
+            moved = [tuple(row[j] for j in order) for row in answer]
+            if (moved == gold) if ordered else (Counter(moved) == Counter(gold)):
+                return True
+    return False
 
 
 HOSTILE = [

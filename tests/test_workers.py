@@ -204,23 +204,6 @@ def test_workers_are_lean(pool):
     assert pool.verdicts([("", "g", "modules x")])[0].detail == "modules x"
 
 
-def test_several_workers_and_threads_give_the_same_verdicts():
-    pool = make(workers=2)
-    results: dict[int, list[str]] = {}
-
-    def ask(i: int) -> None:
-        results[i] = [v.detail for v in pool.verdicts([("", str(n % 5), f"{i} {n}") for n in range(300)])]
-
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == {i: [f"{i} {n}" for n in range(300)] for i in range(4)}
-    assert len(pool.pids()) == 2
-    pool.close()
-
-
 def test_close_ends_the_workers_and_says_so_afterwards():
     pool = make(workers=2)
     pool.verdicts([("", "g", str(n)) for n in range(200)])
@@ -294,22 +277,3 @@ def test_interrupt_stops_the_call_and_the_work(tmp_path):
     out, err = parent.communicate()
     assert out.strip() == "interrupted wrong", err
     assert gone(pids)
-
-
-def test_a_forked_copy_has_workers_of_its_own_and_leaves_the_parents_alone(pool):
-    pool.verdicts([("", "g", "a")])
-    pids = pool.pids()
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            outcome = pool.verdicts([("", "g", "b")])[0].outcome
-            os.write(write, f"{outcome} {pool.executed} {len(pool.pids())} {pool.pids() == pids}".encode())
-            pool.close()
-        finally:
-            os._exit(0)
-    os.close(write)
-    os.waitpid(child, 0)
-    with os.fdopen(read) as file:
-        assert file.read() == "wrong 1 1 False"
-    assert pool.pids() == pids and outcomes(pool, ["c"]) == ["wrong"]

@@ -35,6 +35,7 @@ from dphlib.verify.sql import SqlVerifier  # noqa: E402
 
 Item = tuple[str, str, str]
 TIMEOUT_S = 30.0
+MODES = ("bird", "spider", "paper")
 SCRIPT = """
 CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, country TEXT, age INTEGER);
 WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r LIMIT 100)
@@ -167,7 +168,9 @@ def spider_items(data: Path, mark: int = 0) -> list[Item]:
     return [(db_id, gold, f"{gold} -- {mark} {i}") for i, (db_id, gold) in enumerate(found)]
 
 
-def side_by_side(root: Path, items_of: Callable[[int], list[Item]], repeats: int, few: int) -> dict[str, Any]:
+def side_by_side(
+    root: Path, items_of: Callable[[int], list[Item]], repeats: int, few: int
+) -> dict[str, dict[str, float]]:
     """Queries per second of ours and of the references on the same pairs, in turns; the processes run only `few`."""
     best: dict[str, dict[str, float]] = {}
     for turn in range(repeats):
@@ -187,12 +190,7 @@ def side_by_side(root: Path, items_of: Callable[[int], list[Item]], repeats: int
             rates = best.setdefault(name, {"wall": 0.0, "processor": 0.0})
             for clock in rates:
                 rates[clock] = max(rates[clock], count / run[f"{clock}_s"])
-    ratios = {
-        f"{mine} / {other}": {clock: best[mine][clock] / best[other][clock] for clock in ("wall", "processor")}
-        for mine in list(best)[:2]
-        for other in list(best)[2:]
-    }
-    return {"queries_per_second": best, "ratios": ratios}
+    return best
 
 
 def main() -> None:
@@ -204,49 +202,30 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    found: dict[str, Any] = {"machine": machine(), "load_before": os.getloadavg()[0]}
+    found: dict[str, Any] = {"machine": machine(), "load": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         make_small(scratch)
-        found["small"] = side_by_side(
-            scratch, lambda turn: small_items(arguments.queries, turn), arguments.repeats, arguments.few
-        )
-        show("small queries", found["small"])
-        found["groups"] = side_by_side(
-            scratch, lambda turn: group_items(arguments.queries, turn), arguments.repeats, arguments.few
-        )
-        show("small queries in groups of 8, 4.6 different", found["groups"])
-        golds = spider_items(arguments.data) if (arguments.data / "spider" / "database").exists() else []
-        root = arguments.data / "spider" / "database"
-        if golds:
-            modes = {}
-            for mode in ("bird", "spider", "paper"):
-                runs = [ours(root, golds, mode=mode, workers=2) for _ in range(arguments.repeats)]
-                if not all(all(run["correct"]) for run in runs):
-                    raise SystemExit(f"a Spider gold is not correct against itself in mode {mode}")
-                modes[mode] = min(run["wall_s"] for run in runs)
-            found["spider_golds"] = {"golds": len(golds), "seconds": modes, "all_modes_s": sum(modes.values())}
-            print(f"\n{len(golds)} Spider golds, 2 workers")
-            for mode, seconds in (*modes.items(), ("all modes", sum(modes.values()))):
-                print(f"  {mode:42} {seconds:10.2f} s")
-            found["spider"] = side_by_side(
-                root, lambda turn: spider_items(arguments.data, turn), arguments.repeats, arguments.few
-            )
-            show("Spider golds as answers", found["spider"])
-        else:
-            print(f"\nno Spider databases under {arguments.data}: those rows are left out")
-    found["load_after"] = os.getloadavg()[0]
+        spider = arguments.data / "spider" / "database"
+        loads = {
+            "small queries": (scratch, lambda turn: small_items(arguments.queries, turn)),
+            "small queries in groups of 8": (scratch, lambda turn: group_items(arguments.queries, turn)),
+            "Spider golds as answers": (spider, lambda turn: spider_items(arguments.data, turn)),
+        }
+        for title, (root, items_of) in loads.items():
+            if not root.exists():
+                print(f"\nno databases in {root}: left out")
+                continue
+            found[title] = side_by_side(root, items_of, arguments.repeats, arguments.few)
+            print(f"\n{title + ', per second':44} {'wall':>10} {'processor':>10}")
+            for name, rates in found[title].items():
+                print(f"  {name:42} {rates['wall']:10.0f} {rates['processor']:10.0f}")
+    if spider.exists():
+        golds = spider_items(arguments.data)
+        found["golds_s"] = {mode: ours(spider, golds, mode=mode, workers=2)["wall_s"] for mode in MODES}
+        print(f"\n{len(golds)} Spider golds, 2 workers, all modes: {sum(found['golds_s'].values()):.2f} s")
     if arguments.json:
         write_json(arguments.json, found)
-
-
-def show(title: str, part: dict[str, Any]) -> None:
-    """Prints one comparison."""
-    print(f"\n{title:44} {'wall':>10} {'processor':>10}")
-    for name, rates in part["queries_per_second"].items():
-        print(f"  {name + ', per second':42} {rates['wall']:10.0f} {rates['processor']:10.0f}")
-    for name, ratio in part["ratios"].items():
-        print(f"  {name:42} {ratio['wall']:9.1f}x {ratio['processor']:9.1f}x")
 
 
 if __name__ == "__main__":
