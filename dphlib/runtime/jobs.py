@@ -17,7 +17,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import queue
 import random
 import signal
 import subprocess
@@ -28,8 +27,9 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dphlib.runtime.child import Lifeline, watch
 from dphlib.runtime.files import UserError, say, write_json
@@ -152,25 +152,24 @@ def report(done: float, total: float) -> None:
 # --- The worker's side ---------------------------------------------------------------------------
 
 
-def _serve(results_fd: int, lifeline_fd: int) -> None:
-    """A worker's life: read a job from stdin, run it, answer, until stdin ends."""
+def _serve(connection_fd: int, lifeline_fd: int) -> None:
+    """A worker's life: receive a job, run it, answer, until the parent closes the connection."""
     watcher = watch(lifeline_fd)
-    os.set_inheritable(results_fd, False)  # a process that a job starts must not keep the pipe open
-    jobs = os.fdopen(os.dup(0), encoding="utf-8")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    results = os.fdopen(results_fd, "w", encoding="utf-8")
-    lock = threading.Lock()
+    os.set_inheritable(connection_fd, False)  # a process that a job starts must not keep it open
+    connection, lock = Connection(connection_fd), threading.Lock()
 
     def send(message: Mapping[str, Any]) -> None:
-        line = json.dumps(message) + "\n"
+        body = json.dumps(message).encode()
         with lock:
-            results.write(line)
-            results.flush()
+            connection.send_bytes(body)
 
     global _send
     _send = send
-    for line in jobs:
-        job = json.loads(line)
+    while True:
+        try:
+            job = json.loads(connection.recv_bytes())
+        except EOFError:
+            break
         try:
             call = getattr(importlib.import_module(job["module"]), job["function"])
             _reset(derive_seed("job", job["name"]))
@@ -201,11 +200,13 @@ def _reset(seed: int) -> None:
 
 
 class _Worker:
-    """A worker process seen from the parent: one thread reads its answers, one passes on what it prints."""
+    """A worker process seen from the parent."""
 
-    def __init__(self, inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]], own: Mapping[str, str]) -> None:
-        results_r, results_w = os.pipe()
-        self._lifeline = Lifeline()
+    def __init__(self, own: Mapping[str, str]) -> None:
+        self.job: Job | None = None
+        self.fraction = 0.0
+        self.last_lines: deque[str] = deque(maxlen=20)
+        self._line = b""
         places = [os.getcwd() if place == "" else place for place in sys.path if isinstance(place, str)]
         environment = {key: value for key, value in os.environ.items() if key != PROGRESS_FILE}
         environment |= dict.fromkeys(_ONE_THREAD, "1")
@@ -219,102 +220,101 @@ class _Worker:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             **own,
         }
-        serve = f"from dphlib.runtime.jobs import _serve; _serve({results_w}, {self._lifeline.fd})"
+        self._lifeline = Lifeline()
+        self.connection, far = Pipe()
+        serve = f"from dphlib.runtime.jobs import _serve; _serve({far.fileno()}, {self._lifeline.fd})"
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", serve],
-                stdin=subprocess.PIPE,
+                bufsize=0,
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                pass_fds=(results_w, self._lifeline.fd),
+                pass_fds=(far.fileno(), self._lifeline.fd),
                 start_new_session=True,
             )
         except BaseException:
-            os.close(results_r)
+            self.connection.close()
             self._lifeline.close()
             raise
         finally:
-            os.close(results_w)
+            far.close()
         self._lifeline.started(self.process.pid)
-        self.job: Job | None = None
-        self.fraction, self._speaker = 0.0, ""  # a job's last line may be read after its result
-        self.last_lines: deque[str] = deque(maxlen=20)
-        self._inbox = inbox
-        self._threads = [
-            threading.Thread(target=self._read, args=(os.fdopen(results_r, encoding="utf-8"),), daemon=True),
-            threading.Thread(target=self._pass_on, args=(self.process.stdout,), daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def _read(self, results: IO[str]) -> None:
-        with results:
-            for line in results:
-                if line.endswith("\n"):  # a line cut short by SIGKILL is no answer
-                    self._inbox.put((self, json.loads(line)))
-        self._inbox.put((self, None))
-
-    def _pass_on(self, output: IO[bytes]) -> None:
-        with output:
-            for raw in output:
-                line = raw.decode("utf-8", errors="replace").rstrip("\r\n")
-                self.last_lines.append(line)
-                say(f"[{self._speaker}] {line}" if self._speaker else line)
+        os.set_blocking(self.process.stdout.fileno(), False)
 
     def start(self, job: Job) -> None:
-        self.job, self.fraction, self._speaker = job, 0.0, job.name
+        self.job, self.fraction = job, 0.0
         message = {"name": job.name, "module": job.function.__module__, "function": job.function.__name__}
-        message |= {"arguments": dict(job.arguments)}
         try:
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died; its reader says so in the inbox
+            self.connection.send_bytes(json.dumps({**message, "arguments": dict(job.arguments)}).encode())
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it died, which `receive` finds
 
-    def dismiss(self) -> None:
-        """Lets an idle worker end by itself, so that its clean-up at exit runs."""
+    def sources(self) -> list[Any]:
+        """What to wait for: its lines, and the messages of a job."""
+        lines = [] if self.process.stdout.closed else [self.process.stdout]
+        return [*lines, self.connection] if self.job else lines
+
+    def receive(self) -> dict[str, Any]:
+        """A message; `JobError` when it died in the middle of its job."""
         try:
-            self.process.stdin.close()
-        except BrokenPipeError:
-            pass  # it is gone already
+            return json.loads(self.connection.recv_bytes())
+        except (EOFError, OSError):
+            raise self.death() from None
 
-    def wait(self, timeout_s: float) -> None:
+    def pass_on(self) -> None:
+        """Passes on the lines that it has printed."""
+        if self.process.stdout.closed:
+            return
+        while part := self.process.stdout.read(65536):
+            *lines, self._line = (self._line + part).split(b"\n")
+            for line in lines:
+                self._say(line)
+        if part == b"":  # its end; None is nothing yet
+            self.process.stdout.close()
+            if self._line:
+                self._say(self._line)
+
+    def _say(self, raw: bytes) -> None:
+        line = raw.decode("utf-8", errors="replace").rstrip("\r")
+        self.last_lines.append(line)
+        say(f"[{self.job.name}] {line}" if self.job else line)
+
+    def death(self) -> JobError:
+        """The error for a worker that ended in the middle of a job."""
+        self.kill()
+        status = self.process.wait()
+        self.pass_on()
+        said = "\n".join(self.last_lines)
+        said = f"\nits last lines:\n{said}" if said else ""
+        if status == -signal.SIGKILL:
+            return JobError(self.job.name, f"its worker was killed by signal 9 (SIGKILL); {_OOM_HINT}{said}")
+        if status < 0:
+            which = f"signal {-status} ({signal.Signals(-status).name})"
+            message = f"its worker was killed by {which}; run again (finished stages are kept){said}"
+            return JobError(self.job.name, message)
+        message = f"its worker ended with exit status {status} in the middle of the job{said}"
+        return JobError(self.job.name, message)
+
+    def leave(self, timeout_s: float) -> None:
+        """Waits for an idle worker, whose connection is closed, to end by itself with its clean-up at exit."""
         try:
             self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            pass  # `kill` follows
+            pass  # `close` follows
 
     def kill(self) -> None:
         """Ends the worker, its watcher and every process that its job started."""
         self._lifeline.kill()
 
-    def end(self) -> int:
-        """Kills, waits, lets the last lines through; the exit status, negative for a signal."""
-        self.kill()
-        status = self.process.wait()
-        for thread in self._threads:
-            thread.join(timeout=2)
-        return status
-
     def close(self) -> None:
-        self.end()
-        self.dismiss()
+        self.kill()
+        self.process.wait()
+        self.pass_on()
+        self.process.stdout.close()
+        self.connection.close()
         self._lifeline.close()
-
-
-def _death(worker: _Worker) -> JobError:
-    """The error for a worker that ended in the middle of a job."""
-    status = worker.end()
-    name = worker.job.name if worker.job else "(none)"
-    said = "\n".join(worker.last_lines)
-    said = f"\nits last lines:\n{said}" if said else ""
-    if status == -signal.SIGKILL:
-        return JobError(name, f"its worker was killed by signal 9 (SIGKILL); {_OOM_HINT}{said}")
-    if status < 0:
-        which = f"signal {-status} ({signal.Signals(-status).name})"
-        return JobError(name, f"its worker was killed by {which}; run again (finished stages are kept){said}")
-    return JobError(name, f"its worker ended with exit status {status} in the middle of the job{said}")
 
 
 def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str, devices: Sequence[str] = ()) -> list[Any]:
@@ -346,7 +346,6 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str, devices: S
         raise ValueError(f"{label}: workers = {workers}; at least 1, or None for one a core ({cores()} here)")
 
     release_gpu()  # the workers need it
-    inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
     waiting = deque(jobs)
     results: dict[str, Any] = {}
     team: list[_Worker] = []
@@ -355,15 +354,15 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str, devices: S
             count = min(len(jobs), workers or len(devices) or cores())
             for index in range(count):
                 own = {WORKERS: str(count)} | ({DEVICES: devices[index % len(devices)]} if devices else {})
-                team.append(_Worker(inbox, own))
+                team.append(_Worker(own))
                 team[-1].start(waiting.popleft())
             while len(results) < len(jobs):
-                _next_message(inbox, team, waiting, results)
+                _next_messages(team, waiting, results)
                 progress.update(len(results) + sum(worker.fraction for worker in team if worker.job))
             for worker in team:
-                worker.dismiss()
+                worker.connection.close()
             for worker in team:
-                worker.wait(timeout_s=10)
+                worker.leave(timeout_s=10)
     finally:
         for worker in team:  # all first, then wait: a second Ctrl-C finds them dead already
             worker.kill()
@@ -372,29 +371,23 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str, devices: S
     return [results[name] for name in names]
 
 
-def _next_message(
-    inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]],
-    team: Sequence[_Worker],
-    waiting: deque[Job],
-    results: dict[str, Any],
-) -> None:
-    """Takes one message, or finds a dead worker whose pipe is held open by a process that its job forked."""
-    try:
-        worker, message = inbox.get(timeout=0.5)
-    except queue.Empty:
-        for worker in team:
-            if worker.job and worker.process.poll() is not None:
-                raise _death(worker) from None
-        return
-    if message is None:
-        if worker.job:
-            raise _death(worker)
-    elif message["kind"] == "progress":
-        worker.fraction = min(1.0, message["done"] / message["total"]) if message["total"] else 0.0
-    elif message["kind"] == "error":
-        raise JobError(worker.job.name, message["error"])
-    else:
-        results[worker.job.name] = message["result"]
-        worker.job = None
-        if waiting:
-            worker.start(waiting.popleft())
+def _next_messages(team: Sequence[_Worker], waiting: deque[Job], results: dict[str, Any]) -> None:
+    """Waits for what workers print and send, or finds a dead one whose connection a process of its job holds open."""
+    ready = wait([source for worker in team for source in worker.sources()], timeout=0.5)
+    for worker in team:
+        worker.pass_on()
+        if worker.connection not in ready:
+            if worker.job and not ready and worker.process.poll() is not None:
+                raise worker.death()
+            continue
+        message = worker.receive()
+        if message["kind"] == "progress":
+            worker.fraction = min(1.0, message["done"] / message["total"]) if message["total"] else 0.0
+        elif message["kind"] == "error":
+            raise JobError(worker.job.name, message["error"])
+        else:
+            worker.pass_on()
+            results[worker.job.name] = message["result"]
+            worker.job = None
+            if waiting:
+                worker.start(waiting.popleft())
