@@ -6,10 +6,12 @@ the hub's refusals and chat templates in `test_tuning`, vLLM's versions in `test
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
-import torch
 from data_files import official
 from small import policy, tokenizer
 from test_gpu_path import small
@@ -20,8 +22,7 @@ from dphlib.experiment import plan, policies
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.models.load import Placement, load_model, save_model
-from dphlib.runtime.files import RunError
-from dphlib.runtime.machine import gpu_total_gib
+from dphlib.runtime.files import RunError, UserError
 from dphlib.sampling import vllm as vllm_sampler
 from dphlib.settings.environment import profile_from_environment as profile
 from dphlib.settings.stages import BackendConfig, DataConfig
@@ -89,57 +90,54 @@ def test_vllm_is_looked_for_before_anything_is_made(version, says, tmp_path, cap
     assert "GiB of GPU memory" in said(capsys, ["train", "--method", "dph_js", "--profile", "gpu80"], tmp_path)
 
 
-def one_line(error) -> str:
+@contextmanager
+def one_line(says: str) -> Iterator[pytest.ExceptionInfo[UserError]]:
+    with pytest.raises(UserError, match=says) as error:
+        yield error
     assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_a_model_cut_in_half_is_named(tmp_path):
     save_model(policy(), tokenizer(), tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r"model\.safetensors is damaged .*; copy or download it again") as error:
+    with one_line(r"model\.safetensors is damaged .*; copy or download it again"):
         load_model(tmp_path)
-    one_line(error)
 
 
-def test_a_base_without_a_chat_template_is_told_when_the_problems_are_made(
-    tmp_path, base_folder, monkeypatch
-):  # fmt: skip
+def test_a_base_without_a_chat_template_is_named_when_the_problems_are_made(tmp_path, base_folder, monkeypatch):
     monkeypatch.setenv(problem_sets.FOLDER, str(official(tmp_path / "data")))
     settings = small(base_folder)
     settings = replace(settings, base=replace(settings.base, chat=True), data=DataConfig({"train": ("amc23",)}))
-    with pytest.raises(ValueError, match=r"has no chat template; take the instruct variant") as error:
+    with one_line("has no chat template; take the instruct variant"):
         Pipeline(tmp_path / "run", settings).world()
-    one_line(error)
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    monkeypatch.setattr(policies, "placement_of", lambda settings: Placement("cpu", "float32", "sdpa"))
 
 
 @pytest.mark.parametrize(
     ("kind", "way"), [("lora", "tuning.kind lora -> qlora"), ("qlora", "a smaller base by DPH_BASE")]
 )
-def test_a_model_that_does_not_fit_when_it_is_loaded(base_folder, monkeypatch, kind, way):
+def test_a_model_that_does_not_fit_when_it_is_loaded(base_folder, monkeypatch, on_cpu, kind, way):
     settings = small(base_folder, kind)
-
-    def full(*_, **__):
-        raise OUT_OF_MEMORY
-
-    monkeypatch.setattr(policies, "placement_of", lambda settings: Placement("cpu", "float32", "sdpa"))
-    monkeypatch.setattr("dphlib.models.load.load_model", full)
-    for load in (
-        lambda: policies.load_policy(settings, base_folder, 0),
-        lambda: policies.load_initial(settings, base_folder),
-        lambda: policies.load_trained(settings, base_folder, None),
+    monkeypatch.setattr("dphlib.models.load.load_model", Mock(side_effect=OUT_OF_MEMORY))
+    for load, *arguments in (
+        (policies.load_policy, settings, base_folder, 0),
+        (policies.load_initial, settings, base_folder),
+        (policies.load_trained, settings, base_folder, None),
     ):
-        with pytest.raises(RunError, match=r"out of memory in loading the model .*Change one of these") as error:
-            load()
-        assert way in one_line(error) and "nvidia-smi" in str(error.value)
+        with one_line("out of memory in loading the model .*Change one of these") as error:
+            load(*arguments)
+        assert way in str(error.value) and "nvidia-smi" in str(error.value)
 
 
 def test_answers_that_do_not_fit_outside_of_training(base_folder):
-    with pytest.raises(RunError, match=r"out of memory in drawing answers .*backend\.batch_rows to half") as error:
+    with one_line(r"out of memory in drawing answers .*backend\.batch_rows to half"):
         with policies.sampling(small(base_folder), base_folder, policy(), tokenizer()):
             raise OUT_OF_MEMORY
-    one_line(error)
     with pytest.raises(ValueError, match=r"^another$"):
         with policies.sampling(small(base_folder), base_folder, policy(), tokenizer()):
             raise ValueError("another")
@@ -153,25 +151,14 @@ def test_answers_that_do_not_fit_outside_of_training(base_folder):
         "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.",
     ],
 )
-def test_a_vllm_that_does_not_fit(base_folder, monkeypatch, words):
-    def full(*_, **__):
-        raise ValueError(words)
-
-    monkeypatch.setattr(policies, "placement_of", lambda settings: Placement("cpu", "float32", "sdpa"))
-    monkeypatch.setattr(vllm_sampler, "VllmSampler", full)
+def test_a_vllm_that_does_not_fit(base_folder, monkeypatch, on_cpu, words):
+    monkeypatch.setattr(vllm_sampler, "VllmSampler", Mock(side_effect=ValueError(words)))
     settings = replace(small(base_folder), backend=BackendConfig("vllm", memory_fraction=0.35))
-    with pytest.raises(RunError, match=r"out of memory in starting vLLM .*backend\.memory_fraction 0\.35 -> ") as error:
+    with one_line(r"out of memory in starting vLLM .*backend\.memory_fraction 0\.35 -> .*DPH_SAMPLER=transformers"):
         with policies.sampling(settings, base_folder, None, tokenizer()):
             raise AssertionError("no engine, no sampler")
-    assert "DPH_SAMPLER=transformers" in one_line(error)
 
 
 def test_8_bit_moments_without_a_gpu():
-    with pytest.raises(ValueError, match="paged 8-bit AdamW needs a GPU; leave paged_8bit out") as error:
+    with one_line("paged 8-bit AdamW needs a GPU; leave paged_8bit out"):
         run("grpo", iterations=1, options={"paged_8bit": True})
-    one_line(error)
-
-
-def test_without_a_gpu_there_is_no_gpu_memory(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu_total_gib() is None
