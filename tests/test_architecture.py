@@ -11,11 +11,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dphlib"
 
 # These compute with tensors; every other module is imported without torch. A room's name stands for all of it.
-WITH_TORCH = {
-    "divergences", "logprobs", "losses", "models", "sampling", "training", "experiment.policies", "experiment.draws",
-    "experiment.evaluate", "experiment.fresh_answers", "experiment.train_run", "integrations.trl", "integrations.verl.loss",
-    "integrations.verl.plugin", "lessons.categorical", "lessons.estimators", "lessons.world",
-}  # fmt: skip
+WITH_TORCH = """
+divergences logprobs losses models sampling training
+experiment.policies experiment.draws experiment.evaluate experiment.fresh_answers experiment.train_run
+integrations.trl integrations.verl.loss integrations.verl.plugin lessons.categorical lessons.estimators lessons.world
+""".split()
 
 
 def run_python(program: str) -> str:

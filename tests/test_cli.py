@@ -61,6 +61,9 @@ def test_what_is_a_fault_of_ours_keeps_its_traceback(error, monkeypatch):
         ["notebooks", "--out", "{file}/below"],
         ["partition", "--profile", "smoke", "--export", "{file}/below"],
         ["data", "list", "--data-dir", "{file}"],
+        ["claims", "--source", "{file}"],
+        ["report", "--source", "{file}/below"],
+        ["ablate", "--study", "eta", "--profile", "smoke", "--artifacts", "{file}"],
     ],
     ids=" ".join,
 )

@@ -14,7 +14,7 @@ def read_json(path: Path) -> Any:
     """A JSON file's content; `RunError` naming it where it is absent or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is not there; ./run_all.sh writes it") from None
     except ValueError as error:
         raise RunError(f"{path}: not JSON ({error}); remove it and run again") from error
