@@ -82,21 +82,21 @@ def test_every_kind_of_gold_is_found(odd):
 
 def test_a_set_with_failing_golds_is_refused_or_built_without_them(odd):
     with pytest.raises(FailingGoldsError, match=r"bird_dev: 7 of 13 golds fail \(syntax, column, .*drop_failing=True"):
-        build("bird", "dev", data_dir=odd, limits=LIMITS)
-    problems, found = build("bird", "dev", data_dir=odd, drop_failing=True, limits=LIMITS)
+        build(find("bird", "dev", data_dir=odd), limits=LIMITS)
+    problems, found = build(find("bird", "dev", data_dir=odd), drop_failing=True, limits=LIMITS)
     kept = ["sound", "tie", "no tie", "time", "limit by query"]
     assert [problem.id for problem in problems] == kept
     assert len(found.failing) == 7 and found.empty == ["empty"]
     assert all("CREATE TABLE singer" in problem.prompt for problem in problems)
-    problems, _ = build("bird", "dev", data_dir=odd, drop_failing=True, keep_empty=True, limits=LIMITS)
+    problems, _ = build(find("bird", "dev", data_dir=odd), drop_failing=True, keep_empty=True, limits=LIMITS)
     assert [problem.id for problem in problems] == [*kept[:1], "empty", *kept[1:]]
 
 
 def test_a_set_of_which_nothing_is_left_is_refused(root):
     write(root / "bird/dev_20240627/dev.json", [bird(sql="SELECT name FROM singer WHERE 0")])
     with pytest.raises(ValueError, match=r"no problem is left of 1: 0 golds fail, 1 results are empty"):
-        build("bird", "dev", data_dir=root)
-    assert len(build("bird", "dev", data_dir=root, keep_empty=True)[0]) == 1
+        build(find("bird", "dev", data_dir=root))
+    assert len(build(find("bird", "dev", data_dir=root), keep_empty=True)[0]) == 1
 
 
 def test_missing_and_unreadable_databases_fail_with_their_reason(root):
@@ -110,8 +110,8 @@ def test_missing_and_unreadable_databases_fail_with_their_reason(root):
     with pytest.raises(
         FailingGoldsError, match=r"1 databases of 2 problems are not there: gone.*2 of 5 golds fail \(2, 3"
     ):
-        build("spider", "dev", data_dir=root)
-    assert [p.id for p in build("spider", "dev", data_dir=root, drop_failing=True)[0]] == ["0"]
+        build(find("spider", "dev", data_dir=root))
+    assert [p.id for p in build(find("spider", "dev", data_dir=root), drop_failing=True)[0]] == ["0"]
 
 
 def test_questions_that_stand_twice_are_grouped_by_database(root):
@@ -132,8 +132,8 @@ def test_answers_that_strict_cannot_read_fail(root):
     found = checked("math500", root)
     assert set(found.failing) == {"1", "3"} and found.compat_only == ["1"]
     with pytest.raises(FailingGoldsError, match=r"math500: 2 of 4 golds fail \(1, 3\)"):
-        build("math500", data_dir=root)
-    assert [p.id for p in build("math500", data_dir=root, drop_failing=True)[0]] == ["0", "2"]
+        build(find("math500", data_dir=root))
+    assert [p.id for p in build(find("math500", data_dir=root), drop_failing=True)[0]] == ["0", "2"]
 
 
 # --- Ties ---

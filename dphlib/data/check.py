@@ -16,21 +16,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from dphlib.data.limit_ties import LimitProbe, limit_probes, parse_sql, written
-from dphlib.data.load import (
-    Prompt,
-    Rows,
-    Source,
-    add_prompts,
-    database_path,
-    find,
-    missing_databases,
-    missing_text,
-    read,
-)
+from dphlib.data.load import Prompt, Rows, Source, add_prompts, database_path, missing_databases, missing_text, read
 from dphlib.runtime.files import InputError
 from dphlib.types import Problem, Verdict
 from dphlib.verify.math import MathVerifier
@@ -91,21 +80,18 @@ class FailingGoldsError(InputError):
 
 
 def build(
-    name: str,
-    split: str | None = None,
+    source: Source,
     *,
-    data_dir: Path | str | None = None,
-    databases: Path | str | None = None,
-    revision: str = "",
     prompt: Prompt | None = None,
     drop_failing: bool = False,
     keep_empty: bool = False,
     workers: int = 1,
     limits: Mapping[str, Any] | None = None,
 ) -> tuple[list[Problem], Findings]:
-    """Loads a split (see `load`), checks every gold, and leaves out what must not give a reward.
+    """Reads a split, checks every gold, and leaves out what must not give a reward.
 
     Args:
+        prompt: makes the prompt of a question, see `load`.
         drop_failing: leave failing golds out, rather than refuse the set.
         keep_empty: keep SQL problems whose gold result is empty, which any query without a row answers.
         workers: processes that verify.
@@ -116,7 +102,6 @@ def build(
 
     Raises FailingGoldsError, unless `drop_failing`, naming the problems; ValueError if nothing is left.
     """
-    source = find(name, split, data_dir=data_dir, databases=databases, revision=revision)
     rows = read(source)
     found = check(rows, source, workers=workers, limits=limits)
     if found.failing and not drop_failing:

@@ -138,7 +138,7 @@ def _linked(name: str, databases: Path) -> list[Problem]:
     from dphlib.data.check import build
 
     source = load.find(name, data_dir=_folder())
-    problems, found = build(name, data_dir=_folder(), drop_failing=True, workers=cores())
+    problems, found = build(source, drop_failing=True, workers=cores())
     if found.repeated:
         say(load.repeated_text(name, found.repeated))
     if left := len(found.failing) + len(found.empty):
