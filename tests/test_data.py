@@ -386,10 +386,10 @@ def real(tmp_path_factory):
         ("gsm8k_test", 1319, 0, r"18", "openai/grade-school-math at 3101c7d50724"),
         ("math500", 500, 0, r"\left( 3, \frac{\pi}{2} \right)", "hkust-nlp/simpleRL-reason at cf1c7858bfc1"),
         ("aime24", 30, 7, r"25", "QwenLM/Qwen2.5-Math at a45202bd16f1"),
-        ("amc23", 5, 0, r"27", "test.jsonl is of no revision known here"),
+        ("amc23", 5, 0, r"27", "unknown (test.jsonl)"),
         ("olympiadbench", 675, 0, r"2", "QwenLM/Qwen2.5-Math at a45202bd16f1"),
         ("college_math", 2818, 0, r"10-4 n", "QwenLM/Qwen2.5-Math at a45202bd16f1"),
-        ("minerva", 10, 1, r"4.5 \times 10^{33}", "test.jsonl is of no revision known here"),
+        ("minerva", 10, 1, r"4.5 \times 10^{33}", "unknown (test.jsonl)"),
         ("spider_dev", 1034, 0, r"SELECT count(*) FROM singer", "taoyds/spider at b7b5b8c890cd"),
     ],
 )

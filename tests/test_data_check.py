@@ -217,11 +217,12 @@ def test_dph_data_check_fails_on_a_failing_gold_and_names_it(root, tmp_path, cap
     write(root / "bird/dev_20240627/dev.json", rows)
     arguments = ["data", "check", "--data-dir", str(root), "--sets", "bird_dev", "aime24", "--report", str(report)]
     assert cli.main(arguments) == 1
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "dev.json; revision: unknown (dev.json)" in err
     assert "bird_dev: ties: ids tie" in out and "bird_dev: repeated: ids tie" in out
     assert "fail, infra_error: gold is invalid" in out
     sets = {one["suite"]: one for one in json.loads(report.read_text())["sets"]}
-    assert sets["bird_dev"]["revision"] == "dev.json is of no revision known here" and sets["bird_dev"]["problems"] == 2
+    assert sets["bird_dev"]["revision"] == "unknown (dev.json)" and sets["bird_dev"]["problems"] == 2
     assert list(sets) == ["bird_dev", "aime24"] and "syntax" in sets["bird_dev"]["failing"]
 
 

@@ -85,7 +85,7 @@ class Source:
     @property
     def known_as(self) -> str:
         """Which revision its files are, by their hashes; the hub's commit where it has none."""
-        known = [REVISIONS.get(sha256_file(file), f"{file.name} is of no revision known here") for file in self.files]
+        known = [REVISIONS.get(sha256_file(file), f"unknown ({file.name})") for file in self.files]
         return ", ".join(dict.fromkeys(known)) or str(self)
 
 

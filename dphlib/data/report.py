@@ -40,7 +40,7 @@ def check_folder(data_dir: Path, names: Sequence[str], report: Path, workers: in
         raise MissingFileError(f"{data_dir} holds none of the data sets; `dph data list` says where each belongs")
     found, errors = [], {}
     for source in sources:
-        say(f"{source.suite}: {source} ({source.known_as})")
+        say(f"{source.suite}: {source}; revision: {source.known_as}")
         try:
             found.append(check(read(source), source, workers=workers))
         except _UNREADABLE as error:
@@ -163,7 +163,7 @@ def _held(data_set: DataSet, split: str, data_dir: Path) -> str:
     except FileNotFoundError:
         return "no"
     problems = read(source).problems
-    text = f"{len(problems)} problems ({source.known_as})"
+    text = f"{len(problems)} problems, revision: {source.known_as}"
     if data_set.kind == "sql":
         needed = len({problem.db_id for problem in problems})
         text += f", {needed - len(missing_databases(problems, source))} of {needed} databases"
