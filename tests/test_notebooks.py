@@ -6,7 +6,6 @@ What a damaged or interrupted run does is in `test_run_command`.
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -52,9 +51,7 @@ def test_smoke_supports_no_claim(smoke):
 
 
 def test_the_second_run_executes_nothing_and_says_so(smoke, capsys):
-    started = time.monotonic()
     assert run(smoke) == 0
     out = capsys.readouterr().out
     assert out.count(": reused") == len(NOTEBOOKS)
     assert "all notebooks reused" in out
-    assert time.monotonic() - started < 60

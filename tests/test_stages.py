@@ -8,15 +8,13 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from small import small_profile
+from small import small_profile, untimed
 
 from dphlib.cli import main as cli
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.integrations import store
-from dphlib.runtime.files import RunError
+from dphlib.runtime.files import RunError, read_jsonl
 from dphlib.sampling.transformers import TransformersSampler
-from dphlib.settings.methods import METHOD_CONFIGS
-from dphlib.settings.profiles import PROFILES, profile
 from dphlib.settings.stages import TuningConfig
 from dphlib.settings.variants import RunConfig
 from dphlib.training import loop
@@ -68,16 +66,6 @@ def test_another_setting_builds_anew_only_what_depends_on_it(built):
     assert changed.base().reused
     assert changed.partition().reused
     assert not changed.train_one(RUN).reused
-
-
-def test_a_damaged_file_is_noticed_and_the_stage_built_again(tmp_path, capsys):
-    first = Pipeline(tmp_path, small_profile())
-    path = first.world().path / "train.json"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-10])
-    assert not Pipeline(tmp_path, small_profile()).world().reused
-    assert path.read_bytes() == whole
-    assert "train.json" in capsys.readouterr().err
 
 
 def test_the_partition_is_exported_for_other_trainers(built, tmp_path, monkeypatch, capsys):
@@ -147,9 +135,8 @@ def given_to_the_trainer(root, monkeypatch, *runs) -> list[dict]:
 
 def test_what_controls_explore_and_rehearse(judged, monkeypatch):
     names = ("grpo", "grpo_dexp", "dph_f", "sft_rehearsal", "dph_f_all")
-    seen = dict(
-        zip(names, given_to_the_trainer(judged, monkeypatch, *(RunConfig(m, "main", 0) for m in names)), strict=True)
-    )
+    runs = [RunConfig(name, "main", 0) for name in names]
+    seen = dict(zip(names, given_to_the_trainer(judged, monkeypatch, *runs), strict=True))
     pipeline = Pipeline(judged, small_profile())
     parts, every = pipeline.parts(), {p.id for p in pipeline.suite("train")}
     near_perfect = {p.id for p in parts.near_perfect}
@@ -163,13 +150,8 @@ def test_what_controls_explore_and_rehearse(judged, monkeypatch):
 
 def test_a_setting_of_pre_sampling_and_of_training_reaches_the_run(judged, monkeypatch):
     variants = ("k=4", "answers=4", "top_p=0.9", "iterations=7", "entropy=0.01", "clip_high=0.2", "threshold=8")
-    got = dict(
-        zip(
-            variants,
-            given_to_the_trainer(judged, monkeypatch, *(RunConfig("dph_f", v, 0) for v in variants)),
-            strict=True,
-        )
-    )
+    runs = [RunConfig("dph_f", variant, 0) for variant in variants]
+    got = dict(zip(variants, given_to_the_trainer(judged, monkeypatch, *runs), strict=True))
     main = given_to_the_trainer(judged, monkeypatch, RunConfig("dph_f", "main", 0))[0]
     train = small_profile().train
     assert got["top_p=0.9"]["config"] == replace(train, top_p=0.9) and main["config"] == train
@@ -190,12 +172,8 @@ def test_a_longer_run_is_the_main_run_and_then_more(tmp_path):
     settings = small_profile()
     pipeline = Pipeline(tmp_path, settings)
     runs = [RunConfig("grpo", v, 0) for v in ("main", "iterations=3")]
-    logs = [pipeline.train_one(run).path / "train_log.jsonl" for run in runs]
-    main, longer = ([json.loads(line) for line in path.read_text().splitlines()] for path in logs)
-    timeless = [
-        [{k: v for k, v in row.items() if not k.endswith(("_s", "_gib"))} for row in rows] for rows in (main, longer)
-    ]
-    assert len(longer) == 3 and timeless[1][: len(main)] == timeless[0]
+    main, longer = (untimed(read_jsonl(pipeline.train_one(run).path / "train_log.jsonl")) for run in runs)
+    assert len(longer) == 3 and longer[: len(main)] == main
     waypoints = pd.read_parquet(pipeline.train_one(runs[1]).path / "waypoints.parquet")
     assert sorted(waypoints["step"].unique()) == [1, 2] and set(waypoints["variant"]) == {"iterations=3"}
     records = pd.read_parquet(pipeline.evaluate_one(runs[1]).path / "records.parquet")
@@ -243,10 +221,7 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint_to_the_same_files(buil
     assert "training goes on after iteration 2" in capsys.readouterr().err
     for name in ("model/model.safetensors", "waypoints.parquet"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
-    rows = [
-        [{k: v for k, v in json.loads(line).items() if not k.endswith(("_s", "_gib"))} for line in path.open()]
-        for path in (resumed / "train_log.jsonl", whole / "train_log.jsonl")
-    ]
+    rows = [untimed(read_jsonl(path / "train_log.jsonl")) for path in (resumed, whole)]
     assert rows[0] == rows[1] and len(rows[0]) == 5
     assert not left.exists(), "checkpoints go when the stage is finished"
 
@@ -291,14 +266,3 @@ def test_unknown_and_empty_suites_are_named(built, tmp_path):
     empty = replace(settings, world=replace(settings.world, problems={**settings.world.problems, "in_domain": 0}))
     with pytest.raises(ValueError, match="'in_domain' has no problem"):
         Pipeline(tmp_path, empty).suite("in_domain")
-
-
-def test_profiles():
-    for name in PROFILES:
-        settings = profile(name)
-        assert {run.method for run in settings.main_runs()} == set(METHOD_CONFIGS)
-        assert len({run.name for run in settings.main_runs() + settings.ablation_runs()}) == len(
-            settings.main_runs() + settings.ablation_runs()
-        )
-    assert len(profile("cpu").seeds) >= 3
-    assert profile("cpu").evaluation.samples["in_domain"] >= 64
