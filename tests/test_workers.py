@@ -73,7 +73,8 @@ def pool():
 
 
 @pytest.fixture
-def hasty():
+def hasty(monkeypatch):
+    monkeypatch.setattr(pool_module, "PATIENCE", 10**6)  # however little of the processor it is given
     with_little_time = make(timeout_s=0.5)
     yield with_little_time
     with_little_time.close()
