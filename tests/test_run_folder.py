@@ -22,9 +22,17 @@ from dphlib.experiment.agreement import KEY, agreement
 from dphlib.experiment.pipeline import CODE
 from dphlib.experiment.store import NO_NUMBERS, code_version, open_run, work_folder
 from dphlib.runtime import files
-from dphlib.runtime.files import RunError, append_jsonl, atomic_path, read_jsonl, require_space, write_json, write_text
+from dphlib.runtime.files import (
+    RunError,
+    append_jsonl,
+    atomic_path,
+    read_jsonl,
+    read_manifest,
+    require_space,
+    write_json,
+    write_text,
+)
 from dphlib.runtime.machine import PINNED, derive_seed, deterministic, seed_everything
-from dphlib.runtime.manifests import read_manifest
 
 REPOSITORY = Path(__file__).parents[1]
 

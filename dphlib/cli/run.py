@@ -26,10 +26,9 @@ from dphlib.report.notebooks import (
     find_notebooks,
     run_notebooks,
 )
-from dphlib.runtime.files import clear_errors, digest, make_folder, require_space, say, write_json
+from dphlib.runtime.files import clear_errors, digest, make_folder, read_manifest, require_space, say, write_json
 from dphlib.runtime.jobs import duration
 from dphlib.runtime.machine import pin_kernels, versions
-from dphlib.runtime.manifests import read_manifest
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.profiles import Profile

@@ -12,7 +12,7 @@ from dphlib.runtime.machine import pinned
 from dphlib.runtime.places import REFERENCE
 
 KEY = ["method", "variant", "seed", "step", "suite", "problem_id", "sample"]
-"""What tells one answer of a run from another."""
+"""What identifies an answer of a run."""
 
 
 def equal_records(records: pd.DataFrame, reference: pd.DataFrame) -> tuple[int, int]:

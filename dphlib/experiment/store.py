@@ -29,9 +29,19 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dphlib.runtime.files import RunError, clear_errors, digest, fsync, make_folder, say
+from dphlib.runtime.files import (
+    RunError,
+    clear_errors,
+    damage,
+    digest,
+    fsync,
+    inventory,
+    make_folder,
+    read_manifest,
+    say,
+    write_manifest,
+)
 from dphlib.runtime.machine import KEY_PACKAGES, machine, package_version, peak_gib, versions
-from dphlib.runtime.manifests import damage, inventory, read_manifest, write_manifest
 
 _QUIET_S = 2.0  # how long one waits for a lock before a message says so
 _verified: dict[Path, tuple[bytes, dict[str, Any]]] = {}
@@ -53,7 +63,7 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
 @cache
 def _read_source(source: str, package: str) -> tuple[str, frozenset[str]]:
     """The sha256 of a source's syntax tree without docstrings: what changes in it may change a result; and what it
-    imports from the package, modules or not, wherever in it the import stands. Parsed once a text.
+    imports from the package, modules or not, wherever in it the import is. Each text is parsed once.
     """
     tree, names = ast.parse(source), set[str]()
     for node in _statements(tree):
@@ -88,8 +98,7 @@ NO_NUMBERS = {
     "settings": "every value that a stage uses is among its parameters",
     "experiment.pipeline": "wires stages together; what each computes is elsewhere",
     "experiment.store": "keeps stages",
-    "runtime.files": "writes and reads files whole",
-    "runtime.manifests": "checks files",
+    "runtime.files": "writes, reads and checks files",
     "runtime.child": "starts and ends processes",
     "runtime.jobs": "runs jobs side by side, each from the same random state",
     "training.memory": "says what to change where memory is full",
@@ -102,8 +111,8 @@ def code_version(modules: Sequence[str] | None, package: Path = Path(__file__).p
     """sha256 over the code that makes a stage's numbers: the named modules and those that they import, transitively.
 
     An edit of a figure, of a comment, of a docstring or of a module in `NO_NUMBERS` invalidates no stage. Imports by a
-    string are not seen: name those modules too. `training.loop` and `dphlib.training.loop` mean the same. None stands
-    for all modules, those of `NO_NUMBERS` too. ValueError for an unknown module.
+    string are not seen: name those modules too. `training.loop` and `dphlib.training.loop` mean the same. None means
+    all modules, those of `NO_NUMBERS` too. ValueError for an unknown module.
     """
     there = {_dotted(path.relative_to(package)): path for path in package.rglob("*.py")}
     waiting = [name.removeprefix(f"{package.name}.") for name in modules or there]

@@ -137,7 +137,7 @@ def run_notebooks(
     """Executes the notebooks of a folder in order into `<out_root>/notebooks/`; stops at the first failure.
 
     Args:
-        folder: where `NN_*.ipynb` lie; also the kernels' working directory.
+        folder: where the `NN_*.ipynb` are; also the kernels' working directory.
         out_root: run folder, such as `artifacts/cpu`.
         parameters: name -> scalar; each goes to the notebooks whose `parameters` cell declares it.
         names: run these only, see `find_notebooks`.

@@ -1,6 +1,7 @@
-"""Files that are whole or absent: atomic writes, JSON, JSON Lines, and errors that name the way out.
+"""Files that are whole or absent: atomic writes, JSON, JSON Lines, manifests, and errors that name the way out.
 
-What it does not do: locks and manifests, see `runs`, which also hands these names on.
+A folder's `manifest.json` holds size and sha256 of its files and is guarded by a sha256 of its own. It is written last,
+so it shows whether the rest is whole.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def make_folder(folder: Path) -> None:
 
 
 def require_space(path: Path, gib: float) -> None:
-    """Raises `RunError` when fewer than `gib` GiB are free where `path`, existing or not, lies."""
+    """Raises `RunError` when fewer than `gib` GiB are free on the disk of `path`, which may not exist yet."""
     there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free / 2**30
     if free < gib:
@@ -207,3 +208,49 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise RunError(f"{path}, line {number}: not JSON ({error}); remove it and run again") from error
     return rows
+
+
+# --- Manifests -----------------------------------------------------------------------------------
+
+
+def inventory(folder: Path, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of each file, by its path below the folder."""
+    return {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in files
+    }
+
+
+def damage(folder: Path, files: Mapping[str, Mapping[str, Any]], *, hashed: bool = True) -> list[str]:
+    """What is wrong with a folder's files, one line each that begins with the file's name."""
+    wrong = []
+    for name, entry in files.items():
+        path = os.path.join(folder, name)  # no Path: a world of five hundred files is looked at hundreds of times
+        if not os.path.isfile(path):
+            wrong.append(f"{name} is missing")
+        elif (size := os.path.getsize(path)) != entry["size"]:
+            wrong.append(f"{name} has {size} bytes, its manifest says {entry['size']}")
+        elif hashed and sha256_file(Path(path)) != entry["sha256"]:
+            wrong.append(f"{name} has other bytes than its manifest says (sha256)")
+    return wrong
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
+    """A folder's manifest and "", or {} and what is wrong with it. Its own sha256 guards it."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        stated = manifest.pop("sha256")
+        if stated == digest(manifest):
+            return manifest, ""
+    except FileNotFoundError:
+        return {}, "manifest.json is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return {}, "manifest.json is damaged"
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes `manifest.json` with its own sha256; returns the manifest as plain JSON values."""
+    manifest = plain(manifest)
+    write_json(folder / "manifest.json", {**manifest, "sha256": digest(manifest)})
+    return manifest  # type: ignore[return-value]

@@ -90,7 +90,7 @@ def _roughly(seconds: float) -> str:
 
 
 class Progress:
-    """Tells how far a loop is: `with Progress("train", 60, "iterations") as progress: progress.update(12)`.
+    """Shows how far a loop is: `with Progress("train", 60, "iterations") as progress: progress.update(12)`.
 
     In a worker it reports to the parent. Else it writes the file named by `DPH_PROGRESS_FILE` at most twice a
     second, as JSON {label, unit, done, total, elapsed_s, left_s, time}; without it, it prints a line to
@@ -101,13 +101,13 @@ class Progress:
         self.label, self.total, self.unit = label, total, unit
         self._file = os.environ.get(PROGRESS_FILE)
         self._every_s = _FILE_EVERY_S if self._file else _LINE_EVERY_S
-        self._started = self._told = time.monotonic()
+        self._started = self._shown = time.monotonic()
         self._printed = self._ended = False
 
     def __enter__(self) -> Progress:
-        self._started = self._told = time.monotonic()
+        self._started = self._shown = time.monotonic()
         if self._file and not _send:
-            self._tell(0, self._started)
+            self._show(0, self._started)
         return self
 
     def update(self, done: float) -> None:
@@ -118,11 +118,11 @@ class Progress:
         now = time.monotonic()
         last = done >= self.total and not self._ended and (self._file or self._printed)
         self._ended = self._ended or done >= self.total
-        if last or (not self._ended and now - self._told >= self._every_s):
-            self._tell(done, now)
+        if last or (not self._ended and now - self._shown >= self._every_s):
+            self._show(done, now)
 
-    def _tell(self, done: float, now: float) -> None:
-        self._told = now
+    def _show(self, done: float, now: float) -> None:
+        self._shown = now
         elapsed = now - self._started
         left = elapsed * (self.total - done) / done if done > 0 else None
         if self._file:
@@ -141,7 +141,7 @@ class Progress:
 
 
 def report(done: float, total: float) -> None:
-    """Tells the parent how far this job is, at most twice a second. Outside a worker nobody is told."""
+    """Reports to the parent how far this job is, at most twice a second; outside a worker it does nothing."""
     global _reported
     now = time.monotonic()
     if _send and (done >= total or now - _reported >= 0.5):
@@ -343,7 +343,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str, devices: S
         except (TypeError, ValueError) as error:
             raise ValueError(f"job {job.name}: arguments must be JSON: {error}") from error
     if workers is not None and workers < 1:
-        raise ValueError(f"{label}: workers = {workers}; at least 1, or None for one a core ({cores()} here)")
+        raise ValueError(f"{label}: workers = {workers}; at least 1, or None for one per core ({cores()} here)")
 
     release_gpu()  # the workers need it
     waiting = deque(jobs)

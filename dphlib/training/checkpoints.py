@@ -30,8 +30,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dphlib.runtime.files import RunError, append_jsonl, clear_errors, digest, fsync, plain, read_jsonl, say, write_text
-from dphlib.runtime.manifests import damage, inventory, read_manifest, write_manifest
+from dphlib.runtime.files import (
+    RunError,
+    append_jsonl,
+    clear_errors,
+    damage,
+    digest,
+    fsync,
+    inventory,
+    plain,
+    read_jsonl,
+    read_manifest,
+    say,
+    write_manifest,
+    write_text,
+)
 from dphlib.training.rows import Cycle
 
 KEPT = 2
