@@ -284,7 +284,7 @@ class _Kernel:
         from jupyter_core.utils import run_sync
 
         self._folder = tempfile.TemporaryDirectory(prefix="dph-kernel-", ignore_cleanup_errors=True)
-        self._lifeline = Lifeline()
+        self._lifeline, self._process = Lifeline(), None
         scratch = Path(self._folder.name)
         self.progress = scratch / "progress.json"
         watched = f"from dphlib.runtime.child import watch; watch({self._lifeline.fd})"
@@ -306,7 +306,9 @@ class _Kernel:
             run_sync(self.manager.start_kernel)(
                 cwd=str(folder), env={**os.environ, **environment, **own}, pass_fds=(self._lifeline.fd,)
             )
-            self._lifeline.started(self.manager.provisioner.pid)
+            provisioner: Any = self.manager.provisioner
+            self._process = provisioner.process
+            self._lifeline.started(self._process.pid)
         except BaseException:
             self.end()
             raise
@@ -314,8 +316,8 @@ class _Kernel:
     def end(self) -> None:
         """Ends it; safe to call again."""
         self._lifeline.close()
-        if self.manager.provisioner and self.manager.provisioner.process:
-            self.manager.provisioner.process.wait()
+        if self._process:
+            self._process.wait()
         self._folder.cleanup()
 
 
