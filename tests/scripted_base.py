@@ -14,8 +14,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ANSWERS = {
-    "```sql\nSELECT 4\n```": 0.5, "```sql\nSELECT 1\n```": 0.2, "\\boxed{4}": 0.25, "no idea": 0.05,
-}  # fmt: skip
+    "```sql\nSELECT 4\n```": 0.5,
+    "```sql\nSELECT 1\n```": 0.2,
+    "\\boxed{4}": 0.25,
+    "no idea": 0.05,
+}
 BEGIN, END, USER, ASSISTANT = "<|begin|>", "<|end|>", "<|user|>", "<|assistant|>"
 SIZE = 64
 TEMPLATE = (
@@ -38,9 +41,12 @@ def make_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
         single=f"{BEGIN} $A", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
     )
     made = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, padding_side="left",
+        tokenizer_object=tokenizer,
+        bos_token=BEGIN,
+        eos_token=END,
+        padding_side="left",
         additional_special_tokens=[USER, ASSISTANT],
-    )  # fmt: skip
+    )
     made.add_tokens(list(ANSWERS))
     assert made.pad_token is None, "as Llama 3.1's"
     made.chat_template = TEMPLATE
@@ -53,11 +59,18 @@ def save_base(folder: Path, texts: Sequence[str]) -> Path:
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=SIZE, intermediate_size=2 * SIZE, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=False,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=SIZE,
+            intermediate_size=2 * SIZE,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+            tie_word_embeddings=False,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
         )
-    )  # fmt: skip
+    )
     ids = {text: tokenizer.convert_tokens_to_ids(text) for text in (*ANSWERS, END, ASSISTANT)}
     with torch.no_grad():
         for layer in model.model.layers:  # what a layer adds is too little to change an answer

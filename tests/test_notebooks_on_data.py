@@ -39,9 +39,13 @@ SMALL = {"draws": 64, "lesson_steps": 2}  # parameters of notebooks 01, 04 and 0
 NOTEBOOKS = find_notebooks(Path(__file__).resolve().parents[1] / "notebooks")
 FOUR = "SELECT count(*) FROM singer"
 GOLDS = (
-    FOUR, f"{FOUR} WHERE age > 10", "SELECT min(singer_id) FROM singer", f"{FOUR} WHERE name = 'Ana'",
-    f"{FOUR} WHERE age > 30", f"{FOUR} WHERE age < 90",
-)  # fmt: skip
+    FOUR,
+    f"{FOUR} WHERE age > 10",
+    "SELECT min(singer_id) FROM singer",
+    f"{FOUR} WHERE name = 'Ana'",
+    f"{FOUR} WHERE age > 30",
+    f"{FOUR} WHERE age < 90",
+)
 
 
 def make_data(root: Path) -> Path:
@@ -95,9 +99,13 @@ def ran(tmp_path_factory):
     shown: dict[str, list[str]] = {path.stem: [] for path in NOTEBOOKS}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
-            "DPH_BASE": str(save_base(place / "base", texts)), "DPH_DATA": str(folder), "DPH_TUNING": "qlora",
-            "DPH_SAMPLER": "transformers", "DPH_DEVICE": "cpu", "DPH_METHODS": "grpo,dph_js",
-        }.items():  # fmt: skip
+            "DPH_BASE": str(save_base(place / "base", texts)),
+            "DPH_DATA": str(folder),
+            "DPH_TUNING": "qlora",
+            "DPH_SAMPLER": "transformers",
+            "DPH_DEVICE": "cpu",
+            "DPH_METHODS": "grpo,dph_js",
+        }.items():
             patch.setenv(name, value)
         for module in (stages, cost, results):
             patch.setattr(module, "run_jobs", at_once)
@@ -105,9 +113,10 @@ def ran(tmp_path_factory):
         for path in NOTEBOOKS:
             seen = shown[path.stem]
             patch.setattr(
-                IPython.display, "display",
+                IPython.display,
+                "display",
                 lambda *values, seen=seen: seen.__setitem__(-1, seen[-1] + "\n".join(map(text_of, values))),
-            )  # fmt: skip
+            )
             execute(path, {"profile_name": PROFILE, "root": str(place / "artifacts"), **SMALL}, seen)
         yield place / "artifacts", shown
 
@@ -139,8 +148,12 @@ def test_the_base_was_explored_and_rehearsed(ran):
 def test_what_data_sets_cannot_show_is_said_and_not_made_up(ran):
     artifacts, shown = ran
     of_02, of_06 = "\n".join(shown["02_base_and_data"]), "\n".join(shown["06_retention_and_ood"])
-    for words in ("The four analysts are the CPU world", "Left out: in bird_train nobody knows", "not trained here",
-                  "have no styles that could be told apart"):  # fmt: skip
+    for words in (
+        "The four analysts are the CPU world",
+        "Left out: in bird_train nobody knows",
+        "not trained here",
+        "have no styles that could be told apart",
+    ):
         assert words in of_02
     assert "have no styles that could be told apart" in of_06
     records = pd.read_parquet(artifacts / PROFILE / "records.parquet")

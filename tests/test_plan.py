@@ -29,11 +29,18 @@ def empty_model(base):
     """The architecture of a base with no memory behind its weights."""
     kind, config = (Qwen2ForCausalLM, Qwen2Config) if base.biases else (LlamaForCausalLM, LlamaConfig)
     with torch.device("meta"):
-        return kind(config(
-            vocab_size=base.vocabulary, hidden_size=base.hidden_size, intermediate_size=base.intermediate_size,
-            num_hidden_layers=base.layers, num_attention_heads=base.heads, num_key_value_heads=base.kv_heads,
-            head_dim=base.head_size, tie_word_embeddings=base.tied,
-        ))  # fmt: skip
+        return kind(
+            config(
+                vocab_size=base.vocabulary,
+                hidden_size=base.hidden_size,
+                intermediate_size=base.intermediate_size,
+                num_hidden_layers=base.layers,
+                num_attention_heads=base.heads,
+                num_key_value_heads=base.kv_heads,
+                head_dim=base.head_size,
+                tie_word_embeddings=base.tied,
+            )
+        )
 
 
 @pytest.mark.parametrize("base", BASES.values(), ids=lambda base: base.name)

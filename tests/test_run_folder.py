@@ -488,11 +488,21 @@ def stages_changed(package, module) -> set[str]:
 @pytest.mark.parametrize(
     "module",
     [
-        "training.tracking", "training.memory", "runtime.jobs", "runtime.files", "experiment.store",
-        "experiment.pipeline", "settings.methods", "settings.profiles", "figures.style", "report.notebooks",
-        "analysis.claims", "cli.run", "stats",
+        "training.tracking",
+        "training.memory",
+        "runtime.jobs",
+        "runtime.files",
+        "experiment.store",
+        "experiment.pipeline",
+        "settings.methods",
+        "settings.profiles",
+        "figures.style",
+        "report.notebooks",
+        "analysis.claims",
+        "cli.run",
+        "stats",
     ],
-)  # fmt: skip
+)
 def test_an_edit_that_cannot_change_a_number_keeps_every_stage(package, module):
     assert stages_changed(package, module) == set()
 

@@ -39,8 +39,14 @@ PROGRESS_FILE = "DPH_PROGRESS_FILE"
 WORKERS = "DPH_WORKERS"
 """Environment variable of a worker: how many of them share the machine."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
-_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
-               "VECLIB_MAXIMUM_THREADS", "RAYON_NUM_THREADS")  # fmt: skip
+_ONE_THREAD = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
 _FILE_EVERY_S, _LINE_EVERY_S = 0.5, 10.0
 _OOM_HINT = "most often memory ran out: run again with fewer workers (finished stages are kept)"
 _send: Callable[[Mapping[str, Any]], None] | None = None  # set in a worker: its way to the parent

@@ -22,15 +22,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-KEY_PACKAGES = (
-    "torch", "transformers", "numpy", "tokenizers", "peft", "bitsandbytes", "vllm",  # what draws and trains
-    "math-verify", "latex2sympy2-extended", "sympy", "sqlglot",  # what judges and writes prompts
-)  # fmt: skip
-RECORDED_PACKAGES = (
-    *KEY_PACKAGES, "accelerate", "datasets", "matplotlib", "pandas", "papermill", "pyarrow", "safetensors", "scipy",
-    "seaborn",
-)  # fmt: skip
-
+_DRAW_AND_TRAIN = "torch transformers numpy tokenizers peft bitsandbytes vllm"
+_VERIFY_AND_PROMPT = "math-verify latex2sympy2-extended sympy sqlglot"
+_AROUND = "accelerate datasets matplotlib pandas papermill pyarrow safetensors scipy seaborn"
+KEY_PACKAGES = (*_DRAW_AND_TRAIN.split(), *_VERIFY_AND_PROMPT.split())
+"""Packages whose versions can change a stage's numbers."""
+RECORDED_PACKAGES = (*KEY_PACKAGES, *_AROUND.split())
 PINNED = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 """Environment variables by which torch and the libraries below it choose their kernels for a CPU."""
 
