@@ -145,6 +145,7 @@ class Pipeline:
             "presample": replace(config, threshold=1, answers=1),
             "suite": suite,
             "limit": self.settings.train.max_new_tokens,
+            "threads": self.settings.sft.threads,
             "sampler": self.settings.backend.draws,
         }
         return self.run.stage(
