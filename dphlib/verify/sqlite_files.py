@@ -1,7 +1,7 @@
 """Opens SQLite databases that must not change, and reads from them within bounds.
 
-Without quoting, `?`, `#` or `%` in a path silently loses read-only and makes a new file; read as immutable, a
-database in WAL mode lacks what still stands in its `-wal` file. Both are caught here.
+Without quoting, `?`, `#` or `%` in a path silently makes the connection writable and creates a new file; read as
+immutable, a database in WAL mode lacks what is still in its `-wal` file. Both are caught here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def read_only_uri(path: Path) -> str:
     """The URI under which `sqlite3.connect(uri, uri=True)` opens a database without ever changing it.
 
     Its fragment, which SQLite ignores, changes when the file does. Raises FileNotFoundError for a file that is
-    not there, ValueError for one that is no SQLite database or is in WAL mode.
+    not there, ValueError for one that is not an SQLite database or is in WAL mode.
     """
     path = Path(path).absolute()
     try:
@@ -39,7 +39,7 @@ def read_only_uri(path: Path) -> str:
 
 
 def open_read_only(uri: str) -> sqlite3.Connection:
-    """A connection to `read_only_uri`'s URI; text that is no UTF-8 loses the bytes that are none."""
+    """A connection to `read_only_uri`'s URI; bytes of a text that are not UTF-8 are dropped."""
     connection = sqlite3.connect(uri, uri=True, isolation_level=None)
     connection.text_factory = lambda data: data.decode("utf-8", "ignore")
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL_BYTES)
