@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,66 @@ def self_answer(mode: str, gold: str) -> str:
 def clipped(text: str) -> str:
     """A long text as the list of disagreements shows it: its end."""
     return text if len(text) <= 160 else "... " + text[-156:]
+
+
+# --- The same answer written in another way -----------------------------------------------------------
+
+_TEXT = r"\\(?:text(?:bf|it|rm|normal|sf)?|math(?:rm|bf|it|sf|bb|cal)|mbox|operatorname|begin|end)\s*\{[^{}]*\}"
+_TOKEN = re.compile(rf"{_TEXT}|\\[A-Za-z]+|\\.|[A-Za-z]+|\d+(?:\.\d+)?|\s+|.", re.DOTALL)
+_UNICODE = dict(zip("alpha beta gamma delta theta lambda mu pi phi omega".split(), "αβγδθλμπφω", strict=True))
+_UNICODE |= {"infty": "∞", "cup": "∪", "cap": "∩", "pm": "±", "times": "×", "cdot": "⋅", "div": "÷", "in": "∈"}
+_UNICODE |= {"leq": "≤", "le": "≤", "geq": "≥", "ge": "≥", "neq": "≠"}
+_COMMAND = re.compile(rf"\\({'|'.join(_UNICODE)})(?![A-Za-z])\s?")
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _with_spaces(text: str) -> str:
+    """Spaces round relations and `+`, and between a number and a letter."""
+    found, before = "", ""
+    for token in _TOKEN.findall(text):
+        behind_number = token[0].isalpha() and before[-1:].isdigit() and "\\" not in before
+        found += f" {token} " if token in "+=<>" else f" {token}" if behind_number else token
+        before = token
+    return found
+
+
+def _without_spaces(text: str) -> str:
+    """Without the spaces that part neither two words nor two numbers."""
+    tokens, found = _TOKEN.findall(text), ""
+    for token, after in zip(tokens, [*tokens[1:], ""], strict=True):
+        needed = (found[-1:].isalpha() and after[:1].isalpha()) or (found[-1:].isdigit() and after[:1].isdigit())
+        found += token if not token.isspace() else " " if needed else ""
+    return found
+
+
+def _thin_spaces(text: str) -> str:
+    r"""`\,` between a number and a letter, and for the spaces behind a letter or number."""
+    found, before = "", ""
+    for token in _TOKEN.findall(text):
+        plain = before[-1:].isalnum() and not before.startswith("\\")
+        found += "\\," if plain and (token.isspace() or (before[-1:].isdigit() and token[0].isalpha())) else ""
+        found += "" if plain and token.isspace() else token
+        before = token
+    return found
+
+
+def _upright(text: str) -> str:
+    return "".join(f"\\mathrm{{{token}}}" if token in ("e", "i") else token for token in _TOKEN.findall(text))
+
+
+def _unicode(text: str) -> str:
+    text = re.sub(r"\\[td]?frac\{1\}\{2\}|\\[td]?frac12", "½", text)
+    text = re.sub(r"\^(?:\{(\d+)\}|(\d)(?!\d))", lambda match: (match[1] or match[2]).translate(_RAISED), text)
+    text = re.sub(r"\\sqrt\{(\d+|[a-z])\}(?![\da-z])", r"√\1", text)
+    text = _COMMAND.sub(lambda match: _UNICODE[match[1]], text)
+    return text if re.search(r"\\text|[A-Za-z]-[A-Za-z]", text) else text.replace("-", "−")
+
+
+RESPELLINGS: dict[str, Callable[[str], str]] = {
+    "spaces": _with_spaces,
+    "no spaces": _without_spaces,
+    "thin spaces": _thin_spaces,
+    "dfrac": lambda text: re.sub(r"\\[td]?frac(?![a-z])", r"\\dfrac", text),
+    "upright": _upright,
+    "unicode": _unicode,
+}

@@ -169,7 +169,7 @@ class MathChecker:
             return "correct", known[0]
         if reason := restatement(gold, answer):
             return "wrong", reason
-        gold = split_units(gold)[0]
+        gold = split_units(gold, words=True)[0]
         value = split_units(answer, words=exact_value(gold) is not None)[0]
         if (same := same_value(gold, value)) is not None:
             return ("correct" if same else "wrong"), ""
@@ -183,7 +183,7 @@ class MathChecker:
         paired = extract_boxed(f"\\boxed{{{raw}}}") == raw  # not empty, each brace has its partner, no box
         if not paired or not text or restatement(text, text):
             return None
-        value = split_units(text)[0]
+        value = split_units(text, words=True)[0]
         return ["" if exact_value(value) is not None or self._algebra.readable(value) else AS_TEXT]
 
     def _compare(self, known: list[Any], answer: str) -> tuple[str, str]:

@@ -41,6 +41,7 @@ from dphlib.verify.math_text import (
     bracket,
     inside,
     is_name,
+    is_sentence,
     items,
     same_value,
     signs,
@@ -97,7 +98,17 @@ def _parse(text: str) -> Any:
 
 def equal(gold: Any, answer: Any) -> bool:
     """Whether math-verify finds two expressions equal; an unread one (None) equals nothing."""
-    return gold is not None and answer is not None and foreign(verify, gold, answer, timeout_seconds=None)
+    found = gold is not None and answer is not None and foreign(verify, gold, answer, timeout_seconds=None)
+    return found and not foreign(_differ, gold, answer)
+
+
+def _differ(gold: Any, answer: Any) -> bool:
+    """Whether two exact numbers are surely not equal, where math-verify looks at 15 digits of their difference."""
+    pair = (gold, answer)
+    if not all(isinstance(one, sympy.Expr) and one.is_number and not one.has(sympy.Float, oo) for one in pair):
+        return False
+    difference = (gold - answer).evalf(2)
+    return any(part.is_Float and part._prec > 1 and part != 0 for part in difference.as_real_imag())
 
 
 def _exact(expression: Any) -> Any:
@@ -128,6 +139,8 @@ def same(gold: str, answer: str) -> bool:
     """Whether two answers say the same. Raises UnreadableError where they do not and `answer` cannot be read."""
     if bare(gold) == bare(answer):
         return True
+    if is_sentence(gold):
+        return False
     if (one := region(gold)) is not None:
         if (other := region(answer)) is not None:
             return not (one[0] and other[0] and one[0] != other[0]) and _same_sets(one[1], other[1])
@@ -144,7 +157,7 @@ def readable(text: str) -> bool:
     """Whether every part of an answer is one that can be parsed, so that another spelling of it may be met."""
     if region(text) is not None:
         return True
-    return all(_readable(item.value) for item in items(text))
+    return not is_sentence(text) and all(_readable(item.value) for item in items(text))
 
 
 def _readable(value: str) -> bool:
@@ -191,8 +204,8 @@ def _matched(gold: Sequence[Any], answer: Sequence[Any], alike: Callable[[Any, A
 def _same_items(gold: Item, answer: Item) -> bool:
     if not gold.left or not answer.left:
         return (not gold.left or _is_quantity(gold.left)) and _same_values(gold.value, answer.value)
-    if bare(gold.left) == bare(answer.left) and _same_values(gold.value, answer.value):
-        return True
+    if bare(gold.left) == bare(answer.left) and is_name(gold.left):
+        return _same_values(gold.value, answer.value)
     if gold.solved:
         return bare(gold.left) == bare(answer.value) and _same_values(gold.value, answer.left)
     return _same_relations(gold.text, answer.text)
@@ -214,12 +227,15 @@ def _same_values(gold: str, answer: str) -> bool:
         if kinds == ("\\{", "\\{"):
             return _matched(parts, others, _same_values)
         ends = [text.strip()[0] + text.strip()[-1] for text in (gold, answer)]
-        alike = ends[0] == ends[1] or (len(parts) > 2 and "\\{" not in kinds)
+        alike = ends[0] == ends[1] or (len(parts) > 2 and {"()", "[]"} >= set(ends))
         return alike and len(parts) == len(others) and all(map(_same_values, parts, others))
     for mark in ("\\cup", "\\cap"):
         parts, others = split(gold, mark), split(answer, mark)
         if len(parts) > 1 and len(others) > 1:
             return _matched(parts, others, _same_values)
+    values, given = split(gold, "\\approx"), split(answer, "\\approx")
+    if len(values) > 1 or len(given) > 1:  # each side of the answer is one of the gold
+        return all(any(_same_values(one, other) for one in values) for other in given)
     if _COMPARED.search(gold) and _COMPARED.search(answer):
         return _same_relations(gold, answer)
     if ("\\circ" in gold) != ("\\circ" in answer) and "\\pi" in gold + answer:

@@ -141,11 +141,12 @@ _SAME = {
     "mid": "|", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "dfrac": r"\frac", "tfrac": r"\frac",
     "cfrac": r"\frac", "infin": r"\infty", "ast": r"\cdot", "cdotp": r"\cdot", "lg": r"\log_{10}",
     "backslash": r"\setminus", "vee": r"\lor", "wedge": r"\land", "thinspace": " ", "enspace": " ",
-    "quad": " ", "qquad": " ", "degree": r"\circ", "reals": r"\mathbb{R}", "R": r"\mathbb{R}", "dots": r"\ldots",
+    "degree": r"\circ", "reals": r"\mathbb{R}", "R": r"\mathbb{R}", "dots": r"\ldots",
     "dotsc": r"\ldots", "Longrightarrow": r"\Rightarrow", "implies": r"\Rightarrow", "medspace": " ", "thickspace": " ",
     "varphi": r"\phi", "varepsilon": r"\epsilon", "vartheta": r"\theta",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)(\s?)")
+_QUAD = re.compile(r"\\q?quad")
 _SPACING = re.compile(r"\\[,;:>~]|~|(?<!\\)\\\s|\s+")
 _FUNCTION = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|csc|ln|log|exp|sqrt"
 _FUNCTIONS = re.compile(
@@ -251,7 +252,8 @@ _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX*]\s*(?=10\s*\^)")
 _STAR = re.compile(r"(?<![\^{*])\*(?!\*)")
 _MIXED = re.compile(r"((?:^|[-+=<>(,\[{:;])\s*\d+) +(\d+) ?/ ?(\d+)(?![\d.\w])", re.ASCII)
 _AND_OR = re.compile(
-    r",?\s*(?:\\text\s*\{\s*,?\s*(and|or)\s*\}|(?<![A-Za-z\\{])(and|or)(?![A-Za-z}])|\\(land|lor)(?![A-Za-z]))"
+    rf",?\s*\\text\s*\{{\s*,?\s*(and|or)\s*\}}|{_WORD_FONT}\s*\{{[^{{}}]*\}}"
+    r"|,?\s*(?:(?<![A-Za-z\\])(and|or)(?![A-Za-z])|\\(land|lor)(?![A-Za-z]))"
 )
 _EMPTY = re.compile(r"\\\{\s*\\\}")
 _ORDER = {"<=": r"\le ", ">=": r"\ge ", "!=": r"\neq "}
@@ -268,12 +270,17 @@ def _numbers(text: str) -> str:
     """Rule 4."""
     text = _TIMES_TEN.sub(r" \\times ", text)
     text = _E_NOTATION.sub(lambda match: rf"{match[1]} \times 10^{{{int(match[2] + match[3])}}}", text)
-    text = _STAR.sub(r"\\cdot ", text.replace("**", "^"))
+    text = _STAR.sub(r"\\cdot ", text)
     text = re.sub("[<>!]=", lambda match: _ORDER[match[0]], text)
-    text = _AND_OR.sub(lambda match: rf" \{'lor' if 'or' in match[0] else 'land'} ", text)
+    text = _AND_OR.sub(_and_or, text)
     text = _REPEATING.sub(_repeating, _MIXED.sub(r"\1\\frac{\2}{\3}", _POINT.sub("", text)))
     text = _EMPTY.sub(r"\\emptyset ", text)
     return _IN_BASE.sub(_in_base, _SUBSCRIPTED.sub(_in_base, text))
+
+
+def _and_or(match: re.Match[str]) -> str:
+    word = match[match.lastindex] if match.lastindex else ""
+    return match[0] if not word else r" \lor " if word.endswith("or") else r" \land "
 
 
 def _repeating(match: re.Match[str]) -> str:
@@ -308,8 +315,8 @@ def tidy(text: str) -> str:
     10000 -5\frac{1}{2} 4.5 \times 10^{33} 15\text{ miles}
     """
     text = _GROUPED.sub(lambda group: re.sub(r"\D", "", group[0]), _undress(_ascii(text)))
-    text = _FUNCTIONS.sub(_function, _COMMAND.sub(_named, _PERCENT.sub(r"\\%", text)))
-    text = _braced(_SPACING.sub(" ", text.replace(r"\!", "")))
+    text = _FUNCTIONS.sub(_function, _COMMAND.sub(_named, _QUAD.sub(" ", _PERCENT.sub(r"\\%", text))))
+    text = _braced(_SPACING.sub(" ", text.replace(r"\!", "").replace("**", "^")))
     text = _END.sub("", " ".join(_numbers(text).split()))
     text = _PREFIX.sub("", text)
     while text.startswith("{") and _closing(text, 0) == len(text) - 1:

@@ -227,6 +227,19 @@ _UNIT = re.compile(
 )
 
 
+_TWO_WORDS = re.compile(r"(?<![A-Za-z\\])(?:[A-Za-z]{3,} [A-Za-z]{2,}|[A-Za-z]{2,} [A-Za-z]{3,})")
+
+
+def is_sentence(text: str) -> bool:
+    r"""Whether a tidy text is words with mathematics among them, which only the same text can match.
+
+    >>> is_sentence("The area is 5, so x=2"), is_sentence("no real solution"), is_sentence(r"2\text{ or }3")
+    (True, False, False)
+    """
+    plain = re.sub(_FONT + r"\{[^{}]*\}", " ", text)
+    return _TWO_WORDS.search(plain) is not None and re.search(r"[\d=\\]", text) is not None
+
+
 def split_units(text: str, *, words: bool = False) -> tuple[str, tuple[str, ...]]:
     r"""`text` without the units at its end, and these, last first, in one spelling.
 
@@ -280,7 +293,7 @@ _SIGN = re.compile(r"\\(pm|mp)(?![A-Za-z])\s*")
 _BRACKETS = {"(": ")]", "[": ")]", "\\{": ("\\}",)}
 
 
-_SEPARATORS = re.compile(r"[()\[\]{}]|[,;:]|(?<![<>!\\:])=(?!=)|\\(?:land|lor|cup|cap|in)(?![A-Za-z])")
+_SEPARATORS = re.compile(r"[()\[\]{}]|[,;:]|(?<![<>!\\:])=(?!=)|\\(?:land|lor|cup|cap|in|approx)(?![A-Za-z])")
 
 
 def split(text: str, *others: str) -> list[str]:
@@ -358,8 +371,9 @@ def items(text: str) -> list[Item]:
     """
     found = []
     parts = split(inside(text))
-    if bracket(text) not in ("", "\\{") and not all(len(split(part, "=")) == 2 for part in parts):
-        parts = split(text)
+    if bracket(text) != "\\{":  # or round equations: [x=1, y=2]
+        named = text[:1] + text[-1:] in ("()", "[]") and all(len(split(part, "=")) == 2 for part in parts)
+        parts = parts if named else split(text)
     for part in parts:
         sides = split(part, "=", "\\in")
         left, value = sides[0].strip() if len(sides) == 2 else "", sides[-1].strip()  # of a chain, its end
@@ -424,7 +438,7 @@ def restatement(gold: str, content: str) -> str | None:
     >>> restatement("5", "x=5"), restatement("5", "2+3=5"), restatement("46", "12+34")
     (None, 'an equation, not an answer', 'not a worked-out number')
     """
-    gold, gold_units = split_units(tidy(gold))
+    gold, gold_units = split_units(tidy(gold), words=True)
     content, units = split_units(tidy(content), words=exact_value(gold) is not None)
     known = all(unit.partition("^")[0] in _KNOWN for unit in gold_units + units)
     opposite = any(frozenset((a.lower(), b.lower())) in _OPPOSITE for a in gold_units for b in units)
@@ -442,7 +456,7 @@ def restatement(gold: str, content: str) -> str | None:
             sides = _RELATION.split(part)
             if len(sides) > 2 or (len(sides) == 2 and not names_a_quantity(*sides)):
                 return "an equation, not an answer"
-    elif max(map(_equations, split(content))) > max(map(_equations, split(gold))):
+    elif gold != content and max(map(_equations, split(content))) > 1:
         return "a chain of equations"
     wanted, given = _values(gold, gold=True), _values(content)
     if all(map(_is_number, wanted)) and not angles:
@@ -457,7 +471,7 @@ def restatement(gold: str, content: str) -> str | None:
 
 
 def _equations(part: str) -> int:
-    return len(_RELATION.findall(part))
+    return len(split(part, "=", "\\in")) - 1
 
 
 def _is_number(text: str) -> bool:
