@@ -34,6 +34,7 @@ def named(pattern: str) -> list[str]:
     return sorted({match for text in PAGES.values() for match in re.findall(pattern, text)})
 
 
+@pytest.mark.slow
 def test_every_generated_block_is_fresh():
     assert [path.relative_to(ROOT).as_posix() for path, _ in site.stale()] == []
 
@@ -96,6 +97,7 @@ def test_the_reference_run_is_whole_and_small_enough():
     assert sum(path.stat().st_size for path in REFERENCE.rglob("*") if path.is_file()) < 20 * 2**20
 
 
+@pytest.mark.slow
 def test_figures_tables_and_claims_are_drawn_again_byte_by_byte(tmp_path, capsys):
     assert cli.main(["replot", "--source", str(REFERENCE), "--out", str(tmp_path)]) == 0, capsys.readouterr().out
     assert len(list(tmp_path.rglob("*.svg"))) == len(list((tmp_path / "figures").glob("*.png"))) >= 9

@@ -22,6 +22,8 @@ from dphlib import __version__
 from dphlib.report.notebooks import check_executed
 from tools.blocks import rendered
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 NAME = f"dphlib-{__version__}"
 CARRIED = {"_notebooks": ROOT / "notebooks", "_reference": ROOT / "artifacts/reference/metrics"}
