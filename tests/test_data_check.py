@@ -126,12 +126,12 @@ def test_questions_that_stand_twice_are_grouped_by_database(root):
 
 
 def test_answers_that_strict_cannot_read_fail(root):
-    answers = ["\\frac{1}{2}", "\\frac{1}{2", "no real solution", "}{"]
+    answers = ["\\frac{1}{2}", "\\frac{1}{2", "no real solution", "}{", "The area is $5$, so $x=2$"]
     rows = [{"problem": f"{n}?", "answer": answer, "unique_id": str(n)} for n, answer in enumerate(answers)]
     write(root / "math500/test.jsonl", rows)
     found = checked("math500", root)
-    assert set(found.failing) == {"1", "3"} and found.compat_only == ["1"]
-    with pytest.raises(FailingGoldsError, match=r"math500: 2 of 4 golds fail \(1, 3\)"):
+    assert set(found.failing) == {"1", "3"} and found.compat_only == ["1"] and found.text_only == ["4"]
+    with pytest.raises(FailingGoldsError, match=r"math500: 2 of 5 golds fail \(1, 3\)"):
         build(find("math500", data_dir=root))
     assert [p.id for p in build(find("math500", data_dir=root), drop_failing=True)[0]] == ["0", "2"]
 

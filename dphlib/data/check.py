@@ -22,7 +22,7 @@ from dphlib.data.limit_ties import LimitProbe, limit_probes, parse_sql, written
 from dphlib.data.load import Prompt, Rows, Source, add_prompts, database_path, missing_databases, missing_text, read
 from dphlib.runtime.files import InputError
 from dphlib.types import Problem, Verdict
-from dphlib.verify.math import MathVerifier
+from dphlib.verify.math import AS_TEXT, MathVerifier
 from dphlib.verify.sql import SqlVerifier
 from dphlib.verify.sqlite_files import read_only_uri
 
@@ -52,6 +52,7 @@ class Findings:
         changing: asks for the time or chance; a second run at another time may differ.
         unread: sqlglot cannot read the SQL, so ties were not looked for.
         compat_only: fails in strict mode, math-verify alone accepts it.
+        text_only: no other spelling of it can match (a sentence, what latex2sympy cannot read); left out.
         duplicates: groups of problems with the same question (of the same database).
         conflicting: those groups whose golds are not the same text.
         wall_s: seconds that it took.
@@ -70,6 +71,7 @@ class Findings:
     changing: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     compat_only: list[str] = field(default_factory=list)
+    text_only: list[str] = field(default_factory=list)
     duplicates: list[list[str]] = field(default_factory=list)
     conflicting: list[list[str]] = field(default_factory=list)
     wall_s: float = 0.0
@@ -106,12 +108,13 @@ def build(
     found = check(rows, source, workers=workers, limits=limits)
     if found.failing and not drop_failing:
         raise FailingGoldsError(refusal(found, source))
-    left_out = set(found.failing) | (set() if keep_empty else set(found.empty))
+    left_out = {*found.failing, *found.text_only, *(() if keep_empty else found.empty)}
     kept = [problem for problem in rows.problems if problem.id not in left_out]
     if not kept:
         raise InputError(
             f"{found.suite}: no problem is left of {found.problems}: {len(found.failing)} golds fail, "
-            f"{len(found.empty)} results are empty; run `dph data check`"
+            f"{len(found.empty)} results are empty, {len(found.text_only)} can be matched by their text only; "
+            "run `dph data check`"
         )
     return add_prompts(kept, source, prompt), found
 
@@ -219,7 +222,9 @@ def _look_for_ties(problems: Sequence[Problem], verifier: SqlVerifier, found: Fi
 
 def _check_math(problems: Sequence[Problem], found: Findings, workers: int) -> None:
     with MathVerifier("strict", workers=workers) as verifier:
-        _fail(problems, verifier.verify_many([(p.gold, boxed(p.gold)) for p in problems]), found)
+        verdicts = verifier.verify_many([(p.gold, boxed(p.gold)) for p in problems])
+    _fail(problems, verdicts, found)
+    found.text_only = [p.id for p, verdict in zip(problems, verdicts, strict=True) if verdict.detail == AS_TEXT]
     failing = [problem for problem in problems if problem.id in found.failing]
     if failing:
         with MathVerifier("compat", workers=workers) as verifier:

@@ -18,7 +18,7 @@ from dphlib.data.load import DataError, Source, find, lookup, missing_databases,
 from dphlib.data.sets import DATA_SETS, SUITES, DataSet, licence_text
 from dphlib.runtime.files import MissingFileError, RunError, say, write_json
 
-LISTED = ("repeated", "empty", "ties", "unprobed", "changing", "unread", "compat_only")
+LISTED = ("repeated", "empty", "ties", "unprobed", "changing", "unread", "compat_only", "text_only")
 ALWAYS = ("set", "problems", "failing", "seconds")
 _UNREADABLE = (DataError, FileNotFoundError, RunError)
 

@@ -141,8 +141,13 @@ def _linked(name: str, databases: Path) -> list[Problem]:
     problems, found = build(source, drop_failing=True, workers=cores())
     if found.repeated:
         say(load.repeated_text(name, found.repeated))
-    if left := len(found.failing) + len(found.empty):
-        say(f"{name}: {left} problems left out, {len(found.failing)} golds fail, {len(found.empty)} results are empty")
+    reasons = [
+        (len(found.failing), "golds fail"),
+        (len(found.empty), "results are empty"),
+        (len(found.text_only), "golds can be matched by their text only"),
+    ]
+    if left := sum(count for count, _ in reasons):
+        say(f"{name}: {left} problems left out, {', '.join(f'{count} {why}' for count, why in reasons if count)}")
     if found.missing:
         say(load.missing_text(found.missing, source))
     linked = []
