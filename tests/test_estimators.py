@@ -7,8 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dphlib.divergences import DIVERGENCES, divergence, exact, generator
 from dphlib.lessons.categorical import tiny_pair
@@ -64,36 +62,6 @@ def test_a_lower_bound_that_rises_with_k_to_the_divergence(name, params):
     torch.testing.assert_close(values[-1], true)
     for ours, whole in zip(*(torch.autograd.grad(x.sum(), logits) for x in (values[-1], true)), strict=True):
         torch.testing.assert_close(ours, whole)
-
-
-@settings(max_examples=40)
-@given(
-    logits=st.lists(st.tuples(st.floats(-6, 6), st.floats(-6, 6)), min_size=3, max_size=10),
-    k=st.integers(1, 9),
-)
-def test_lumping_never_adds(logits, k):
-    """Data processing, for every divergence, at any two distributions."""
-    log_p, log_q = torch.tensor(logits, dtype=torch.float64).log_softmax(0).T
-    order = log_p.argsort(descending=True)
-    k = min(k, len(logits))
-
-    def bins(log_x):
-        return torch.cat([log_x[order[:k]], log_x[order[k:]].logsumexp(0, keepdim=True)])[None]
-
-    for name, params in CASES:
-        lumped = float(topk_divergence(bins(log_q), bins(log_p), generator(name, **params)))
-        true = float(exact(name, log_p.exp(), log_q.exp(), **params))
-        assert -1e-15 <= lumped <= true * (1 + 1e-9) + 1e-14, name
-
-
-@EVERY
-def test_nothing_is_missed_where_the_rest_keeps_its_proportions(name, params):
-    p = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05], dtype=torch.float64)
-    q = torch.cat([torch.tensor([0.1, 0.6], dtype=torch.float64), p[2:]])
-    top = TopK(torch.tensor([[0, 1]]), torch.tensor([[0.4, 0.3, 0.3]]).log())
-    bins = torch.tensor([[0.1, 0.6, 0.3]], dtype=torch.float64).log()
-    ours = topk_divergence(bins, top.logprobs_N_K1, generator(name, **params))
-    assert float(ours) == pytest.approx(float(exact(name, p, q, **params)), rel=1e-5)
 
 
 @EVERY

@@ -37,7 +37,8 @@ from dphlib.integrations import store  # noqa: E402
 from dphlib.integrations.verl.loss import REPLAY_REWARD, partitioned_advantage, policy_loss  # noqa: E402
 from dphlib.models.load import load_model, new_model, save_model  # noqa: E402
 from dphlib.partition import Partition, Reference  # noqa: E402
-from dphlib.sampling.protocol import SamplingConfig, TransformersSampler  # noqa: E402
+from dphlib.sampling.protocol import SamplingConfig  # noqa: E402
+from dphlib.sampling.transformers import TransformersSampler  # noqa: E402
 from dphlib.settings.stages import ModelConfig  # noqa: E402
 
 

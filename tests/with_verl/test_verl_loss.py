@@ -6,10 +6,8 @@ import numpy
 import pytest
 import torch
 
-from dphlib.divergences import generator
 from dphlib.integrations.verl.loss import REHEARSING, REPLAY_REWARD, check_settings
-from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, group_advantages, negative_log_likelihood, partitioned_loss
-from dphlib.settings.methods import CONTROL_CONFIGS, METHOD_CONFIGS
+from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, divergence_of, group_advantages, partitioned_loss
 
 pytestmark = pytest.mark.verl
 ETA, GROUPS, SAMPLES, REPLAYS, LONGEST = 0.3, 3, 4, 5, 7
@@ -37,10 +35,7 @@ class Batch:
 
     def expected(self, method: str) -> torch.Tensor:
         """The loss of `dphlib.losses` over the whole batch: two means, eta."""
-        settings = (METHOD_CONFIGS | CONTROL_CONFIGS)[method]
-        divergence = negative_log_likelihood
-        if settings.divergence != "likelihood":
-            divergence = generator(settings.divergence, **({"alpha": settings.alpha} if settings.alpha else {}))
+        settings = REHEARSING[method]
         advantages = torch.cat([group_advantages(self.rewards).flatten(), torch.zeros(REPLAYS)])
         ids = torch.where(self.replayed[:, None], NEAR_PERFECT, EXPLORE).where(self.mask, IGNORE)
         loss, stats = partitioned_loss(
@@ -49,7 +44,7 @@ class Batch:
             old_logprobs_B_T=self.old,
             advantages_B_T=advantages[:, None],
             ref_logprobs_B_T=self.old,
-            divergence=divergence,
+            divergence=divergence_of(settings.divergence, settings.alpha),
             eta=ETA,
             clip_low=0.2,
             clip_high=0.28,
