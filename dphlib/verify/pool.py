@@ -291,6 +291,8 @@ class _Slot:
                 self.drop()  # died between two chunks: no task's fault
             if self.process is None:
                 self.process = _Process(self.spec)
+            if cancelled.is_set():  # while it started, when there was no process to interrupt
+                break
             phase, end = self.process.run(tasks[before:], verdicts)
             if end == "done":
                 break
