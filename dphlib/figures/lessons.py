@@ -111,7 +111,7 @@ def estimators(collapsed: pd.DataFrame, missed: pd.DataFrame) -> Figure:
             pull.fill_between(rows["depth"], low, high, color=colour, alpha=0.18, linewidth=0)
     for name in dict.fromkeys(missed["name"]):
         rows = missed[missed["name"] == name].sort_values("k")
-        text, colour, dash = divergence_style(name)  # type: ignore[assignment]
+        text, colour, dash = divergence_style(name)
         bias.plot(rows["k"], 100 * rows["missed"], color=colour, linestyle=dash, label=text)
     log2_axis(bias, list(dict.fromkeys(missed["k"])))
     noise.set(title="noise", ylabel="standard deviation\nof an estimate (nats)")

@@ -54,13 +54,10 @@ class Origin:
         """
         from dphlib.models.adapters import describe_base
 
-        # The tokenizer first: it is small.
-        for what, stored, found in (
-            ("tokenizer", self.tokenizer_sha256, lambda: tokenizer_sha256(tokenizer)),
-            ("base model", self.base_sha256, lambda: describe_base(base, "other").sha256),
-        ):
-            if (ours := found()) != stored:
-                return what, stored[:12], ours[:12]
+        if (found := tokenizer_sha256(tokenizer)) != self.tokenizer_sha256:  # first, for it is small
+            return "tokenizer", self.tokenizer_sha256[:12], found[:12]
+        if (found := describe_base(base, "other").sha256) != self.base_sha256:
+            return "base model", self.base_sha256[:12], found[:12]
         return None
 
 
@@ -88,7 +85,7 @@ class Store(Origin):
             )
 
 
-def origin(base: Path, tokenizer: Any) -> dict[str, str]:
+def origin(base: Path, tokenizer: Any) -> dict[str, Any]:
     """The fields of an `Origin`, of the weights in the folder `base` and a tokenizer."""
     from dphlib.models.adapters import describe_base
 

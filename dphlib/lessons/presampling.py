@@ -7,6 +7,7 @@ partition itself is `partition.partition`. Suites without the label `subset` (cl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -171,7 +172,8 @@ def _draw_sizes(ax: Axes, table: pd.DataFrame, threshold: int) -> None:
 
 def _draw_chances(ax: Axes, k: int, threshold: int) -> None:
     accuracy = np.linspace(0, 1, 101)
-    thick, thin = {"color": NEAR, "linewidth": 1.8, "zorder": 4}, {"color": "#C9CED6", "linewidth": 0.7}
+    thick: dict[str, Any] = {"color": NEAR, "linewidth": 1.8, "zorder": 4}
+    thin: dict[str, Any] = {"color": "#C9CED6", "linewidth": 0.7}
     for other in range(1, k + 1):
         ax.plot(100 * accuracy, 100 * binom.sf(other - 1, k, accuracy), **(thick if other == threshold else thin))
     ax.set(xlabel="true accuracy on a prompt (%)", ylabel=r"chance of $\mathcal{D}_\mathrm{pef}$ (%)")
