@@ -30,7 +30,7 @@ FIRST_NOTEBOOK = "00_kick_the_tires"
 def address_blocks(root: Path, notebook: str = FIRST_NOTEBOOK) -> dict[str, str]:
     """What repeats the address: badges, release, urls, and two cells of a notebook, named without suffix.
 
-    Raises ValueError for an address that is none.
+    Raises ValueError for what is not such an address.
     """
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     address, match = project["tool"]["dph"]["repository"], None

@@ -76,7 +76,7 @@ def test_an_address_reaches_every_place_and_leaves_every_place(root, capsys):
 
 
 @pytest.mark.parametrize("address", ["github.com/a/b", "http://github.com/a/b", f"{ADDRESS}/", f"{ADDRESS}.git", "x"])
-def test_an_address_that_is_none_is_refused(root, address, capsys):
+def test_what_is_not_an_address_is_refused(root, address, capsys):
     set_address(root, root, address)
     assert site.main(["--check", "--root", str(root)]) == 1
     assert "is not like" in capsys.readouterr().err
