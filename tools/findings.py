@@ -18,6 +18,7 @@ import pandas as pd
 from dphlib import stats
 from dphlib.analysis import claims, retention, studies
 from dphlib.analysis.labels import NAMES, SUITES
+from dphlib.cli.replot import recorded_profile
 from dphlib.experiment.hard import hard_table
 from dphlib.experiment.results import Results, recorded_studies
 from dphlib.report.facts import read_json
@@ -40,7 +41,7 @@ CONTROLS = {
 def page_blocks(root: Path) -> dict[str, str]:
     """The generated blocks of the page. Raises RunError naming a file of the reference run that is absent."""
     facts = run.recorded(root)
-    results = Results.load(root / run.WHERE, run.settings_of(facts["manifest"]))
+    results = Results.load(root / run.WHERE, recorded_profile(root / run.WHERE))
     return made(results, facts, read_json(root / COVERAGE))
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from dphlib import __version__
 from dphlib.analysis import tables
 from dphlib.analysis.claims import ClaimResult, verdict_counts
+from dphlib.cli.replot import recorded_profile
 from dphlib.data.sets import DATA_SETS
 from dphlib.report.facts import command_text, machine_text, minutes, peak_text, read_claims, read_json
 from dphlib.settings.gpu import BASES
-from dphlib.settings.profiles import Profile, profile
 from tools.blocks import rendered
 
 WHERE = "artifacts/reference"
@@ -33,12 +33,6 @@ def recorded(root: Path) -> dict[str, Any]:
         "minutes": minutes(manifest),
         "peak": peak_text(manifest),
     }
-
-
-def settings_of(manifest: dict[str, Any]) -> Profile:
-    """The profile of a run, with the seeds that were asked for."""
-    asked = manifest.get("asked", {})
-    return profile(manifest["profile"], asked.get("seeds", ""), asked.get("study_seeds", ""))
 
 
 def readme_blocks(root: Path) -> dict[str, str]:
@@ -65,7 +59,7 @@ def appendix_blocks(root: Path) -> dict[str, str]:
         **facts,
         version=__version__,
         versions=facts["manifest"]["versions"],
-        settings=settings_of(facts["manifest"]),
+        settings=recorded_profile(run),
         notebooks=len(list((run / "notebooks").glob("[0-9][0-9]_*.ipynb"))),
         parameters=int(read_json(run / "metrics/02_base_and_data.json")["parameters"]),
         done=read_json(run / "metrics/08_claims_and_report.json"),
