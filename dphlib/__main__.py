@@ -9,7 +9,7 @@ from dphlib.runtime.extras import hint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Calls `cli.main` and returns its exit status; 1, and a line that names the extra, for a package that is missing."""
+    """Calls `cli.main` and returns its exit status; for a missing package 1, with a line that names its extra."""
     try:
         from dphlib.cli import main as cli
 

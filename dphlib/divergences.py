@@ -96,7 +96,7 @@ class Divergence(Generator):
             inside, over, under = split(d)
             return self.slope(inside) / (1 + over + under)
 
-        return _WithSlope.apply(working, value, slope).to(d.dtype)
+        return _WithSlope.apply(working, value, slope).to(d.dtype)  # type: ignore[no-untyped-call]
 
     def conjugate(self, t: Tensor) -> Tensor:
         """The convex conjugate f*(t) elementwise, infinite outside its domain; its gradient is the maximising u.
@@ -295,7 +295,7 @@ def exact(name: str, p_ref_V: Tensor, p_theta_V: Tensor, **params: float) -> Ten
             )
     both = (p_ref > 0) & (p_theta > 0)
     d = torch.where(both, p_theta, 1.0).log() - torch.where(both, p_ref, 1.0).log()
-    inside = torch.where(both, p_ref, 0.0) * _WithSlope.apply(d, f.value, f.slope)
+    inside = torch.where(both, p_ref, 0.0) * _WithSlope.apply(d, f.value, f.slope)  # type: ignore[no-untyped-call]
     dropped = _edge(p_ref, f.at_zero, (p_ref > 0) & (p_theta == 0))
     outside = _edge(p_theta, f.slope_at_infinity, (p_ref == 0) & (p_theta > 0))
     return (inside + dropped + outside).sum(-1)

@@ -179,7 +179,9 @@ def logprobs_from_hidden(
     hidden, weight, chunk = _checked(hidden_N_D, lm_head_weight_V_D, tokens_N, temperature, chunk)
     frozen = torch.is_grad_enabled() and hidden.requires_grad and not weight.requires_grad
     along = frozen and not with_entropy and len(hidden) > chunk
-    logprobs_N, entropy_N = _ChosenLogprobs.apply(hidden, weight, tokens_N, temperature, chunk, with_entropy, along)
+    logprobs_N, entropy_N = _ChosenLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, tokens_N, temperature, chunk, with_entropy, along
+    )
     return (logprobs_N, entropy_N) if with_entropy else logprobs_N
 
 

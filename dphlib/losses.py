@@ -397,7 +397,8 @@ def _present_ids(loss_id_B_T: Tensor) -> set[int]:
     """The ids other than IGNORE that occur."""
     if loss_id_B_T.is_floating_point():
         raise ValueError(f"loss_id_B_T has dtype {loss_id_B_T.dtype}; it must be an integer dtype")
-    unknown = (ids := set(loss_id_B_T.unique().tolist())) - {IGNORE, EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE}
+    ids = set(loss_id_B_T.unique().tolist())  # type: ignore[no-untyped-call]
+    unknown = ids - {IGNORE, EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE}
     if unknown:
         raise ValueError(
             f"unknown loss ids {sorted(unknown)}; use IGNORE 0, EXPLORE 1, NEAR_PERFECT 2, ON_POLICY_DIVERGENCE 3"

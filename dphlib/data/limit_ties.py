@@ -26,7 +26,7 @@ class LimitProbe:
     next: str
 
 
-def parse_sql(sql: str) -> exp.Expression | None:
+def parse_sql(sql: str) -> exp.Expr | None:
     """The tree of one SQLite query; None for what sqlglot cannot read."""
     try:
         return sqlglot.parse_one(sql, read="sqlite")
@@ -34,12 +34,12 @@ def parse_sql(sql: str) -> exp.Expression | None:
         return None
 
 
-def written(tree: exp.Expression) -> str:
+def written(tree: exp.Expr) -> str:
     """The tree as SQLite."""
     return tree.sql(dialect="sqlite")
 
 
-def limit_probes(tree: exp.Expression) -> tuple[list[LimitProbe], int]:
+def limit_probes(tree: exp.Expr) -> tuple[list[LimitProbe], int]:
     """The probes of a query, and how many ORDER BY ... LIMIT of it have none.
 
     >>> probes, without = limit_probes(parse_sql("SELECT name AS n FROM t ORDER BY age DESC, n LIMIT 3"))
@@ -59,7 +59,7 @@ def limit_probes(tree: exp.Expression) -> tuple[list[LimitProbe], int]:
     return probes, without
 
 
-def _probe(query: exp.Expression, shared: exp.Expression | None) -> LimitProbe | None:
+def _probe(query: exp.Query, shared: exp.Expr | None) -> LimitProbe | None:
     rows, offset = _number(query.args["limit"]), _number(query.args.get("offset"))
     if not rows or offset is None:
         return None
@@ -83,7 +83,7 @@ def _probe(query: exp.Expression, shared: exp.Expression | None) -> LimitProbe |
     return LimitProbe(at(rows + offset - 1), at(rows + offset))
 
 
-def _number(clause: exp.Expression | None) -> int | None:
+def _number(clause: exp.Expr | None) -> int | None:
     """The literal in LIMIT or OFFSET, 0 without the clause, None for anything else."""
     if clause is None:
         return 0
@@ -91,14 +91,14 @@ def _number(clause: exp.Expression | None) -> int | None:
     return int(value.this) if isinstance(value, exp.Literal) and value.this.isdigit() else None
 
 
-def _plain(query: exp.Expression) -> exp.Expression:
+def _plain(query: exp.Query) -> exp.Query:
     bare = query.copy()
     for part in ("order", "limit", "offset"):
         bare.set(part, None)
     return bare
 
 
-def _ordered_by_name(query: exp.Expression) -> list[exp.Expression]:
+def _ordered_by_name(query: exp.Query) -> list[exp.Expr]:
     """The sort terms of a compound query; its positions as names of its first part's columns."""
     names = query.named_selects
     terms = []

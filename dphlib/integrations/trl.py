@@ -59,9 +59,9 @@ class DPHTrainer(trl.GRPOTrainer):
             message says which.
     """
 
-    _tag_names: ClassVar[list[str]] = ["trl", "grpo", "dph-rl"]  # this and the next two: for TRL's model card
+    _tag_names: ClassVar[list[str]] = ["trl", "grpo", "dph-rl"]  # type: ignore[misc]  # this and the next two: for TRL's model card
     _name = "DPH-RL"
-    _paper: ClassVar[dict[str, str]] = {
+    _paper: ClassVar[dict[str, str]] = {  # type: ignore[misc]
         "title": "The Choice of Divergence: A Neglected Key to Mitigating Diversity Collapse in Reinforcement Learning "
         "with Verifiable Reward",
         "id": "2509.07430",
@@ -98,7 +98,8 @@ class DPHTrainer(trl.GRPOTrainer):
                 "temperature that it samples with: leave GRPOConfig's at 1.0"
             )
         self.divergence, self.eta, self.rehearsal_rows = divergence, eta, rehearsal_rows
-        prompts = self.processing_class(text=[stored.problem.prompt for stored in store.references])["input_ids"]
+        tokenizer: Any = self.processing_class
+        prompts = tokenizer(text=[stored.problem.prompt for stored in store.references])["input_ids"]
         self._stored = list(zip(prompts, store.references, strict=True))
         self._micro_batch = (-1, -1)  # optimizer step, and which of its micro-batches
 
@@ -107,7 +108,7 @@ class DPHTrainer(trl.GRPOTrainer):
     ) -> Tensor:
         """TRL's loss of the rollouts in `inputs`, and while training eta L_pef of this micro-batch's stored answers."""
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        return loss + self._rehearsal_loss(model) if self.model.training else loss
+        return loss + self._rehearsal_loss(model) if self.model.training else loss  # type: ignore[union-attr]
 
     def _rehearsal_loss(self, model: Any) -> Tensor:
         step, number = self.state.global_step, self._micro_batch[1] + 1

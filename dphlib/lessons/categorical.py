@@ -214,7 +214,7 @@ def strengths(names: Sequence[str], right_S: Sequence[float], etas: Sequence[flo
         p_E_S = held_styles(name, right, p_ref, eta_E)
         columns = {
             "eta": eta_E,
-            "strength": eta_E * named(name).second_derivative_at_1,
+            "strength": eta_E * named(name).second_derivative_at_1,  # type: ignore[operator]
             "style_entropy": torch.special.entr(p_E_S).sum(-1),
             "pass_1": 100 * (right * p_E_S).sum(-1),
             "pass_k": 100 * (right * (1 - (1 - p_E_S) ** k)).sum(-1),

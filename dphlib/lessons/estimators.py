@@ -23,6 +23,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import pandas as pd
@@ -374,18 +375,19 @@ def measure(
         reference = pair.reference(rows)
         logprobs_N_V = _all_logprobs(hidden_N_D.detach(), policy)
         ref_p, d = reference.logprobs_N_V.exp(), logprobs_N_V - reference.logprobs_N_V
-        watched = ((ref_p >= COLLAPSED_REF) & (d.exp() < COLLAPSED_RATIO)).nonzero(as_tuple=True)
+        position_N, token_N = ((ref_p >= COLLAPSED_REF) & (d.exp() < COLLAPSED_RATIO)).nonzero(as_tuple=True)
         of_models = (logprobs_N_V, reference.logprobs_N_V, reference.top)
-        moments.append(exact_moments(*of_models, divergence, watched, answers=answers, top_p=top_p))
+        moments.append(exact_moments(*of_models, divergence, (position_N, token_N), answers=answers, top_p=top_p))
         gradients = pair.gradients(hidden_N_D, tokens_N, reference)
         for name, gradient in gradients.items():
             spreads[name].add(gradient)
         group.append((len(tokens_N), gradients["one_sample"]))
         if len(group) == answers:
             total = sum(n for n, _ in group)
-            spreads["mean_of_answers"].add(sum(gradient * (n / total) for n, gradient in group))
+            weighed = [gradient * (n / total) for n, gradient in group]
+            spreads["mean_of_answers"].add(reduce(torch.add, weighed))
             group = []
-        positions, collapsed = positions + len(tokens_N), collapsed + len(watched[0])
+        positions, collapsed = positions + len(tokens_N), collapsed + len(position_N)
     table = moment_columns(moments).set_index("estimator")
     for column, values in _gradient_columns(spreads).items():
         table[column] = values

@@ -183,7 +183,7 @@ def load_model(
         refuse_damaged(file, "copy or download it again, or run the stage that makes it again")
     tokenizer = load_tokenizer(folder)
     device = torch.cuda.current_device() if placement.device == "cuda" else placement.device
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=placement.torch_dtype,
         attn_implementation=placement.attention,
@@ -257,6 +257,6 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, user: str) -> str:
             "take the instruct variant of the model, or a plain template of dphlib.world.templates"
         )
     messages = [{"role": "user", "content": user}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     begins_twice = tokenizer(text)["input_ids"][:2] == [tokenizer.bos_token_id] * 2
     return text.removeprefix(tokenizer.bos_token) if begins_twice else text

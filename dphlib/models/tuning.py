@@ -158,7 +158,7 @@ def optimizer(policy: Any, lr: float, *, paged_8bit: bool | None = None) -> torc
     if paged_8bit:
         import bitsandbytes
 
-        made = bitsandbytes.optim.PagedAdamW8bit(targets, lr=lr, weight_decay=0.0)
+        made: torch.optim.Optimizer = bitsandbytes.optim.PagedAdamW8bit(targets, lr=lr, weight_decay=0.0)
     else:
         made = torch.optim.AdamW(targets, lr=lr, weight_decay=0.0)
     if copies:
@@ -183,7 +183,7 @@ def _step_through_copies(
     made: torch.optim.Optimizer, copies: list[tuple[torch.nn.Parameter, torch.nn.Parameter]]
 ) -> None:
     """Hooks: gradients go to the fp32 copies before a step, rounded weights come back; the state keeps the copies."""
-    made.fp32_copies = copies
+    made.fp32_copies = copies  # type: ignore[attr-defined]
 
     def before(*_: Any) -> None:
         fold_gradients(made)

@@ -190,5 +190,6 @@ def deterministic(threads: int) -> None:
 
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a guard for debugging; a sixth of sampling's time
+    # a guard for debugging; a sixth of sampling's time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

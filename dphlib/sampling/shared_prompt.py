@@ -26,25 +26,27 @@ class _OwnTokens(DynamicLayer):
 
     def __init__(self, room: int) -> None:
         super().__init__()
-        self._room, self._held, self._buffers = room, 0, ()
+        self._room, self._held = room, 0
+        self._buffers: tuple[Tensor, ...] = ()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self._buffers:
             rows, heads, _, size = key_states.shape
             self._buffers = tuple(key_states.new_empty(rows, heads, self._room, size) for _ in range(2))
         end = self._held + key_states.shape[-2]
-        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):  # type: ignore[var-annotated]
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, self._held : end] = new
         self._held = end
-        return tuple(buffer[:, :, :end] for buffer in self._buffers)  # type: ignore[return-value, var-annotated]
+        keys, values = (buffer[:, :, :end] for buffer in self._buffers)
+        return keys, values
 
     def get_seq_length(self) -> int:
         return self._held
 
     def keep(self, index_B: Tensor) -> None:
-        kept = []  # type: ignore[var-annotated]
-        for buffer in self._buffers:  # type: ignore[var-annotated]
-            rest = buffer.new_empty(len(index_B), *buffer.shape[1:])  # type: ignore[var-annotated]
+        kept = []
+        for buffer in self._buffers:
+            rest = buffer.new_empty(len(index_B), *buffer.shape[1:])
             rest[:, :, : self._held] = buffer[:, :, : self._held].index_select(0, index_B)
             kept.append(rest)
         self._buffers = tuple(kept)
@@ -74,7 +76,7 @@ class SharedPrompts:
         ).last_hidden_state
         last_P_D = hidden_P_W_D[torch.arange(len(prompts), device=device), lengths_P - 1]
         self._model, self._samples = model, samples
-        self._prompts = [(layer.keys, layer.values) for layer in cache.layers]
+        self._prompts: list[Any] = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr]
         outside_P_W = torch.arange(width, device=device) >= lengths_P[:, None]
         self._bias_P_W = torch.zeros(outside_P_W.shape, dtype=torch.float32, device=device).masked_fill_(
             outside_P_W, float("-inf")
@@ -82,7 +84,8 @@ class SharedPrompts:
         self._prompt_B = torch.arange(len(prompts), device=device).repeat_interleave(samples)
         self._position_B = lengths_P.repeat_interleave(samples)
         self._own = DynamicCache()
-        self._own.layers = [_OwnTokens(room) for _ in cache.layers]
+        self._own_layers = [_OwnTokens(room) for _ in cache.layers]
+        self._own.layers = list(self._own_layers)
         self.logits_B_V = model.get_output_embeddings()(last_P_D).repeat_interleave(samples, 0)
         self._place()
 
@@ -100,7 +103,7 @@ class SharedPrompts:
     def keep(self, index_B: Tensor) -> None:
         """Goes on with these rows only, in ascending order."""
         self._prompt_B, self._position_B = self._prompt_B[index_B], self._position_B[index_B]
-        for layer in self._own.layers:
+        for layer in self._own_layers:
             layer.keep(index_B)
         self._place()
 
@@ -206,7 +209,7 @@ def attends_fully(config: PreTrainedConfig) -> bool:
 
 
 def _attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,

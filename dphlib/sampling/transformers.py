@@ -67,7 +67,7 @@ class TransformersSampler:
         answers: list[list[Answer]] = [[] for _ in problems]
         for indices in batches([len(prompt) for prompt in prompts], config, self.batch_rows):
             rows = self._decode([prompts[i] for i in indices], config, generator)
-            texts = self.tokenizer.batch_decode([row[0] for row in rows], skip_special_tokens=True)
+            texts = self.tokenizer.batch_decode([list(row[0]) for row in rows], skip_special_tokens=True)
             for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
                 index = indices[number // config.samples]
                 sample = GREEDY_SAMPLE if config.temperature == 0 else number % config.samples

@@ -175,7 +175,7 @@ class VllmSampler:
         ids = tuple(completion.token_ids)
         logprobs = tuple(step[token].logprob for token, step in zip(ids, completion.logprobs, strict=True))
         sample = GREEDY_SAMPLE if config.temperature == 0 else completion.index
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
         truncated = completion.finish_reason == "length"
         return Answer(problem.id, sample, ids, logprobs, text, truncated, prompt_ids=prompt)
 

@@ -8,7 +8,7 @@ otherwise. Here the numbers do not depend on whether the CPU has them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -57,12 +57,8 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError(f"a parameter of shape {tuple(param.shape)}: Muon takes matrices, give it to AdamW")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self) -> None:  # type: ignore[override]
         """One update from the gradients; those without one stay."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
@@ -77,4 +73,3 @@ class Muon(torch.optim.Optimizer):
                 updates = orthogonalised(torch.stack([update for _, update in pairs]))
                 for (param, _), update in zip(pairs, updates, strict=True):
                     param.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr * max(1, rows / columns) ** 0.5)
-        return loss

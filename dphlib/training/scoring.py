@@ -7,7 +7,7 @@ Rows are padded on the right, cut into micro-batches by a token budget and score
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -144,6 +144,7 @@ def _hidden_after_shared(
     decoder, cache = policy.get_decoder(), DynamicCache(config=policy.config)
     hidden_P_W_D = decoder(input_ids=tokens_P_W, past_key_values=cache, use_cache=True).last_hidden_state
     last_P_D = hidden_P_W_D[torch.arange(len(prompts), device=device), lengths_P - 1]
+    layer: Any
     for layer in cache.layers:
         layer.keys, layer.values = layer.keys.index_select(0, prompt_B), layer.values.index_select(0, prompt_B)
     lengths_B_1 = lengths_P[prompt_B, None]
