@@ -93,17 +93,15 @@ def new_process(monkeypatch) -> None:
 # --- Stages ---------------------------------------------------------------------------------
 
 
-def test_a_finished_stage_is_reused(tmp_path, capsys):
+def test_a_finished_stage_is_reused(tmp_path):
     first = stage(tmp_path)
-    run = open_run(tmp_path, "smoke")
-    again = run.stage("base", params={}, code=["types"], build=lambda folder: pytest.fail("built twice"))
+    again = stage(tmp_path, lambda folder: pytest.fail("built twice"))
     assert (first.reused, again.reused) == (False, True)
     assert (first.path, first.key, first.content_hash) == (again.path, again.key, again.content_hash)
     assert again.path == tmp_path / "stages" / f"base-{again.key[:16]}"
-    assert (run.reused, run.built) == (["base"], [])
     manifest = json.loads((again.path / "manifest.json").read_text())
     assert manifest["files"]["model/weights.bin"]["size"] == 256 * 64
-    assert manifest["wall_s"] == again.wall_s >= 0 and manifest["peak_gib"] > 0
+    assert manifest["wall_s"] >= 0 and manifest["peak_gib"] > 0
     assert manifest["machine"]["cores"] >= 1 and "numpy" in manifest["versions"]
 
 

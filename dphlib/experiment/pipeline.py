@@ -198,11 +198,6 @@ class Pipeline:
         """The partition as problems and references."""
         return self._read_parts(suite, self.partition(suite, threshold))
 
-    def parts_of(self, run: RunConfig) -> Partition:
-        """The partition that a run trains on."""
-        suite, source = self._source(run)
-        return self._read_parts(suite, source)
-
     def _read_parts(self, suite: str, stage: Stage) -> Partition:
         problems = {p.id: p for p in self.suite(suite)}
         ids = json.loads((stage.path / "partition.json").read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -137,14 +137,13 @@ class NotBuilt(RunError):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A finished stage: folder, key, hash of its files, whether it was found, seconds that its build took."""
+    """A finished stage: folder, key, hash of its files, whether it was found."""
 
     name: str
     path: Path
     key: str
     content_hash: str
     reused: bool
-    wall_s: float
 
 
 def _files(folder: Path) -> list[Path]:
@@ -167,12 +166,10 @@ def work_folder(building: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An open run folder. `reused` and `built` list its stages' names in the order they were asked for."""
+    """An open run folder."""
 
     root: Path
     profile_name: str
-    reused: list[str] = field(default_factory=list)
-    built: list[str] = field(default_factory=list)
 
     def stage(
         self,
@@ -216,8 +213,7 @@ class Run:
                 say(f"{name}: building")
                 manifest = self._build(recipe, key, build, folder, building)  # type: ignore[arg-type]
             shutil.rmtree(folder.with_name(f".work-{label}"), ignore_errors=True)
-        (self.reused if reused else self.built).append(name)
-        return Stage(name, folder, key, manifest["content"], reused, manifest["wall_s"])
+        return Stage(name, folder, key, manifest["content"], reused)
 
     def _build(
         self, recipe: dict[str, Any], key: str, build: Callable[[Path], None], folder: Path, building: Path
