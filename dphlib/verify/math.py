@@ -47,6 +47,7 @@ from dphlib.verify.math_spelling import tidy
 from dphlib.verify.math_text import (
     MAX_CHARS,
     UnreadableError,
+    bare,
     boxes,
     exact_value,
     extract_boxed,
@@ -181,7 +182,7 @@ class MathChecker:
         """How a gold is read, as the detail of a verdict says it; None if it cannot be."""
         text, raw = _gold_text(gold), _content(gold)
         paired = extract_boxed(f"\\boxed{{{raw}}}") == raw  # not empty, each brace has its partner, no box
-        if not paired or not text or restatement(text, text):
+        if not paired or not bare(text) or restatement(text, text):
             return None
         value = split_units(text, words=True)[0]
         return ["" if exact_value(value) is not None or self._algebra.readable(value) else AS_TEXT]

@@ -138,7 +138,7 @@ def _proportional(one: Any, other: Any, *, positive: bool) -> bool:
 def same(gold: str, answer: str) -> bool:
     """Whether two answers say the same. Raises UnreadableError where they do not and `answer` cannot be read."""
     if bare(gold) == bare(answer):
-        return True
+        return bool(bare(gold))
     if is_sentence(gold):
         return False
     if (one := region(gold)) is not None:
@@ -168,7 +168,7 @@ def _readable(value: str) -> bool:
 def _same_lists(gold: Sequence[Item], answer: Sequence[Item]) -> bool:
     if len(gold) > 1 and _by_name(gold):
         names = [bare(item.left) for item in gold]
-        if len(answer) == 1 and not answer[0].left and bracket(answer[0].value) == "(":
+        if len(answer) == 1 and re.fullmatch(r"\s*\(.*\)\s*", answer[0].text):
             answer = [Item("", part) for part in split(inside(answer[0].value))]
         elif (given := _by_name(answer)) and set(given) == set(names):
             answer = [given[name] for name in names]
@@ -217,8 +217,8 @@ def _is_quantity(left: str) -> bool:
 
 
 def _same_values(gold: str, answer: str) -> bool:
-    if bare(gold) == bare(answer):
-        return True
+    if bare(gold) == bare(answer) or not bare(answer):
+        return bool(bare(answer))  # nothing is not even itself
     if (found := same_value(gold, answer)) is not None:
         return found
     kinds = bracket(gold), bracket(answer)
@@ -226,7 +226,7 @@ def _same_values(gold: str, answer: str) -> bool:
     if len(parts) > 1 or len(others) > 1:
         if kinds == ("\\{", "\\{"):
             return _matched(parts, others, _same_values)
-        ends = [text.strip()[0] + text.strip()[-1] for text in (gold, answer)]
+        ends = [text.strip()[:1] + text.strip()[-1:] for text in (gold, answer)]
         alike = ends[0] == ends[1] or (len(parts) > 2 and {"()", "[]"} >= set(ends))
         return alike and len(parts) == len(others) and all(map(_same_values, parts, others))
     for mark in ("\\cup", "\\cap"):

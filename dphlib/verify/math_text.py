@@ -315,7 +315,7 @@ def split(text: str, *others: str) -> list[str]:
             parts.append(text[start : match.start()])
             start = match.end()
     parts.append(text[start:])
-    return [part for part in parts if part.strip()] if "\\l" in text else parts
+    return ([part for part in parts if part.strip()] or [""]) if "\\l" in text else parts
 
 
 def bracket(text: str) -> str:
