@@ -11,6 +11,7 @@ from verifier_examples import MATH_ANSWERS, MATH_EXTRACTION, MATH_RESTATEMENTS, 
 
 from dphlib.types import Verdict
 from dphlib.verify.math import MathVerifier, extract_boxed, plain_number
+from dphlib.verify.math_text import joined_boxes
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,8 @@ def test_texts_of_200_kB_are_searched_for_a_box():
     for text in ("\\boxed{" * 30_000, "\\boxed" + " " * 200_000, "}" * 200_000):
         assert extract_boxed(text) is None and extract_boxed(text + r" \boxed{5}") in ("5", None)
     assert extract_boxed("\\boxed{" + "(" * 200_000 + "}") == "(" * 200_000
+    assert joined_boxes("\\boxed{1}" + " " * 200_000 + ", \\boxed{2}") == ["2"]
+    assert joined_boxes(", ".join(["\\boxed{1}"] * 20_000)) == ["1"] * 20_000
 
 
 def test_plain_numbers_are_exact_and_need_no_worker():

@@ -45,6 +45,8 @@ from typing import Any, Literal
 from dphlib.types import Verdict
 from dphlib.verify.math_spelling import tidy
 from dphlib.verify.math_text import (
+    ANSWER_WORDS,
+    GOLD_WORDS,
     MAX_CHARS,
     UnreadableError,
     bare,
@@ -170,8 +172,8 @@ class MathChecker:
             return "correct", known[0]
         if reason := restatement(gold, answer):
             return "wrong", reason
-        gold = split_units(gold, words=True)[0]
-        value = split_units(answer, words=exact_value(gold) is not None)[0]
+        gold = split_units(gold, words=GOLD_WORDS)[0]
+        value = split_units(answer, words=ANSWER_WORDS if exact_value(gold) is not None else 0)[0]
         if (same := same_value(gold, value)) is not None:
             return ("correct" if same else "wrong"), ""
         if (small := exact_value(value)) is not None and small[1] is not None and 0 < abs(small[0]) < 1e-3:
@@ -184,7 +186,7 @@ class MathChecker:
         paired = extract_boxed(f"\\boxed{{{raw}}}") == raw  # not empty, each brace has its partner, no box
         if not paired or not bare(text) or restatement(text, text):
             return None
-        value = split_units(text, words=True)[0]
+        value = split_units(text, words=GOLD_WORDS)[0]
         return ["" if exact_value(value) is not None or self._algebra.readable(value) else AS_TEXT]
 
     def _compare(self, known: list[Any], answer: str) -> tuple[str, str]:

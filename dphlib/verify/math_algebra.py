@@ -73,7 +73,7 @@ def foreign(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
 # --- Expressions --------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=5_000)
 def parse(text: str) -> Any:
     """The expression that a text is, None if it is none. What has no value (`12:00` as a ratio) is a name."""
     try:
@@ -266,7 +266,7 @@ def _difference(text: str) -> tuple[str, Any] | None:
 # --- Sets of numbers ----------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=5_000)
 def region(text: str) -> Region | None:
     """The set of numbers that an answer is, None if it is no such answer, or a list of numbers (see `items`).
 

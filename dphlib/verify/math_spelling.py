@@ -36,17 +36,7 @@ _GREEK = """
 λ lambda; μ mu; µ mu; ν nu; ξ xi; π pi; ρ rho; σ sigma; τ tau; υ upsilon; φ varphi; ϕ phi; χ chi; ψ psi; ω omega;
 Γ Gamma; Δ Delta; Θ Theta; Λ Lambda; Ξ Xi; Π Pi; Σ Sigma; Φ Phi; Ψ Psi; Ω Omega
 """
-_PLAIN = {
-    "\xa0": " ",
-    "\u2009": " ",
-    "\u202f": " ",
-    "\u2003": " ",
-    "\u2002": " ",
-    "∣": "|",
-    "⁄": "/",
-    "∕": "/",
-    "′": "'",
-}
+_PLAIN = dict.fromkeys("\xa0\u2002\u2003\u2009\u202f", " ") | {"∣": "|", "⁄": "/", "∕": "/", "′": "'"}
 _PLAIN |= dict.fromkeys("−–—‐‑‒", "-") | dict.fromkeys("∗＊⁎", "*")
 _PLAIN |= {"ℝ": r"\mathbb{R}", "ℂ": r"\mathbb{C}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}"}
 _CHARACTERS = dict.fromkeys(_INVISIBLE) | str.maketrans(
@@ -55,18 +45,14 @@ _CHARACTERS = dict.fromkeys(_INVISIBLE) | str.maketrans(
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱˣʸᵃᵇᵏᵐᵗ", "0123456789+-=()nixyabkmt")
 _SUBSCRIPT = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙᵢₓₐₖₘⱼ", "0123456789+-=()nixakmj")
 _RAISED, _LOWERED = ("[" + "".join(map(chr, table)) + "]+" for table in (_SUPERSCRIPT, _SUBSCRIPT))
+_COMPATIBLE = re.compile("[¼½¾\u2150-\u215e！-～\U0001d400-\U0001d7ff]")
 _ROOT_SIGN = re.compile(r"([√∛∜])\s*(?=(\(|\{)?(\d+(?:\.\d+)?|\\[A-Za-z]+|[A-Za-z])?)")
 _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 
 
 def _ascii(text: str) -> str:
     """Rule 1."""
-    text = "".join(
-        _compatible(c)
-        if "\u2150" <= c <= "\u215e" or c in "¼½¾" or "\U0001d400" <= c <= "\U0001d7ff" or "！" <= c <= "～"
-        else c
-        for c in text
-    )
+    text = _COMPATIBLE.sub(lambda match: _compatible(match[0]), text)
     text = re.sub(_RAISED, lambda run: "^{" + run[0].translate(_SUPERSCRIPT) + "}", text)
     text = re.sub(_LOWERED, lambda run: "_{" + run[0].translate(_SUBSCRIPT) + "}", text)
     return _roots(text.translate(_CHARACTERS))
@@ -134,19 +120,15 @@ _WORDS_IN_TEXT = re.compile(r"\s*[A-Za-z][A-Za-z'.-]*(?:[\s.]+[A-Za-z][A-Za-z'.-
 _SYMBOL = re.compile(
     r"\\(?:mathrm|mathit|operatorname|text|textrm|textit|mathnormal)\s*\{\s*([ei])\s*\}|\\(i)math(?![A-Za-z])"
 )
-# Commands that say the same as another.
-_SAME = {
-    "leq": r"\le", "leqslant": r"\le", "leqq": r"\le", "geq": r"\ge", "geqslant": r"\ge", "geqq": r"\ge", "ne": r"\neq",
-    "lt": "<", "gt": ">", "varnothing": r"\emptyset", "oslash": r"\emptyset", "lvert": "|", "rvert": "|", "vert": "|",
-    "mid": "|", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "dfrac": r"\frac", "tfrac": r"\frac",
-    "cfrac": r"\frac", "infin": r"\infty", "ast": r"\cdot", "cdotp": r"\cdot", "lg": r"\log_{10}",
-    "backslash": r"\setminus", "vee": r"\lor", "wedge": r"\land", "thinspace": " ", "enspace": " ",
-    "degree": r"\circ", "reals": r"\mathbb{R}", "R": r"\mathbb{R}", "dots": r"\ldots",
-    "dotsc": r"\ldots", "Longrightarrow": r"\Rightarrow", "implies": r"\Rightarrow", "medspace": " ", "thickspace": " ",
-    "varphi": r"\phi", "varepsilon": r"\epsilon", "vartheta": r"\theta",
-}  # fmt: skip
+_ALIKE = r"""
+leq \le; leqslant \le; leqq \le; geq \ge; geqslant \ge; geqq \ge; ne \neq; lt <; gt >; varnothing \emptyset; vert |;
+oslash \emptyset; lvert |; rvert |; lbrace \{; rbrace \}; lbrack [; rbrack ]; dfrac \frac; tfrac \frac; cfrac \frac;
+infin \infty; ast \cdot; cdotp \cdot; lg \log_{10}; backslash \setminus; vee \lor; wedge \land; degree \circ;
+R \mathbb{R}; mid |; reals \mathbb{R}; dots \ldots; dotsc \ldots; varphi \phi; varepsilon \epsilon; vartheta \theta
+"""
+_SAME = dict(pair.split() for pair in _ALIKE.split(";"))
 _COMMAND = re.compile(r"\\([A-Za-z]+)(\s?)")
-_QUAD = re.compile(r"\\q?quad")
+_SPACE = re.compile(r"\\(?:q?quad|(?:thin|en|med|thick)space)")
 _SPACING = re.compile(r"\\[,;:>~]|~|(?<!\\)\\\s|\s+")
 _FUNCTION = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|csc|ln|log|exp|sqrt"
 _FUNCTIONS = re.compile(
@@ -315,7 +297,7 @@ def tidy(text: str) -> str:
     10000 -5\frac{1}{2} 4.5 \times 10^{33} 15\text{ miles}
     """
     text = _GROUPED.sub(lambda group: re.sub(r"\D", "", group[0]), _undress(_ascii(text)))
-    text = _FUNCTIONS.sub(_function, _COMMAND.sub(_named, _QUAD.sub(" ", _PERCENT.sub(r"\\%", text))))
+    text = _FUNCTIONS.sub(_function, _COMMAND.sub(_named, _SPACE.sub(" ", _PERCENT.sub(r"\\%", text))))
     text = _braced(_SPACING.sub(" ", text.replace(r"\!", "").replace("**", "^")))
     text = _END.sub("", " ".join(_numbers(text).split()))
     text = _PREFIX.sub("", text)

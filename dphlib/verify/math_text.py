@@ -18,6 +18,7 @@ from typing import Any
 from dphlib.verify.math_spelling import tidy
 
 MAX_VALUES = 64  # of one part with several signs `\pm`
+MAX_BETWEEN = 80  # characters between two boxes of one list
 MAX_CHARS = 2_000  # of a box; longer ones are no answer to a problem, but cost seconds to parse
 
 
@@ -58,7 +59,10 @@ def joined_boxes(text: str) -> list[str]:
     if not outer or outer[-1] != found[-1]:
         return []
     at = len(outer) - 1
-    while at and _JOINED.fullmatch(text, outer[at - 1][1] + 1, text.rindex("\\boxed", 0, outer[at][0])):
+    while at:
+        between = text[outer[at - 1][1] + 1 : text.rindex("\\boxed", 0, outer[at][0])]
+        if len(between) > MAX_BETWEEN or not _JOINED.fullmatch(between):
+            break
         at -= 1
     return [text[start:end].strip() for start, end in outer[at:]]
 
@@ -94,7 +98,7 @@ def bare(text: str) -> str:
     >>> print(bare(r"\mathrm{h} = 30^\circ \cdot x"))
     h=30\cdot x
     """
-    return _SPACE.sub(r"\1", _DRESS.sub("", _UNWRAP.sub(r"\1", text))).rstrip(".")
+    return _SPACE.sub(r"\1", _DRESS.sub("", _UNWRAP.sub(r" \1", text))).rstrip(".")
 
 
 # Numbers.
@@ -218,6 +222,7 @@ _NO_UNIT = frozenset(
 )
 _OPPOSITE = {frozenset(pair.split("/")) for pair in "am/pm east/west north/south left/right up/down gain/loss".split()}
 _OPEN_END = re.compile(r"[=<>+\-*/^_,;:(\[{]$|\\(?:cdot|times|div|pm|mp|l?eq?|g?eq?|approx|neq?|to)$")
+GOLD_WORDS, ANSWER_WORDS = 4, 3  # letters of a unit that is a plain word, behind a number
 _KNOWN = frozenset(_UNITS.values())
 _WORDS = re.compile(r"[A-Za-z]+")
 _UNIT = re.compile(
@@ -240,14 +245,14 @@ def is_sentence(text: str) -> bool:
     return _TWO_WORDS.search(plain) is not None and re.search(r"[\d=\\]", text) is not None
 
 
-def split_units(text: str, *, words: bool = False) -> tuple[str, tuple[str, ...]]:
+def split_units(text: str, *, words: int = 0) -> tuple[str, tuple[str, ...]]:
     r"""`text` without the units at its end, and these, last first, in one spelling.
 
-    Units are words in a text font; behind a number also plain ones that are known and longer than a letter, and with
-    `words` any of three letters or more after a space. A plain letter is a variable. Words that change the value
-    ("million", "or", "not") are no units.
+    Units are words in a text font; behind a number also plain ones that are known and longer than a letter, and, after
+    a space, any whose longest has at least so many letters as `words` says. A plain letter is a variable. Words that
+    change the value ("million", "or", "not") are no units.
 
-    >>> split_units(r"12 \text{ cm}^2"), split_units("4t"), split_units("5 apples", words=True)
+    >>> split_units(r"12 \text{ cm}^2"), split_units("4t"), split_units("5 apples", words=4)
     (('12', ('cm^2',)), ('4t', ()), ('5', ('apple',)))
     """
     units: list[str] = []
@@ -259,7 +264,8 @@ def split_units(text: str, *, words: bool = False) -> tuple[str, tuple[str, ...]
         else:
             square_metres = words and match["plain"] == "m" and match["power"] and match["gap"].isspace()
             known = square_metres or (len(match["plain"]) > 1 and all(_unit(word) in _KNOWN for word in found))
-            spaced = words and re.search(r"[\s~]", match["gap"]) and len(match["plain"]) > 2
+            lengths = list(map(len, found))
+            spaced = words and match["gap"].isspace() and min(lengths) > 1 and max(lengths) >= words
             fits = bool(known or spaced) and exact_value(rest) is not None
         if not fits or not 0 < len(found) <= 5 or _OPEN_END.search(rest) or any(map(_is_value, found)):
             break
@@ -363,6 +369,17 @@ class Item:
         return is_name(self.left) and not re.search(r"[A-Za-df-hj-z]", re.sub(r"\\[A-Za-z]+", "", self.value))
 
 
+def listed(text: str) -> list[str]:
+    r"""The parts of an answer, without braces round all of it, or other brackets round equations.
+
+    >>> listed("[x=1,y=2]"), listed(r"\{1,2\}"), listed("(1,2)")
+    (['x=1', 'y=2'], ['1', '2'], ['(1,2)'])
+    """
+    parts = split(inside(text))
+    named = text[:1] + text[-1:] in ("()", "[]") and all(len(split(part, "=")) == 2 for part in parts)
+    return parts if named or bracket(text) == "\\{" else split(text)
+
+
 def items(text: str) -> list[Item]:
     r"""The parts of an answer, braces round all of them taken off, `\pm` written out.
 
@@ -370,11 +387,7 @@ def items(text: str) -> list[Item]:
     ['-2', '1 +\\sqrt{5}', '1 -\\sqrt{5}']
     """
     found = []
-    parts = split(inside(text))
-    if bracket(text) != "\\{":  # or round equations: [x=1, y=2]
-        named = text[:1] + text[-1:] in ("()", "[]") and all(len(split(part, "=")) == 2 for part in parts)
-        parts = parts if named else split(text)
-    for part in parts:
+    for part in listed(text):
         sides = split(part, "=", "\\in")
         left, value = sides[0].strip() if len(sides) == 2 else "", sides[-1].strip()  # of a chain, its end
         values = split(inside(value)) if left and bracket(value) == "\\{" else [value]
@@ -438,8 +451,8 @@ def restatement(gold: str, content: str) -> str | None:
     >>> restatement("5", "x=5"), restatement("5", "2+3=5"), restatement("46", "12+34")
     (None, 'an equation, not an answer', 'not a worked-out number')
     """
-    gold, gold_units = split_units(tidy(gold), words=True)
-    content, units = split_units(tidy(content), words=exact_value(gold) is not None)
+    gold, gold_units = split_units(tidy(gold), words=GOLD_WORDS)
+    content, units = split_units(tidy(content), words=ANSWER_WORDS if exact_value(gold) is not None else 0)
     known = all(unit.partition("^")[0] in _KNOWN for unit in gold_units + units)
     opposite = any(frozenset((a.lower(), b.lower())) in _OPPOSITE for a in gold_units for b in units)
     if opposite or (known and gold_units and units and gold_units != units):
@@ -452,11 +465,11 @@ def restatement(gold: str, content: str) -> str | None:
     if len(_PRIME.findall(gold)) != len(_PRIME.findall(content)):
         return "a prime more or less"
     if not _RELATION.search(gold):
-        for part in split(content):
+        for part in listed(content):
             sides = _RELATION.split(part)
             if len(sides) > 2 or (len(sides) == 2 and not names_a_quantity(*sides)):
                 return "an equation, not an answer"
-    elif gold != content and max(map(_equations, split(content))) > 1:
+    elif gold != content and any(_is_chain(part, gold) for part in listed(content)):
         return "a chain of equations"
     wanted, given = _values(gold, gold=True), _values(content)
     if all(map(_is_number, wanted)) and not angles:
@@ -470,8 +483,10 @@ def restatement(gold: str, content: str) -> str | None:
     return f"not worked out: {min(extra)}" if extra else None
 
 
-def _equations(part: str) -> int:
-    return len(split(part, "=", "\\in")) - 1
+def _is_chain(part: str, gold: str) -> bool:
+    """Whether a part has two equations side by side, or more in brackets and subscripts than any of the gold."""
+    most = max(len(_RELATION.findall(one)) for one in listed(gold))
+    return len(split(part, "=", "\\in")) > 2 or len(_RELATION.findall(part)) > most
 
 
 def _is_number(text: str) -> bool:
@@ -485,7 +500,7 @@ def _values(text: str, *, gold: bool = False) -> list[str]:
     """
     values = [text]
     for _ in range(3):
-        sides = [_RELATION.split(part) for value in values for part in split(value)]
+        sides = [split(part, "=", "\\in") for value in values for part in split(value)]
         sides = [side[::-1] if len(side) == 2 and is_name(side[1]) and not is_name(side[0]) else side for side in sides]
         values = [
             inside(side[-1]) if not gold or len(side) != 2 or is_name(side[0]) else "=".join(side) for side in sides
