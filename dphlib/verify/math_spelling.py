@@ -104,7 +104,7 @@ _PREFIX = re.compile(
     r"^(?:(?:\\text\{)?\s*(?:the )?(?:final )?(?:solution|answer)s? (?:is|are)\s*\}?\s*:?\s*|\\approx\s*)", re.I
 )
 _COLOUR = re.compile(r"\\(?:text)?color\s*\{[a-z]+\}(?:\s*\{([^{}]*)\})?")
-_STARS = re.compile(r"(\*{1,3})(?=[^*\s])([^*]*[^*\s])\1")
+_STARS = re.compile(r"(\*{1,3}|`{1,3})(?=[^*`\s])([^*`]*[^*`\s])\1")
 _PERCENT = re.compile(
     r"\s*(?:\\text\s*\{\s*(?:percentage|percent|per cent|pct)\s*\}"
     r"|(?<=[\d}\s])(?:percentage|percent|per cent|pct)(?![A-Za-z])|(?<=\d)\s*(?<!\\)%(?=\s*(?:$|[,;)\]}])))"
@@ -185,6 +185,7 @@ def _named(match: re.Match[str]) -> str:
 # --- Arguments in braces ------------------------------------------------------------------------------
 
 _TAKES = re.compile(r"\\(frac|binom|sqrt)(?![A-Za-z])|(?<!\\)[\^_]")
+_WITH_GROUPS = re.compile(rf"\\(?:frac|binom|sqrt|overline|bar|hat|vec|mathbb|mathcal)|{_WORD_FONT}")
 _TAKEN = re.compile(r"[+-]?\d+|[+-]?(?:\\[A-Za-z]+|[A-Za-z*'])|.")
 
 
@@ -221,7 +222,7 @@ def _argument(text: str, at: int, *, digits: bool, round_brackets: bool) -> tupl
     if not digits and not match[0].startswith("\\"):
         return text[at], at + 1
     end = match.end()
-    if match[0].lstrip("+-") in ("\\frac", "\\binom", "\\sqrt"):
+    if _WITH_GROUPS.fullmatch(match[0].lstrip("+-")):
         while text[end : end + 1] in ("{", "["):
             end = _closing(text, end) + 1
     return text[at:end], end
@@ -250,6 +251,7 @@ _BASES |= {"sixteen": 16, "binary": 2, "octal": 8, "hexadecimal": 16}
 
 def _numbers(text: str) -> str:
     """Rule 4."""
+    text = text.replace("+/-", r"\pm ")
     text = _TIMES_TEN.sub(r" \\times ", text)
     text = _E_NOTATION.sub(lambda match: rf"{match[1]} \times 10^{{{int(match[2] + match[3])}}}", text)
     text = _STAR.sub(r"\\cdot ", text)

@@ -462,15 +462,18 @@ def restatement(gold: str, content: str) -> str | None:
     per_cent = "%" in gold
     angles = "\\circ" in gold + content and "\\pi" in gold + content
     gold, content = bare(gold), bare(content)
-    if len(_PRIME.findall(gold)) != len(_PRIME.findall(content)):
-        return "a prime more or less"
     if not _RELATION.search(gold):
+        values = []
         for part in listed(content):
             sides = _RELATION.split(part)
             if len(sides) > 2 or (len(sides) == 2 and not names_a_quantity(*sides)):
                 return "an equation, not an answer"
+            values.append(split(part, "=", "\\in")[-1])
+        content = ",".join(values)
     elif gold != content and any(_is_chain(part, gold) for part in listed(content)):
         return "a chain of equations"
+    if len(_PRIME.findall(gold)) != len(_PRIME.findall(content)):
+        return "a prime more or less"
     wanted, given = _values(gold, gold=True), _values(content)
     if all(map(_is_number, wanted)) and not angles:
         ratios = per_cent or any("." in value or not _NUMBER.fullmatch(value) for value in wanted)
