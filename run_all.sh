@@ -330,7 +330,7 @@ case "$command" in
     test)
         cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
         if [ $# -gt 0 ]; then exec "$python" -m pytest -n "$cores" "$@"; fi
-        "$python" -m pytest -n "$cores"
+        "$python" -m pytest -n "$cores" --ignore=tests/documents # those are checked by ./run_all.sh check
         status=$?
         if [ $status -eq 2 ]; then exit 2; fi # interrupted
         if ! vllm_runs_here; then

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from dphlib.runtime.files import InputError
 from dphlib.runtime.jobs import Job, run_jobs
 from dphlib.settings.environment import ENVIRONMENT, chosen_by_environment, profile_from_environment
 from dphlib.settings.gpu import BASES
@@ -108,3 +109,10 @@ def test_a_job_opens_the_profile_that_its_parent_has(tmp_path, monkeypatch):
     monkeypatch.setenv("DPH_METHODS", "grpo,dph_js")
     (there,) = run_jobs([Job("open", import_module("opening").opened, {"name": "gpu80"})], workers=1, label="opening")
     assert there == repr(profile_from_environment("gpu80")) != repr(profile("gpu80"))
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"num_attention_heads": "many"}'])
+def test_a_folder_whose_configuration_is_damaged_is_one_line(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json is not a model's configuration .* get the model's files again"):
+        chosen_by_environment(profile("gpu24"), {"DPH_BASE": str(tmp_path)})

@@ -168,7 +168,7 @@ def test_ci_runs_checks_and_both_test_suites_and_fails_with_any(clone, main, vll
         "-m ruff format --check .",
         "-m mypy",
         "-m pytest tests/documents",
-        f"-m pytest -n {os.cpu_count()}",
+        f"-m pytest -n {os.cpu_count()} --ignore=tests/documents",
         "-m pytest tests/with_vllm",
     ]
     torch = "pip torch==" + pins()["torch"]

@@ -102,17 +102,20 @@ def _shape(folder: Path) -> dict[str, Any]:
     """A model's shape by its `config.json`; nothing where there is none, which loading the model reports."""
     if not (path := folder / "config.json").is_file():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    heads = found["num_attention_heads"]
-    context = {"context": found["max_position_embeddings"]} if "max_position_embeddings" in found else {}
-    return context | {
-        "layers": found["num_hidden_layers"],
-        "hidden_size": found["hidden_size"],
-        "intermediate_size": found["intermediate_size"],
-        "heads": heads,
-        "kv_heads": found.get("num_key_value_heads", heads),
-        "head_size": found.get("head_dim") or found["hidden_size"] // heads,
-        "vocabulary": found["vocab_size"],
-        "tied": bool(found.get("tie_word_embeddings", False)),
-        "biases": found.get("model_type") == "qwen2",
-    }
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        heads = found["num_attention_heads"]
+        context = {"context": found["max_position_embeddings"]} if "max_position_embeddings" in found else {}
+        return context | {
+            "layers": found["num_hidden_layers"],
+            "hidden_size": found["hidden_size"],
+            "intermediate_size": found["intermediate_size"],
+            "heads": heads,
+            "kv_heads": found.get("num_key_value_heads", heads),
+            "head_size": found.get("head_dim") or found["hidden_size"] // heads,
+            "vocabulary": found["vocab_size"],
+            "tied": bool(found.get("tie_word_embeddings", False)),
+            "biases": found.get("model_type") == "qwen2",
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a model's configuration ({error!r}); get the model's files again") from error
