@@ -329,8 +329,11 @@ case "$command" in test-vllm | test-verl) ;; *) set_up ;; esac
 case "$command" in
     test)
         cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-        if [ $# -gt 0 ]; then exec "$python" -m pytest -n "$cores" "$@"; fi
-        "$python" -m pytest -n "$cores" --ignore=tests/documents # those are checked by ./run_all.sh check
+        side_by_side="-n $cores --dist loadfile --no-loadscope-reorder" # a file's set-up is made once
+        # shellcheck disable=SC2086 # options without spaces
+        if [ $# -gt 0 ]; then exec "$python" -m pytest $side_by_side "$@"; fi
+        # shellcheck disable=SC2086
+        "$python" -m pytest $side_by_side --ignore=tests/documents # those are checked by ./run_all.sh check
         status=$?
         if [ $status -eq 2 ]; then exit 2; fi # interrupted
         if ! vllm_runs_here; then

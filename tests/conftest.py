@@ -39,8 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "verl: needs verl installed")
 
 
+LONGEST = ("test_notebooks.py", "test_golden.py", "test_notebooks_on_data.py", "test_setup.py", "test_hard.py")
+"""Files that are begun first, so that no core is left with one of them at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what this machine cannot run, with the reason, which `-ra` prints at the end."""
+    """Puts long files first, and skips what this machine cannot run, with the reason, which `-ra` prints at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for name, command in (("vllm", "test"), ("verl", "test-verl")):
         marked = [item for item in items if item.get_closest_marker(name)]
         if marked and importlib.util.find_spec(name) is None:

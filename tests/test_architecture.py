@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dphlib"
 
@@ -24,6 +26,7 @@ def run_python(program: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_modules_that_need_no_torch_are_imported_without_it():
     paths = (path.relative_to(PACKAGE).with_suffix("") for path in sorted(PACKAGE.rglob("*.py")))
     names = [".".join(path.parts) for path in paths if not path.name.startswith("__")]

@@ -15,6 +15,8 @@ from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.stages import ModelConfig
 
+pytestmark = pytest.mark.slow
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark of memory is read from /proc")
 
 

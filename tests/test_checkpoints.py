@@ -23,6 +23,8 @@ from dphlib.runtime.machine import seed_everything
 from dphlib.settings.stages import TuningConfig
 from dphlib.training import checkpoints, loop
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 KEEPING = replace(CONFIG, iterations=6, checkpoint_every=2)
 

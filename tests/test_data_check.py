@@ -17,6 +17,8 @@ from dphlib.data.limit_ties import limit_probes, parse_sql, written
 from dphlib.data.load import find, read
 from dphlib.data.sets import SUITES
 
+pytestmark = pytest.mark.slow
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")
 

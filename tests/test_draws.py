@@ -19,6 +19,8 @@ from dphlib.settings.stages import BackendConfig
 from dphlib.types import Answer, Verdict
 from dphlib.verify import Verifier
 
+pytestmark = pytest.mark.slow
+
 FOUR = SamplingConfig(4, 1.0, 1.0, 5)
 LOST = Verdict("infra_error", "worker died twice on the answer: SELECT 1")
 

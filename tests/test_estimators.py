@@ -191,6 +191,7 @@ def test_drawing_with_top_p_biases_the_one_sample_estimate_only():
     assert torch.equal(nucleus(log_p.exp(), 1.0), log_p.exp())
 
 
+@pytest.mark.slow
 def test_the_order_that_the_study_is_there_to_show(measured):
     table = measured.set_index("estimator")
     assert list(table.index) == list(ESTIMATORS)
@@ -208,6 +209,7 @@ def test_the_order_that_the_study_is_there_to_show(measured):
     assert measured.attrs["collapsed"] > 0 and (table["ms"] > 0).all()
 
 
+@pytest.mark.slow
 def test_the_gradients_variance_is_that_of_gradients_taken_one_by_one(pair, measured):
     base, policy, draws = pair
     gradients = []

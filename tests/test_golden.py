@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).resolve().parent / "golden"
 EXPECTED = json.loads((GOLDEN / "numbers.json").read_text())
 
@@ -26,13 +28,11 @@ def found() -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not has_avx2(), reason="the digests hold on x86-64 with AVX2; elsewhere agreement is statistical")
 def test_every_digest_is_the_committed_one(found):
     assert {name: row["digest"] for name, row in found.items()} == {n: r["digest"] for n, r in EXPECTED.items()}
 
 
-@pytest.mark.slow
 def test_the_numbers_are_near_the_committed_ones(found):
     assert found.keys() == EXPECTED.keys()
     for name, row in EXPECTED.items():

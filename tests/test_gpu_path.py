@@ -31,6 +31,8 @@ from dphlib.training import loop
 from dphlib.training.scoring import answer_logprobs
 from dphlib.verify import Verifier
 
+pytestmark = pytest.mark.slow
+
 SUITES = {
     "train": ("bird_train", "gsm8k_train"),
     "in_domain": ("bird_dev",),

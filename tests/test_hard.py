@@ -21,6 +21,8 @@ from dphlib.settings.stages import EvalConfig
 from dphlib.settings.studies import HARD, STUDIES, chosen, planned_runs, study_runs
 from dphlib.settings.variants import RunConfig
 
+pytestmark = pytest.mark.slow
+
 RUN = RunConfig("grpo", "main", 0)
 
 

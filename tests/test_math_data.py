@@ -17,7 +17,7 @@ from dphlib.stats import pass_at_k
 from dphlib.verify.math import MathVerifier
 from tests.math_cases import DATA, GOLD_FIELDS, LISTED, as_boxed, clipped, gold_answers, read_rows, self_answer, vectors
 
-pytestmark = pytest.mark.skipif(not (DATA / "grader_math").exists(), reason="needs ../shared/data")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (DATA / "grader_math").exists(), reason="needs ../shared/data")]
 
 SAMPLE_EVERY = {"math500": 5, "olympiadbench": 9, "college_math": 100}  # the others are plain numbers: all
 

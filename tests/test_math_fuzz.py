@@ -15,6 +15,8 @@ from dphlib.verify.math import MathVerifier
 from dphlib.verify.math_text import exact_value, extract_boxed, plain_number, restatement, same_value, split_units, tidy
 from tests.math_cases import PIECES
 
+pytestmark = pytest.mark.slow
+
 latex = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 short = st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join)
 anything = latex | st.text(max_size=80)

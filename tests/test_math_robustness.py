@@ -19,6 +19,8 @@ from databases import until
 from dphlib.verify.math import MathChecker, MathVerifier
 from dphlib.verify.pool import WorkerSpec
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 2.0
 

@@ -17,6 +17,8 @@ from dphlib.report import notebooks
 from dphlib.report.notebooks import NotebookError, check_executed, run_notebooks
 from tools.reference import normalise
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = 'seed: int = 1\nprofile: str = "smoke"\n'
 

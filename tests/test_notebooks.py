@@ -14,6 +14,8 @@ from dphlib.cli import main as cli
 from dphlib.experiment.store import verify_run_manifest
 from dphlib.report.notebooks import check_executed
 
+pytestmark = pytest.mark.slow
+
 STUDIES = "controls,eta,answers,hard"  # smoke's own and the hard problems
 NOTEBOOKS = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 

@@ -34,6 +34,8 @@ from dphlib.report.notebooks import check_executed, declared_parameters, find_no
 from dphlib.runtime.machine import deterministic
 from dphlib.settings.environment import profile_from_environment as profile
 
+pytestmark = pytest.mark.slow
+
 PROFILE = "gpu80-smoke"
 SMALL = {"draws": 64, "lesson_steps": 2}  # parameters of notebooks 01, 04 and 06
 NOTEBOOKS = find_notebooks(Path(__file__).resolve().parents[1] / "notebooks")

@@ -26,6 +26,8 @@ from dphlib.experiment.results import (
 from dphlib.runtime.files import RunError
 from dphlib.settings.profiles import profile
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("base", "grpo", "dph_js")
 SORTED_BY = ["method", "variant", "seed", "step", "suite", "problem_id", "answer_hash", "sample"]
 

@@ -599,6 +599,7 @@ def shown_by(tmp_path, program: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("avx2" not in machine_flags(), reason="this processor has no AVX2")
 def test_pinned_kernels_are_avx2s_and_none_is_fetched(tmp_path):
     early = """

@@ -18,7 +18,10 @@ import pytest
 
 from dphlib.settings.profiles import PROFILES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
+SIDE_BY_SIDE = f"-n {os.cpu_count()} --dist loadfile --no-loadscope-reorder"
 STAND_IN = """#!/usr/bin/env bash
 printf '%s\\n' "$*" | head -n 1 >>"$CALLS"
 case "$1 $2" in
@@ -140,7 +143,7 @@ def one_line(errors: str) -> str:
         (("smoke",), "-m dphlib run --profile smoke"),
         (("smoke", "--seeds", "2"), "-m dphlib run --profile smoke --seeds 2"),
         (("replot",), "-m dphlib replot"),
-        (("test", "-k", "pass at"), f"-m pytest -n {os.cpu_count()} -k pass at"),
+        (("test", "-k", "pass at"), f"-m pytest {SIDE_BY_SIDE} -k pass at"),
     ],
 )
 def test_each_command_sets_up_then_hands_over_and_passes_the_status_on(clone, arguments, call):
@@ -168,7 +171,7 @@ def test_ci_runs_checks_and_both_test_suites_and_fails_with_any(clone, main, vll
         "-m ruff format --check .",
         "-m mypy",
         "-m pytest tests/documents",
-        f"-m pytest -n {os.cpu_count()} --ignore=tests/documents",
+        f"-m pytest {SIDE_BY_SIDE} --ignore=tests/documents",
         "-m pytest tests/with_vllm",
     ]
     torch = "pip torch==" + pins()["torch"]

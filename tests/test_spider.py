@@ -24,7 +24,7 @@ KNOWN = json.loads((Path(__file__).parent / "known_disagreements.json").read_tex
 MODES = ("bird", "spider", "paper")
 PREDICTIONS = ("din_sql_gpt4", "gpt4_zero_shot", "codex_few_shot", "dail_sql_gpt4")
 
-pytestmark = pytest.mark.skipif(not DATABASES.exists(), reason="needs ../shared/data/spider")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATABASES.exists(), reason="needs ../shared/data/spider")]
 
 
 @cache

@@ -18,6 +18,8 @@ from databases import BOMBS, fenced, make_database, until
 from dphlib.types import OUTCOMES, Verdict
 from dphlib.verify import SqlVerifier
 
+pytestmark = pytest.mark.slow
+
 LIMITS = {"max_ops": 500_000, "max_rows": 1_000}
 ITEMS = [
     ("club", gold, f"{fenced(answer)} {i}" if answer else f"nothing {i}")

@@ -18,6 +18,8 @@ from dphlib.types import OUTCOMES
 from dphlib.verify.sql import _extract_as_paper, extract_sql
 from dphlib.verify.sql_rules import SqlChecker, is_ordered, same_results, sql_tokens
 
+pytestmark = pytest.mark.slow
+
 CASES = int(os.environ.get("DPH_FUZZ_CASES", "2800")) // 4  # of each property
 
 TABLES = """

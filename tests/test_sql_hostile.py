@@ -19,6 +19,8 @@ from databases import BOMBS, ENDLESS, HOSTILE, fenced, make_database
 from dphlib.types import OUTCOMES
 from dphlib.verify.sql import MEMORY_MIB, SqlVerifier
 
+pytestmark = pytest.mark.slow
+
 PROC = Path("/proc")
 GOLD = "SELECT id, name FROM t"
 
@@ -54,7 +56,6 @@ def test_a_gold_that_writes_is_nobodys_zero_and_writes_nothing(root):
     assert state(root) == before
 
 
-@pytest.mark.slow
 def test_bombs_end_by_their_budgets_and_leave_the_others_untouched(root):
     """None of them needs the clock, so that a slow machine decides as a fast one does."""
     with SqlVerifier(root, max_ops=10_000_000) as verifier:
@@ -142,7 +143,6 @@ def resident_mib() -> float:
     return int((PROC / "self" / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not PROC.exists(), reason="needs /proc to count what is left over")
 def test_ten_thousand_mixed_hostile_answers_in_one_batch(root):
     """No hang, no leak, no changed database; the same outcomes one way and the other."""

@@ -21,6 +21,8 @@ from dphlib.training import loop
 from dphlib.types import EvalRecord, Verdict
 from dphlib.verify import Verifier
 
+pytestmark = pytest.mark.slow
+
 RUN = RunConfig("dph_js_definition", "main", 0)
 
 

@@ -14,6 +14,8 @@ from dphlib.settings.variants import RunConfig
 from dphlib.training import tracking
 from dphlib.verify import Verifier
 
+pytestmark = pytest.mark.slow
+
 RUN = RunConfig("grpo", "main", 0)
 
 

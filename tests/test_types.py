@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 MISUSE = """\
 from dphlib.divergences import generator
@@ -20,6 +22,7 @@ pass_at_k("4", 2, 1).bit_length()
 """
 
 
+@pytest.mark.slow
 def test_the_library_has_no_type_error_and_an_importers_are_found(tmp_path):
     """One run for both, so that the configuration is shown to find what is wrong."""
     misuse = tmp_path / "misuse.py"

@@ -14,6 +14,8 @@ import verdicts
 
 from dphlib.stats import Scores, bootstrap
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = Path(__file__).resolve().parents[1] / "artifacts" / "reference"
 WIDTH = 0.10
 """An end of a recorded interval may be so much of the half-width away: 2,000 draws leave the latter a standard error

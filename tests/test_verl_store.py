@@ -22,6 +22,8 @@ from dphlib.models.load import save_model
 from dphlib.partition import Partition, Reference
 from dphlib.runtime.files import RunError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):

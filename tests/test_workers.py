@@ -18,6 +18,8 @@ from dphlib.types import Verdict
 from dphlib.verify import pool as pool_module
 from dphlib.verify.pool import CHUNK_CHARS, Pool, WorkerSpec, _cut
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -34,6 +34,8 @@ from dphlib.models.load import Placement, load_model
 from dphlib.training.scoring import answer_logprobs, score_rows
 from dphlib.verify import Verifier
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 logging.getLogger("trl").setLevel(logging.ERROR)
 
