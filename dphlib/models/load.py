@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from dphlib.models.output_head import refuse_other_head
 from dphlib.runtime.files import InputError, MissingFileError, RunError
 from dphlib.settings.stages import ModelConfig, WorldConfig
 from dphlib.world.people_places import corpus
@@ -175,7 +176,8 @@ def load_model(
 
     Raises:
         FileNotFoundError: no model there.
-        ValueError: the tokenizer has more tokens than the model has embeddings, or a weight file is damaged.
+        ValueError: the tokenizer has more tokens than the model has embeddings, a weight file is damaged, or log-probs
+            as training computes them are not the model's own.
     """
     if not (folder / "config.json").is_file():
         raise MissingFileError(f"no model in {folder}: config.json is missing; run the stage that makes it first")
@@ -195,8 +197,11 @@ def load_model(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model embeds "
             f"{model.get_input_embeddings().num_embeddings}; this model is of another vocabulary"
         )
+    if placement.attention == "sdpa" and getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # the fused kernel would leave the cap out, without a word
     if quantization is None:
         model = model.to(placement.device)
+        refuse_other_head(model.eval(), str(folder))
     return model.eval(), tokenizer
 
 

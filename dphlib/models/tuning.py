@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.models import load
 from dphlib.models.load import Placement, choose_placement
+from dphlib.models.output_head import refuse_other_head
 from dphlib.runtime.files import InputError
 from dphlib.settings.stages import TuningConfig
 
@@ -70,6 +71,7 @@ def prepare(policy: PreTrainedModel, config: TuningConfig, seed: int = 0) -> Any
         raise InputError("all weights in float16 overflow while training; use lora or qlora on this GPU, or float32")
     if quantised:
         _ready_for_gradients(policy)
+        refuse_other_head(policy, "the 4-bit model")  # not before: a forward pass would repack its layers
     if config.gradient_checkpointing:
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.kind == "full":

@@ -17,6 +17,8 @@ from torch import Tensor
 from transformers import AttentionInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from dphlib.models.output_head import output_head
+
 ATTENTION = "shared_prompt"
 """Name under which the attention is registered with `transformers`."""
 
@@ -86,7 +88,8 @@ class SharedPrompts:
         self._own = DynamicCache()
         self._own_layers = [_OwnTokens(room) for _ in cache.layers]
         self._own.layers = list(self._own_layers)
-        self.logits_B_V = model.get_output_embeddings()(last_P_D).repeat_interleave(samples, 0)
+        logits_P_V = output_head(model).logits(model.get_output_embeddings()(last_P_D))
+        self.logits_B_V = logits_P_V.repeat_interleave(samples, 0)
         self._place()
 
     def step(self, tokens_B: Tensor) -> None:
@@ -203,7 +206,9 @@ def decoding(
 
 
 def attends_fully(config: PreTrainedConfig) -> bool:
-    """Whether every layer of a model attends to all earlier tokens and keeps them."""
+    """Whether every layer of a model attends to all earlier tokens, without a cap, and keeps them."""
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        return False
     layers = DynamicCache(config=config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 

@@ -13,6 +13,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.logprobs import logprobs_from_hidden
+from dphlib.models.output_head import output_head
 from dphlib.sampling.shared_prompt import attends_fully
 
 TokenRow = tuple[Sequence[int], Sequence[int]]
@@ -77,12 +78,12 @@ def score_rows(
             without it nothing of it is computed.
     """
     hidden_N_D, chosen_N, mask_B_T = answer_hidden(policy, pad_token_id, rows)
-    weight_V_D = policy.get_output_embeddings().weight
+    weight_V_D, head = policy.get_output_embeddings().weight, output_head(policy)
     entropy_N = None
     if with_entropy:
-        scored_N, entropy_N = logprobs_from_hidden(hidden_N_D, weight_V_D, chosen_N, with_entropy=True)
+        scored_N, entropy_N = logprobs_from_hidden(hidden_N_D, weight_V_D, chosen_N, head=head, with_entropy=True)
     else:
-        scored_N = logprobs_from_hidden(hidden_N_D, weight_V_D, chosen_N)
+        scored_N = logprobs_from_hidden(hidden_N_D, weight_V_D, chosen_N, head=head)
 
     def placed(values_N: torch.Tensor) -> torch.Tensor:
         return torch.zeros(mask_B_T.shape, device=mask_B_T.device).masked_scatter(mask_B_T, values_N)
