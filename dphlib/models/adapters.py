@@ -13,18 +13,20 @@ import os
 import re
 import secrets
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from dphlib import __version__
 from dphlib.models.load import refuse_damaged
 from dphlib.models.tuning import refuse_adapted
-from dphlib.runtime.files import MissingFileError, clear_errors, sha256_file, write_json, write_text
+from dphlib.runtime.files import InputError, MissingFileError, clear_errors, sha256_file, write_json, write_text
 
 WEIGHTS, CONFIG, BASE = "adapter_model.safetensors", "adapter_config.json", "base.json"
 
@@ -133,14 +135,27 @@ def load_adapter(model: PreTrainedModel, folder: Path, base: Base) -> Any:
 
     Raises:
         FileNotFoundError: no adapter there.
-        ValueError: it belongs to another base, its files are damaged, or `model` carries an adapter already.
+        ValueError: it belongs to another base, its files are damaged, its keys do not fit the base, or `model` carries
+            an adapter already.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     refuse_adapted(model)
     check_adapter(folder, base)
     in_fp32 = model.dtype == torch.float16  # as `tuning.prepare` makes them
-    return PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=in_fp32).eval()
+    with warnings.catch_warnings():  # of keys that are missing, which are refused below
+        warnings.filterwarnings("ignore", "Found missing adapter keys")
+        adapted = PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=in_fp32).eval()
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        held = set(file.keys())
+    needed = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if other := sorted(held ^ needed):
+        what = "is missing" if other[0] in needed else "fits nowhere"
+        raise InputError(
+            f"{folder / WEIGHTS}: {len(held & needed)} of its {len(held)} keys fit the {len(needed)} that the base and "
+            f"{CONFIG} call for, {other[0]} {what}; name the keys as PEFT does, or save it again by save_adapter"
+        )
+    return adapted
 
 
 def check_adapter(folder: Path, base: Base) -> None:
