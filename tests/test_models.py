@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
-from small import policy, sum_problems, tokenizer
+from safetensors.torch import load_file, save_file
+from scripted_base import make_tokenizer
+from small import policy, save_policy, sum_problems, tokenizer
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -14,16 +19,20 @@ from transformers import (
     Gemma2ForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    LlamaTokenizer,
     PhiConfig,
     PhiForCausalLM,
     PreTrainedModel,
 )
 
 from dphlib.logprobs import PLAIN, OutputHead, logprobs_from_hidden
-from dphlib.models.load import load_model, save_model
+from dphlib.models import tuning
+from dphlib.models.adapters import WEIGHTS, Card, describe_base, load_adapter, save_adapter
+from dphlib.models.load import chat_prompt, end_tokens, generation_config, load_model, load_tokenizer, save_model
 from dphlib.models.output_head import output_head, refuse_other_head
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
+from dphlib.settings.stages import TuningConfig
 from dphlib.training.scoring import answer_logprobs
 
 CONFIG = SamplingConfig(samples=3, max_new_tokens=6)
@@ -125,3 +134,107 @@ def test_gradients_through_bias_scale_and_cap_are_those_of_the_plain_way(chunk, 
     torch.testing.assert_close(got, expected)
     for mine, theirs in zip(torch.autograd.grad(got, inputs), torch.autograd.grad(expected, inputs), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+# --- Tokenizers ----------------------------------------------------------------------------------
+
+
+def byte_level(folder: Path) -> Path:
+    make_tokenizer(["1 + 2 = 3"]).save_pretrained(folder)
+    return folder
+
+
+def change(file: Path, **settings) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+def test_a_byte_level_tokenizer_declared_as_llamas_is_refused_and_the_way_out_works(tmp_path):
+    config = byte_level(tmp_path) / "tokenizer_config.json"
+    change(config, tokenizer_class="LlamaTokenizerFast")
+    with pytest.raises(ValueError, match=r"gives back '1\+2'; .*\"tokenizer_class\": \"PreTrainedTokenizerFast\""):
+        load_tokenizer(tmp_path)
+    change(config, tokenizer_class="PreTrainedTokenizerFast")
+    words = load_tokenizer(tmp_path)
+    assert words.decode(words("1 + 2")["input_ids"], skip_special_tokens=True) == "1 + 2"
+
+
+def test_a_tokenizer_that_ends_prompts_is_refused_and_the_way_out_works(tmp_path):
+    pieces = ["<unk>", "<s>", "</s>", "▁", "1", "2", "+"]
+    words = LlamaTokenizer(
+        vocab={p: i for i, p in enumerate(pieces)}, merges=[], add_bos_token=True, add_eos_token=True
+    )
+    words.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"ends prompts with </s>.* out of post_processor in its tokenizer\.json"):
+        load_tokenizer(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer.json").read_text())["post_processor"]
+    single = [part for part in settings["single"] if part.get("SpecialToken", {}).get("id") != "</s>"]
+    change(tmp_path / "tokenizer.json", post_processor=settings | {"single": single})
+    assert load_tokenizer(tmp_path)("1")["input_ids"] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("before", ["", "\n", "  \n\n"])
+def test_a_prompt_begins_once_whatever_white_space_its_template_begins_with(before):
+    words = make_tokenizer(["1 + 2 = 3"])
+    words.chat_template = before + words.chat_template
+    text = chat_prompt(words, "1 + 2")
+    assert words.decode(words(text)["input_ids"]) == "<|begin|><|user|>1 + 2<|assistant|>"
+
+
+# --- End tokens ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_an_answer_ends_at_any_end_token_of_the_model(tmp_path, file):
+    save_policy(tmp_path)
+    words = tokenizer()
+    other = words.convert_tokens_to_ids("▁7")
+    if file == "config.json":
+        (tmp_path / "generation_config.json").unlink()
+    change(tmp_path / file, eos_token_id=[words.eos_token_id, other])
+    model, words = load_model(tmp_path)
+    ends = end_tokens(words, generation_config(tmp_path))
+    assert ends == end_tokens(words, model.generation_config) == sorted([words.eos_token_id, other])
+    with torch.no_grad():  # tied embeddings: the token's logit grows with its own row
+        model.get_input_embeddings().weight[other] *= 40
+    sampled = TransformersSampler(model, words).sample(sum_problems(8), SamplingConfig(4, max_new_tokens=12), 0)
+    answers = [answer for group in sampled for answer in group]
+    ended = [answer for answer in answers if answer.token_ids[-1] == other]
+    assert ended, "no answer ended at the second token: the test tests nothing"
+    for answer in answers:
+        assert not set(ends) & set(answer.token_ids[:-1])
+        assert answer.truncated == (answer.token_ids[-1] not in ends)
+    assert all(answer.text == words.decode(answer.token_ids[:-1], skip_special_tokens=True) for answer in ended)
+
+
+# --- Adapters ------------------------------------------------------------------------------------
+
+
+def renamed(weights):
+    return {key.replace("base_model.model.", "policy."): value for key, value in weights.items()}
+
+
+def halved(weights):
+    return {key: value for key, value in weights.items() if ".layers.0." in key}
+
+
+def with_more(weights):
+    return weights | {"base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight": torch.zeros(4, 64)}
+
+
+@pytest.mark.parametrize(
+    ("change_keys", "said"),
+    [
+        (renamed, r": 0 of its 28 keys fit the 28 .* is missing"),
+        (halved, r": 14 of its 14 keys fit the 28 .*layers\.1\..* is missing"),
+        (with_more, r": 28 of its 29 keys fit the 28 .*layers\.9\..* fits nowhere"),
+    ],
+)
+def test_an_adapter_whose_keys_do_not_fit_is_refused(tmp_path, change_keys, said):
+    base = save_policy(tmp_path / "base")
+    described = describe_base(base, "mit")
+    adapted = tuning.prepare(load_model(base)[0], TuningConfig("lora", rank=4))
+    save_adapter(adapted, tmp_path / "adapter", described, Card("grpo", "sums", (0,), "mit"))
+    file = tmp_path / "adapter" / WEIGHTS
+    save_file(change_keys(load_file(file)), file)
+    with pytest.raises(ValueError, match=said):
+        load_adapter(load_model(base)[0], tmp_path / "adapter", described)

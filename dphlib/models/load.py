@@ -19,8 +19,10 @@ from huggingface_hub import errors, snapshot_download
 from safetensors import SafetensorError, safe_open
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -38,6 +40,7 @@ PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 _PIECES = r"▁?[0-9]|▁?\}|▁?[^▁0-9\}]+"
 _MAX_POSITIONS = 256
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # config, weights, tokenizer, chat template
+_PROBE = "1 + 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +212,39 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder, padding on the left; one without a padding token (Llama 3's) pads by its end token.
 
     Padding is masked wherever it is and never scored.
+
+    Raises:
+        ValueError: the tokenizer loses spaces, or ends prompts with its end token.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    read = str(tokenizer.decode(tokenizer(_PROBE, add_special_tokens=False)["input_ids"]))
+    if read.strip() != _PROBE:
+        raise InputError(
+            f"{folder}: the tokenizer reads {_PROBE!r} and gives back {read!r}; where it is a byte-level one, write "
+            '"tokenizer_class": "PreTrainedTokenizerFast" in its tokenizer_config.json'
+        )
+    if tokenizer(_PROBE)["input_ids"][-1] == tokenizer.eos_token_id:
+        raise InputError(
+            f"{folder}: the tokenizer ends prompts with {tokenizer.eos_token}, after which no answer comes; take it "
+            "out of post_processor in its tokenizer.json, and set add_eos_token in tokenizer_config.json to false"
+        )
     return tokenizer
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig) -> list[int]:
+    """Tokens at which an answer ends: the tokenizer's, and those that the model's generation config names."""
+    named = generation.eos_token_id
+    ids = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+    return sorted(ids - {None})
+
+
+def generation_config(folder: Path) -> GenerationConfig:
+    """The generation config of the model in a folder; without a file of its own it follows from the model's."""
+    if (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(folder)
+    return GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
 
 
 def refuse_damaged(file: Path, way_out: str) -> None:
@@ -263,5 +294,6 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, user: str) -> str:
         )
     messages = [{"role": "user", "content": user}]
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    begins_twice = tokenizer(text)["input_ids"][:2] == [tokenizer.bos_token_id] * 2
-    return text.removeprefix(tokenizer.bos_token) if begins_twice else text
+    unspaced = text.lstrip()  # white space that a template has before its first tag
+    begins_twice = tokenizer(unspaced)["input_ids"][:2] == [tokenizer.bos_token_id] * 2
+    return unspaced.removeprefix(tokenizer.bos_token) if begins_twice else text

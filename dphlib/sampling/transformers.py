@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dphlib.models.load import end_tokens
 from dphlib.sampling.protocol import SamplingConfig, prompt_ids
 from dphlib.sampling.shared_prompt import decoding
 from dphlib.types import GREEDY_SAMPLE, Answer, Problem
@@ -52,7 +53,7 @@ class TransformersSampler:
 
     Args:
         model: the policy; used as it is at each call, so a training step is seen at once.
-        tokenizer: pads on the left.
+        tokenizer: pads on the left. An answer ends at its end token and at those of the model's generation config.
         batch_rows: rows decoded at a time, fewer where prompts are long (`batches`). It decides which random numbers a
             row gets: same value, same answers.
     """
@@ -67,7 +68,8 @@ class TransformersSampler:
         answers: list[list[Answer]] = [[] for _ in problems]
         for indices in batches([len(prompt) for prompt in prompts], config, self.batch_rows):
             rows = self._decode([prompts[i] for i in indices], config, generator)
-            texts = self.tokenizer.batch_decode([list(row[0]) for row in rows], skip_special_tokens=True)
+            shown = [list(ids if truncated else ids[:-1]) for ids, _, truncated, _ in rows]  # without the end token
+            texts = self.tokenizer.batch_decode(shown, skip_special_tokens=True)
             for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
                 index = indices[number // config.samples]
                 sample = GREEDY_SAMPLE if config.temperature == 0 else number % config.samples
@@ -90,7 +92,8 @@ class TransformersSampler:
         self, prompts: list[tuple[int, ...]], config: SamplingConfig, generator: torch.Generator
     ) -> list[tuple[tuple[int, ...], tuple[float, ...], bool, float]]:
         """(token ids, log-probs, truncated, mean entropy) of each row, a prompt's samples side by side."""
-        eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        ends = torch.tensor(end_tokens(self.tokenizer, self.model.generation_config))
+        pad = self.tokenizer.pad_token_id
         rows, steps = len(prompts) * config.samples, config.max_new_tokens
         tokens_B_N = torch.full((rows, steps), pad)
         logprobs_B_N = torch.zeros(rows, steps)
@@ -111,7 +114,7 @@ class TransformersSampler:
                 tokens_B_N[target, step] = next_B[live]
                 logprobs_B_N[target, step] = logprob_B[live]
                 entropy_B_N[target, step] = spread_B[live]
-                now = target[next_B[live] == eos]
+                now = target[torch.isin(next_B[live], ends)]
                 ended_B[now] = True
                 lengths_B[now] = step + 1
                 keep = ~ended_B[alive]

@@ -1,8 +1,8 @@
 """Sampling by vLLM in this process, fed with the policy's adapter or weights after each update.
 
 Log-probs are those of the contract of `Answer`, from other kernels than the trainer's: `training.importance` corrects
-for it. Entropies are NaN: vLLM returns the log-probs of drawn tokens only. An answer ends at the tokenizer's end token
-and at no other, as with `TransformersSampler`.
+for it. Entropies are NaN: vLLM returns the log-probs of drawn tokens only. An answer ends at the tokens of
+`models.load.end_tokens` and at no other, as with `TransformersSampler`.
 
 vLLM changes the process's random states and number of threads; they are put back here. Sleep mode needs a GPU.
 """
@@ -25,6 +25,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dphlib.models.adapters import CONFIG, adapter_sha256, write_weights
+from dphlib.models.load import end_tokens, generation_config
 from dphlib.runtime.files import InputError, RunError
 from dphlib.runtime.machine import derive_seed, package_version
 from dphlib.sampling.protocol import SamplingConfig, prompt_ids
@@ -102,6 +103,7 @@ class VllmSampler:
             raise RunError("a vLLM engine lives in this process already; close() that sampler first")
         self.tokenizer, self.lora_rank = tokenizer, lora_rank
         self.max_tokens, self.sleep = max_tokens, sleep
+        self._ends = end_tokens(tokenizer, generation_config(folder))
         self._adapter_sha256: str | None = None
         self._request: Any = None
         self._work = Path(tempfile.mkdtemp(prefix="dphlib-adapter-"))
@@ -155,7 +157,7 @@ class VllmSampler:
                 logprobs=0,
                 detokenize=False,
                 ignore_eos=True,
-                stop_token_ids=[self.tokenizer.eos_token_id],
+                stop_token_ids=self._ends,
             )
             for request_seed in seeds
         ]
@@ -175,8 +177,8 @@ class VllmSampler:
         ids = tuple(completion.token_ids)
         logprobs = tuple(step[token].logprob for token, step in zip(ids, completion.logprobs, strict=True))
         sample = GREEDY_SAMPLE if config.temperature == 0 else completion.index
-        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
         truncated = completion.finish_reason == "length"
+        text = str(self.tokenizer.decode(list(ids if truncated else ids[:-1]), skip_special_tokens=True))
         return Answer(problem.id, sample, ids, logprobs, text, truncated, prompt_ids=prompt)
 
     def sync(self, policy: Any) -> None:
