@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from small import WORLD, policy, sum_problems, tokenizer
 
 from dphlib.integrations import store
 from dphlib.models.load import build_tokenizer, save_model
 from dphlib.partition import Partition, Reference
-from dphlib.runtime.files import RunError
+from dphlib.runtime.files import RunError, sha256_file
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,18 @@ def test_what_is_exported_is_read_again(tmp_path, parts, base):
     held = store.export(tmp_path / "new", parts, 6, base)
     assert held == store.read(tmp_path / "new")
     assert (list(held.exploration), list(held.references), held.threshold) == (parts.exploration, parts.references, 6)
+    assert held.prompt_ids == (tuple(tokenizer()(parts.references[0].problem.prompt)["input_ids"]),)
     held.refuse_other(base, tokenizer())  # passes: they are the same
+
+
+def test_a_store_without_the_prompts_token_ids_is_refused(tmp_path, parts, base):
+    store.export(tmp_path, parts, 6, base)
+    (tmp_path / store.REFERENCES).write_text(json.dumps(parts.references[0].to_json()) + "\n")
+    head = json.loads((tmp_path / store.HEAD).read_text())
+    head["files"][store.REFERENCES] = sha256_file(tmp_path / store.REFERENCES)
+    (tmp_path / store.HEAD).write_text(json.dumps(head))
+    with pytest.raises(RunError, match="holds no token ids of prompts; export it again"):
+        store.read(tmp_path)
 
 
 def test_a_store_is_not_overwritten_and_damage_is_named(tmp_path, parts, base):

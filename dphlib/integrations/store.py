@@ -2,7 +2,8 @@
 
     partition.json      threshold, hashes of base and tokenizer, ids of D_pef and D_exp, sha256 of the two files below
     exploration.jsonl   the problems of D_exp
-    references.jsonl    the stored answers, each with its problem, as the stage `partition` writes them
+    references.jsonl    the stored answers, each with its problem, as the stage `partition` writes them, and with the
+                        token ids of its prompt, which nothing tokenises again
 
 A stored log-probability means something only beside the weights that gave it, a token id only beside its tokenizer:
 both are compared by hash, because a wrong one trains without an error and to no purpose. Reading needs no torch;
@@ -28,6 +29,7 @@ from dphlib.runtime.files import (
     write_json,
     write_text,
 )
+from dphlib.sampling.protocol import prompt_ids
 from dphlib.types import Problem
 
 HEAD, EXPLORATION, REFERENCES = "partition.json", "exploration.jsonl", "references.jsonl"
@@ -68,11 +70,13 @@ class Store(Origin):
     Args:
         exploration: the problems of D_exp.
         references: stored answers with the log-probabilities that the base gave them, nats, temperature 1.
+        prompt_ids: token ids of the prompt of each stored answer.
         threshold: correct pre-samples from which a prompt was near-perfect.
     """
 
     exploration: tuple[Problem, ...]
     references: tuple[Reference, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
     threshold: int
 
     def refuse_other(self, base: Path, tokenizer: Any) -> None:
@@ -122,17 +126,24 @@ def export(folder: Path, parts: Partition, threshold: int, base: Path) -> Store:
     Raises:
         RunError: `folder` holds a store; a training run may be reading it.
         MissingFileError: no safetensors in `base`.
+        InputError: the tokenizer loses spaces, or ends prompts with its end token.
     """
-    from transformers import AutoTokenizer
+    from dphlib.models.load import load_tokenizer
 
     new_folder(folder)
-    hashes = origin(base, AutoTokenizer.from_pretrained(base))
-    for name, rows in ((EXPLORATION, parts.exploration), (REFERENCES, parts.references)):
-        lines = (json.dumps(row.to_json(), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    tokenizer = load_tokenizer(base)
+    hashes = origin(base, tokenizer)
+    ids = prompt_ids(tokenizer, [reference.problem for reference in parts.references])
+    stored = [{**row.to_json(), "prompt_ids": row_ids} for row, row_ids in zip(parts.references, ids, strict=True)]
+    explored = [problem.to_json() for problem in parts.exploration]
+    for name, rows in ((EXPLORATION, explored), (REFERENCES, stored)):
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         write_text(folder / name, "".join(lines))
-    ids = {name: [problem.id for problem in getattr(parts, name)] for name in ("near_perfect", "exploration")}
+    named = {name: [problem.id for problem in getattr(parts, name)] for name in ("near_perfect", "exploration")}
     files = {name: sha256_file(folder / name) for name in (EXPLORATION, REFERENCES)}
-    write_json(folder / HEAD, {"threshold": threshold, **hashes, "files": files, **ids})  # last: now the store is whole
+    write_json(
+        folder / HEAD, {"threshold": threshold, **hashes, "files": files, **named}
+    )  # last: now the store is whole
     return read(folder)
 
 
@@ -141,7 +152,7 @@ def read(folder: Path) -> Store:
 
     Raises:
         MissingFileError: no store there; the stage's own folder is not one, for it does not name its base.
-        RunError: a file of it is damaged.
+        RunError: a file of it is damaged, or of an earlier version.
     """
     head: Mapping[str, Any] = {}
     if (folder / HEAD).is_file():
@@ -151,9 +162,13 @@ def read(folder: Path) -> Store:
     for name, stated in head["files"].items():
         if not (folder / name).is_file() or sha256_file(folder / name) != stated:
             raise RunError(f"{folder / name} is not what was exported (sha256); copy or export the store again")
+    stored = read_jsonl(folder / REFERENCES)
+    if any("prompt_ids" not in row for row in stored):
+        raise RunError(f"{folder / REFERENCES} holds no token ids of prompts; export it again by this version")
     return Store(
         exploration=tuple(Problem.from_json(row) for row in read_jsonl(folder / EXPLORATION)),
-        references=tuple(Reference.from_json(row) for row in read_jsonl(folder / REFERENCES)),
+        references=tuple(Reference.from_json(row) for row in stored),
+        prompt_ids=tuple(tuple(row["prompt_ids"]) for row in stored),
         threshold=head["threshold"],
         base_sha256=head["base_sha256"],
         tokenizer_sha256=head["tokenizer_sha256"],

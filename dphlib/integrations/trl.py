@@ -98,9 +98,7 @@ class DPHTrainer(trl.GRPOTrainer):
                 "temperature that it samples with: leave GRPOConfig's at 1.0"
             )
         self.divergence, self.eta, self.rehearsal_rows = divergence, eta, rehearsal_rows
-        tokenizer: Any = self.processing_class
-        prompts = tokenizer(text=[stored.problem.prompt for stored in store.references])["input_ids"]
-        self._stored = list(zip(prompts, store.references, strict=True))
+        self._stored = list(zip(store.prompt_ids, store.references, strict=True))
         self._micro_batch = (-1, -1)  # optimizer step, and which of its micro-batches
 
     def compute_loss(
