@@ -33,7 +33,7 @@ def refuse_other_head(model: Any, name: str) -> None:
     ids_1_T = torch.arange(16, device=model.device)[None] % len(layer.weight)
     logits_T_V = model(input_ids=ids_1_T, use_cache=False).logits[0].float()
     hidden_T_D = model.get_decoder()(input_ids=ids_1_T, use_cache=False).last_hidden_state[0]
-    rounding = 8 * torch.finfo(model.dtype).eps * float(logits_T_V.abs().max())
+    rounding = 4 * torch.finfo(model.dtype).eps * float(logits_T_V.abs().max())
     for tokens_T in (logits_T_V.argmax(-1), logits_T_V.argmin(-1)):
         theirs_T = logits_T_V.log_softmax(-1).gather(-1, tokens_T[:, None])[:, 0]
         ours_T = logprobs_from_hidden(hidden_T_D, layer.weight, tokens_T, head=output_head(model))
