@@ -160,7 +160,7 @@ def change(file: Path, **settings) -> None:
 def test_a_byte_level_tokenizer_declared_as_llamas_is_refused_and_the_way_out_works(tmp_path):
     config = byte_level(tmp_path) / "tokenizer_config.json"
     change(config, tokenizer_class="LlamaTokenizerFast")
-    with pytest.raises(ValueError, match=r"gives back '1\+2'; .*\"tokenizer_class\": \"PreTrainedTokenizerFast\""):
+    with pytest.raises(ValueError, match=r"gives back '12'; .*\"tokenizer_class\": \"PreTrainedTokenizerFast\""):
         load_tokenizer(tmp_path)
     change(config, tokenizer_class="PreTrainedTokenizerFast")
     words = load_tokenizer(tmp_path)

@@ -141,9 +141,8 @@ def export(folder: Path, parts: Partition, threshold: int, base: Path) -> Store:
         write_text(folder / name, "".join(lines))
     named = {name: [problem.id for problem in getattr(parts, name)] for name in ("near_perfect", "exploration")}
     files = {name: sha256_file(folder / name) for name in (EXPLORATION, REFERENCES)}
-    write_json(
-        folder / HEAD, {"threshold": threshold, **hashes, "files": files, **named}
-    )  # last: now the store is whole
+    # Last: now the store is whole.
+    write_json(folder / HEAD, {"threshold": threshold, **hashes, "files": files, **named})
     return read(folder)
 
 

@@ -40,7 +40,7 @@ PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 _PIECES = r"▁?[0-9]|▁?\}|▁?[^▁0-9\}]+"
 _MAX_POSITIONS = 256
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # config, weights, tokenizer, chat template
-_PROBE = "1 + 2"
+_PROBE = "1 2"
 
 
 @dataclass(frozen=True, slots=True)
