@@ -522,7 +522,7 @@ ANSWERING = {"presample", "evaluate", "data", *LEARNING}
         ("experiment.draws", {"presample", "evaluate", *LEARNING}),
         ("sampling.transformers", ANSWERING),
         ("verify.sql_rules", ANSWERING),
-        ("logprobs", ANSWERING),
+        ("logprobs", {"base", *ANSWERING}),  # a model that is loaded is compared with it
         ("partition", {"partition", *ANSWERING}),
         ("training.sft", {"base"}),
         ("runtime.machine", {"base", *ANSWERING}),
