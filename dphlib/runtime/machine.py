@@ -1,7 +1,8 @@
 """The machine and the seeds: what a run ran on, and what makes it repeat.
 
 With `pin_kernels` and `deterministic`, one version of the libraries and one number of threads, a run on a CPU gives the
-same bits on every x86-64 processor with AVX2. On other processors and on GPUs runs agree statistically.
+same bits on every x86-64 processor of one maker with AVX2 (MKL computes otherwise on AMD than on Intel). Elsewhere, and
+on GPUs, runs agree statistically.
 Nothing here imports torch unless it is asked to seed it or to make it deterministic.
 """
 
