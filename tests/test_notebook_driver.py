@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = 'seed: int = 1\nprofile: str = "smoke"\n'
 
-CHILD = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+CHILD = "child = subprocess.Popen(['sleep', 'infinity'])"
 
 
 def write(folder: Path, name: str, *cells: str, parameters: str | None = PARAMETERS) -> Path:
@@ -132,7 +132,7 @@ def test_a_group_of_errors_is_named_with_what_it_says(tmp_path):
 
 
 def test_dead_kernel_is_named_and_its_processes_are_gone(tmp_path):
-    start = f"import subprocess, sys, os, pathlib\n{CHILD}\npathlib.Path('child').write_text(str(child.pid))"
+    start = f"import subprocess, os, pathlib\n{CHILD}\npathlib.Path('child').write_text(str(child.pid))"
     write(tmp_path / "in", "00_dies.ipynb", start, "import signal\nos.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(NotebookError, match=r"00_dies\.ipynb: cell 3: the kernel died"):
         run_notebooks(tmp_path / "in", tmp_path / "out", {})
@@ -152,10 +152,10 @@ def gone(pids: list[int]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_the_driver_leaves_no_process(tmp_path, number):
     start = (
-        f"import subprocess, sys, os, pathlib, time\n{CHILD}\n"
+        f"import subprocess, os, pathlib, signal\n{CHILD}\n"
         "pathlib.Path('pids.tmp').write_text(f'{os.getpid()} {child.pid}')\n"
         "os.rename('pids.tmp', 'pids')\n"
-        "time.sleep(600)"
+        "signal.pause()"
     )
     write(tmp_path / "in", "00_long.ipynb", start)
     program = (

@@ -36,7 +36,7 @@ case "$1 $2" in
             fails) echo "ERROR: Could not find a version that satisfies the requirement" >&2; exit 1 ;;
             full) echo "OSError: [Errno 28] No space left on device" >&2; exit 1 ;;
             slow) sleep 11; exit 0 ;;
-            hangs) sleep 600 & echo $! >"$CALLS.sleeper"; wait ;;
+            hangs) sleep infinity & echo $! >"$CALLS.sleeper"; wait ;;
         esac
         ;;
     "-m uv") exit "${UV:-0}" ;;
