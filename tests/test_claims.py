@@ -137,7 +137,7 @@ def test_absent_arms_suites_samples_and_logs_are_not_run_and_say_what_lacks():
     assert verdicts(RECORDS[RECORDS["suite"] != "cross_domain"])["cross_dph_loses_least"].verdict == "not run"
     few = verdicts(world(samples=8))
     assert few["pass_k_falls"].verdict == "not run" and few["js_pass_8_above_grpo"].verdict == "supported"
-    assert "needs 16 judged answers a problem, there are 8" in few["dph_nearer_at_large_k"].detail
+    assert "needs 16 judged answers per problem, there are 8" in few["dph_nearer_at_large_k"].detail
     assert {r.verdict for r in verdicts(RECORDS.iloc[:0]).values()} == {"not run"}
 
 

@@ -57,7 +57,7 @@ def test_support_adds_up_to_the_problems(records):
         *((suite, k) for suite in ("cross domain", "out of domain") for k in (1, 8)),
     }
     assert set(retention.support(records, ks=(2, 99))["k"]) == {2}
-    with pytest.raises(ValueError, match=r"support at k = \[99\] needs 2k answers a problem, in_domain has 32"):
+    with pytest.raises(ValueError, match=r"support at k = \[99\] needs 2k answers per problem, in_domain has 32"):
         retention.support(records, ks=(99,))
     parts = got[["preserved", "lost", "gained", "neither"]]
     assert parts.sum(axis=1).tolist() == pytest.approx(got["problems"].tolist()) and parts.to_numpy().min() > -1e-9

@@ -628,9 +628,14 @@ def test_a_run_says_how_many_of_its_records_equal_the_references(tmp_path, monke
     for folder, frame in (("run", run), ("reference", reference)):
         (tmp_path / folder).mkdir()
         frame.to_parquet(tmp_path / folder / "records.parquet")
-    write_json(tmp_path / "reference" / "manifest.json", {"profile": "cpu"})
-    said = agreement(tmp_path / "run", "cpu", tmp_path / "reference")
-    assert said.startswith("899 of 900 records equal the reference's")
+    manifest = {"profile": "cpu", "machine": {"cpu": "AMD EPYC"}}
+    write_json(tmp_path / "reference" / "manifest.json", manifest)
+    monkeypatch.setattr("dphlib.experiment.agreement.pinned", lambda: True)
+    for cpu, said in (("AMD Ryzen 9", ""), ("Intel(R) Xeon(R)", "; it was made on AMD, and on another maker's")):
+        monkeypatch.setattr("dphlib.experiment.agreement.machine", lambda cpu=cpu: {"cpu": cpu})
+        start = f"899 of 900 records equal the reference's{said}"
+        assert agreement(tmp_path / "run", "cpu", tmp_path / "reference").startswith(start)
+    monkeypatch.undo()
     for name in PINNED:
         monkeypatch.delenv(name, raising=False)
     assert agreement(tmp_path / "run", "cpu", tmp_path / "reference").endswith("agrees with it statistically only")

@@ -181,7 +181,7 @@ def decide(part: Part, evidence: Evidence) -> PartResult:
     large = next((k for k in LARGE_KS if k <= fewest), LARGE_KS[-1])
     ks = {q: large if q.k == LARGE else q.k for q in part.quantities}
     if max(ks.values()) > fewest:
-        return replace(result, reason=f"needs {max(ks.values())} judged answers a problem, there are {fewest}")
+        return replace(result, reason=f"needs {max(ks.values())} judged answers per problem, there are {fewest}")
     found = [scores.of(q.method, q.suite, q.metric, ks[q], q.variant) for q in part.quantities]
     with np.errstate(divide="ignore", invalid="ignore"):
         got = stats.bootstrap(found, part.effect, level=evidence.level, rng_seed=evidence.rng_seed)

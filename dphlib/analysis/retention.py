@@ -116,7 +116,7 @@ def support(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Sequen
         half = min(scores.answers(method, suite) or 0 for method in present) // 2
         wanted = sorted({k for k in (ks or (1, 8, half)) if 1 <= k <= half})
         if not wanted:
-            raise ValueError(f"support at k = {list(ks or ())} needs 2k answers a problem, {suite} has {2 * half}")
+            raise ValueError(f"support at k = {list(ks or ())} needs 2k answers per problem, {suite} has {2 * half}")
         for k in wanted:
             for method in present:
                 split = stats.keep_explore(scores, method, suite, k)

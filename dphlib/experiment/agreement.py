@@ -8,7 +8,7 @@ import pandas as pd
 from pandas.util import hash_pandas_object
 
 from dphlib.report.facts import read_json
-from dphlib.runtime.machine import pinned
+from dphlib.runtime.machine import machine, pinned
 from dphlib.runtime.places import REFERENCE
 
 KEY = ["method", "variant", "seed", "step", "suite", "problem_id", "sample"]
@@ -30,11 +30,19 @@ def equal_records(records: pd.DataFrame, reference: pd.DataFrame) -> tuple[int, 
 
 def agreement(root: Path, profile_name: str, reference: Path = REFERENCE) -> str:
     """A sentence on a run's records and the reference's; "" where no reference of this profile is here."""
-    manifest = reference / "manifest.json"
-    if not manifest.is_file() or read_json(manifest)["profile"] != profile_name:
+    if not (reference / "manifest.json").is_file():
+        return ""
+    manifest = read_json(reference / "manifest.json")
+    if manifest["profile"] != profile_name:
         return ""
     equal, shared = equal_records(*(pd.read_parquet(folder / "records.parquet") for folder in (root, reference)))
     sentence = f"{equal:,} of {shared:,} records equal the reference's"
-    if pinned():
-        return sentence
-    return f"{sentence}; without the instructions of x86-64 with AVX2 a run agrees with it statistically only"
+    if not pinned():
+        return f"{sentence}; without the instructions of x86-64 with AVX2 a run agrees with it statistically only"
+    if (made_on := _maker(manifest["machine"]["cpu"])) != _maker(machine()["cpu"]):
+        return f"{sentence}; it was made on {made_on}, and on another maker's processor a run agrees statistically only"
+    return sentence
+
+
+def _maker(cpu: str) -> str:
+    return next((maker for maker in ("AMD", "Intel") if maker in cpu), cpu)

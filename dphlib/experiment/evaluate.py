@@ -48,18 +48,18 @@ def evaluate(
     styles: bool = True,
     on_done: Callable[[int], None] = lambda problems_done: None,
 ) -> pd.DataFrame:
-    """Every suite in `samples`, `samples[suite]` draws a problem at temperature 1 without top-p, and greedy.
+    """Every suite in `samples`, `samples[suite]` draws per problem at temperature 1 without top-p, and greedy.
 
     Args:
         suites: suite -> problems; must hold each suite of `samples`.
-        draw_seed: of the draws, the same for every run, so that arms differ in weights alone.
+        draw_seed: of the draws; each run has its own (`Pipeline.answered`), so that draws of two runs are independent.
         greedy: also decode greedily.
         base: when given, `base_logprob` is filled for the first `base_samples` draws of each problem.
         sampler: draws the answers; by default the policy itself through Transformers.
         styles: tell each answer's style; False for problems whose answers have none, as those of data sets.
 
     Returns:
-        One row an answer, columns as in `EvalRecord`.
+        One row per answer, columns as in `EvalRecord`.
 
     Raises:
         ValueError: a suite that is absent or has no problem.

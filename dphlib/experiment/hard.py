@@ -94,7 +94,7 @@ def answered(pipeline: Pipeline, run: RunConfig | None, look: bool = False) -> S
 
 
 def hard_table(records: pd.DataFrame, methods: Sequence[str] = HARD_METHODS) -> pd.DataFrame:
-    """A row a suite and model: unbiased Pass@k in per cent with intervals, and who reaches what.
+    """One row per suite and model: unbiased Pass@k in per cent with intervals, and who reaches what.
 
     Columns: suite, problems, method, Pass@k at n/16, n/4 and n of the n answers (each with `_low`, `_high`), then, with
     k of half the answers, preserved, lost and gained problems (`retention.support`), and seeds.

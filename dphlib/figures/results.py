@@ -119,7 +119,7 @@ def keep_explore(
     answers = min(scores.answers(method, suite) or 0 for method in ("base", *trained))
     usable = [k for k in ks if 2 * k <= answers]  # 2k answers, for the model that did not change
     if not usable:
-        raise ValueError(f"keep and explore at k = {list(ks)} need 2k answers a problem, there are {answers}")
+        raise ValueError(f"keep and explore at k = {list(ks)} need 2k answers per problem, there are {answers}")
     fig, axes = panels(2, len(usable), 0.95 + 0.34 * len(trained), sharey=True, sharex="row")
     unknown = False
     for column, k in zip(axes.T, usable, strict=True):

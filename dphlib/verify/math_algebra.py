@@ -48,8 +48,8 @@ from dphlib.verify.math_text import (
     split,
 )
 
-MAX_VALUES = 200  # of a list; and of conditions on one letter:
-MAX_CONDITIONS = 8
+MAX_VALUES = 200  # of a list
+MAX_CONDITIONS = 8  # on one letter
 
 Region = tuple[str, Any]
 """The letter that a set of numbers confines, "" if it names none, and the set."""
