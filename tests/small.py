@@ -14,9 +14,15 @@ from dphlib.settings.profiles import Profile, profile
 from dphlib.settings.stages import BaseConfig, ModelConfig, WorldConfig
 from dphlib.types import Group, Problem, Verdict
 
-WORLD = WorldConfig(
-    problems={"train": 12, "in_domain": 6, "cross_domain": 5, "out_of_domain": 5, "sums_train": 10},
-)
+WORLD = WorldConfig(problems={"train": 12, "in_domain": 6, "cross_domain": 5, "out_of_domain": 5, "sums_train": 10})
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+"""Of a model by Transformers' own configuration."""
 
 
 @functools.cache
@@ -37,20 +43,9 @@ def save_policy(folder: Path, seed: int = 0, width: int = 64) -> Path:
 
 def base_config(folder: Path, width: int = 64) -> BaseConfig:
     """What a profile says of a base that `save_policy` wrote."""
-    return BaseConfig(
-        str(folder),
-        None,
-        "mit",
-        layers=2,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        heads=2,
-        kv_heads=2,
-        head_size=width // 2,
-        vocabulary=len(tokenizer()),
-        tied=True,
-        chat=False,
-    )
+    sizes = {"layers": 2, "hidden_size": width, "intermediate_size": 2 * width, "head_size": width // 2}
+    words = {"vocabulary": len(tokenizer()), "tied": True, "chat": False}
+    return BaseConfig(str(folder), None, "mit", heads=2, kv_heads=2, **sizes, **words)
 
 
 def sum_problems(count: int) -> list[Problem]:

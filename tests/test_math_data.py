@@ -1,7 +1,7 @@
 """The mathematics verifier against recorded judgements and the golds of whole data sets, in ../shared/data.
 
-Every disagreement stands in math_disagreements.json with its reason. All golds of all sets, rather than the samples
-here, are checked by `python tests/benchmarks/math_golds.py`.
+Every disagreement stands in math_disagreements.json with its reason. `DPH_ALL_GOLDS=1` checks all golds of all sets,
+rather than samples.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from tests.math_cases import DATA, GOLD_FIELDS, LISTED, as_boxed, clipped, gold_
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (DATA / "grader_math").exists(), reason="needs ../shared/data")]
 
 SAMPLE_EVERY = {"math500": 5, "olympiadbench": 9, "college_math": 100}  # the others are plain numbers: all
+if os.environ.get("DPH_ALL_GOLDS"):
+    SAMPLE_EVERY = {}
 
 
 @pytest.fixture(scope="module", params=["strict", "compat"])

@@ -76,10 +76,7 @@ def test_random_comparisons_end_and_a_readable_gold_is_never_an_infra_error(veri
     """40 comparisons each time, and each gold with itself."""
     own = verifier.verify_many([(gold, f"\\boxed{{{gold}}}") for gold in golds])
     items = [(gold, f"\\boxed{{{content}}}") for gold in golds for content in contents]
-    verdicts = verifier.verify_many(items)
-    again = verifier.verify_many(items)
-    assert again == verdicts
-    for (gold, _), verdict in zip(items, verdicts, strict=True):
+    for (gold, _), verdict in zip(items, verifier.verify_many(items), strict=True):
         if own[golds.index(gold)].outcome == "correct":
             assert verdict.reward is not None, (gold, verdict)
         assert own[golds.index(gold)].outcome in ("correct", "infra_error", "no_answer")

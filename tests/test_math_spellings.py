@@ -1,7 +1,8 @@
-"""One answer in many spellings, and its neighbours that are wrong: tests/math_spellings.jsonl, kind by kind.
+"""A careful reader's verdicts in strict mode, kind by kind, from tests/math_spellings.jsonl.
 
-Each line has a gold, the content of a box, whether it is right, and the kind of spelling. They come from public
-reports of bugs in graders of mathematics, and from data sets' golds.
+Each line has a gold, the content of a box (or a whole text), whether it is right (null: no answer), and its kind:
+spellings of one answer and their wrong neighbours, from public reports of bugs in graders and from data sets' golds;
+answers made to deceive.
 """
 
 from __future__ import annotations
@@ -26,19 +27,21 @@ def verifier():
 
 @pytest.mark.parametrize("kind", dict.fromkeys(row["kind"] for row in ROWS))
 def test_every_pair_of_a_kind_gets_its_verdict(verifier, kind):
+    expected = {1: ("correct",), 0: ("wrong", "invalid"), None: ("no_answer",)}
     rows = [row for row in ROWS if row["kind"] == kind]
-    verdicts = verifier.verify_many([(row["gold"], f"\\boxed{{{row['answer']}}}") for row in rows])
+    texts = [row["text"] if "text" in row else f"\\boxed{{{row['answer']}}}" for row in rows]
+    verdicts = verifier.verify_many([(row["gold"], text) for row, text in zip(rows, texts, strict=True)])
     failing = [
-        f"{row['gold']} | {row['answer']} | {'right' if row['right'] else 'wrong'} | {verdict}"
-        for row, verdict in zip(rows, verdicts, strict=True)
-        if verdict.reward != row["right"]
+        f"{row['gold']} | {text} | {row['right']} | {verdict}".encode("ascii", "backslashreplace").decode()
+        for row, text, verdict in zip(rows, texts, verdicts, strict=True)
+        if verdict.outcome not in expected[row["right"]]
     ]
     assert not failing, "\n".join(failing)
 
 
 def test_tidy_is_done_once():
     """What is in the one spelling stays as it is."""
-    texts = {tidy(row[name]) for row in ROWS for name in ("gold", "answer")}
+    texts = {tidy(row.get(name, "")) for row in ROWS for name in ("gold", "answer")}
     assert {text for text in texts if tidy(text) != text} == set()
 
 

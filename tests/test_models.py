@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scripted_base import make_tokenizer
-from small import policy, save_policy, sum_problems, tokenizer
+from small import SHAPE, policy, save_policy, sum_problems, tokenizer
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -64,23 +64,10 @@ HEADS = {
 
 def made(model: type[PreTrainedModel], config, settings) -> PreTrainedModel:
     """A tiny model of the tokenizer's vocabulary, with logits far from 0."""
-    words = tokenizer()
     torch.manual_seed(0)
-    built = model(
-        config(
-            vocab_size=len(words),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=128,
-            pad_token_id=words.pad_token_id,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            **settings,
-        )
-    ).eval()
+    ids = {name: getattr(tokenizer(), name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    sizes = SHAPE | {"num_attention_heads": 2, "max_position_embeddings": 128, "vocab_size": len(tokenizer())}
+    built = model(config(**sizes, **ids, **settings)).eval()
     head = built.get_output_embeddings()
     with torch.no_grad():
         head.weight.mul_(10)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small import policy, sum_problems, tokenizer
+from small import SHAPE, policy, sum_problems, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from dphlib.runtime.files import RunError
@@ -152,16 +152,7 @@ def test_scores_do_not_depend_on_their_neighbours():
 
 
 def grouped_query_policy():
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer()),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-    )
+    shape = LlamaConfig(vocab_size=len(tokenizer()), tie_word_embeddings=True, initializer_range=0.2, **SHAPE)
     return LlamaForCausalLM(shape).eval()
 
 
@@ -203,15 +194,7 @@ def test_the_attention_is_put_back_after_an_error():
 
 
 def test_a_model_with_a_sliding_window_decodes_with_repeated_prompts():
-    shape = MistralConfig(
-        vocab_size=len(tokenizer()),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=4,
-    )
+    shape = MistralConfig(vocab_size=len(tokenizer()), sliding_window=4, **SHAPE)
     torch.manual_seed(0)
     model, problems = MistralForCausalLM(shape).eval(), sum_problems(2)
     sampled = TransformersSampler(model, tokenizer()).sample(problems, SamplingConfig(3, 1.0, 1.0, 6), 0)

@@ -69,11 +69,6 @@ def test_controls_have_the_seeds_of_the_papers_methods():
     assert seeds["grpo_dexp", "clip_high=0.28"] == list(settings.ablation_seeds)
 
 
-def test_unknown_studies_are_named():
-    with pytest.raises(ValueError, match="unknown study 'lr'; known: all, controls, eta"):
-        chosen("eta,lr")
-
-
 def test_a_row_is_the_paired_difference_of_the_two_arms(records, table):
     rows = stats.final(records)
     curve = stats.pass_curve(rows[rows["suite"] == "in_domain"], [8]).groupby(["method", "variant"])["pass_at_k"].mean()

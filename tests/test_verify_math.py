@@ -1,7 +1,7 @@
 """Judging mathematics: what is taken out of an answer, and the examples of docs/verifier.md.
 
-Answers made to deceive are in test_math_attempts.py, to stall in test_math_robustness.py, random ones in
-test_math_fuzz.py, recorded judgements in test_math_data.py.
+Spellings and answers made to deceive are in test_math_spellings.py, to stall in test_math_robustness.py, random ones
+in test_math_fuzz.py, recorded judgements in test_math_data.py.
 """
 
 from __future__ import annotations
