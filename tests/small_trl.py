@@ -14,6 +14,7 @@ from dphlib.models.load import load_model
 from dphlib.partition import Partition, Reference
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
+from dphlib.types import Problem
 
 PROBLEMS = sum_problems(10)
 
@@ -22,12 +23,12 @@ def equal_rewards(completions, **_):
     return [1.0] * len(completions)
 
 
-def export_store(folder: Path, base_folder: Path) -> Path:
-    """Six stored answers of the base, four prompts to explore."""
+def export_store(folder: Path, base_folder: Path, problems: list[Problem] = PROBLEMS) -> Path:
+    """Stored answers of the base to six problems, the others to explore."""
     policy, words = load_model(base_folder)
-    answers = TransformersSampler(policy, words).sample(PROBLEMS[:6], SamplingConfig(1, 1.0, 1.0, 9), 0)
-    references = [Reference(p, a.token_ids, a.logprobs) for p, (a,) in zip(PROBLEMS[:6], answers, strict=True)]
-    store.export(folder, Partition(PROBLEMS[:6], PROBLEMS[6:], references), 6, base_folder)
+    answers = TransformersSampler(policy, words).sample(problems[:6], SamplingConfig(1, 1.0, 1.0, 9), 0)
+    references = [Reference(p, a.token_ids, a.logprobs) for p, (a,) in zip(problems[:6], answers, strict=True)]
+    store.export(folder, Partition(problems[:6], problems[6:], references), 6, base_folder)
     return folder
 
 

@@ -31,16 +31,20 @@ def test_what_is_exported_is_read_again(tmp_path, parts, base):
     assert held == store.read(tmp_path / "new")
     assert (list(held.exploration), list(held.references), held.threshold) == (parts.exploration, parts.references, 6)
     assert held.prompt_ids == (tuple(tokenizer()(parts.references[0].problem.prompt)["input_ids"]),)
+    assert held.exploration_ids == tuple(tuple(tokenizer()(p.prompt)["input_ids"]) for p in parts.exploration)
     held.refuse_other(base, tokenizer())  # passes: they are the same
 
 
-def test_a_store_without_the_prompts_token_ids_is_refused(tmp_path, parts, base):
+@pytest.mark.parametrize("name", [store.REFERENCES, store.EXPLORATION])
+def test_a_store_without_the_prompts_token_ids_is_refused(tmp_path, parts, base, name):
     store.export(tmp_path, parts, 6, base)
-    (tmp_path / store.REFERENCES).write_text(json.dumps(parts.references[0].to_json()) + "\n")
+    row = json.loads((tmp_path / name).read_text().splitlines()[0])
+    del row["prompt_ids"]
+    (tmp_path / name).write_text(json.dumps(row) + "\n")
     head = json.loads((tmp_path / store.HEAD).read_text())
-    head["files"][store.REFERENCES] = sha256_file(tmp_path / store.REFERENCES)
+    head["files"][name] = sha256_file(tmp_path / name)
     (tmp_path / store.HEAD).write_text(json.dumps(head))
-    with pytest.raises(RunError, match="holds no token ids of prompts; export it again"):
+    with pytest.raises(RunError, match=f"{name} holds no token ids of prompts; export it again"):
         store.read(tmp_path)
 
 
@@ -54,6 +58,9 @@ def test_a_store_is_not_overwritten_and_damage_is_named(tmp_path, parts, base):
         store.read(tmp_path)
     (tmp_path / store.HEAD).write_text('{"threshold": 6}')  # what the stage's own folder has
     with pytest.raises(FileNotFoundError, match="dph partition --export"):
+        store.read(tmp_path)
+    (tmp_path / store.HEAD).write_text('{"thresh')
+    with pytest.raises(RunError, match=r"partition.json is damaged \(.*\); copy or export the store again"):
         store.read(tmp_path)
 
 

@@ -2,8 +2,9 @@
 
     partition.json      threshold, hashes of base and tokenizer, ids of D_pef and D_exp, sha256 of the two files below
     exploration.jsonl   the problems of D_exp
-    references.jsonl    the stored answers, each with its problem, as the stage `partition` writes them, and with the
-                        token ids of its prompt, which nothing tokenises again
+    references.jsonl    the stored answers, each with its problem, as the stage `partition` writes them
+
+Every row of the two has the token ids of its prompt, so that nothing tokenises it again.
 
 A stored log-probability means something only beside the weights that gave it, a token id only beside its tokenizer:
 both are compared by hash, because a wrong one trains without an error and to no purpose. Reading needs no torch;
@@ -13,13 +14,14 @@ hashing the base's weights does. Not here: the formats of single trainers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dphlib.partition import Partition, Reference
 from dphlib.runtime.files import (
+    InputError,
     MissingFileError,
     RunError,
     digest,
@@ -70,20 +72,22 @@ class Store(Origin):
     Args:
         exploration: the problems of D_exp.
         references: stored answers with the log-probabilities that the base gave them, nats, temperature 1.
+        exploration_ids: token ids of the prompt of each problem of D_exp.
         prompt_ids: token ids of the prompt of each stored answer.
         threshold: correct pre-samples from which a prompt was near-perfect.
     """
 
     exploration: tuple[Problem, ...]
     references: tuple[Reference, ...]
+    exploration_ids: tuple[tuple[int, ...], ...]
     prompt_ids: tuple[tuple[int, ...], ...]
     threshold: int
 
     def refuse_other(self, base: Path, tokenizer: Any) -> None:
-        """Raises ValueError when `tokenizer`, or the weights in the folder `base`, are not those of the store."""
+        """Raises InputError when `tokenizer`, or the weights in the folder `base`, are not those of the store."""
         if differing := self.differs(base, tokenizer):
             what, stored, found = differing
-            raise ValueError(
+            raise InputError(
                 f"the store was made with another {what} (sha256 {stored}, this one is {found}): train "
                 f"from the {what} of the store, or pre-sample and partition with this one"
             )
@@ -133,11 +137,13 @@ def export(folder: Path, parts: Partition, threshold: int, base: Path) -> Store:
     new_folder(folder)
     tokenizer = load_tokenizer(base)
     hashes = origin(base, tokenizer)
-    ids = prompt_ids(tokenizer, [reference.problem for reference in parts.references])
-    stored = [{**row.to_json(), "prompt_ids": row_ids} for row, row_ids in zip(parts.references, ids, strict=True)]
-    explored = [problem.to_json() for problem in parts.exploration]
-    for name, rows in ((EXPLORATION, explored), (REFERENCES, stored)):
-        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    rehearsed = [reference.problem for reference in parts.references]
+    rows: dict[str, tuple[Sequence[Problem | Reference], Sequence[Problem]]]
+    rows = {EXPLORATION: (parts.exploration, parts.exploration), REFERENCES: (parts.references, rehearsed)}
+    for name, (stored, problems) in rows.items():
+        pairs = zip(stored, prompt_ids(tokenizer, problems), strict=True)
+        whole = ({**row.to_json(), "prompt_ids": ids} for row, ids in pairs)
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in whole)
         write_text(folder / name, "".join(lines))
     named = {name: [problem.id for problem in getattr(parts, name)] for name in ("near_perfect", "exploration")}
     files = {name: sha256_file(folder / name) for name in (EXPLORATION, REFERENCES)}
@@ -155,20 +161,32 @@ def read(folder: Path) -> Store:
     """
     head: Mapping[str, Any] = {}
     if (folder / HEAD).is_file():
-        head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+        try:
+            head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{folder / HEAD} is damaged ({error}); copy or export the store again") from error
     if "base_sha256" not in head:
         raise MissingFileError(f"no store in {folder}: write one by `dph partition --export FOLDER` and name that")
     for name, stated in head["files"].items():
         if not (folder / name).is_file() or sha256_file(folder / name) != stated:
             raise RunError(f"{folder / name} is not what was exported (sha256); copy or export the store again")
-    stored = read_jsonl(folder / REFERENCES)
-    if any("prompt_ids" not in row for row in stored):
-        raise RunError(f"{folder / REFERENCES} holds no token ids of prompts; export it again by this version")
+    explored, explored_ids = _rows(folder / EXPLORATION)
+    stored, stored_ids = _rows(folder / REFERENCES)
     return Store(
-        exploration=tuple(Problem.from_json(row) for row in read_jsonl(folder / EXPLORATION)),
+        exploration=tuple(Problem.from_json(row) for row in explored),
         references=tuple(Reference.from_json(row) for row in stored),
-        prompt_ids=tuple(tuple(row["prompt_ids"]) for row in stored),
+        exploration_ids=explored_ids,
+        prompt_ids=stored_ids,
         threshold=head["threshold"],
         base_sha256=head["base_sha256"],
         tokenizer_sha256=head["tokenizer_sha256"],
     )
+
+
+def _rows(file: Path) -> tuple[list[dict[str, Any]], tuple[tuple[int, ...], ...]]:
+    """The rows of a store's file, and apart from them the token ids of each one's prompt."""
+    rows = read_jsonl(file)
+    if any("prompt_ids" not in row for row in rows):
+        raise RunError(f"{file} holds no token ids of prompts; export it again by this version")
+    ids = tuple(tuple(row.pop("prompt_ids")) for row in rows)
+    return rows, ids

@@ -3,7 +3,8 @@ r"""DPH-RL in TRL: `GRPOTrainer` with the stored answers of D_pef added to its l
     DPHTrainer(model, rewards, GRPOConfig(...), store=held, divergence=generator("js"), eta=0.5, rehearsal_rows=32)
 
 L = L_exp + eta L_pef. L_exp is TRL's own surrogate on the rollouts, by TRL's own code: all that TRL does to a rollout
-stays as its user configured it. L_pef is `losses.partitioned_loss` on stored answers in a forward pass of their own.
+stays as its user configured it, but that it continues the token ids that the store has of its prompt. L_pef is
+`losses.partitioned_loss` on stored answers in a forward pass of their own.
 `docs/trl.md` has a whole program, what to watch, and how the two fit together.
 """
 
@@ -22,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dphlib.integrations.store import Store
 from dphlib.losses import IGNORE, NEAR_PERFECT, Denominators, partitioned_loss
+from dphlib.runtime.files import InputError
 from dphlib.runtime.machine import derive_seed
 from dphlib.types import Problem
 from dphlib.verify import Verifier
@@ -55,7 +57,7 @@ class DPHTrainer(trl.GRPOTrainer):
         base: folder with the weights that the model was loaded from, when its own name does not lead there.
 
     Raises:
-        ValueError: the store is empty or of another base or tokenizer, or a setting would leave it untrained; the
+        InputError: the store is empty or of another base or tokenizer, or a setting would leave it untrained; the
             message says which.
     """
 
@@ -79,27 +81,45 @@ class DPHTrainer(trl.GRPOTrainer):
     ) -> None:
         warn_of_untested(trl.__version__)
         if not store.references:
-            raise ValueError("the store has no stored answer; without one this is trl.GRPOTrainer, take that")
+            raise InputError(
+                f"the store has no stored answer; its threshold is {store.threshold}: partition with a lower one and "
+                "export again, or take trl.GRPOTrainer, which this is without stored answers"
+            )
         if not eta > 0:
-            raise ValueError(f"eta is {eta}; it must be above 0, without L_pef this is trl.GRPOTrainer, take that")
-        if len(args) < 4:
+            raise InputError(f"eta is {eta}; it must be above 0, without L_pef this is trl.GRPOTrainer, take that")
+        if len(args) < 4:  # not given by its place
             kwargs.setdefault("train_dataset", prompt_dataset(store.exploration))
         super().__init__(*args, **kwargs)
         store.refuse_other(_weights_folder(self, base), self.processing_class)
         slots = self.args.gradient_accumulation_steps * self.accelerator.num_processes
         if rehearsal_rows < slots:
-            raise ValueError(
+            raise InputError(
                 f"rehearsal_rows is {rehearsal_rows}; an optimizer step has {slots} micro-batches over all processes, "
                 f"and each takes one row at least: give {slots} or more, or accumulate fewer micro-batches"
             )
         if self.temperature != 1.0:
-            raise ValueError(
+            raise InputError(
                 f"temperature is {self.temperature}; the stored log-probabilities are at 1.0, and TRL scores at the "
                 "temperature that it samples with: leave GRPOConfig's at 1.0"
             )
         self.divergence, self.eta, self.rehearsal_rows = divergence, eta, rehearsal_rows
         self._stored = list(zip(store.prompt_ids, store.references, strict=True))
+        problems = [*store.exploration, *(reference.problem for reference in store.references)]
+        ids = [*store.exploration_ids, *store.prompt_ids]
+        self._exported_ids = {problem.prompt: list(row) for problem, row in zip(problems, ids, strict=True)}
         self._micro_batch = (-1, -1)  # optimizer step, and which of its micro-batches
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
+        """Prompts of the store as the token ids that it has of them, others by TRL.
+
+        TRL's own loop has no way to pass token ids: it makes them here, of a batch's column `prompt`, and gives them to
+        whatever generates.
+        """
+        ids = [self._exported_ids.get(prompt) if isinstance(prompt, str) else None for prompt in prompts]
+        if None not in ids:
+            return ids, None, {}  # type: ignore[return-value]
+        made, images, fields = super()._tokenize_prompts(prompts)
+        return [by_trl if row is None else row for row, by_trl in zip(ids, made, strict=True)], images, fields
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -181,10 +201,10 @@ def prompt_dataset(problems: Sequence[Problem]) -> Dataset:
     TRL hands every other column to the reward functions as an argument of its name.
 
     Raises:
-        ValueError: no problem; TRL has nothing to roll out.
+        InputError: no problem; TRL has nothing to roll out.
     """
     if not problems:
-        raise ValueError("no problem to explore: D_exp is empty; partition with a higher threshold")
+        raise InputError("no problem to explore: D_exp is empty; partition with a higher threshold and export again")
     columns = ("prompt", "id", "suite", "kind", "gold", "db_id")
     rows = {name: [getattr(problem, name) for problem in problems] for name in columns}
     return Dataset.from_dict({"problem_id" if name == "id" else name: values for name, values in rows.items()})
@@ -216,7 +236,7 @@ def _weights_folder(trainer: trl.GRPOTrainer, base: Path | str | None) -> Path:
         return Path(name)
     if commit is not None:
         return Path(snapshot_download(name, revision=commit, local_files_only=True, allow_patterns=["*.safetensors"]))
-    raise ValueError(
+    raise InputError(
         f"cannot tell which weights the model has (its name or path is {name!r}); give base=FOLDER, the folder with "
         "the *.safetensors that it was loaded from"
     )

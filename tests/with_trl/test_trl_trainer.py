@@ -30,7 +30,7 @@ from dphlib.integrations.trl import (
 )
 from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, partitioned_loss
 from dphlib.models import tuning
-from dphlib.models.load import Placement, load_model
+from dphlib.models.load import Placement, load_model, load_tokenizer
 from dphlib.training.scoring import answer_logprobs, score_rows
 from dphlib.verify import Verifier
 
@@ -130,6 +130,43 @@ def test_two_steps_of_qlora(base_folder, held, tmp_path, prepared):
     first, second = rehearsed(trainer)
     assert 0 < second < first < 0.1, "the 4-bit base is near the stored log-probabilities, not at them"
     assert any(not torch.equal(now, before[name]) for name, now in trainable(trainer.model).items())
+
+
+# --- Prompts are the store's token ids -------------------------------------------------------------
+
+
+def unlike_export(base_folder):
+    """The base's tokenizer, which the store's hash knows; but a special token within a text it reads as text."""
+    words = load_tokenizer(base_folder)
+    words.split_special_tokens = True
+    return words
+
+
+def test_rollouts_continue_the_exported_ids_and_no_text_is_tokenised_again(base_folder, tmp_path):
+    """Prompts begin as some chat templates write them, with white space and the token that the tokenizer puts there."""
+    problems = [replace(problem, prompt=f"\n<s>{problem.prompt}") for problem in PROBLEMS]
+    held = store.read(export_store(tmp_path / "store", base_folder, problems))
+    policy, words, read = adapted(base_folder), unlike_export(base_folder), []
+    trainer = dph(policy, tmp_path, held, arguments={"processing_class": words})
+    generate = policy.generate
+
+    def reading(input_ids, attention_mask, **options):
+        masks = attention_mask.bool()
+        read.extend(tuple(row[mask].tolist()) for row, mask in zip(input_ids, masks, strict=True))
+        return generate(input_ids=input_ids, attention_mask=attention_mask, **options)
+
+    policy.generate = reading
+    trainer.train()
+    text_ids = {tuple(words(problem.prompt)["input_ids"]) for problem in held.exploration}
+    assert len(read) == 8 and set(read) <= set(held.exploration_ids) and not set(read) & text_ids
+
+
+def test_prompts_that_the_store_does_not_have_are_tokenised_by_trl(base_folder, held, tmp_path):
+    words = unlike_export(base_folder)
+    trainer = dph(adapted(base_folder), tmp_path, held, arguments={"processing_class": words})
+    known, other = held.exploration[0].prompt, "<s> question : 1 + 2 answer :"
+    ids, images, fields = trainer._tokenize_prompts([known, other])
+    assert ids == [list(held.exploration_ids[0]), words(other)["input_ids"]] and (images, fields) == (None, {})
 
 
 # --- The loss is ours ------------------------------------------------------------------------------
@@ -298,7 +335,7 @@ def test_settings_that_would_leave_the_stored_answers_untrained_are_refused(
 
 
 def test_a_store_without_answers_or_of_another_base_is_refused(base_folder, held, tmp_path):
-    with pytest.raises(ValueError, match=r"no stored answer; without one this is trl\.GRPOTrainer"):
+    with pytest.raises(ValueError, match="no stored answer; its threshold is 6: partition with a lower"):
         dph(adapted(base_folder), tmp_path, replace(held, references=()))
     with pytest.raises(ValueError, match="D_exp is empty"):
         dph(adapted(base_folder), tmp_path, replace(held, exploration=()))
