@@ -465,6 +465,20 @@ def test_comments_and_docstrings_change_no_code_version(tmp_path):
     assert versions[0] == versions[1] != code_version(["trainer"], package)
 
 
+def test_a_modules_table_is_part_of_its_code(tmp_path):
+    package = tmp_path / "pack"
+    package.mkdir()
+    (package / "sets.py").write_text("")
+    for name in ("sets", "captions"):
+        (package / f"{name}.toml").write_text("rows = 1\n")
+    before = code_version(["sets"], package)
+    (package / "captions.toml").write_text("rows = 2\n")
+    (package / "sets.toml").write_text("rows = 1 # as counted\n")
+    assert code_version(["sets"], package) == before
+    (package / "sets.toml").write_text("rows = 2\n")
+    assert code_version(["sets"], package) != before
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     """A copy of the library's sources, to edit."""

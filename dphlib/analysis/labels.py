@@ -42,8 +42,6 @@ COLOURS = {method: look.colour for method, look in LOOKS.items()}
 
 FAMILY = ("base", "dph_f", "alpha_0.2", "alpha_0.5", "alpha_0.8", "dph_js", "dph_js_definition")
 """The divergences of the rehearsal, drawn together."""
-CONTROLLED = ("base", "grpo", "grpo_dexp", "dph_f", "dph_f_all", "sft_rehearsal")
-"""The controls with what they are compared with, drawn together."""
 
 SUITES = {"in_domain": "in domain", "cross_domain": "cross domain", "out_of_domain": "out of domain"}
 

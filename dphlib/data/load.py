@@ -190,7 +190,7 @@ def _pinned(source: Source, revision: str) -> Source:
     return replace(source, revision=revision)
 
 
-def _first(root: Path, alternatives: Iterable[tuple[str, ...]]) -> tuple[Path, ...] | None:
+def _first(root: Path, alternatives: Sequence[Sequence[str]]) -> tuple[Path, ...] | None:
     """The first alternative of which all files are there."""
     for names in alternatives:
         files = tuple(root / name for name in names)

@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,9 +111,10 @@ NO_NUMBERS = {
 def code_version(modules: Sequence[str] | None, package: Path = Path(__file__).parents[1]) -> str:
     """sha256 over the code that makes a stage's numbers: the named modules and those that they import, transitively.
 
-    An edit of a figure, of a comment, of a docstring or of a module in `NO_NUMBERS` invalidates no stage. Imports by a
-    string are not seen: name those modules too. `training.loop` and `dphlib.training.loop` mean the same. None means
-    all modules, those of `NO_NUMBERS` too. ValueError for an unknown module.
+    An edit of a figure, of a comment, of a docstring or of a module in `NO_NUMBERS` invalidates no stage. A module's
+    table (`sets.toml` beside `sets.py`) is part of it. Imports by a string are not seen: name those modules too.
+    `training.loop` and `dphlib.training.loop` mean the same. None means all modules, those of `NO_NUMBERS` too.
+    ValueError for an unknown module.
     """
     there = {_dotted(path.relative_to(package)): path for path in package.rglob("*.py")}
     waiting = [name.removeprefix(f"{package.name}.") for name in modules or there]
@@ -124,6 +126,8 @@ def code_version(modules: Sequence[str] | None, package: Path = Path(__file__).p
         if name not in there:
             raise ValueError(f"no module {name!r} in {package.name}; there are: {', '.join(sorted(there))}")
         sources[name], named = _read_source(there[name].read_text(encoding="utf-8"), package.name)
+        if (table := there[name].with_suffix(".toml")).is_file():
+            sources[f"{name}.toml"] = digest(tomllib.loads(table.read_text(encoding="utf-8")))
         waiting.extend(named & there.keys())
     return digest(sources)
 

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dphlib.analysis import paper, tables
 from dphlib.analysis.claims import effect_text, verdict_counts
-from dphlib.figures.captions import CAPTIONS
+from dphlib.figures.captions import CAPTIONS, TITLES
 from dphlib.report.facts import command_text, machine_text, minutes, peak_text, read_claims, read_json
 from dphlib.runtime.files import RunError, write_text
 
@@ -32,23 +32,6 @@ _TEMPLATES = Environment(
     keep_trailing_newline=True,
 )
 _TEMPLATES.filters["effect"] = effect_text
-_FIGURES = {
-    "fig1_method": "Figure 1, the method",
-    "fig2_pass_at_k": "Figure 2, Pass@k against k",
-    "fig2_pass_at_k_family": "Figure 2, Pass@k of the divergences of the rehearsal",
-    "fig3_keep_explore": "Figure 3, keep and explore",
-    "fig4_styles": "Figure 4, solution styles",
-    "fig5_training": "Figure 5, training curves",
-    "fig6_cost": "Figure 6, cost",
-    "fig7_divergences": "Figure 7, generators",
-    "fig8_pass_over_steps": "Figure 8, Pass@k over training",
-    "fig9_base": "Figure 9, the base model and the partition",
-    "fig10_claims": "Figure 10, every claim with its interval",
-    "fig11_controls": "Figure 11, controls and equal strength",
-    "fig12_eta": "Figure 12, weights of the divergences",
-    "fig13_ablations": "Figure 13, settings one at a time",
-    "fig14_hard": "Figure 14, the hard problems",
-}
 
 
 def build_report(run_root: Path) -> Path:
@@ -60,7 +43,7 @@ def build_report(run_root: Path) -> Path:
     run_root = Path(run_root)
     claims, manifest = read_claims(run_root), read_json(run_root / "manifest.json")
     ours = manifest.get("ours", "")
-    drawn = [name for name in _FIGURES if (run_root / "figures" / f"{name}.svg").is_file()]
+    drawn = [name for name in TITLES if (run_root / "figures" / f"{name}.svg").is_file()]
     page = _TEMPLATES.get_template("page.html.j2").render(
         citation=paper.CITATION,
         manifest=manifest,
@@ -68,8 +51,8 @@ def build_report(run_root: Path) -> Path:
         counts=verdict_counts(claims),
         claims=claims,
         tables=[_table(run_root, name, ours) for name in tables.TITLES],
-        figures=[{"name": n, "title": _FIGURES[n], "caption": CAPTIONS[n]} for n in drawn],
-        absent=[title for name, title in _FIGURES.items() if name not in drawn],
+        figures=[{"name": n, "title": TITLES[n], "caption": CAPTIONS[n]} for n in drawn],
+        absent=[title for name, title in TITLES.items() if name not in drawn],
         notebooks=notebook_pages(run_root),
         minutes=minutes(manifest),
         command=command_text(manifest),

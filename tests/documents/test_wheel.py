@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAME = f"dphlib-{__version__}"
 CARRIED = {"_notebooks": ROOT / "notebooks", "_reference": ROOT / "artifacts/reference/metrics"}
 OURS = {
-    path.relative_to(ROOT).as_posix() for pattern in ("*.py", "py.typed", "templates/*") for path in
+    path.relative_to(ROOT).as_posix() for pattern in ("*.py", "*.toml", "py.typed", "templates/*") for path in
     (ROOT / "dphlib").rglob(pattern)
 }  # fmt: skip
 ADDRESS = "https://github.com/somebody/some-name"
