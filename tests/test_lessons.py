@@ -47,21 +47,16 @@ def test_unknown_names_are_refused():
         named("kl")
 
 
-def test_table_of_generators():
-    table = generator_table().set_index("name")
-    assert set(table.index) == set(DIVERGENCES) and not table["f(u)"].str.contains("|", regex=False).any()
+def test_tables_of_generators_and_conjugates():
+    table, conjugates = (make().set_index("name") for make in (generator_table, conjugate_table))
+    for one in (table, conjugates):
+        assert set(one.index) == set(DIVERGENCES)
+        assert one.loc["js", "f''(1)"] == "0.25" and one.loc["total_variation", "f''(1)"] == "none: a kink"
+    assert not pd.concat([table["f(u)"], conjugates["f*(t)"]]).str.contains("|", regex=False).any()
     assert table.loc["forward_kl", "f(0)"] == "infinite" and table.loc["reverse_kl", "f(0)"] == "1"
-    assert table.loc["js", "f''(1)"] == "0.25" and table.loc["total_variation", "f''(1)"] == "none: a kink"
     assert table.loc["alpha", "f(0)"] == r"$1/(1-\alpha)$"
-
-
-def test_table_of_conjugates():
-    table = conjugate_table().set_index("name")
-    assert set(table.index) == set(DIVERGENCES)
-    assert not table.map(lambda text: "|" in text).any(axis=None)
-    assert table.loc["js", "f''(1)"] == "0.25" and table.loc["total_variation", "f''(1)"] == "none: a kink"
-    assert table.loc["reverse_kl", "f*(t)"] == "$e^t - 1$" and table.loc["neyman_chi2", "finite for"] == r"$t \le 1$"
-    assert (table["in the families"] != "").all()
+    assert conjugates.loc["reverse_kl", "f*(t)"] == "$e^t - 1$" and (conjugates["in the families"] != "").all()
+    assert conjugates.loc["neyman_chi2", "finite for"] == r"$t \le 1$"
 
 
 def test_curves_are_the_generator_and_its_derivative():

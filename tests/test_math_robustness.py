@@ -1,4 +1,4 @@
-"""The mathematics verifier under abuse: bombs, killed workers, large batches, load, threads, kernels, alarms."""
+"""The mathematics verifier under abuse: bombs, killed workers, large batches, load, threads, alarms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from dphlib.verify.pool import WorkerSpec
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 2.0
 
 BOMBS = {
@@ -138,16 +137,6 @@ def test_a_gold_that_cannot_be_read_is_nobodys_zero(verifier, gold):
     assert {verifier.verify(gold, text).reward for text in texts} == {None}
 
 
-def test_killed_worker_is_replaced_and_the_answer_judged(verifier):
-    verifier.verify("x+y", boxed("y+x"))
-    for pid in verifier.pids():
-        os.kill(pid, signal.SIGKILL)
-    assert [verifier.verify(gold, boxed(f"{content}+0")).outcome for gold, content in ORDINARY[:2]] == [
-        "correct",
-        "wrong",
-    ]
-
-
 def test_workers_killed_in_the_middle_of_a_batch_change_no_verdict(scripted, tmp_path):
     items = [item for item in mixed(200) if item[0] != "7"]
     # The first and the last task by gold, so that both workers are at one when they are killed.
@@ -166,8 +155,8 @@ def test_workers_killed_in_the_middle_of_a_batch_change_no_verdict(scripted, tmp
         assert calm.verify_many(items) == verdicts
 
 
-def test_5000_mixed_answers_on_one_worker_and_some_of_them_on_three_under_load():
-    items, burners = mixed(5_000), []
+def test_2000_mixed_answers_on_one_worker_and_some_of_them_on_three_under_load():
+    items, burners = mixed(2_000), []
     with MathVerifier() as verifier:
         alone = [verdict.outcome for verdict in verifier.verify_many(items)]
         pids, memory = verifier.pids(), [resident_mib(pid) for pid in verifier.pids()]
@@ -191,14 +180,7 @@ def resident_mib(pid):
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
 
-# --- The same verdicts from everywhere ----------------------------------------------------------------
-
-ASK = f"""
-from dphlib.verify.math import MathVerifier
-with MathVerifier() as verifier:
-    outcomes = [v.outcome for v in verifier.verify_many([(g, "\\\\boxed{{" + a + "}}") for g, a in {ORDINARY!r}])]
-"""
-EXPECTED = ["correct", "wrong", "correct", "correct", "wrong"]
+# --- The same verdicts from everywhere; from forked and spawned processes: test_sql_contract, of the same pool ---
 
 
 def test_from_the_main_thread_and_many_others():
@@ -215,20 +197,8 @@ def test_from_the_main_thread_and_many_others():
             thread.start()
         for thread in threads:
             thread.join()
-    assert results == dict.fromkeys(["main", *range(6)], EXPECTED)
-
-
-def _ask_in_process(_):
-    names = {}
-    exec(ASK, names)
-    return names["outcomes"]
-
-
-def test_from_worker_processes():
-    import multiprocessing
-
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        assert pool.map_async(_ask_in_process, range(2)).get() == [EXPECTED] * 2
+    expected = ["correct", "wrong", "correct", "correct", "wrong"]
+    assert [results.pop(name) for name in ("main", *range(6))] == [expected] * 7 and not results
 
 
 def test_a_verifier_is_sent_to_another_process_as_its_settings():
@@ -237,47 +207,19 @@ def test_a_verifier_is_sent_to_another_process_as_its_settings():
         assert [v.verify("2", "it is 2").outcome for v in (verifier, sent)] == ["correct"] * 2
 
 
-def test_from_a_running_kernel():
-    from jupyter_client.manager import start_new_kernel
-
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT))
-    try:
-        reply = client.execute_interactive(ASK, user_expressions={"outcomes": "outcomes"})
-        assert reply["content"]["status"] == "ok", reply["content"]
-        shown = reply["content"]["user_expressions"]["outcomes"]["data"]["text/plain"]
-        assert json.loads(shown.replace("'", '"')) == EXPECTED
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-
-
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers on this system")
-def test_math_verify_fails_in_a_thread_and_cancels_an_outer_alarm_but_we_do_not():
-    from math_verify import parse
-
-    rang, failed = [], []
+def test_an_outer_alarm_is_left_alone():
+    """math-verify's own limit on time would cancel it."""
+    rang = []
     before = signal.signal(signal.SIGALRM, lambda *_: rang.append(True))
     try:
-        signal.setitimer(signal.ITIMER_REAL, 60)
+        signal.setitimer(signal.ITIMER_REAL, 10**6)
         with MathVerifier() as verifier:
             assert verifier.verify("2x+4", boxed("2(x+2)")).outcome == "correct"
         assert signal.getitimer(signal.ITIMER_REAL)[0] > 0 and not rang
-        assert parse("$2x+4$")
-        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0  # math-verify's own limit has cancelled it
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-    def use_plainly():
-        try:
-            parse("$2x+4$")
-        except ValueError as error:
-            failed.append(str(error))
-
-    thread = threading.Thread(target=use_plainly)
-    thread.start()
-    thread.join()
-    assert len(failed) == 1 and "threaded environment" in failed[0]
 
 
 @pytest.mark.parametrize("bad", ["\ud800", "\x00", "\\boxed{\ud83d}", "\x1b[31m5", "5\u2028", "\r\n" * 50])

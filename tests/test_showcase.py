@@ -17,8 +17,8 @@ from dphlib.lessons.world import (
 )
 from dphlib.settings.stages import WorldConfig
 from dphlib.verify import Verifier
-from dphlib.world.people_places import build_world
-from dphlib.world.templates import STYLES
+from dphlib.world.people_places import HIDDEN, build_world
+from dphlib.world.templates import STYLES, sql_answer
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,9 @@ def test_verdicts_on_the_four_answers_are_the_problems_right_styles(world):
             right = set(answers.loc[answers["verdict"] == "correct", "style"])
             assert right == set(problem.meta["right_styles"].split())
             assert set(answers["verdict"]) <= {"correct", "wrong"}
+            assert verifier.verify_many([(problem, sql_answer("direct", problem.gold))])[0].outcome == "correct"
+            few = (0, 1) if problem.meta["family"] in HIDDEN else ()
+            assert len(right) in (*few, len(STYLES)) or problem.meta["family"] == "highest_yes"
 
 
 def test_tables_of_suites_and_of_right_styles(world):

@@ -32,12 +32,6 @@ def test_pass_at_k_equals_the_exact_fraction_up_to_64():
         assert np.array_equal(got, exact)
 
 
-def test_pass_at_k_is_the_share_of_subsets_with_a_correct_answer():
-    answers = [True, True, False, False, False]
-    subsets = list(combinations(answers, 3))
-    assert stats.pass_at_k(5, 2, 3) == sum(map(any, subsets)) / len(subsets)
-
-
 def test_pass_at_k_broadcasts_and_gives_a_float_for_scalars():
     assert isinstance(stats.pass_at_k(8, np.int64(2), 1), float)
     assert stats.pass_at_k([4, 8], 2, [[1], [2]]).shape == (2, 2)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import verdicts
 
@@ -73,31 +70,6 @@ def test_every_verdict_is_found_again(second, recorded):
         assert differ or claim["verdict"] == second[name][0], name
 
 
-def test_other_records_give_other_verdicts(second, tmp_path):
-    """GRPO's and DPH-JS's names exchanged: what says that they differ must turn round."""
-    records = pd.read_parquet(REFERENCE / "records.parquet")
-    records = records[(records["suite"] == "in_domain") & records["method"].isin(("base", "grpo", "dph_js"))]
-    exchanged = {"grpo": "dph_js", "dph_js": "grpo"}
-    records["method"] = records["method"].astype(str).map(lambda name: exchanged.get(name, name))
-    records.to_parquet(tmp_path / "records.parquet")
-    shutil.copy(REFERENCE / "train_log.parquet", tmp_path)
-    got = verdicts.verdicts(tmp_path)
-    for name in ("dph_keeps_styles", "js_pass_8_above_grpo"):
-        assert got[name][1][-1][1] != second[name][1][-1][1]
-    assert got["js_pass_8_above_grpo"][1][0][1] == pytest.approx(-second["js_pass_8_above_grpo"][1][0][1])
-    assert got["no_reference_model"] == second["no_reference_model"]
-
-
-def test_the_cost_follows_the_train_logs(tmp_path):
-    records = pd.read_parquet(REFERENCE / "records.parquet")
-    records[records["method"] == "base"].to_parquet(tmp_path / "records.parquet")
-    logs = pd.read_parquet(REFERENCE / "train_log.parquet")
-    one = (logs["method"] == "dph_f") & (logs["variant"] == "main") & (logs["seed"] == 0)
-    logs.loc[one, "reference_tokens"] = 7
-    logs.to_parquet(tmp_path / "train_log.parquet")
-    assert verdicts.verdicts(tmp_path)["no_reference_model"][0] == "not supported"
-
-
 @pytest.mark.parametrize("effect", [np.subtract, lambda a, b: a / b])
 def test_the_closed_form_is_what_many_draws_converge_to(effect):
     rng = np.random.default_rng(3)
@@ -109,20 +81,3 @@ def test_the_closed_form_is_what_many_draws_converge_to(effect):
     estimate, low, high = verdicts.interval([(name, "main", "s", "pass") for name in "ab"], values, effect)
     assert estimate == pytest.approx(drawn.estimate)
     assert high - low == pytest.approx(drawn.high - drawn.low, rel=0.02)
-
-
-def test_answers_drawn_differently_are_refused():
-    records = pd.read_parquet(REFERENCE / "records.parquet")
-    hot = (records["method"] == "grpo") & (records["sample"] >= 0)
-    records.loc[hot, "temperature"] = 0.7
-    records = records[records["suite"] == "in_domain"]
-    arms = dict(list(records.groupby(["method", "variant", "suite", records["sample"] < 0])))
-    with pytest.raises(AssertionError, match="grpo"):
-        verdicts.judge(arms | {None: records.iloc[:0]}, "base", "grpo", "in_domain", "8", 0.0)
-
-
-def test_it_shares_no_code_with_what_it_checks():
-    tree = ast.parse(Path(verdicts.__file__).read_text(encoding="utf-8"))
-    named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    named |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in named} == {"itertools", "numpy", "pandas", "scipy", "sys"}
