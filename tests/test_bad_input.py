@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from unittest.mock import Mock
 
 import pytest
 from data_files import official
-from small import policy, tokenizer
+from small import RewardsFirstToken, policy, tokenizer
 from test_gpu_path import small
 from test_trainer import OUT_OF_MEMORY, run
 
@@ -22,13 +23,17 @@ from dphlib.experiment import plan, policies
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.models.load import Placement, load_model, save_model
-from dphlib.runtime.files import RunError, UserError
+from dphlib.runtime.files import UserError
 from dphlib.sampling import vllm as vllm_sampler
 from dphlib.settings.environment import profile_from_environment as profile
 from dphlib.settings.stages import BackendConfig, DataConfig
+from dphlib.settings.variants import RunConfig
+from dphlib.verify import Verifier
 
 COMMANDS = [
     ["presample"],
+    ["partition"],
+    ["run"],
     ["train", "--method", "dph_js"],
     ["evaluate", "--method", "grpo"],
     ["ablate", "--study", "eta"],
@@ -47,6 +52,11 @@ def gpu_of(monkeypatch):
     return make
 
 
+@pytest.fixture
+def on_cpu(monkeypatch):
+    monkeypatch.setattr(policies, "placement_of", lambda settings: Placement("cpu", "float32", "sdpa"))
+
+
 def said(capsys, arguments, folder) -> str:
     """The one line that a command ends with, before it has made anything."""
     assert cli.main([*arguments, "--artifacts", str(folder)]) == 1
@@ -59,19 +69,71 @@ def said(capsys, arguments, folder) -> str:
 def test_too_little_gpu_memory_is_one_line_before_anything_is_made(command, tmp_path, capsys, gpu_of):
     gpu_of(15.0)
     line = said(capsys, [*command, "--profile", "gpu80"], tmp_path)
-    assert line.startswith("dph: profile gpu80 needs 17 GiB of GPU memory for meta-llama/Llama-3.1-8B-Instruct")
-    assert "this GPU has 15; take a smaller profile (gpu24), a smaller base by DPH_BASE, or a larger GPU" in line
+    trains = command[0] in ("train", "evaluate", "ablate")
+    action, gib = ("training", 33) if trains else ("pre-sampling", 16)
+    assert line.startswith(f"dph: profile gpu80: {action} needs at least {gib} GiB of GPU memory for meta-llama/Llama")
+    assert "(lora), and this GPU has 15; take a smaller profile (gpu24), a smaller base by DPH_BASE, or" in line
 
 
-def test_memory_is_refused_by_what_no_setting_of_a_batch_changes(monkeypatch):
-    for name, gib in (("gpu24", 23.0), ("gpu80", 79.0)):
-        plan.require_memory(profile(name), gib)
-    with pytest.raises(RunError, match=r"profile paper needs 150 GiB .* \(full\) alone, and this GPU has 140"):
-        plan.require_memory(profile("paper"), 139.8)
+@pytest.mark.parametrize(
+    ("name", "action", "needs"),
+    [
+        ("gpu24", "pre-sampling", 3),
+        ("gpu24", "evaluation", 7),
+        ("gpu24", "training", 4),
+        ("gpu80", "pre-sampling", 16),
+        ("gpu80", "evaluation", 46),
+        ("gpu80", "training", 33),
+        ("paper", "pre-sampling", 17),
+        ("paper", "evaluation", 47),
+        ("paper", "training", 165),
+    ],
+)
+def test_memory_is_asked_for_by_action(name, action, needs):
+    settings = profile(name)
+    assert plan.least_gib(settings, action) == pytest.approx(needs, abs=0.5)
+    assert plan.least_gib(settings, action) < plan.CARDS[plan.CARD_OF[name]].memory_gib or needs == 165
+    plan.require_memory(settings, action, needs + 1)
+    way = "by verl (docs/verl.md)" if needs == 165 else "take a smaller profile"
+    with one_line(rf"profile {name}: {action} needs at least {needs} GiB .* this GPU has {needs - 1}; .*") as error:
+        plan.require_memory(settings, action, needs - 1)
+    assert way in str(error.value)
+
+
+def test_what_no_batch_makes_smaller_follows_the_settings(monkeypatch):
     paged = replace(profile("paper"), tuning=replace(profile("paper").tuning, paged_8bit=True))
-    plan.require_memory(paged, 139.8)
+    plan.require_memory(paged, "training", 139.8)
+    by_transformers = replace(profile("gpu80"), backend=replace(profile("gpu80").backend, program="transformers"))
+    assert plan.least_gib(by_transformers, "training") < plan.least_gib(profile("gpu80"), "training") - 15
     monkeypatch.setenv("DPH_BASE", "/models/of/a/shape/that/is/not/known")
-    plan.require_memory(profile("gpu80"), 1.0)
+    plan.require_memory(profile("gpu80"), "training", 1.0)
+    plan.require_memory(profile("cpu"), "training", 0.0)
+
+
+def test_a_stage_that_is_there_asks_for_no_memory(tmp_path, base_folder, monkeypatch, on_cpu):
+    """A small base that counts as known: on a GPU on which it samples and does not train, then on one of no memory."""
+    monkeypatch.setenv(problem_sets.FOLDER, str(official(tmp_path / "data")))
+    monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)
+    settings, run_config = small(base_folder), RunConfig("grpo", "main", 0)
+    monkeypatch.setitem(plan.BASES, settings.base.name, settings.base)
+    gib = {action: plan.least_gib(settings, action) for action in ("pre-sampling", "training")}
+    monkeypatch.setattr(plan, "gpu_total_gib", lambda: sum(gib.values()) / 2)
+    assert gib["pre-sampling"] < gib["training"]
+    pipeline = Pipeline(tmp_path / "run", settings)
+    pipeline.require_memory({"pre-sampling": Pipeline.presample})
+    pipeline.partition()
+    with one_line("training needs at least"):
+        pipeline.require_memory({"training": partial(Pipeline.train_one, run=run_config)})
+    with one_line("training needs at least"):
+        pipeline.train_one(run_config)
+    monkeypatch.setattr(plan, "gpu_total_gib", lambda: 0.0)
+    pipeline.require_memory({"pre-sampling": Pipeline.presample})
+    pipeline.parts()
+    with one_line("pre-sampling needs at least"):
+        pipeline.require_memory({"pre-sampling": partial(Pipeline.presample, suite="cross_domain")})
+    with one_line("evaluation needs at least"):
+        pipeline.evaluate_one()
+    assert pipeline.lacks(partial(Pipeline.presample, suite="cross_domain")) and not pipeline.lacks(Pipeline.partition)
 
 
 @pytest.mark.parametrize(
@@ -111,11 +173,6 @@ def test_a_base_without_a_chat_template_is_named_when_the_problems_are_made(tmp_
     settings = replace(settings, base=replace(settings.base, chat=True), data=DataConfig({"train": ("amc23",)}))
     with one_line("has no chat template; take the instruct variant"):
         Pipeline(tmp_path / "run", settings).world()
-
-
-@pytest.fixture
-def on_cpu(monkeypatch):
-    monkeypatch.setattr(policies, "placement_of", lambda settings: Placement("cpu", "float32", "sdpa"))
 
 
 @pytest.mark.parametrize(

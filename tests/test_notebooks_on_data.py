@@ -111,7 +111,7 @@ def ran(tmp_path_factory):
             patch.setenv(name, value)
         for module in (stages, cost, results):
             patch.setattr(module, "run_jobs", at_once)
-        patch.setattr(draws, "deterministic", lambda threads: deterministic(1))  # as the other tests, and quicker
+        patch.setattr(draws, "deterministic", lambda *_: deterministic(1))  # as the other tests, and quicker
         for path in NOTEBOOKS:
             seen = shown[path.stem]
             patch.setattr(

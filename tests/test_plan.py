@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -96,8 +97,8 @@ def test_estimates_follow_the_settings():
 def test_the_command_gives_the_needs_or_says_that_they_are_not_known(name, capsys):
     status = cli.main(["plan", "--profile", name])
     said = capsys.readouterr()
-    if name == "smoke":
-        assert status == 1 and "no recorded run of profile smoke" in said.err
+    if name in ("smoke", "lm", "lm-smoke"):
+        assert status == 1 and f"no recorded run of profile {name} in" in said.err
         return
     assert status == 0
     needs = ("downloads:", "disk:", "GPU memory:", "hours:", "fit")
@@ -152,6 +153,41 @@ def test_the_cpu_has_to_be_asked_for(monkeypatch, without_gpu):
     monkeypatch.setenv("DPH_DEVICE", "tpu")
     with pytest.raises(ValueError, match="DPH_DEVICE='tpu'"):
         policies.placement_of(profile("gpu24"))
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """Puts an `nvidia-smi` first on the path, which prints the drivers' versions, or fails where there is none."""
+
+    def make(*drivers: str) -> None:
+        command = tmp_path / "nvidia-smi"
+        lines = "".join(f"echo {driver}\n" for driver in drivers)
+        command.write_text(f'#!/bin/sh\n[ "$1" = --query-gpu=driver_version ] || exit 2\n{lines or "exit 9"}\n')
+        command.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("drivers", "cuda", "says"),
+    [
+        (["550.54.15"], "13.0", "driver 550.54.15): CUDA 13.0 needs driver 580 or later; update the driver, or take"),
+        (["470.256.02"], "12.8", "driver 470.256.02): CUDA 12.8 needs driver 525 or later; update the driver, or take"),
+        (["580.65.06"], "13.0", "(driver 580.65.06): see what CUDA_VISIBLE_DEVICES hides, and whether the driver is"),
+        (["580.65.06"], None, "(driver 580.65.06): it is a build for CPUs; install the build for GPUs"),
+        (["999.1", "999.1"], "99.0", "(driver 999.1): see what CUDA_VISIBLE_DEVICES hides"),
+        ([], "13.0", "and this machine shows none; run it where `nvidia-smi` lists one, or take the profile cpu"),
+    ],
+)
+def test_a_driver_that_answers_while_torch_shows_no_gpu_is_named(
+    drivers, cuda, says, nvidia_smi, monkeypatch, without_gpu
+):
+    nvidia_smi(*drivers)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    with pytest.raises(RunError, match=r"^profile gpu80 needs an NVIDIA GPU and ") as error:
+        policies.placement_of(profile("gpu80"))
+    assert says in str(error.value) and "\n" not in str(error.value)
 
 
 # --- What is missing -----------------------------------------------------------------------------

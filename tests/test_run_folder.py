@@ -585,6 +585,8 @@ def test_deterministic_sets_threads_and_kernels():
     try:
         deterministic(1)
         assert torch.get_num_threads() == 1 and torch.are_deterministic_algorithms_enabled()
+        deterministic(1, "cuda")
+        assert not torch.are_deterministic_algorithms_enabled(), "nothing is promised there, and its kernels are slower"
         with pytest.raises(ValueError, match="threads = 0"):
             deterministic(0)
     finally:

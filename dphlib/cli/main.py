@@ -5,6 +5,7 @@ dph run --profile cpu --seeds 5 --studies all    the same with five seeds and ev
 dph ablate --study eta         one study alone: a sentence for each comparison, or its table
 dph plan --profile gpu80        what a profile will need: downloads, disk, GPU memory, hours
 dph presample | partition | train | evaluate | claims | report   one step, building what it needs
+dph where base | partition | store | databases   the folder of a part of a run that is there
 dph notebooks --out FOLDER     copies the notebooks, to open them in Jupyter
 dph replot                     figures, tables and claims again from recorded results, compared byte by byte
 dph data list | check          the data sets: files, licences, sources; runs every gold of those in a folder
@@ -15,15 +16,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from dphlib.cli.data import data
 from dphlib.cli.replot import recorded_profile, replot
 from dphlib.cli.run import ProfileArgument, require_machine, run
+from dphlib.cli.where import where
 from dphlib.experiment import plan as plan_module
+from dphlib.experiment.pipeline import Needed, Pipeline
 from dphlib.integrations import store
 from dphlib.integrations.verl.store import verl
 from dphlib.report.notebooks import NotebookInterrupted, find_notebooks
@@ -70,7 +73,8 @@ def notebooks(out: Path = Path("notebooks")) -> int:
 
 def presample(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, suite: str = "train") -> int:
     """Draws and verifies the pre-samples of a suite."""
-    print(_pipeline(profile_name, artifacts).presample(suite).path)
+    pipeline = _pipeline(profile_name, artifacts, {"pre-sampling": partial(Pipeline.presample, suite=suite)})
+    print(pipeline.presample(suite).path)
     return 0
 
 
@@ -82,7 +86,7 @@ def partition(
     export: Path | None = None,
 ) -> int:
     """Partitions a suite; threshold 0 is the profile's; export: a new folder, for it as other trainers read it."""
-    pipeline = _pipeline(profile_name, artifacts)
+    pipeline = _pipeline(profile_name, artifacts, {"pre-sampling": partial(Pipeline.presample, suite=suite)})
     if export is not None:
         store.new_folder(export)
     parts = pipeline.parts(suite, threshold or None)
@@ -116,7 +120,8 @@ def train(
     run = RunConfig(method, variant, seed)
     if tracker:
         tracking.check(tracker)
-    print(_pipeline(profile_name, artifacts, tracker=tracker).train([run])[0].path)
+    pipeline = _pipeline(profile_name, artifacts, {"training": partial(Pipeline.train_one, run=run)}, tracker)
+    print(pipeline.train([run])[0].path)
     return 0
 
 
@@ -130,7 +135,12 @@ def evaluate(
     """Evaluates one run beside the base and prints Pass@k."""
     from dphlib import stats
 
-    records = _pipeline(profile_name, artifacts).evaluate([RunConfig(method, variant, seed)])
+    run = RunConfig(method, variant, seed)
+    needed: Needed = {
+        "training": partial(Pipeline.train_one, run=run),
+        "evaluation": partial(Pipeline.evaluate_one, run=run),
+    }
+    records = _pipeline(profile_name, artifacts, needed).evaluate([run])
     final = stats.final(records)
     least = int(final[final["sample"] >= 0].groupby("suite")["sample"].max().min()) + 1
     print(stats.pass_curve(stats.sampled(final), [k for k in (1, 8, 16, 64) if k <= least]).to_string(index=False))
@@ -158,7 +168,6 @@ def ablate(
     from dphlib.analysis import retention, tables
     from dphlib.analysis import studies as ablations
     from dphlib.experiment import hard
-    from dphlib.experiment.pipeline import Pipeline
 
     settings, names = profile_from_environment(profile_name, seeds, seeds), chosen(study)
     if not names:
@@ -170,6 +179,8 @@ def ablate(
     if not compared:
         return 0
     runs = study_runs(settings, compared)
+    for one in runs:
+        pipeline.require_memory({"training": partial(Pipeline.train_one, run=one)})
     say(f"{len(runs)} runs of {len({(run.method, run.variant) for run in runs})} arms; what is there is reused")
     made = ablations.study_table(pipeline.evaluate(runs), settings, compared)
     if table:
@@ -200,12 +211,13 @@ def report(source: Path = REFERENCE) -> int:
     return 0
 
 
-def _pipeline(profile_name: str, artifacts: Path, **options: Any) -> Any:
-    from dphlib.experiment.pipeline import Pipeline
-
+def _pipeline(profile_name: str, artifacts: Path, needed: Needed, tracker: str = "") -> Pipeline:
+    """The pipeline of a profile, on a machine that can make those of its stages in `needed` that are not there."""
     settings = profile_from_environment(profile_name)
     require_machine(settings)
-    return Pipeline(artifacts / profile_name, settings, **options)
+    pipeline = Pipeline(artifacts / profile_name, settings, tracker=tracker)
+    pipeline.require_memory(needed)
+    return pipeline
 
 
 _COMMANDS = (
@@ -221,6 +233,7 @@ _COMMANDS = (
     replot,
     data,
     verl,
+    where,
     notebooks,
 )
 COMMANDS: dict[str, Callable[..., int]] = {command.__name__: command for command in _COMMANDS}

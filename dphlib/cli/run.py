@@ -16,6 +16,7 @@ import tyro
 from filelock import FileLock, Timeout
 
 from dphlib.experiment import plan as plan_module
+from dphlib.experiment.pipeline import Pipeline
 from dphlib.experiment.store import code_version, verify_run_manifest, write_run_manifest
 from dphlib.report.facts import read_claims, read_json
 from dphlib.report.notebooks import (
@@ -66,6 +67,8 @@ def run(
     out = artifacts.resolve() / settings.name
     make_folder(out)
     require_space(out, SPACE_GIB + plan_module.written_gib(settings))
+    # Notebook 04 asks for what training needs: what no GPU here can train is trained elsewhere.
+    Pipeline(out, settings).require_memory({"pre-sampling": Pipeline.presample})
     lock = FileLock(out / ".lock")
     try:
         with clear_errors(out):
@@ -141,7 +144,7 @@ def _outside(settings: Profile) -> list[Any]:
         RunError: no access to the base.
     """
     if settings.base is None:
-        return []
+        return [] if settings.small else [settings]
     from dphlib.experiment import policies
     from dphlib.experiment import problems as problem_sets
 
@@ -205,14 +208,12 @@ def _closing_words(out: Path, done: Sequence[str], seconds: float) -> None:
 
 
 def require_machine(settings: Profile) -> None:
-    """Before anything is read or downloaded: a GPU, a sampler or memory that is not here is one line.
+    """Before anything is read or downloaded: a GPU or a sampler that is not here is one line.
 
     A CPU profile's processes, all of which this one starts, compute with pinned instructions.
     """
-    pin_kernels(instructions=settings.base is None)
-    if settings.base is not None:
-        from dphlib.experiment.plan import require_memory
+    pin_kernels(instructions=settings.small)
+    if not settings.small:
         from dphlib.experiment.policies import requirements
 
         requirements(settings)
-        require_memory(settings)

@@ -41,7 +41,7 @@ def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
         jobs = [Job(method, cost_job, {**arguments, "method": method}) for method in COST_METHODS]
         # A call for each keeps both time and memory apart. One iteration is too few to time: then they may run side
         # by side and share processes; on one GPU they may not.
-        alone = pipeline.settings.cost_iterations > 1 or pipeline.settings.base is not None
+        alone = pipeline.settings.cost_iterations > 1 or not pipeline.settings.small
         calls = [[job] for job in jobs] if alone else [jobs]
         results = []
         for number, call in enumerate(calls, 1):
@@ -63,8 +63,9 @@ def cost_job(root: str, profile_name: str, method: str, iterations: int) -> list
     from dphlib.experiment import train_run
 
     pipeline = Pipeline(root, settings := profile_from_environment(profile_name))
-    config, parts = _config(settings, method), pipeline.parts()
-    inputs = train_run.Inputs(pipeline.base_folder(), pipeline.databases(), parts.exploration, parts.references)
+    config, source = _config(settings, method), pipeline.partition()
+    references = pipeline.references("train", source, config)
+    inputs = train_run.Inputs(pipeline.base_folder(), pipeline.databases(), pipeline.parts().exploration, references)
     train_config = replace(settings.train, iterations=iterations, diagnose_every=0)
     with train_run.ready(settings, inputs, 0, initial=config.needs_reference) as made:
         logs = made.train(config, train_config, 0, on_iteration=lambda log: report(log["iteration"], iterations))

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dphlib.experiment import policies
 from dphlib.experiment.store import work_folder
+from dphlib.models.load import load_tokenizer
 from dphlib.runtime.files import RunError, append_jsonl, atomic_path, digest, say
 from dphlib.runtime.machine import derive_seed, deterministic
 from dphlib.sampling.protocol import Sampler, SamplingConfig
@@ -42,7 +43,7 @@ def sampling(
 ) -> Iterator[Sampler]:
     """`policies.sampling` for the stage that is built in `building`, whose answers are kept where drawing is long."""
     with policies.sampling(settings, folder, policy, tokenizer) as sampler:
-        if settings.base is None:  # minutes on a CPU: one call, as the recorded results have it
+        if settings.small:  # minutes on a CPU: one call, as the recorded results have it
             yield sampler
         else:
             decides = {"batch_rows": settings.backend.batch_rows, "placement": str(policies.placement_of(settings))}
@@ -160,11 +161,12 @@ def presample(
         base: folder of the initial policy.
         on_draw: called with the number of draws that are done, of 2.
     """
-    deterministic(settings.sft.threads)
-    policy, tokenizer = policies.load_initial(settings, base)
+    threads = settings.sft.threads if settings.small else policies.threads(settings)
+    deterministic(threads, policies.placement_of(settings).device)
+    tokenizer = load_tokenizer(base)
     with (
         Verifier(databases, policies.judges(settings)) as verifier,
-        sampling(settings, base, policy, tokenizer, out) as sampler,
+        sampling(settings, base, None, tokenizer, out) as sampler,
     ):
         for done, (draw, count) in enumerate((("k", config.k), ("extra", 1)), 1):
             setting = SamplingConfig(count, config.temperature, config.top_p, settings.train.max_new_tokens)

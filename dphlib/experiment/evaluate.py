@@ -111,14 +111,18 @@ def build(
         plain: also greedy answers, and the initial policy's log-probs of some draws.
         report: called with the share of the problems that are answered.
     """
-    deterministic(1)
+    deterministic(policies.threads(settings), policies.placement_of(settings).device)
     policy, tokenizer = policies.load_trained(settings, base, trained)
-    initial = policies.load_initial(settings, base)[0] if plain else None
+    initial = None
+    if plain:
+        initial = policies.load_initial(settings, base)[0] if trained else policy
     total = sum(map(len, suites.values()))
     with (
         Verifier(databases, policies.judges(settings)) as verifier,
         sampling(settings, base, policy, tokenizer, out) as sampler,
     ):
+        if trained:
+            sampler.sync(policy)
         records = evaluate(
             policy,
             tokenizer,

@@ -16,7 +16,6 @@ understate the base.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -73,7 +72,7 @@ def hard_records(pipeline: Pipeline) -> pd.DataFrame:
     runs = hard_runs(pipeline.settings)
     pipeline.train(runs)
     answered(pipeline, None)
-    pipeline.build_all("hard problems", runs, hard_job, partial(answered, pipeline))
+    pipeline.build_all("hard problems", runs, hard_job, answered)
     stages = [answered(pipeline, run) for run in (None, *runs)]
     return pd.concat([pd.read_parquet(stage.path / "records.parquet") for stage in stages], ignore_index=True)
 
@@ -83,14 +82,11 @@ def hard_job(root: str, profile_name: str, tracker: str, run: dict[str, Any]) ->
     answered(Pipeline(root, profile_from_environment(profile_name), tracker=tracker), RunConfig(**run))
 
 
-def answered(pipeline: Pipeline, run: RunConfig | None, look: bool = False) -> Stage:
-    """`records.parquet` of one run's final model on the hard problems; of the base where `run` is None.
-
-    `look`: do not build it.
-    """
+def answered(pipeline: Pipeline, run: RunConfig | None) -> Stage:
+    """`records.parquet` of one run's final model on the hard problems; of the base where `run` is None."""
     problems = hard_problems(pd.read_parquet(pipeline.evaluate_one().path / "records.parquet"))
     samples = dict.fromkeys(problems, draws(pipeline.settings))
-    return pipeline.answered("hard", run, samples, problems, look)
+    return pipeline.answered("hard", run, samples, problems)
 
 
 def hard_table(records: pd.DataFrame, methods: Sequence[str] = HARD_METHODS) -> pd.DataFrame:

@@ -12,22 +12,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from dphlib.experiment import problems as problem_sets
-from dphlib.experiment.store import NotBuilt, Run, Stage, open_run, work_folder
+from dphlib.experiment.plan import Action, require_memory
+from dphlib.experiment.store import Run, Stage, open_run, work_folder
 from dphlib.partition import Partition, Reference, partition
-from dphlib.runtime.files import append_jsonl, read_jsonl, write_json
+from dphlib.runtime.files import UserError, append_jsonl, read_jsonl, write_json
 from dphlib.runtime.jobs import Job, Progress, report, run_jobs
-from dphlib.runtime.machine import derive_seed, gpus, pin_kernels
+from dphlib.runtime.machine import cores, derive_seed, gpus, pin_kernels
 from dphlib.settings.environment import profile_from_environment
+from dphlib.settings.methods import MethodConfig
 from dphlib.settings.profiles import Profile
-from dphlib.settings.stages import PresampleConfig
+from dphlib.settings.stages import PresampleConfig, PretrainedConfig
 from dphlib.settings.variants import RunConfig
 from dphlib.types import Group, Problem
 
@@ -35,13 +38,29 @@ CODE = {
     "world": ("world.people_places", "world.sums"),
     "data": ("experiment.problems",),
     "base": ("training.sft", "models.load"),
+    "lm world": ("world.people_places", "world.sums", "models.pretrained"),
+    "lm base": ("training.finetune",),
     "presample": ("experiment.draws",),
     "partition": ("partition",),
+    "references": ("experiment.policies",),
     "train": ("experiment.train_run",),
     "evaluate": ("experiment.evaluate",),
     "cost": ("experiment.train_run", "experiment.cost"),
 }
 """Stage -> the modules that make its numbers; `store.code_version` adds those that they import."""
+
+
+Needed = Mapping[Action, Callable[..., Stage]]
+"""What makes a stage of a pipeline -> the stage, a method of `Pipeline` with its arguments."""
+
+
+class _Finished(Run):
+    """A run's folder in which stages are looked for and none is built."""
+
+    __slots__ = ()
+
+    def stage(self, name: str, *, build: Callable[[Path], None] | None, **recipe: Any) -> Stage:
+        return Run.stage(self, name, build=None, **recipe)
 
 
 class Pipeline:
@@ -64,10 +83,37 @@ class Pipeline:
         workers: int | None = None,
         tracker: str = "",
     ) -> None:
-        pin_kernels(instructions=settings.base is None)
+        pin_kernels(instructions=settings.small)
         self.run: Run = open_run(Path(root), settings.name)
         self.settings, self.workers, self.tracker = settings, workers, tracker
         self._span = (0.0, 1.0)
+
+    def looking(self) -> Pipeline:
+        """The same pipeline, which builds nothing: a stage that is not there raises `NotBuilt`."""
+        other = copy(self)
+        other.run = _Finished(self.run.root, self.run.profile_name)
+        return other
+
+    def lacks(self, stage: Callable[[Pipeline], Stage]) -> bool:
+        """Whether a stage is not there, found out without building anything.
+
+        Neither is one whose inputs cannot be read: what is wrong with them is said when it is built.
+        """
+        try:
+            stage(self.looking())
+        except UserError:
+            return True
+        return False
+
+    def require_memory(self, needed: Needed) -> None:
+        """Refuses a GPU that is too small for a stage that is not there yet, before anything is made.
+
+        Raises:
+            RunError: see `plan.require_memory`.
+        """
+        for action, stage in needed.items():
+            if self.settings.base is not None and self.lacks(stage):
+                require_memory(self.settings, action)
 
     # --- world and base ---
 
@@ -76,7 +122,7 @@ class Pipeline:
         return self.run.stage(
             "world",
             params=self._problems,
-            code=CODE["world" if self.settings.data is None else "data"],
+            code=CODE["data" if self.settings.data else "lm world" if self.settings.pretrained else "world"],
             build=lambda out: problem_sets.build_problems(self.settings, out),
         )
 
@@ -95,6 +141,8 @@ class Pipeline:
     def base(self) -> Stage:
         """The initial policy of the CPU world: a model folder in the Hugging Face layout, and `sft_log.json`.
 
+        Small, or a pretrained model that is fine-tuned; an interrupted fine-tuning goes on from its last checkpoint.
+
         For a base of the hub `base.json`, which says what it is; `base_folder` is where its weights are.
         """
         settings = self.settings
@@ -108,6 +156,9 @@ class Pipeline:
                 build=lambda out: write_json(out / "base.json", settings.base),
             )
 
+        if settings.pretrained is not None:
+            return self._finetuned_base(settings.pretrained)
+
         def build(out: Path) -> None:
             from dphlib.training import sft
 
@@ -116,6 +167,30 @@ class Pipeline:
 
         params = {"model": settings.model, "sft": settings.sft, "world": asdict(settings.world)}
         return self.run.stage("base", params=params, code=CODE["base"], build=build)
+
+    def _finetuned_base(self, config: PretrainedConfig) -> Stage:
+        world = self.settings.world
+
+        def build(out: Path) -> None:
+            from dphlib.experiment import policies
+            from dphlib.training import finetune
+            from dphlib.training.checkpoints import Checkpoints
+
+            where = policies.placement_of(self.settings)
+            with Progress("fine-tuning", config.steps, "steps") as progress:
+                finetune.build(
+                    out,
+                    world,
+                    config,
+                    where.device,
+                    cores(),
+                    in_bfloat16=where.dtype == "bfloat16",
+                    kept=Checkpoints(work_folder(out), {"base": config, "world": world}),
+                    on_step=lambda step, loss: progress.update(step),
+                )
+
+        params = {"pretrained": replace(config, checkpoint_every=0), "world": asdict(world)}
+        return self.run.stage("base", params=params, code=CODE["lm base"], build=build)
 
     def base_folder(self) -> Path:
         """The initial policy in the Hugging Face layout."""
@@ -137,6 +212,7 @@ class Pipeline:
         def build(out: Path) -> None:
             from dphlib.experiment import draws
 
+            require_memory(self.settings, "pre-sampling")
             problems, base_folder = self.suite(suite), self.base_folder()
             with Progress("pre-sampling", 2, "draws") as progress:
                 draws.presample(out, self.settings, base_folder, self.databases(), problems, config, progress.update)
@@ -205,6 +281,26 @@ class Pipeline:
         near_perfect, exploration = ([problems[i] for i in ids[name]] for name in ("near_perfect", "exploration"))
         return Partition(near_perfect, exploration, references)
 
+    def references(self, suite: str, source: Stage, method: MethodConfig) -> list[Reference]:
+        """The stored answers of a partition with the log-probs that a method's training compares with.
+
+        Where those of pre-sampling are another program's (`policies.rescores`) they are made once for each base and
+        placement, and kept as a stage; a method without a divergence reads none.
+        """
+        from dphlib.experiment import policies
+
+        settings, stored = self.settings, self._read_parts(suite, source).references
+        if not stored or not method.divergence or not policies.rescores(settings):
+            return stored
+        stage = self.run.stage(
+            f"references-{suite}",
+            params={"placement": str(policies.placement_of(settings)), "quantised": settings.tuning.kind == "qlora"},
+            inputs=(self.base(), source),
+            code=CODE["references"],
+            build=lambda out: policies.build_references(out, settings, self.base_folder(), stored),
+        )
+        return [Reference.from_json(row) for row in read_jsonl(stage.path / "references.jsonl")]
+
     def _source(self, run: RunConfig) -> tuple[str, Stage]:
         """Training suite of a run and the partition of it."""
         suite = "sums_train" if run.setting("domain") == "sums" else "train"
@@ -215,13 +311,13 @@ class Pipeline:
 
     def train(self, runs: Sequence[RunConfig]) -> list[Stage]:
         """Trains every run that is not there yet; see `train_one`."""
-        self.build_all("train", runs, train_job, self.train_one)
+        self.build_all("train", runs, train_job, Pipeline.train_one)
         return [self.train_one(run) for run in runs]
 
     def evaluate(self, runs: Sequence[RunConfig]) -> pd.DataFrame:
         """Records of the base and of every run: `EvalRecord` rows, the way-points of training included."""
         frames = [pd.read_parquet(self.evaluate_one().path / "records.parquet")]
-        self.build_all("evaluate", runs, evaluate_job, self.evaluate_one)
+        self.build_all("evaluate", runs, evaluate_job, Pipeline.evaluate_one)
         for run in runs:
             frames.append(pd.read_parquet(self.evaluate_one(run).path / "records.parquet"))
             waypoints = self.train_one(run).path / "waypoints.parquet"
@@ -236,10 +332,10 @@ class Pipeline:
             rows += [{**identity, **row} for row in read_jsonl(self.train_one(run).path / "train_log.jsonl")]
         return pd.DataFrame(rows)
 
-    def train_one(self, run: RunConfig, look: bool = False) -> Stage:
+    def train_one(self, run: RunConfig) -> Stage:
         """One run: `model/` or `adapter/`, `train_log.jsonl`, and `waypoints.parquet` where it has way-points.
 
-        Main runs of `HEADLINE` have them, and runs of another length. `look`: do not build it.
+        Main runs of `HEADLINE` have them, and runs of another length.
         """
         settings, world, base = self.settings, self.world(), self.base()
         suite, source = self._source(run)
@@ -248,12 +344,13 @@ class Pipeline:
         def build(out: Path) -> None:
             from dphlib.experiment import train_run
 
+            require_memory(self.settings, "training")
             parts = self._read_parts(suite, source)
             inputs = train_run.Inputs(
                 base=self.base_folder(),
                 databases=self.databases(),
                 prompts=self.suite(suite) if method.trains_on == "all" else parts.exploration,
-                references=parts.references,
+                references=self.references(suite, source, method),
                 waypoint_problems=self.suite("in_domain") if waypoints else [],
                 waypoints=waypoints,
                 data_text=problem_sets.described(settings, suite, len(self.suite(suite))),
@@ -274,15 +371,15 @@ class Pipeline:
             params=params,
             inputs=(world, base, source),
             code=CODE["train"],
-            build=None if look else build,
+            build=build,
         )
 
-    def evaluate_one(self, run: RunConfig | None = None, look: bool = False) -> Stage:
-        """`records.parquet` of one run's final policy, or of the initial one. `look`: do not build it."""
+    def evaluate_one(self, run: RunConfig | None = None) -> Stage:
+        """`records.parquet` of one run's final policy, or of the initial one."""
         samples = dict(self.settings.evaluation.samples)
         if run and run.setting("domain") == "sums":
             samples = {"out_of_domain": samples["out_of_domain"]}
-        return self.answered("evaluate", run, samples, look=look)
+        return self.answered("evaluate", run, samples)
 
     def answered(
         self,
@@ -290,7 +387,6 @@ class Pipeline:
         run: RunConfig | None,
         samples: Mapping[str, int],
         ids: Mapping[str, Sequence[str]] | None = None,
-        look: bool = False,
     ) -> Stage:
         """`records.parquet`: the answers of one policy to some problems.
 
@@ -299,18 +395,18 @@ class Pipeline:
             run: whose final policy answers; None for the initial one.
             samples: suite -> draws per problem.
             ids: suite -> its problems, sampled only; None for all of a suite, answered greedily too.
-            look: do not build it.
         """
         settings, config = self.settings, self.settings.evaluation
         name, identity = "base", ("base", "main", -1, 0)
         if run:
             name = run.name
             identity = (run.method, run.variant, run.seed, run.train_config(settings.train).iterations)
-        source = self.train_one(run, look) if run else self.base()
+        source = self.train_one(run) if run else self.base()
 
         def build(out: Path) -> None:
             from dphlib.experiment import evaluate
 
+            require_memory(self.settings, "evaluation")
             problems = {suite: self.suite(suite) for suite in samples}
             if ids:
                 problems = {suite: [p for p in problems[suite] if p.id in set(ids[suite])] for suite in samples}
@@ -340,7 +436,7 @@ class Pipeline:
             params=params,
             inputs=(self.world(), self.base(), source),
             code=CODE["evaluate"],
-            build=None if look else build,
+            build=build,
         )
 
     # --- parallel ---
@@ -352,9 +448,9 @@ class Pipeline:
 
         Args:
             job: builds a run's stage in another process.
-            stage: finds it, with `look`.
+            stage: of a pipeline and a run.
         """
-        runs = [run for run in runs if not _is_built(stage, run)]
+        runs = [run for run in runs if self.lacks(partial(stage, run=run))]
         if not runs:
             return
         for run in runs:
@@ -362,7 +458,7 @@ class Pipeline:
         # Slow ones first, so that no core waits for the last: long runs, an online reference, the full prompt set.
         order = sorted(runs, key=self.settings.quickness)
         where = {"root": str(self.run.root), "profile_name": self.settings.name, "tracker": self.tracker}
-        devices = gpus() if self.settings.base else []
+        devices = [] if self.settings.small else gpus()
         workers = self.workers or (1 if self.settings.base and not devices else None)
         jobs = [Job(run.name, job, {**where, "run": asdict(run)}) for run in order]
         run_jobs(jobs, workers=workers, label=label, devices=devices)
@@ -373,14 +469,6 @@ class Pipeline:
         report(start + share * (end - start), 1)
 
 
-def _is_built(stage: Callable[..., Stage], run: RunConfig) -> bool:
-    try:
-        stage(run, look=True)
-    except NotBuilt:
-        return False
-    return True
-
-
 def train_job(root: str, profile_name: str, tracker: str, run: dict[str, Any]) -> None:
     """Trains one run, in a process of its own."""
     Pipeline(root, profile_from_environment(profile_name), tracker=tracker).train_one(RunConfig(**run))
@@ -389,7 +477,7 @@ def train_job(root: str, profile_name: str, tracker: str, run: dict[str, Any]) -
 def evaluate_job(root: str, profile_name: str, tracker: str, run: dict[str, Any]) -> None:
     """Evaluates one run, in a process of its own, which trains it first where that is missing."""
     pipeline, config = Pipeline(root, profile_from_environment(profile_name), tracker=tracker), RunConfig(**run)
-    if not _is_built(pipeline.train_one, config):
+    if pipeline.lacks(partial(Pipeline.train_one, run=config)):
         pipeline._span = (0.0, 0.7)
         pipeline.train_one(config)
         pipeline._span = (0.7, 1.0)

@@ -8,9 +8,17 @@ Memory, in bytes (P weights, L linear weights of the layers, T trained weights, 
     initial policy  2 P, in evaluation, and beside a policy that is trained whole
     update          2 N (10 D + 4 I) a layer for the N tokens of a micro-batch, or with gradient checkpointing 2 N D a
                     layer and once the former; three fp32 chunks of 2^25 logits
-    sampler         vLLM: its share of the GPU; Transformers, never at the time of an update: the cache of `batch_rows`
-                    answers and their prompts, which have a quarter of that room, and 40 bytes for each row and entry of
-                    the vocabulary
+    sampler         vLLM: its share of the GPU, in pre-sampling nine tenths of what is free; Transformers, never at the
+                    time of an update: the cache of `batch_rows` answers and their prompts, which have a quarter of that
+                    room, and 40 bytes for each row and entry of the vocabulary
+
+What no smaller batch makes smaller, and `require_memory` asks for:
+
+    an engine       2 P, with vLLM also the keys and values of one longest prompt and answer
+    pre-sampling    an engine
+    evaluation      an engine of vLLM, the base, the initial policy
+    training        base, trained state, the initial policy beside one that is trained whole, an engine of vLLM that
+                    does not sleep
 
 Time: a token step reads the weights once and takes 2 P operations for each row; Transformers adds 2 ms a layer.
 Training takes 6 P operations a token, 4 P with an adapter, 2 P more with checkpointing, and 2 P for each scoring. All
@@ -26,6 +34,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Literal
 
 from dphlib.data.sets import SUITES
 from dphlib.report.facts import read_json
@@ -33,6 +42,7 @@ from dphlib.runtime.files import InputError, RunError
 from dphlib.runtime.machine import gpu_total_gib
 from dphlib.settings.gpu import BASES, SMOKE
 from dphlib.settings.profiles import Profile
+from dphlib.settings.stages import BaseConfig
 
 _NF4_BITS = 4.127  # block scales quantised again
 _CHUNK_BYTES = 3 * 4 * 2**25
@@ -41,6 +51,10 @@ _VLLM_ROWS = 256  # decoded side by side by default
 _EFFICIENCY = 0.4
 _LAYER_S = 0.002  # Python, adapters and kernel starts
 _KEPT = 3  # checkpoints on disk at a time: two kept, one being written
+
+
+Action = Literal["pre-sampling", "training", "evaluation"]
+"""What asks for a GPU's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +159,7 @@ def _memory(settings: Profile, card: Card) -> dict[str, float]:
     layer = 2 * tokens * (10 * base.hidden_size + 4 * base.intermediate_size)
     carried = base.layers * 2 * tokens * base.hidden_size
     limit = max(train.max_new_tokens, settings.evaluation.max_new_tokens)
-    cached = 4 * base.kv_heads * base.head_size * base.layers
-    drawing = backend.batch_rows * (1.25 * cached * limit + _CHOOSING_BYTES * base.vocabulary)
+    drawing = backend.batch_rows * (1.25 * _cached(base) * limit + _CHOOSING_BYTES * base.vocabulary)
     share = 0.0 if backend.sleep else backend.memory_fraction * card.memory_gib * 2**30
     each = (18 if tuning.kind == "full" else 20) - 6 * bool(tuning.paged_8bit)
     return {
@@ -158,28 +171,52 @@ def _memory(settings: Profile, card: Card) -> dict[str, float]:
     }
 
 
-def require_memory(settings: Profile, gib: float | None = None) -> None:
-    """Refuses a GPU that cannot hold what no smaller batch makes smaller: the base and the trained state.
+def _cached(base: BaseConfig) -> int:
+    """Bytes of a token's keys and values in 16 bits."""
+    return 4 * base.kv_heads * base.head_size * base.layers
 
-    A base whose shape is not known here is not refused.
+
+def least_gib(settings: Profile, action: Action) -> float:
+    """GPU memory that an action of a GPU profile needs whatever the size of its batches, GiB; see the module's head."""
+    base, vllm = settings.base, settings.backend.program == "vllm"
+    parts, engine = plan(settings).memory, 2.0 * base.parameters
+    if vllm:
+        engine += _cached(base) * settings.backend.max_tokens
+    if action == "pre-sampling":
+        return engine / 2**30
+    if action == "evaluation":
+        beside, initial = vllm, True
+        needed = parts["base"]
+    else:
+        beside, initial = vllm and not settings.backend.sleep, settings.tuning.kind == "full"
+        needed = parts["base"] + parts["trained state"]
+    return (needed + initial * parts["initial policy"] + beside * engine) / 2**30
+
+
+def require_memory(settings: Profile, action: Action, gib: float | None = None) -> None:
+    """Refuses a GPU that cannot hold what no smaller batch makes smaller.
+
+    Never for a profile of the CPU, nor for a base whose shape is not known here.
 
     Args:
         gib: the GPU's memory; None for this machine's, without a GPU nothing is refused.
 
     Raises:
-        RunError: it cannot.
+        RunError: it cannot; the line names what it has, what is needed and the way out.
     """
     gib = gpu_total_gib() if gib is None else gib
-    if gib is None or settings.base.name not in BASES:
+    if gib is None or settings.base is None or settings.base.name not in BASES:
         return
-    needed = plan(settings).memory
-    least = (needed["base"] + needed["trained state"]) / 2**30
-    if least > gib:
-        raise RunError(
-            f"profile {settings.name} needs {least:.0f} GiB of GPU memory for {settings.base.name} and its training "
-            f"({settings.tuning.kind}) alone, and this GPU has {gib:.0f}; take a smaller profile (gpu24), a smaller "
-            f"base by DPH_BASE, or a larger GPU; dph plan --profile {settings.name} lists what is needed"
-        )
+    if (least := least_gib(settings, action)) <= gib:
+        return
+    ways = "take a smaller profile (gpu24), a smaller base by DPH_BASE, or a larger GPU"
+    if action == "training" and settings.tuning.kind == "full":
+        ways = "train an adapter (DPH_TUNING=lora), all weights on several GPUs by verl (docs/verl.md), or a larger GPU"
+    raise RunError(
+        f"profile {settings.name}: {action} needs at least {least:.0f} GiB of GPU memory for {settings.base.name} "
+        f"({settings.tuning.kind}), and this GPU has {gib:.0f}; {ways}; dph plan --profile {settings.name} lists what "
+        "is needed"
+    )
 
 
 def _problems(settings: Profile, suite: str) -> int:

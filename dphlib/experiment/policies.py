@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib.models import adapters, load, tuning
+from dphlib.models import adapters, load, pretrained, tuning
 from dphlib.models.load import Placement, choose_placement
 from dphlib.partition import Reference
-from dphlib.runtime.files import InputError, RunError
+from dphlib.runtime.files import InputError, RunError, append_jsonl
 from dphlib.runtime.jobs import WORKERS
-from dphlib.runtime.machine import cores, release_gpu
+from dphlib.runtime.machine import cores, deterministic, free_gpu_share, has_bfloat16, nvidia_driver, release_gpu
 from dphlib.sampling.protocol import Sampler, prompt_ids
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.profiles import Profile
@@ -40,7 +40,12 @@ MODEL, ADAPTER = "model", "adapter"
 BASE, DEVICE = "DPH_BASE", "DPH_DEVICE"
 """Environment variables that name another base (NAME@COMMIT, or a folder), and `cpu` in a GPU's place."""
 _CPU = Placement("cpu", "float32", "sdpa")
+_CPU_BFLOAT16 = Placement("cpu", "bfloat16", "sdpa")
+_DRIVERS = {"12": 525, "13": 580}
+"""Major version of CUDA -> the oldest of NVIDIA's driver for Linux that serves it (CUDA's release notes)."""
 _PART = 2**20
+_ALONE = 0.9
+"""Of a GPU's free memory, for an engine with nothing beside it; the rest is for CUDA graphs and what torch keeps."""
 
 
 def placement_of(settings: Profile) -> Placement:
@@ -50,19 +55,31 @@ def placement_of(settings: Profile) -> Placement:
         RunError: a profile for a GPU, and there is none, unless the environment asks for the CPU.
         ValueError: the environment asks for another device.
     """
-    if settings.base is None:
+    if settings.small:
         return _CPU
+    on_cpu = _CPU_BFLOAT16 if settings.pretrained is not None and has_bfloat16() else _CPU
     if device := os.environ.get(DEVICE):
         if device != "cpu":
             raise InputError(f"{DEVICE}={device!r}; only cpu can be asked for, without it the first GPU is used")
-        return _CPU
+        return on_cpu
     found = choose_placement()
+    if found.device == "cpu" and settings.pretrained is not None:
+        return on_cpu
     if found.device == "cpu":
-        raise RunError(
-            f"profile {settings.name} needs an NVIDIA GPU and this machine shows none; run it where `nvidia-smi` lists "
-            "one, or take the profile cpu"
-        )
+        raise RunError(f"profile {settings.name} needs an NVIDIA GPU and {_no_gpu()}, or take the profile cpu")
     return found
+
+
+def _no_gpu() -> str:
+    """Why torch shows no GPU, and the way out."""
+    if (driver := nvidia_driver()) is None:
+        return "this machine shows none; run it where `nvidia-smi` lists one"
+    found = f"torch {torch.__version__} shows none, although nvidia-smi answers (driver {driver})"
+    if (cuda := torch.version.cuda) is None:
+        return f"{found}: it is a build for CPUs; install the build for GPUs (pip install -c constraints.txt torch)"
+    if (least := _DRIVERS.get(cuda.partition(".")[0])) and int(driver.partition(".")[0]) < least:
+        return f"{found}: CUDA {cuda} needs driver {least} or later; update the driver"
+    return f"{found}: see what CUDA_VISIBLE_DEVICES hides, and whether the driver is whole (`nvidia-smi -q`)"
 
 
 def base_folder(settings: Profile) -> Path:
@@ -105,21 +122,25 @@ def base_recipe(settings: Profile) -> dict[str, Any]:
 
 
 def requirements(settings: Profile) -> dict[str, str]:
-    """What a GPU profile needs and finds here, for a reader: device, base, tuning, sampler; {} for the CPU's.
+    """What a large model's profile needs and finds here, for a reader: device, base, tuning, sampler; {} for the small.
 
     Raises:
         RunError: no GPU, no vLLM of the right version where it is the sampler, no bitsandbytes for QLoRA.
+        MissingFileError, InputError: a pretrained base whose wheel is not installed, or whose file is cut.
     """
-    if settings.base is None:
+    if settings.small:
         return {}
-    base, where, program = settings.base, placement_of(settings), settings.backend.program
+    where, program = placement_of(settings), settings.backend.program
     if program == "vllm":
         from dphlib.sampling.vllm import require_vllm
 
         program = f"vllm {require_vllm()}"  # type: ignore[assignment]
     if settings.tuning.kind == "qlora" and find_spec("bitsandbytes") is None:
         raise RunError(f'profile {settings.name} tunes by QLoRA, which needs bitsandbytes: pip install "dphlib[gpu]"')
-    commit = f" at {base.revision}" if base.revision else ""
+    if settings.pretrained is not None:
+        pretrained.find(settings.pretrained)
+    base = settings.base or settings.pretrained
+    commit = f" at {settings.base.revision}" if settings.base and settings.base.revision else ""
     found = {"computes on": str(where), "base": f"{base.name}{commit}, licence {base.licence}"}
     return found | {"tuning": settings.tuning.kind, "sampler": program}
 
@@ -136,8 +157,15 @@ def load_tokenizer(settings: Profile) -> PreTrainedTokenizerBase:
 
 
 def judges(settings: Profile) -> int:
-    """Worker processes of each verifier: the CPU profiles' jobs fill the cores already, the GPUs' runs share them."""
-    return 1 if settings.base is None else max(1, cores() // int(os.environ.get(WORKERS, "1")))
+    """Worker processes of each verifier: the small model's jobs fill the cores already, the others share them."""
+    return 1 if settings.small else max(1, cores() // int(os.environ.get(WORKERS, "1")))
+
+
+def threads(settings: Profile) -> int:
+    """Threads of a job: the cores that it has to itself where a large model computes on a CPU, else one."""
+    if settings.small or placement_of(settings).device != "cpu":
+        return 1
+    return max(1, cores() // int(os.environ.get(WORKERS, "1")))
 
 
 def prompt_text(settings: Profile, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> str:
@@ -203,11 +231,14 @@ def _loading(settings: Profile) -> AbstractContextManager[None]:
 
 @contextmanager
 def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[Sampler]:
-    """A sampler of `policy` by the profile's program; its engine ends with the context.
+    """A sampler by the profile's program, made for `policy`; an engine of vLLM ends with the context.
+
+    An engine draws from the base until it is given the policy by `sync`.
 
     Args:
         folder: the unquantised base, which vLLM loads.
-        policy: None for vLLM to sample from the base itself.
+        policy: None to sample from the base itself. vLLM then has the GPU to itself and takes nine tenths of what is
+            free there, as it does by default: the more answers it holds at a time, the sooner it is done.
 
     Raises:
         RunError: out of memory, here or inside the context, with the settings to change.
@@ -215,40 +246,47 @@ def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrained
     backend = settings.backend
     advised = memory.advised("drawing answers", memory.sampling_ways(settings.train, backend.program))
     if backend.program == "transformers":
+        if policy is None:
+            policy, _ = load_initial(settings, folder)
         with advised:
             yield TransformersSampler(policy, tokenizer, backend.batch_rows)
         return
     from dphlib.sampling.vllm import VllmSampler
 
     release_gpu()  # vLLM takes its share of what is free
-    with memory.advised("starting vLLM", memory.engine_ways(backend.memory_fraction)):
+    where = placement_of(settings)
+    alone = policy is None and where.device != "cpu"
+    with memory.advised("starting vLLM", memory.engine_ways(None if alone else backend.memory_fraction)):
         engine = VllmSampler(
             folder,
             tokenizer,
             lora_rank=settings.tuning.rank if hasattr(policy, "peft_config") else None,
             max_tokens=backend.max_tokens,
-            dtype=placement_of(settings).dtype,
-            memory_fraction=backend.memory_fraction,
-            sleep=backend.sleep,
+            dtype=where.dtype,
+            memory_fraction=_ALONE * free_gpu_share() if alone else backend.memory_fraction,
+            sleep=backend.sleep and policy is not None,
         )
     try:
-        if policy is not None:
-            engine.sync(policy)
         with advised:
             yield engine
     finally:
         engine.close()
 
 
+def rescores(settings: Profile) -> bool:
+    """Whether stored answers need the log-probs of the policy that is trained.
+
+    Not on the CPU profiles, where the policy's own weights sampled them with the same kernels. On a GPU vLLM may have
+    sampled them, or a decoding kernel that rounds otherwise, and the divergence starts at 0 only after this.
+    """
+    return not settings.small or settings.backend.program != "transformers" or settings.tuning.kind == "qlora"
+
+
 def rescored(
     settings: Profile, policy: Any, tokenizer: PreTrainedTokenizerBase, references: Sequence[Reference]
 ) -> list[Reference]:
-    """The stored answers with the log-probs of `policy`, which is still the initial one.
-
-    The same ones on the CPU profiles, where the policy's own weights sampled them with the same kernels. On a GPU vLLM
-    may have sampled them, or a decoding kernel that rounds otherwise, and the divergence starts at 0 only after this.
-    """
-    if settings.base is None and settings.backend.program == "transformers" and settings.tuning.kind != "qlora":
+    """The stored answers with the log-probs of `policy`, which is still the initial one; see `rescores`."""
+    if not rescores(settings):
         return list(references)
     prompts = prompt_ids(tokenizer, [reference.problem for reference in references])
     rows = [(prompt, reference.token_ids) for prompt, reference in zip(prompts, references, strict=True)]
@@ -256,8 +294,26 @@ def rescored(
     return [replace(r, logprobs=tuple(row_T.tolist())) for r, row_T in zip(references, logprobs, strict=True)]
 
 
+def build_references(out: Path, settings: Profile, folder: Path, references: Sequence[Reference]) -> None:
+    """Writes the stored answers to `references.jsonl` in `out`, with the log-probs of the base as it is trained.
+
+    Args:
+        out: folder of the stage.
+        folder: the base, which is loaded here, in 4 bits for QLoRA, and given up again.
+    """
+    deterministic(threads(settings), placement_of(settings).device)
+    policy, tokenizer = load_policy(settings, folder, 0)
+    for reference in rescored(settings, policy, tokenizer, references):
+        append_jsonl(out / "references.jsonl", reference.to_json())
+    del policy
+    release_gpu()
+
+
 def _describe(settings: Profile, folder: Path) -> adapters.Base:
-    base = settings.base
+    base, given = settings.base, settings.pretrained
+    if given is not None:
+        name = f"{given.name}-cpu-world"
+        return adapters.describe_base(folder, given.licence, name=name)
     if base is None:
         return adapters.describe_base(folder, "apache-2.0", name="cpu-world")
     return adapters.describe_base(folder, base.licence, name=base.name, revision=base.revision)

@@ -33,7 +33,7 @@ class Inputs:
         base: folder of the initial policy.
         databases: folder of the problems' databases.
         prompts: what is explored.
-        references: stored answers.
+        references: stored answers, with the log-probs of the initial policy as it is trained.
         waypoint_problems: on which way-points are measured.
         waypoints: iterations after which they are.
         data_text: what the policy is trained on, for a card.
@@ -67,10 +67,9 @@ def ready(settings: Profile, inputs: Inputs, seed: int, initial: bool) -> Iterat
         seed: of an adapter's first weights.
         initial: whether the initial policy is needed beside one that is trained whole.
     """
-    deterministic(1)
+    deterministic(policies.threads(settings), policies.placement_of(settings).device)
     policy, tokenizer = policies.load_policy(settings, inputs.base, seed)
     beside = policies.load_initial(settings, inputs.base)[0] if initial and settings.tuning.kind == "full" else None
-    references = policies.rescored(settings, policy, tokenizer, inputs.references)
     with (
         Verifier(inputs.databases, policies.judges(settings)) as verifier,
         policies.sampling(settings, inputs.base, policy, tokenizer) as sampler,
@@ -80,7 +79,7 @@ def ready(settings: Profile, inputs: Inputs, seed: int, initial: bool) -> Iterat
             policy,
             tokenizer,
             inputs.prompts,
-            references,
+            inputs.references,
             verifier,
             base=beside,
             sampler=sampler,

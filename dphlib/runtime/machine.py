@@ -18,7 +18,9 @@ import os
 import platform
 import random
 import resource
+import shutil
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ KEY_PACKAGES = (*_DRAW_AND_TRAIN.split(), *_VERIFY_AND_PROMPT.split())
 RECORDED_PACKAGES = (*KEY_PACKAGES, *_AROUND.split())
 PINNED = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 """Environment variables by which torch and the libraries below it choose their kernels for a CPU."""
+_ANSWER_S = 30  # nvidia-smi takes seconds where the driver has to be loaded first
 
 
 def package_version(name: str) -> str | None:
@@ -65,10 +68,17 @@ def pinned() -> bool:
     return platform.machine() == "x86_64" and PINNED.items() <= os.environ.items()
 
 
+def has_bfloat16() -> bool:
+    """Whether this process computes in bfloat16 by instructions of the processor (AVX512-BF16, AMX, or ARM's)."""
+    flags = {*_cpuinfo("flags").split(), *_cpuinfo("Features").split()}
+    return not pinned() and not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+
+
 def pin_kernels(*, instructions: bool = True) -> bool:
     """Fixes which kernels this process and those that it starts compute with; to be called before torch is imported.
 
     bitsandbytes' kernels are those that are installed: on a CPU with AVX512-BF16 it would fetch others from the hub.
+    Threads that wait for one another sleep: spinning, on cores that other work shares, makes a step 20 times slower.
 
     Args:
         instructions: also pin kernels for a CPU to AVX2, so that a newer processor gives the same bits as an older one.
@@ -80,6 +90,7 @@ def pin_kernels(*, instructions: bool = True) -> bool:
     if "bitsandbytes" not in sys.modules:
         sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # the import then fails, as if it were absent
         logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # which it would warn of
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if instructions and not pinned() and "torch" not in sys.modules and "avx2" in _cpuinfo("flags").split():
         os.environ.update(PINNED)
     return pinned()
@@ -140,6 +151,28 @@ def release_gpu() -> None:
         torch.cuda.empty_cache()
 
 
+def free_gpu_share() -> float:
+    """Share of this process's GPU that nobody holds, other processes counted."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return free / total
+
+
+def nvidia_driver() -> str | None:
+    """Version of the NVIDIA driver as `nvidia-smi` reports it; None where there is no such command or it fails."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return None
+    asked = [command, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=_ANSWER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.split()
+    return lines[0] if done.returncode == 0 and lines else None
+
+
 def gpu_total_gib() -> float | None:
     """Memory of this process's GPU, GiB; None without torch or a GPU."""
     torch = sys.modules.get("torch")
@@ -178,19 +211,23 @@ def seed_everything(seed: int) -> None:
         torch.manual_seed(seed)
 
 
-def deterministic(threads: int) -> None:
-    """Makes torch repeat itself bit for bit: `threads` CPU threads, deterministic kernels only.
+def deterministic(threads: int, device: str = "cpu") -> None:
+    """Makes torch repeat itself bit for bit on a CPU: `threads` threads, deterministic kernels only.
 
-    The number of threads is part of it, for it decides the order in which sums are added up. On a GPU an
-    operation without a deterministic kernel then raises; results there are comparable, not promised equal.
+    The number of threads is part of it, for it decides the order in which sums are added up. On a GPU only the threads
+    are set: results there are comparable, not promised equal, and deterministic kernels are the slower ones.
+
+    Args:
+        device: where the models compute, as in `models.load.Placement`.
+
+    Raises:
+        ValueError: no thread.
     """
     if threads < 1:
         raise ValueError(f"threads = {threads}: at least 1; `cores()` gives {cores()} here")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(device == "cpu")
     # a guard for debugging; a sixth of sampling's time
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False

@@ -84,10 +84,13 @@ def loading_ways(kind: str) -> list[str]:
     return [*ways, "a smaller base by DPH_BASE", "end what else holds the GPU (nvidia-smi lists it)"]
 
 
-def engine_ways(memory_fraction: float) -> list[str]:
-    """What makes vLLM start."""
-    now = f"backend.memory_fraction {memory_fraction:g}"
-    ways = [f"{now} -> more, where weights and cache need it", f"{now} -> less, where others hold the GPU (nvidia-smi)"]
+def engine_ways(memory_fraction: float | None) -> list[str]:
+    """What makes vLLM start; `memory_fraction` is the profile's, None for an engine that takes what is free."""
+    ways = ["end what else holds the GPU (nvidia-smi lists it)"]
+    if memory_fraction is not None:
+        now = f"backend.memory_fraction {memory_fraction:g}"
+        ways = [f"{now} -> more, where weights and cache need it"]
+        ways += [f"{now} -> less, where others hold the GPU (nvidia-smi)"]
     return [*ways, "backend.max_tokens to half", "DPH_SAMPLER=transformers"]
 
 
