@@ -4,7 +4,8 @@ set -uo pipefail
 unset CDPATH # with it `cd` prints where it went
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 1
-profiles=$(sed -n 's/^ProfileName = Literal\[\(.*\)\]$/\1/p' "$root/dphlib/settings/profiles.py" | tr -d '",')
+profiles=$(sed -n '/^ProfileName = /,/^\]$/p' "$root/dphlib/settings/profiles.py" | grep -oE '"[a-z0-9-]+"' | tr -d '"' | tr '\n' ' ')
+profiles=${profiles% }
 usage() {
     cat <<TEXT
 usage: ./run_all.sh [PROFILE] [OPTION ...]   set up, then run all notebooks and reports (default profile: cpu)

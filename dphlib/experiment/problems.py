@@ -1,5 +1,7 @@
 """The problems of a profile: the CPU world's, or those of data sets in the same suites; and the databases under them.
 
+Prompts for a pretrained model are in its chat format, those for the CPU world's small one as they stand.
+
 A folder holds `<suite>.json` for each suite and the databases of its SQL problems. For data sets:
 
 1. Golds that do not verify against themselves, and empty gold results, are left out (`data.check`).
@@ -37,6 +39,10 @@ def build_problems(settings: Profile, out: Path) -> None:
         from dphlib.world.people_places import build_world
 
         build_world(settings.world, out)
+        if settings.pretrained is not None:
+            from dphlib.models import pretrained
+
+            pretrained.put_into_chat(out)
         return
     from dphlib.experiment import policies
 
@@ -87,7 +93,7 @@ def database_folder(folder: Path) -> Path:
 def recipe(settings: Profile) -> dict[str, Any]:
     """What decides the problems: settings, and of local data sets their files and databases."""
     if settings.data is None:
-        return {"world": asdict(settings.world)}
+        return {"world": asdict(settings.world)} | ({"chat": True} if settings.pretrained else {})
     from dphlib.data.load import find
 
     found = [find(name, data_dir=_folder()) for names in settings.data.suites.values() for name in names]

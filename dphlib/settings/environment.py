@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from dphlib.runtime.files import InputError
 from dphlib.settings.gpu import BASES
-from dphlib.settings.methods import METHOD_CONFIGS
+from dphlib.settings.methods import CONFIGS
 from dphlib.settings.profiles import Profile, profile
 from dphlib.settings.stages import BaseConfig, Program, TuningKind
 
@@ -27,7 +27,7 @@ ENVIRONMENT = {
     "DPH_DATA": "folder of the data sets' official files; without it those with a pinned copy come from the hub",
     "DPH_DEVICE": "cpu: computes without a GPU, for small models and tests",
 }
-"""Variable -> what it sets, for the profiles of GPUs; those of the CPU read none of them."""
+"""Variable -> what it sets, for the profiles of large models (`lm` has its own base and data); `cpu` reads none."""
 COMPARED = ("grpo", "dph_js")
 """Methods that the notebooks set beside each other, so that no choice may leave them out."""
 
@@ -42,11 +42,22 @@ def profile_from_environment(name: str, seeds: str = "", study_seeds: str = "") 
 
 
 def chosen_by_environment(settings: Profile, environment: Mapping[str, str]) -> Profile:
-    """A GPU profile with what `ENVIRONMENT` changes of it, within what its base can read; others as they are.
+    """A large model's profile with what `ENVIRONMENT` changes of it, within what its base can read; others as they are.
+
+    Base and data are the GPU profiles' to choose.
 
     Raises:
         ValueError: a value that is not allowed; the message names the variable. Or a base that reads too little.
     """
+    if settings.small:
+        return settings
+    program = _one_of(environment, "DPH_SAMPLER", Program, settings.backend.program)
+    settings = replace(
+        settings,
+        tuning=replace(settings.tuning, kind=_one_of(environment, "DPH_TUNING", TuningKind, settings.tuning.kind)),
+        backend=replace(settings.backend, program=program),
+        methods=_methods(environment.get("DPH_METHODS", "")) or settings.methods,
+    )
     if settings.base is None or settings.data is None:
         return settings
     answer = max(settings.train.max_new_tokens, settings.evaluation.max_new_tokens)
@@ -59,14 +70,8 @@ def chosen_by_environment(settings: Profile, environment: Mapping[str, str]) -> 
     return replace(
         settings,
         base=base,
-        tuning=replace(settings.tuning, kind=_one_of(environment, "DPH_TUNING", TuningKind, settings.tuning.kind)),
-        backend=replace(
-            settings.backend,
-            program=_one_of(environment, "DPH_SAMPLER", Program, settings.backend.program),
-            max_tokens=min(settings.backend.max_tokens, base.context),
-        ),
+        backend=replace(settings.backend, max_tokens=min(settings.backend.max_tokens, base.context)),
         data=replace(settings.data, max_prompt_tokens=min(settings.data.max_prompt_tokens, base.context - answer)),
-        methods=_methods(environment.get("DPH_METHODS", "")),
     )
 
 
@@ -79,11 +84,11 @@ def _one_of(environment: Mapping[str, str], variable: str, literal: Any, default
 
 def _methods(text: str) -> tuple[str, ...]:
     named = [part.strip() for part in text.split(",") if part.strip()]
-    if unknown := [name for name in named if name not in METHOD_CONFIGS]:
-        raise InputError(f"DPH_METHODS: unknown method {unknown[0]!r}; known: {', '.join(METHOD_CONFIGS)}")
+    if unknown := [name for name in named if name not in CONFIGS]:
+        raise InputError(f"DPH_METHODS: unknown method {unknown[0]!r}; known: {', '.join(CONFIGS)}")
     if named and (missing := [name for name in COMPARED if name not in named]):
         raise InputError(f"DPH_METHODS lacks {', '.join(missing)}; the notebooks compare {' and '.join(COMPARED)}")
-    return tuple(name for name in METHOD_CONFIGS if not named or name in named)
+    return tuple(name for name in CONFIGS if name in named)
 
 
 def _base(base: BaseConfig, named: str) -> BaseConfig:

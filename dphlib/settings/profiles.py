@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from dphlib.runtime.files import InputError
 from dphlib.settings.gpu import GPU_PROFILES, SMOKE, smallest
+from dphlib.settings.lm import LM, LM_SMOKE
 from dphlib.settings.methods import CONFIGS, HEADLINE, METHOD_CONFIGS, MethodConfig
 from dphlib.settings.stages import (
     BackendConfig,
@@ -20,6 +21,7 @@ from dphlib.settings.stages import (
     EvalConfig,
     ModelConfig,
     PresampleConfig,
+    PretrainedConfig,
     SftConfig,
     TrainConfig,
     TuningConfig,
@@ -27,7 +29,9 @@ from dphlib.settings.stages import (
 )
 from dphlib.settings.variants import MAIN, RunConfig, main_run_text, parse_seeds
 
-ProfileName = Literal["smoke", "cpu", "gpu24", "gpu80", "paper", "gpu24-smoke", "gpu80-smoke", "paper-smoke"]
+ProfileName = Literal[
+    "smoke", "cpu", "lm-smoke", "lm", "gpu24", "gpu80", "paper", "gpu24-smoke", "gpu80-smoke", "paper-smoke"
+]
 PROFILES: tuple[str, ...] = get_args(ProfileName)
 
 
@@ -43,10 +47,11 @@ class Profile:
         cost_iterations: measured for the cost.
         tuning: what is trained.
         backend: what samples.
-        base: a base model of the hub; None for the CPU world's, which the first notebook trains.
+        base: a base model of the hub; None for the CPU world's, which a notebook trains.
+        pretrained: what the CPU world's base is fine-tuned from; None for a small model from random weights.
         data: data sets; None for the CPU world.
         weights: weight of the divergence for methods that have another one here than in `methods`.
-        methods: of the paper, those that the main runs and the ablations train.
+        methods: those that the main runs and the ablations train.
     """
 
     name: ProfileName
@@ -64,9 +69,15 @@ class Profile:
     tuning: TuningConfig = field(default_factory=TuningConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
     base: BaseConfig | None = None
+    pretrained: PretrainedConfig | None = None
     data: DataConfig | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     methods: tuple[str, ...] = tuple(METHOD_CONFIGS)
+
+    @property
+    def small(self) -> bool:
+        """Whether the policy is the CPU world's small Llama: minutes on a CPU in fp32, the same bits each time."""
+        return self.base is None and self.pretrained is None
 
     @property
     def described(self) -> str:
@@ -75,6 +86,8 @@ class Profile:
         >>> profile("gpu24").described
         'Qwen/Qwen2.5-1.5B-Instruct (qlora) trained on gsm8k_train'
         """
+        if self.pretrained is not None:
+            return f"{self.pretrained.name} ({self.tuning.kind}) fine-tuned and trained on the CPU world"
         if self.base is None or self.data is None:
             return ""
         return f"{self.base.name} ({self.tuning.kind}) trained on {', '.join(self.data.suites['train'])}"
@@ -155,7 +168,7 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
     """The settings of a profile.
 
     Args:
-        name: of `PROFILES`; a GPU profile with `-smoke` is a few problems and steps.
+        name: of `PROFILES`; one with `-smoke` is a few problems and steps.
         seeds: other seeds for main runs and controls, see `variants.parse_seeds`; "" for the profile's.
         study_seeds: the same for ablations and studies.
 
@@ -168,6 +181,8 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
     if name not in PROFILES:
         raise InputError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
     chosen = _SMALLEST_CPU if name == "smoke" else Profile("cpu")
+    if name in ("lm", "lm-smoke"):
+        chosen = replace(chosen, name=name, **(LM if name == "lm" else LM_SMOKE))  # type: ignore[arg-type]
     if (full := name.removesuffix(SMOKE)) in GPU_PROFILES:
         settings = GPU_PROFILES[full]
         chosen = replace(chosen, name=name, **(settings if name == full else smallest(settings)))  # type: ignore[arg-type]

