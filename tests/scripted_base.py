@@ -13,12 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-ANSWERS = {
-    "```sql\nSELECT 4\n```": 0.5,
-    "```sql\nSELECT 1\n```": 0.2,
-    "\\boxed{4}": 0.25,
-    "no idea": 0.05,
-}
+ANSWERS = {"```sql\nSELECT 4\n```": 0.5, "```sql\nSELECT 1\n```": 0.2, "\\boxed{4}": 0.25, "no idea": 0.05}
 BEGIN, END, USER, ASSISTANT = "<|begin|>", "<|end|>", "<|user|>", "<|assistant|>"
 SIZE = 64
 TEMPLATE = (

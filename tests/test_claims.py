@@ -54,8 +54,7 @@ def run(method, seed, greedy, solvable, styles, *, variant="main", samples=16, j
 
 def world(spec=PAPER, seeds=(0, 1, 2), **over):
     return pd.concat(
-        [run(m, s, *spec[m], **over) for m in spec for s in ((-1,) if m == "base" else seeds)],
-        ignore_index=True,
+        [run(m, s, *spec[m], **over) for m in spec for s in ((-1,) if m == "base" else seeds)], ignore_index=True
     )
 
 

@@ -299,10 +299,7 @@ def test_tokens_of_a_whole_model(whole, name, params):
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    logits=st.lists(st.tuples(st.floats(-8, 8), st.floats(-8, 8)), min_size=3, max_size=9),
-    cut=st.integers(1, 2),
-)
+@given(logits=st.lists(st.tuples(st.floats(-8, 8), st.floats(-8, 8)), min_size=3, max_size=9), cut=st.integers(1, 2))
 def test_properties_of_the_divergence(logits, cut):
     """Not negative; zero for equal arguments; no larger after outcomes were lumped together."""
     p, q = torch.tensor(logits, dtype=torch.float64).softmax(0).T

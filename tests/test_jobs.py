@@ -221,10 +221,7 @@ def members(groups: set[int]) -> list[int]:
 
 def test_success_cleans_up_in_the_worker_and_ends_what_a_job_started(bodies, tmp_path):
     mark = tmp_path / "mark"
-    work = [
-        Job("orphan", bodies.orphan, {"folder": str(tmp_path)}),
-        Job("clean", bodies.clean_up, {"path": str(mark)}),
-    ]
+    work = [Job("orphan", bodies.orphan, {"folder": str(tmp_path)}), Job("clean", bodies.clean_up, {"path": str(mark)})]
     gc.collect()  # what other tests left open is not closed in between
     before = set(os.listdir("/proc/self/fd"))
     run_jobs(work, workers=1, label="clean")
@@ -287,14 +284,7 @@ def test_progress_file_is_for_the_driver_and_silences_the_lines(clock, capsys, m
         assert json.loads(path.read_text())["left_s"] is None
         clock.now += 20
         progress.update(4)
-        wanted = {
-            "label": "evaluate",
-            "unit": "suites",
-            "done": 4,
-            "total": 10,
-            "elapsed_s": 20.0,
-            "left_s": 30.0,
-        }
+        wanted = {"label": "evaluate", "unit": "suites", "done": 4, "total": 10, "elapsed_s": 20.0, "left_s": 30.0}
         assert json.loads(path.read_text()) == {**wanted, "time": clock.now}
         clock.now += 0.4
         progress.update(5)

@@ -90,10 +90,7 @@ def test_rkl_baseline_adds_k3_on_explore_tokens():
     batch = hand_example()
     batch["ref_logprobs_B_T"] = batch["logprobs_B_T"].detach() + torch.tensor([2.0, 0.5, 3.0]).double().log()
     plain, _ = call(batch)
-    for estimator, pair in (
-        ("k3", [1 - math.log(2), -0.5 - math.log(0.5)]),
-        ("k2", [math.log(2) ** 2 / 2] * 2),
-    ):
+    for estimator, pair in (("k3", [1 - math.log(2), -0.5 - math.log(0.5)]), ("k2", [math.log(2) ** 2 / 2] * 2)):
         loss, stats = call(batch, rkl_coef=0.04, rkl_estimator=estimator)
         assert (loss - plain).item() == pytest.approx(0.04 * sum(pair) / 2)
         assert float(stats.kl) == pytest.approx((1 - math.log(2) - 0.5 - math.log(0.5)) / 2)

@@ -59,10 +59,7 @@ def test_notebooks_run_in_order_with_the_parameters_that_they_declare(executed):
     assert [run.name for run in runs] == ["00_first", "01_second"]
     assert [dict(run.parameters) for run in runs] == [{"seed": 7, "profile": "cpu"}, {"seed": 7}]
     assert "first 7 cpu" in outputs(runs[0].path) and "second 7" in outputs(runs[1].path)
-    assert sorted(path.name for path in (root / "out/notebooks").iterdir()) == [
-        "00_first.ipynb",
-        "01_second.ipynb",
-    ]
+    assert sorted(path.name for path in (root / "out/notebooks").iterdir()) == ["00_first.ipynb", "01_second.ipynb"]
     assert [check_executed(run.path) for run in runs] == [run.cells for run in runs] == [3, 4]
 
 
@@ -98,12 +95,7 @@ def test_a_path_that_only_begins_like_the_root_is_left_alone(tmp_path):
 
 
 def test_failed_cell_is_named_and_no_copy_passes_for_complete(tmp_path):
-    write(
-        tmp_path / "in",
-        "00_bad.ipynb",
-        "print('before')",
-        "def f():\n    raise ValueError('the reason')\nf()",
-    )
+    write(tmp_path / "in", "00_bad.ipynb", "print('before')", "def f():\n    raise ValueError('the reason')\nf()")
     write(tmp_path / "in", "01_never.ipynb", "print(1)")
     earlier = tmp_path / "out/notebooks/00_bad.ipynb"
     earlier.parent.mkdir(parents=True)
@@ -165,11 +157,7 @@ def test_whatever_ends_the_driver_leaves_no_process(tmp_path, number):
         "except NotebookInterrupted as stop:\n    print(stop, file=sys.stderr)\n    sys.exit(stop.code)\n"
     )
     driver = subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        [sys.executable, "-c", program], cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     try:
         while not (tmp_path / "in/pids").exists():
@@ -207,10 +195,7 @@ def test_declared_parameters_are_the_assigned_names(tmp_path):
 def test_selection_by_name_or_number(tmp_path):
     for name in ("00_a.ipynb", "01_b.ipynb", "02_c.ipynb"):
         write(tmp_path, name)
-    assert [path.stem for path in notebooks.find_notebooks(tmp_path, ["02", "00_a.ipynb"])] == [
-        "00_a",
-        "02_c",
-    ]
+    assert [path.stem for path in notebooks.find_notebooks(tmp_path, ["02", "00_a.ipynb"])] == ["00_a", "02_c"]
     with pytest.raises(NotebookError, match=r"no notebook '07'.*there are: 00_a, 01_b, 02_c"):
         notebooks.find_notebooks(tmp_path, ["07"])
     with pytest.raises(NotebookError, match="no notebook NN_name"):

@@ -16,14 +16,7 @@ from small import RewardsFirstToken, save_policy, sum_problems, tokenizer
 from dphlib.losses import EXPLORE
 from dphlib.models import adapters, load, tuning
 from dphlib.models.adapters import Card, describe_base, load_adapter, save_adapter
-from dphlib.models.load import (
-    Placement,
-    chat_prompt,
-    fetch,
-    load_model,
-    placement_for,
-    save_model,
-)
+from dphlib.models.load import Placement, chat_prompt, fetch, load_model, placement_for, save_model
 from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
