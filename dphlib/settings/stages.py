@@ -114,11 +114,11 @@ class PretrainedConfig:
     file: str
     sha256: str
     seed: int = 0
-    steps: int = 200
+    steps: int = 120
     batch: int = 24
     lr: float = 3e-4
     warmup: int = 20
-    checkpoint_every: int = 50
+    checkpoint_every: int = 20
 
 
 @dataclass(frozen=True, slots=True)
