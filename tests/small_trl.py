@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from small import sum_problems, tokenizer
+from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from dphlib.divergences import generator
 from dphlib.integrations import store
 from dphlib.integrations.trl import DPHTrainer
-from dphlib.models.load import load_model
+from dphlib.models.load import load_model, load_tokenizer
 from dphlib.partition import Partition, Reference
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.types import Problem
 
 PROBLEMS = sum_problems(10)
+TEMPLATED = [replace(problem, prompt=f"\n<s>{problem.prompt}") for problem in PROBLEMS]
+"""Prompts as some chat templates write them: white space, then the token that the tokenizer puts in front as well."""
+
+
+def unlike_export(base_folder: Path) -> PreTrainedTokenizerBase:
+    """The base's tokenizer, with the same hash, that makes other token ids of `TEMPLATED`: it reads `<s>` as text."""
+    words = load_tokenizer(base_folder)
+    words.split_special_tokens = True
+    return words
 
 
 def equal_rewards(completions, **_):

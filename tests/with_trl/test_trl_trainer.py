@@ -16,7 +16,7 @@ import trl
 from peft import LoraConfig, get_peft_model
 from small import policy as small_policy
 from small import save_policy, tokenizer
-from small_trl import PROBLEMS, config, dph, equal_rewards, export_store, rehearsed
+from small_trl import PROBLEMS, TEMPLATED, config, dph, equal_rewards, export_store, rehearsed, unlike_export
 
 from dphlib.divergences import generator
 from dphlib.integrations import store
@@ -30,7 +30,7 @@ from dphlib.integrations.trl import (
 )
 from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, partitioned_loss
 from dphlib.models import tuning
-from dphlib.models.load import Placement, load_model, load_tokenizer
+from dphlib.models.load import Placement, load_model
 from dphlib.training.scoring import answer_logprobs, score_rows
 from dphlib.verify import Verifier
 
@@ -135,17 +135,8 @@ def test_two_steps_of_qlora(base_folder, held, tmp_path, prepared):
 # --- Prompts are the store's token ids -------------------------------------------------------------
 
 
-def unlike_export(base_folder):
-    """The base's tokenizer, which the store's hash knows; but a special token within a text it reads as text."""
-    words = load_tokenizer(base_folder)
-    words.split_special_tokens = True
-    return words
-
-
 def test_rollouts_continue_the_exported_ids_and_no_text_is_tokenised_again(base_folder, tmp_path):
-    """Prompts begin as some chat templates write them, with white space and the token that the tokenizer puts there."""
-    problems = [replace(problem, prompt=f"\n<s>{problem.prompt}") for problem in PROBLEMS]
-    held = store.read(export_store(tmp_path / "store", base_folder, problems))
+    held = store.read(export_store(tmp_path / "store", base_folder, TEMPLATED))
     policy, words, read = adapted(base_folder), unlike_export(base_folder), []
     trainer = dph(policy, tmp_path, held, arguments={"processing_class": words})
     generate = policy.generate
@@ -386,21 +377,3 @@ def test_data_set_and_reward_speak_of_the_same_problems(held):
         reward = verified_reward(verifier, held.exploration)
         columns = {name: [rows[0][name], rows[0][name]] for name in rows.column_names if name != "prompt"}
         assert reward(prompts=["", ""], completions=[right, wrong], trainer_state=None, **columns) == [1.0, 0.0]
-
-
-def test_the_documented_program_runs_as_written(base_folder, held_folder, tmp_path, monkeypatch):
-    """But for the sizes, which are for a GPU."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/trl.md").read_text(encoding="utf-8"), re.DOTALL)
-    small = {"max_completion_length", "num_generations", "per_device_train_batch_size", "gradient_accumulation_steps"}
-    written = []
-
-    def smaller(folder, **settings):
-        written.append(settings)
-        return config(folder, **{name: value for name, value in settings.items() if name not in small})
-
-    monkeypatch.setattr(trl, "GRPOConfig", smaller)
-    names = {"store_folder": held_folder, "output_folder": tmp_path, "databases": tmp_path, "base": str(base_folder)}
-    exec(compile(code, "docs/trl.md", "exec"), names)
-    trainer = names["trainer"]
-    assert small <= set(written[0]) and trainer.state.global_step == 2
-    assert "rehearsal/divergence" in trainer.state.log_history[0]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from servable import OPTIONS
-from small_trl import dph, export_store, rehearsed
+from small_trl import TEMPLATED, dph, export_store, rehearsed, unlike_export
 
 from dphlib.integrations import store
 
@@ -42,7 +42,7 @@ def colocated(monkeypatch):
 
 @pytest.fixture(scope="module")
 def held(base_folder, tmp_path_factory) -> store.Store:
-    return store.read(export_store(tmp_path_factory.mktemp("store"), base_folder))
+    return store.read(export_store(tmp_path_factory.mktemp("store"), base_folder, TEMPLATED))
 
 
 def odd_lengths(completions, **_):
@@ -57,7 +57,7 @@ def trained(base_folder, folder, held, adapter):
         folder,
         held,
         rewards=odd_lengths,
-        arguments={"peft_config": adapter},
+        arguments={"peft_config": adapter, "processing_class": unlike_export(base_folder)},
         rehearsal_rows=6,
         num_generations=4,
         use_vllm=True,
@@ -70,8 +70,19 @@ def trained(base_folder, folder, held, adapter):
 
 
 @pytest.mark.parametrize("adapter", [LoraConfig(r=4, target_modules="all-linear"), None], ids=["lora", "full"])
-def test_rollouts_come_from_the_weights_of_the_step_before(colocated, base_folder, held, tmp_path, adapter):
+def test_rollouts_come_from_the_weights_of_the_step_before_and_continue_the_exported_ids(
+    colocated, base_folder, held, tmp_path, monkeypatch, adapter
+):
+    generate, read = colocated.generate, []
+
+    def reading(engine, prompts, **options):
+        read.extend(map(tuple, prompts))
+        return generate(engine, prompts=prompts, **options)
+
+    monkeypatch.setattr(colocated, "generate", reading)
     trainer, apart = trained(base_folder, tmp_path, held, adapter)
+    assert len(read) == 8 and set(read) <= set(held.exploration_ids)
+    assert not set(read) & {tuple(trainer.processing_class(p.prompt)["input_ids"]) for p in held.exploration}
     assert len(apart) == 2 and max(apart) < 1e-4
     first, second = rehearsed(trainer)
     assert first < 1e-9 < second, "the stored answers are at the base, and the first step leaves it"
