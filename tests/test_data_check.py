@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dphlib.cli import main as cli
 from dphlib.data.check import FailingGoldsError, build, check
-from dphlib.data.limit_ties import limit_probes, parse_sql, written
+from dphlib.data.limit_ties import limit_probes, parse_sql
 from dphlib.data.load import find, read
 from dphlib.data.sets import SUITES
 
@@ -192,13 +192,6 @@ def test_a_tie_at_the_cut_is_found_where_the_keys_say_so(clauses, rows, limit, o
 def test_what_is_probed(sql, probes, without):
     found, left = limit_probes(parse_sql(sql))
     assert (len(found), left) == (probes, without)
-
-
-def test_what_is_parsed_and_written():
-    probe = limit_probes(parse_sql("SELECT a FROM t ORDER BY a LIMIT 2, 3"))[0][0]
-    assert probe.last.endswith("LIMIT 1 OFFSET 4)") and probe.next.endswith("LIMIT 1 OFFSET 5)")
-    assert parse_sql("SELEC 1 FROM FROM") is None
-    assert written(parse_sql("SELECT `a b` FROM t")) == 'SELECT "a b" FROM t'
 
 
 # --- The command ---

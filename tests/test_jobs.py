@@ -301,13 +301,3 @@ def test_a_jobs_own_progress_counts_as_a_fraction(bodies, monkeypatch, tmp_path)
     last = json.loads(path.read_text())
     assert (last["label"], last["done"], last["total"]) == ("train", 1, 1)
     report(1, 2)  # outside a worker it does nothing
-
-
-def test_durations_read_like_speech():
-    assert [duration(seconds) for seconds in (0.4, 59.6, 190, 3599.7, 7500)] == [
-        "0 s",
-        "1 min 0 s",
-        "3 min 10 s",
-        "1 h 0 min",
-        "2 h 5 min",
-    ]

@@ -150,10 +150,3 @@ def test_markdown_rows_have_as_many_cells_as_the_head_even_with_bars_in_the_text
 
 def test_html_escapes_what_it_is_given():
     assert "<script>" not in tables.to_html(pd.DataFrame({"a<b": ["<script>"]}))
-
-
-def test_every_table_says_what_is_comparable_with_the_paper(every):
-    assert set(every) == set(tables.TITLES)
-    for name in set(every) - {"methods"}:
-        for ours in ("", "a model trained on gsm8k_train"):
-            assert "Comparable: direction and order" in tables.note(name, ours) and ours in tables.note(name, ours)

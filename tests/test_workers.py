@@ -16,7 +16,7 @@ from databases import until
 
 from dphlib.types import Verdict
 from dphlib.verify import pool as pool_module
-from dphlib.verify.pool import CHUNK_CHARS, Pool, WorkerSpec, _cut
+from dphlib.verify.pool import Pool, WorkerSpec
 
 pytestmark = pytest.mark.slow
 
@@ -108,23 +108,6 @@ def test_order_duplicates_and_given_verdicts(pool):
     assert pool.executed == 7
     pool.verdicts(tasks)
     assert pool.executed == 7
-
-
-@pytest.mark.parametrize(
-    ("tasks", "workers", "sizes"),
-    [(1, 4, [1]), (100, 2, [50, 50]), (600, 1, [150] * 4), (4096, 1, [256] * 16), (1024, 8, [64] * 16)],
-)
-def test_tasks_are_cut_into_parts_for_the_workers(tasks, workers, sizes):
-    numbered = [("", "", str(i)) for i in range(tasks)]
-    parts = _cut(numbered, workers)
-    assert [task for part in parts for task in part] == numbered
-    assert list(map(len, parts)) == sizes
-
-
-def test_long_tasks_make_short_parts():
-    long = ("", "", "x" * (CHUNK_CHARS // 3))
-    longer = ("", "", "x" * (2 * CHUNK_CHARS))
-    assert list(map(len, _cut([long] * 7 + [longer, longer, ("", "", "")], 1))) == [3, 3, 1, 1, 1, 1]
 
 
 def test_an_answer_that_never_ends_times_out_and_the_others_are_untouched(hasty):

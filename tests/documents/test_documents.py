@@ -61,15 +61,6 @@ def test_named_modules_and_what_they_define_exist(name):
     assert all(re.search(rf"\b{part}\b", text) for part in parts), f"{parts} not in {source}"
 
 
-def test_the_readmes_tree_names_what_there_is():
-    tree = PAGES["README.md"].split("```\nrun_all.sh")[1].split("```")[0]
-    for line in re.findall(r"^  ([a-z_ ]+?)   *\S", tree, re.MULTILINE):
-        for name in line.split():
-            assert (ROOT / "dphlib" / name).is_dir() or (ROOT / "dphlib" / f"{name}.py").is_file(), name
-    rooms = {path.parent.name for path in (ROOT / "dphlib").glob("[a-z]*/__init__.py")}
-    assert rooms <= set(tree.split()), "a room is not in the tree"
-
-
 @pytest.mark.parametrize("command", named(r"`dph ([a-z]+)"))
 def test_commands_exist(command, capsys):
     with pytest.raises(SystemExit) as ended:

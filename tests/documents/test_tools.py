@@ -21,8 +21,8 @@ from dphlib.analysis import claims
 from dphlib.experiment.results import Results
 from dphlib.runtime.files import RunError
 from dphlib.settings.profiles import profile
-from tools import findings, run, site, speed, third_party, verifier
-from tools.blocks import code, fill
+from tools import findings, run, site, third_party, verifier
+from tools.blocks import fill
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "https://github.com/somebody/some-name"
@@ -102,10 +102,6 @@ def test_marker_lines_that_are_not_right_are_named(text, says):
         fill(text, {"badges": ""}, "README.md")
 
 
-def test_a_row_of_a_table_is_one_line():
-    assert code("a\r\n`b` | ```c```") == "```` a ⏎ `b` \\| ```c``` ````"
-
-
 # --- The bootstrap cell -------------------------------------------------------------------------------
 
 COLAB = """
@@ -162,19 +158,6 @@ def test_a_package_is_listed_with_its_own_licence_or_the_one_that_the_page_has(l
         file.write("| zzz | MIT | verl |\n| pytest | wrong |  |\n")
     rows = third_party.page_blocks(lists)["packages"]
     assert "| zzz | MIT | verl |" in rows and "| pytest | MIT |  |" in rows and "| scipy | BSD License |  |" in rows
-
-
-def test_a_data_set_says_whether_its_licence_was_read(lists):
-    sets = third_party.page_blocks(lists)["data-sets"]
-    assert sets.count("not verified, check upstream") < sets.count("\n") - 2
-
-
-@pytest.mark.parametrize("line", ["", "rows of a table", "{}", "[1]"])
-def test_a_line_that_no_benchmark_printed_is_refused(tmp_path, line):
-    (tmp_path / speed.RECORDED).parent.mkdir(parents=True)
-    (tmp_path / speed.RECORDED).write_text(line + "\n")
-    with pytest.raises(RunError, match=r"recorded\.jsonl, line 1: not the last line of a benchmark's output"):
-        speed.page_blocks(tmp_path)
 
 
 def test_an_example_that_a_verifier_decides_otherwise_is_named():
