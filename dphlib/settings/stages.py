@@ -19,50 +19,34 @@ MAX_RANK = 512
 
 @dataclass(frozen=True, slots=True)
 class WorldConfig:
-    """The CPU world. Odds and rates were fixed by the base model's regime before any RL run on it.
+    """The CPU world. Its shares and rates were fixed by the base model's regime before any RL run on it.
 
     Args:
-        seed: of databases and problems.
+        seed: of families' odds and habits, databases and problems.
         problems: suite -> number of problems.
-        right_odds: style -> share of the databases on whose content its habit is the right one.
-        family_weights: family -> share within its domain.
-        corpus_weights: share of people, places and sums in the supervised corpus.
+        content_shares: content -> share of the SQL problems and of the corpus's SQL.
+        corpus_shares: share of people, places and sums in the supervised corpus.
         slip_rate_sql, slip_rate_sums: share of the corpus's answers with one slip.
-        borrow_rate: share of the SQL answers that spell yes and no as any analyst, not as the style's own.
+        misread_rate: share of the corpus's answers to hard questions that misread them.
     """
 
     seed: int = 20250907
     problems: Mapping[str, int] = field(
         default_factory=lambda: {
-            "train": 256,
-            "in_domain": 128,
-            "cross_domain": 96,
-            "out_of_domain": 120,
+            "train": 512,
+            "in_domain": 384,
+            "cross_domain": 192,
+            "out_of_domain": 400,
             "sums_train": 256,
         }
     )
-    right_odds: Mapping[str, float] = field(
-        default_factory=lambda: {"direct": 0.1, "aliased": 0.25, "nested": 0.45, "stepwise": 0.2}
+    content_shares: Mapping[str, float] = field(
+        default_factory=lambda: {"clean": 0.25, "hidden": 0.45, "hard": 0.3}
     )
-    family_weights: Mapping[str, float] = field(
-        default_factory=lambda: {
-            "list_above": 16,
-            "aggregate": 16,
-            "highest": 18,
-            "count_yes": 18,
-            "count_known": 16,
-            "highest_yes": 16,
-            "count_by_city": 20,
-            "below_average": 20,
-            "lowest": 20,
-            "count_no": 20,
-            "count_missing": 20,
-        }
-    )
-    corpus_weights: Mapping[str, float] = field(default_factory=lambda: {"people": 0.38, "places": 0.17, "sums": 0.45})
-    slip_rate_sql: float = 0.15
+    corpus_shares: Mapping[str, float] = field(default_factory=lambda: {"people": 0.4, "places": 0.2, "sums": 0.4})
+    slip_rate_sql: float = 0.1
     slip_rate_sums: float = 0.1
-    borrow_rate: float = 0.1
+    misread_rate: float = 0.8
 
 
 @dataclass(frozen=True, slots=True)
