@@ -118,7 +118,7 @@ class PretrainedConfig:
     batch: int = 24
     lr: float = 3e-4
     warmup: int = 20
-    checkpoint_every: int = 20
+    checkpoint_every: int = 40
 
 
 @dataclass(frozen=True, slots=True)
