@@ -55,7 +55,7 @@ LM: dict[str, Any] = {
 
 LM_SMOKE: dict[str, Any] = {
     **LM,
-    "pretrained": replace(SMOLLM2, steps=20, batch=12, warmup=5, checkpoint_every=10),
+    "pretrained": replace(SMOLLM2, steps=30, batch=16, warmup=5),
     "world": WorldConfig(problems={"train": 12, "sums_train": 8} | dict.fromkeys(_SUITES, 4)),
     "presample": PresampleConfig(threshold=1),
     "train": replace(
