@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROVENANCE = {
-    "fig": "a table image in the authors' repository",
-    "2nd": "somebody else's notes on the paper",
+    "image": "a table image in the authors' repository",
+    "second_hand": "somebody else's notes on the paper",
     "code": "the authors' scripts as read",
 }
 CITATION = "arXiv 2509.07430"

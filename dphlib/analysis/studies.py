@@ -98,12 +98,12 @@ def _compared(scores: stats.FinalScores, one: Comparison, suite: str, measure: s
     return {**row, **numbers, "status": "run"}
 
 
-def readable_study(table: pd.DataFrame, measures: Sequence[str] = ("greedy", "Pass@8", "styles_nats")) -> pd.DataFrame:
+def readable_study(table: pd.DataFrame) -> pd.DataFrame:
     """A study's table as it is read: one row per comparison and suite, with Holm's p of Pass@8."""
     rows = []
     for (arm, against, suite), part in table.groupby(["arm", "against", "suite"], sort=False):
         row: dict[str, object] = {"arm": arm, "against": against, "suite": suite}
-        for measure in measures:
+        for measure in ("greedy", "Pass@8", "styles_nats"):
             one = part[part["measure"] == measure].iloc[0]
             row |= {measure: one["difference"], f"{measure}_low": one["low"], f"{measure}_high": one["high"]}
         row["Holm's p of Pass@8"] = part.loc[part["measure"] == "Pass@8", "p_holm"].iloc[0]
