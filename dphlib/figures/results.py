@@ -176,10 +176,9 @@ def styles(records: pd.DataFrame, methods: Sequence[str] = METHODS, suite: str =
         got = stats.bootstrap([scores.of(method, suite, "styles_nats")], lambda mean: mean)
         _interval_of_method(right, where, method, got, scale=1)
     right.axvline(np.log(4), color=GREY, linestyle=":", linewidth=1)
-    right.set_xlim(0, 1.05 * np.log(4))
-    right.set_xticks([0, 0.5, 1.0])
+    label = "style entropy within a problem (nats)"
+    right.set(xlim=(0, 1.05 * np.log(4)), xticks=[0, 0.5, 1.0], xlabel=label)
     shared_ticks([right])
-    right.set_xlabel("style entropy within a problem (nats)")
     right.grid(axis="y", visible=False)
     bars = f"Bars: {interval_note(_seeds(rows))}; base: over problems. Faint points: seeds. Dotted: ln 4."
     note(fig, [bars, absent_note(methods, rows["method"])])
@@ -199,8 +198,7 @@ def _stacked_styles(ax: Axes, y: Sequence[float], percent: pd.DataFrame) -> None
             if w >= 9:
                 ax.text(x + w / 2, where, f"{w:.0f}", ha="center", va="center", fontsize=6.3, color=ink)
         start = start + width
-    ax.set_xlim(0, 100)
-    ax.set_xlabel("share of sampled answers (%)")
+    ax.set(xlim=(0, 100), xlabel="share of sampled answers (%)")
     ax.grid(visible=False)
     legend_of_bars(ax, 5, 0, 1.2)
 
@@ -227,8 +225,7 @@ def pass_over_steps(
             wide = pd.concat([pd.DataFrame(base, index=[0], columns=wide.columns), wide])
             ax.plot(wide.index, wide, color=COLOURS[method], linewidth=0.6, alpha=0.35)
             ax.plot(wide.index, wide.mean(axis=1), **line_style(method))
-        ax.set_title(f"Pass@{k}")
-        ax.set_xlabel("iteration")
+        ax.set(title=f"Pass@{k}", xlabel="iteration")
     axes[0, 0].set_ylabel(f"{SUITES.get(suite, suite)} (%)")
     legend(fig, _present(rows, methods))
     lines = "Thin: seeds; thick: mean over seeds. Dashed: the base, where every run starts."
