@@ -41,7 +41,7 @@ class Profile:
 
     Args:
         seeds: of the main runs of the paper's methods and of the controls.
-        ablation_seeds: of ablations and studies, but for the controls' main runs.
+        ablation_seeds: of ablations and studies, but for the controls' main runs; () where they are run on demand only.
         studies: those that a run of all notebooks makes, as `studies.chosen` reads them.
         study_comparisons: of each study at most so many, None for all.
         cost_iterations: measured for the cost.
