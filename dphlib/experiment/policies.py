@@ -238,7 +238,7 @@ def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrained
     Args:
         folder: the unquantised base, which vLLM loads.
         policy: None to sample from the base itself. vLLM then has the GPU to itself and takes nine tenths of what is
-            free there (its default is 0.92 of an empty one): the more answers it holds at a time, the sooner it is done.
+            free there (its default: 0.92 of an empty one). The more answers it holds at a time, the sooner it is done.
 
     Raises:
         RunError: out of memory, here or inside the context, with the settings to change.
