@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pandas as pd
@@ -19,6 +20,8 @@ from dphlib.experiment import pipeline as pipeline_module
 from dphlib.experiment import policies
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.pipeline import Pipeline
+from dphlib.losses import NEAR_PERFECT
+from dphlib.models import tuning
 from dphlib.models.adapters import describe_base, load_adapter
 from dphlib.models.load import Placement, load_model
 from dphlib.partition import Reference
@@ -30,6 +33,7 @@ from dphlib.settings.profiles import profile
 from dphlib.settings.stages import BackendConfig, DataConfig, TuningConfig
 from dphlib.settings.variants import RunConfig
 from dphlib.training import loop
+from dphlib.training.rows import Row
 from dphlib.training.scoring import answer_logprobs
 from dphlib.verify import Verifier
 
@@ -285,3 +289,24 @@ def test_stored_answers_are_scored_once_and_only_for_a_divergence(tmp_path, base
     quantised = replace(pipeline.settings, tuning=replace(settings.tuning, kind="qlora"))
     Pipeline(tmp_path / "run", quantised).train_one(RunConfig("dph_f", "main", 0))
     assert counted == [2, 2], "4-bit weights are another base"
+
+
+def test_the_lesson_on_all_weights_of_a_large_base_trains_an_adapter(base_folder, monkeypatch, repository):
+    """Notebook 04 learns a batch in its kernel, where an optimizer of 8 billion weights would take 135 GiB."""
+    settings = small(base_folder, "full")
+    cells = json.loads((repository / "notebooks" / "04_train.ipynb").read_text(encoding="utf-8"))["cells"]
+    (source,) = ("".join(cell["source"]) for cell in cells if cell["id"] == "lesson-steps")
+    policy, words = policies.load_policy(settings, base_folder, 0)
+    trained, whole = [], policy.num_parameters()
+    made = tuning.optimizer
+    monkeypatch.setattr(
+        tuning,
+        "optimizer",
+        lambda policy, *a: trained.append(policy.num_parameters(only_trainable=True)) or made(policy, *a),
+    )
+    prompt = words("question : 1 answer :")["input_ids"]
+    batch = [Row((prompt, (5, 6)), NEAR_PERFECT, 0.0, (), (-1.0, -2.0), [1.0, 1.0])]
+    space = {"settings": settings, "policies": policies, "policy": policy, "tokenizer": words, "batch": batch}
+    space |= {"pipeline": SimpleNamespace(base_folder=lambda: base_folder), "lesson_steps": 1}
+    exec(source, space | {"lesson": settings.method_config(RunConfig("dph_f", "main", 0))})
+    assert len(trained) == 2 and 0 < max(trained) < whole / 5
