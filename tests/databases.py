@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-import time
+import tomllib
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 CLUB = """
@@ -36,13 +35,6 @@ def make_database(root: Path, db_id: str, script: str = CLUB) -> Path:
     return path
 
 
-def until(happened: Callable[[], object]) -> bool:
-    """Waits for an event, however long it takes; for the tests that need something to be in the middle."""
-    while not happened():
-        time.sleep(0.01)
-    return True
-
-
 def by_permutations(gold: list[tuple], answer: list[tuple] | None, *, ordered: bool) -> bool:
     """Spider's rule, by trying every permutation of columns that hold the same values."""
     if not gold or not answer:
@@ -59,40 +51,8 @@ def by_permutations(gold: list[tuple], answer: list[tuple] | None, *, ordered: b
     return False
 
 
-HOSTILE = [
-    "DELETE FROM t",
-    "UPDATE t SET age = 1 RETURNING *",
-    "INSERT INTO t SELECT * FROM t",
-    "REPLACE INTO t VALUES (1, 2, 3, 4)",
-    "WITH x AS (SELECT 1) DELETE FROM t",
-    "DROP TABLE t",
-    "ALTER TABLE t RENAME TO u",
-    "CREATE TABLE u (a)",
-    "CREATE TEMP TABLE t (name)",
-    "CREATE TEMP VIEW t AS SELECT 1",
-    "CREATE TEMP TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; END",
-    "CREATE VIRTUAL TABLE v USING fts5(a)",
-    "CREATE INDEX i ON t (id)",
-    "ATTACH 'other.sqlite' AS other",
-    "ATTACH ':memory:' AS other",
-    "DETACH main",
-    "PRAGMA table_info(t)",
-    "PRAGMA writable_schema = ON",
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA hard_heap_limit = 0",
-    "SELECT * FROM pragma_table_info('t')",
-    "VACUUM",
-    "VACUUM INTO 'copy.sqlite'",
-    "ANALYZE",
-    "REINDEX",
-    "BEGIN",
-    "COMMIT",
-    "SAVEPOINT s",
-    "EXPLAIN DELETE FROM t",
-    "SELECT load_extension('x')",
-    "SELECT 1; DROP TABLE t",
-    "SELECT 1; -- x\nPRAGMA query_only = OFF; SELECT 2",
-]
+_EXAMPLES = Path(__file__).with_name("verifier_examples.toml")
+HOSTILE: list[str] = tomllib.loads(_EXAMPLES.read_text(encoding="utf-8"))["HOSTILE"]
 
 ENDLESS = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) "
 DOUBLING = "WITH RECURSIVE r(x) AS (SELECT 'aaaaaaaa' UNION ALL SELECT x || x FROM r) "

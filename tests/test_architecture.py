@@ -43,6 +43,8 @@ for name in {names!r}:
         importlib.import_module("dphlib." + name)
     except ImportError as error:
         print(f"{{name}}: {{error}}")
+from dphlib.runtime.machine import machine, versions
+machine(), versions()
 print("end")
 """
     assert run_python(program) == "end\n"

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from databases import until
+from waiting import until
 
 from dphlib.verify.math import MathChecker, MathVerifier
 from dphlib.verify.pool import WorkerSpec

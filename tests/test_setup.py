@@ -11,9 +11,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-import psutil
 import pytest
-from databases import until
+from waiting import alive, until
 
 from dphlib.settings.profiles import PROFILES
 
@@ -317,8 +316,7 @@ def test_interrupted_install_leaves_no_process_and_is_done_again(clone, number, 
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == status and "interrupted" in one_line(errors)
-    pid = int(sleeper.read_text())
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert not alive(int(sleeper.read_text()))
     clone.calls()
     assert clone.run("smoke")[0] == 0
     assert len(clone.installs) == 2
