@@ -18,7 +18,7 @@ from dphlib.losses import EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE, Denominat
 from dphlib.partition import Reference
 from dphlib.settings.methods import MethodConfig
 from dphlib.settings.stages import TrainConfig
-from dphlib.training.scoring import TokenRow
+from dphlib.training.packing import TokenRow
 from dphlib.types import Answer, Group
 
 
@@ -27,17 +27,18 @@ class Row:
     """One answer to learn from; log-probs in nats, one for each answer token.
 
     Args:
-        old_logprobs: under the policy before the update.
+        drawn_logprobs: by the sampler, under the policy before the iteration's updates.
         ref_logprobs: under the initial policy.
-        weights: importance weights of the tokens' advantages, where another program drew them.
+        old_logprobs: as `drawn_logprobs`, by the trainer. Read with importance weights only; empty where the policy
+            still is that one, so that the update's own pass gives them.
     """
 
     tokens: TokenRow
     loss_id: int
     advantage: float = 0.0
-    old_logprobs: Sequence[float] | Tensor = ()
+    drawn_logprobs: Sequence[float] | Tensor = ()
     ref_logprobs: Sequence[float] | Tensor = ()
-    weights: Sequence[float] | Tensor = ()
+    old_logprobs: Sequence[float] | Tensor = ()
 
 
 class Cycle:
