@@ -504,6 +504,7 @@ def test_an_edit_that_cannot_change_a_number_keeps_every_stage(package, module):
 
 LEARNING = {"train", "cost"}
 ANSWERING = {"presample", "evaluate", "data", *LEARNING}
+BY_A_POLICY = {"references", *ANSWERING}
 
 
 @pytest.mark.parametrize(
@@ -517,14 +518,14 @@ ANSWERING = {"presample", "evaluate", "data", *LEARNING}
         ("experiment.cost", {"cost"}),
         ("experiment.evaluate", {"evaluate", *LEARNING}),
         ("experiment.draws", {"presample", "evaluate", *LEARNING}),
-        ("sampling.transformers", ANSWERING),
+        ("sampling.transformers", BY_A_POLICY),
         ("verify.sql_rules", ANSWERING),
-        ("logprobs", {"base", *ANSWERING}),  # a model that is loaded is compared with it
-        ("partition", {"partition", *ANSWERING}),
+        ("logprobs", {"base", *BY_A_POLICY}),  # a model that is loaded is compared with it
+        ("partition", {"partition", *BY_A_POLICY}),
         ("training.sft", {"base"}),
-        ("runtime.machine", {"base", *ANSWERING}),
-        ("models.load", {"base", *ANSWERING}),
-        ("world.people_places", {"world", "base", *ANSWERING}),
+        ("runtime.machine", {"base", *BY_A_POLICY}),
+        ("models.load", {"base", *BY_A_POLICY}),
+        ("world.people_places", {"world", "base", "lm world", "lm base", *BY_A_POLICY}),
         ("types", set(CODE)),
     ],
 )
