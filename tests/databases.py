@@ -9,6 +9,7 @@ import itertools
 import sqlite3
 import tomllib
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 CLUB = """
@@ -25,14 +26,17 @@ def fenced(sql: str) -> str:
     return f"Some thought.\n```sql\n{sql}\n```\n"
 
 
+def write_database(path: Path, script: str) -> Path:
+    """Runs a script on a database, which is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY; {script}")
+    return path
+
+
 def make_database(root: Path, db_id: str, script: str = CLUB) -> Path:
     """A database in the layout of Spider and BIRD."""
-    path = root / db_id / f"{db_id}.sqlite"
-    path.parent.mkdir(parents=True)
-    connection = sqlite3.connect(path)
-    connection.executescript(script)
-    connection.close()
-    return path
+    return write_database(root / db_id / f"{db_id}.sqlite", script)
 
 
 def by_permutations(gold: list[tuple], answer: list[tuple] | None, *, ordered: bool) -> bool:
