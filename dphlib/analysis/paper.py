@@ -5,10 +5,10 @@ The paper's full text was not at hand: a number that is not here is not availabl
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+from dphlib.runtime.files import table_beside
 
 PROVENANCE = {
     "image": "a table image in the authors' repository",
@@ -50,7 +50,7 @@ class PaperTable:
         return "" if value is None else f"{value:.{self.digits}f}"
 
 
-_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_TABLES = table_beside(__file__)
 TABLE_1 = PaperTable(**_TABLES["table_1"])
 TABLE_2 = PaperTable(**_TABLES["table_2"])
 TABLE_3 = PaperTable(**_TABLES["table_3"])

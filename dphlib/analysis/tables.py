@@ -9,7 +9,6 @@ that is not in the records keeps its row, as `not run`. `wide` turns a tidy fram
 from __future__ import annotations
 
 import html
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pandas as pd
 from dphlib import stats
 from dphlib.analysis import paper
 from dphlib.analysis.labels import NAMES, SUITES, label
-from dphlib.runtime.files import write_text
+from dphlib.runtime.files import table_beside, write_text
 from dphlib.settings.methods import METHOD_CONFIGS, MethodConfig
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import MAIN, RunConfig
@@ -28,7 +27,7 @@ from dphlib.world.sums import SUBSETS
 COLUMNS = ["row", "column", "method", "variant", "ours", "low", "high", "seeds", "paper", "status"]
 NOT_RUN = "not run"
 
-_WORDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_WORDS = table_beside(__file__)
 TITLES = {name: words["title"] for name, words in _WORDS.items()}
 """Of the CPU world's tables; `title` has those of data sets."""
 _INTERVAL = "In brackets: 95 % interval over seeds and problems (hierarchical bootstrap with Student's quantile)."
