@@ -19,7 +19,7 @@ from dphlib.settings.methods import CONTROL_CONFIGS, METHOD_CONFIGS, MethodConfi
 from dphlib.settings.stages import TrainConfig, TuningConfig
 from dphlib.training import loop, scoring
 from dphlib.training import step as steps
-from dphlib.training.rows import Row, batch_denominators
+from dphlib.training.rows import Row, batch_denominators, mini_batches
 from dphlib.training.scoring import answer_logprobs
 from dphlib.types import Group, Verdict
 
@@ -347,6 +347,22 @@ def test_the_ratio_is_exactly_one_at_the_first_update_in_bf16_too(monkeypatch, k
     assert len(ratios) > 1 and sum(map(len, ratios)) > 50
     assert max(float((ratio - 1).abs().max()) for ratio in ratios) == 0
     assert logs[0]["old_kl"] == 0 and logs[0]["tis_mean"] == pytest.approx(math.exp(0.3), rel=0.02)
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_whole_groups_pass_each_prompt_once_in_an_iteration(monkeypatch, cap):
+    """Packed, under checkpointing: at most 1.1 tokens enter the embedding for each one that is learnt from."""
+    made, seen, passed = loop.exploration_rows, [], []
+    monkeypatch.setattr(loop, "exploration_rows", lambda *arguments: seen.append(made(*arguments)) or seen[-1])
+    learner = prepared("lora", checkpointing=True)
+    entered = lambda _, given, __: passed.append(given[0].numel() if learner.training else 0)  # noqa: E731
+    learner.get_input_embeddings().register_forward_hook(entered)
+    run("rkl", learner=learner, iterations=1, rollouts=8, whole_groups=True, importance_cap=cap, options={"base": None})
+    rows = [row.tokens for row in seen[0][0]]
+    unique = sum(map(len, {prompt for prompt, _ in rows})) + sum(len(answer) for _, answer in rows)
+    assert len(rows) == 32 and 0.5 * unique < sum(passed) <= 1.1 * unique
+    parts = [{row.tokens[0] for row in batch} for batch in mini_batches(seen[0][0], [], replace(CONFIG, rollouts=8))]
+    assert parts[0] == parts[1], "by default every prompt has answers in both steps"
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])

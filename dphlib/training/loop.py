@@ -30,7 +30,7 @@ from dphlib.training import memory, packing
 from dphlib.training.checkpoints import Checkpoints, fingerprint
 from dphlib.training.log import Clock, log_row
 from dphlib.training.packing import TokenRow
-from dphlib.training.rows import Cycle, Row, exploration_rows, learning, rehearsal_rows, token_count
+from dphlib.training.rows import Cycle, Row, exploration_rows, learning, mini_batches, rehearsal_rows, token_count
 from dphlib.training.scoring import drawn_by_policy, scored
 from dphlib.training.step import update
 from dphlib.types import Group, Problem
@@ -160,9 +160,7 @@ class _Run:
 
         # 3. An online reference scores rollouts, for the methods that need one; the trainer scores what another
         #    program drew, before the first step moves the policy. What the first step learns from, that step scores.
-        batches = [
-            rows[p :: config.mini_batches] + rehearsal[p :: config.mini_batches] for p in range(config.mini_batches)
-        ]
+        batches = mini_batches(rows, rehearsal, config)
         longest = max((token_count([row]) for row in (*rows, *rehearsal)), default=0)
         with memory.advised(
             f"the scoring of iteration {iteration}", memory.scoring_ways(policy, config, longest, backend)

@@ -101,6 +101,15 @@ def rehearsal_rows(stored: Sequence[tuple[Reference, Sequence[int]]]) -> list[Ro
     ]
 
 
+def mini_batches(rollouts: Sequence[Row], rehearsal: Sequence[Row], config: TrainConfig) -> list[list[Row]]:
+    """The rows of each optimizer step; rollouts are in groups of `config.rollouts`, one prompt's side by side."""
+    count, size = config.mini_batches, config.rollouts if config.whole_groups else 1
+    return [
+        [row for index, row in enumerate(rollouts) if index // size % count == part] + list(rehearsal[part::count])
+        for part in range(count)
+    ]
+
+
 def learning(rows: Sequence[Row], method: MethodConfig) -> list[Row]:
     """The rows that have a gradient: with an advantage of zero only a reverse KL or an entropy bonus gives one."""
     every_row = method.rkl_coef > 0 or method.entropy_coef > 0
