@@ -26,7 +26,7 @@ def where(what: tyro.conf.Positional[Place], profile_name: ProfileArgument = "cp
     Args:
         what: base, the initial policy with its tokenizer; partition, that of the training problems; databases, of the
             problems; store, what `dph partition --export` wrote to `<artifacts>/<profile_name>-store`.
-        profile_name: smoke, cpu, or for a GPU gpu24, gpu80, paper, and these with -smoke.
+        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: folder of the runs.
     """
     settings = profile_from_environment(profile_name)
