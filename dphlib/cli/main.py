@@ -33,6 +33,7 @@ from dphlib.report.notebooks import NotebookInterrupted, find_notebooks
 from dphlib.runtime.files import InputError, RunError, UserError, make_folder, say, write_text
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, REFERENCE
 from dphlib.settings.environment import profile_from_environment
+from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.studies import HARD, STUDIES, chosen, study_runs
 from dphlib.settings.variants import RunConfig
 from dphlib.training import tracking
@@ -89,10 +90,12 @@ def partition(
     pipeline = _pipeline(profile_name, artifacts, {"pre-sampling": partial(Pipeline.presample, suite=suite)})
     if export is not None:
         store.new_folder(export)
-    parts = pipeline.parts(suite, threshold or None)
+    source, parts = pipeline.partition(suite, threshold or None), pipeline.parts(suite, threshold or None)
     print(f"D_pef {len(parts.near_perfect)}, D_exp {len(parts.exploration)}, references {len(parts.references)}")
-    print(pipeline.partition(suite, threshold or None).path)
+    print(source.path)
     if export is not None:
+        # With the trainer's log-probs where another program drew: a divergence starts at 0 against those alone.
+        parts = parts._replace(references=pipeline.references(suite, source, METHOD_CONFIGS["dph_f"]))
         store.export(export, parts, threshold or pipeline.settings.presample.threshold, pipeline.base_folder())
         print(export)
     return 0
