@@ -35,7 +35,7 @@ LM: dict[str, Any] = {
     "tuning": TuningConfig("lora", rank=16, alpha=32),
     "backend": BackendConfig(batch_rows=128, max_tokens=256, memory_fraction=0.1),
     "train": TrainConfig(
-        iterations=30,
+        iterations=40,
         prompts=8,
         rollouts=8,
         rehearsal_rows=8,
@@ -44,7 +44,7 @@ LM: dict[str, Any] = {
         checkpoint_every=5,
     ),
     "evaluation": EvalConfig(
-        samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(15,), step_samples=8
+        samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(20,), step_samples=8
     ),
     "seeds": (0,),
     "ablation_seeds": (),
