@@ -9,7 +9,8 @@ dph where base | partition | store | databases   the folder of a part of a run t
 dph notebooks --out FOLDER     copies the notebooks, to open them in Jupyter
 dph replot                     figures, tables and claims again from recorded results, compared byte by byte
 dph data list | check          the data sets: files, licences, sources; runs every gold of those in a folder
-dph verl --out FOLDER          the partition and its stored answers as verl reads them, see docs/verl.md
+dph verl --out FOLDER          the partition, its stored answers and a launch line for verl, see docs/verl.md
+dph verl --import FOLDER       the weights that verl trained, as a run that `evaluate` and the notebooks find
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ import tyro
 from dphlib.cli.data import data
 from dphlib.cli.replot import recorded_profile, replot
 from dphlib.cli.run import ProfileArgument, require_machine, run
+from dphlib.cli.verl import verl
 from dphlib.cli.where import where
 from dphlib.experiment import plan as plan_module
 from dphlib.experiment.pipeline import Needed, Pipeline
 from dphlib.integrations import store
-from dphlib.integrations.verl.store import verl
 from dphlib.report.notebooks import NotebookInterrupted, find_notebooks
 from dphlib.runtime.files import InputError, RunError, UserError, make_folder, say, write_text
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, REFERENCE
