@@ -53,12 +53,6 @@ def _present(rows: pd.DataFrame, methods: Sequence[str]) -> list[str]:
     return [m for m in methods if m in there]
 
 
-def _seeds(rows: pd.DataFrame) -> int:
-    """Seeds of the trained method that has the fewest."""
-    trained = rows[rows["method"] != "base"].groupby("method", observed=True)["seed"].nunique()
-    return int(trained.min()) if len(trained) else 1
-
-
 # ------------------------------------------------------------------------------------------------ Figure 2
 
 
@@ -100,7 +94,7 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Se
     axes[0, 0].set_ylabel("Pass@k (%)")
     axes[1, 0].set_ylabel("difference to base\n(percentage points)")
     legend(fig, _present(rows, methods))
-    note(fig, [f"Bands: {interval_note(_seeds(rows))}, paired by problem.", absent_note(methods, rows["method"])])
+    note(fig, [f"Bands: {interval_note(rows)}, paired by problem.", absent_note(methods, rows["method"])])
     return fig
 
 
@@ -130,7 +124,7 @@ def keep_explore(
             rows_axis(ax, [NAMES[m] for m in trained])
             ax.set_xlabel("% of what the base solves" if name == "keep" else "% of what the base does not solve")
     shared_ticks(axes[:, 1:].ravel())
-    bars = f"Bars: {interval_note(_seeds(rows))}; faint points: seeds. Dashed: the base against fresh draws of itself."
+    bars = f"Bars: {interval_note(rows)}; faint points: seeds. Dashed: the base against fresh draws of itself."
     few = "No bar: too few problems for an interval." if unknown else ""
     note(fig, [bars, few, absent_note(methods, rows["method"])])
     return fig
@@ -180,7 +174,7 @@ def styles(records: pd.DataFrame, methods: Sequence[str] = METHODS, suite: str =
     right.set(xlim=(0, 1.05 * np.log(4)), xticks=[0, 0.5, 1.0], xlabel=label)
     shared_ticks([right])
     right.grid(axis="y", visible=False)
-    bars = f"Bars: {interval_note(_seeds(rows))}; base: over problems. Faint points: seeds. Dotted: ln 4."
+    bars = f"Bars: {interval_note(rows)}; base: over problems. Faint points: seeds. Dotted: ln 4."
     note(fig, [bars, absent_note(methods, rows["method"])])
     return fig
 
