@@ -37,8 +37,7 @@ from pathlib import Path
 from typing import Literal
 
 from dphlib.data.sets import SUITES
-from dphlib.report.facts import read_json
-from dphlib.runtime.files import InputError, RunError
+from dphlib.runtime.files import InputError, RunError, read_manifest
 from dphlib.runtime.machine import gpu_total_gib
 from dphlib.settings.gpu import BASES, SMOKE
 from dphlib.settings.profiles import Profile
@@ -294,8 +293,7 @@ def measured(settings: Profile, reference: Path) -> str:
     Raises:
         RunError: there is no record of this profile.
     """
-    path = reference / "manifest.json"
-    manifest = read_json(path) if path.is_file() else {}
+    manifest, _ = read_manifest(reference)
     if manifest.get("profile") != settings.name:
         raise RunError(
             f"no recorded run of profile {settings.name} in {reference}; run it, or plan the profile cpu or a GPU's"
