@@ -34,9 +34,9 @@ def whole(trained, zero: int) -> dict:
     """The trained weights; ZeRO 3 keeps a part of each in every process."""
     if zero < 3:
         return trainable(trained)
-    from deepspeed.zero import GatheredParameters
+    from deepspeed import zero as weights_apart
 
-    with GatheredParameters([weight for weight in trained.parameters() if weight.requires_grad]):
+    with weights_apart.GatheredParameters([weight for weight in trained.parameters() if weight.requires_grad]):
         return trainable(trained)
 
 
