@@ -98,7 +98,7 @@ class DPHTrainer(trl.GRPOTrainer):
                 f"and each takes one row at least: give {slots} or more, or accumulate fewer micro-batches"
             )
         spread = self.accelerator.num_processes > 1 or self.args.deepspeed_plugin is not None
-        checkpointing = self.args.gradient_checkpointing_kwargs or {}
+        checkpointing: Any = self.args.gradient_checkpointing_kwargs or {}
         if spread and self.args.gradient_checkpointing and checkpointing.get("use_reentrant"):
             # It runs a backward pass per block and forward pass, so gradients would be reduced twice in a step.
             raise InputError(
