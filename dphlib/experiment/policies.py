@@ -265,6 +265,8 @@ def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrained
             dtype=where.dtype,
             memory_fraction=_ALONE * free_gpu_share() if alone else backend.memory_fraction,
             sleep=backend.sleep and policy is not None,
+            # on a CPU compiling takes minutes and a compiler, and saves little
+            engine_options={"enforce_eager": True} if where.device == "cpu" else None,
         )
     try:
         with advised:

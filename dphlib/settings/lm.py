@@ -58,7 +58,7 @@ LM_SMOKE: dict[str, Any] = {
     **LM,
     "pretrained": replace(SMOLLM2, steps=30, batch=16, warmup=5),
     "world": WorldConfig(problems={"train": 12, "sums_train": 8} | dict.fromkeys(_SUITES, 4)),
-    "presample": PresampleConfig(threshold=1),
+    "presample": PresampleConfig(threshold=4),
     "train": replace(
         LM["train"], iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, diagnose_every=1, checkpoint_every=1
     ),
