@@ -104,7 +104,8 @@ def verl_loss(batch: Batch, rows, advantages, actor, processes: int, weights=Non
 
 
 def one_mini_batch(batch: Batch) -> torch.Tensor:
-    return weights_of(numpy.zeros(batch.rows, int), batch.lengths.numpy(), batch.replayed.numpy(), ETA)[0]
+    numbers = numpy.zeros(batch.rows, int)
+    return torch.from_numpy(weights_of(numbers, batch.lengths.numpy(), batch.replayed.numpy(), ETA)[0])
 
 
 @pytest.mark.parametrize("method", REHEARSING)
@@ -240,7 +241,7 @@ def test_each_mini_batch_of_verl_has_the_loss_of_its_own_two_means(configure):
             clip_high=0.28,
         )
         replayed_tokens.append(int(stats.near_perfect_tokens))
-        loss = verl_loss(batch, rows, advantages, actor, 1, weights, tokens=int(mask.sum()))[0]
+        loss = verl_loss(batch, rows, advantages, actor, 1, torch.from_numpy(weights), tokens=int(mask.sum()))[0]
         assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
     assert told["dph/rehearsal_tokens/min"] == min(replayed_tokens)
     assert told["dph/rehearsal_tokens/max"] == max(replayed_tokens)

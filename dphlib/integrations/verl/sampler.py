@@ -20,8 +20,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy
-import torch
-from torch import Tensor
 
 from dphlib.runtime.files import RunError
 
@@ -84,6 +82,7 @@ def shared_out(lengths: Sequence[int], step: Step) -> list[list[int]]:
 
     Numbers from `len(lengths)` on are the rows with which verl fills up the last mini-batch.
     """
+    import torch
     from verl.trainer.ppo.padding_utils import SYNTHETIC_PADDING_SEQ_LEN
     from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 
@@ -151,8 +150,8 @@ def levelled(order: list[int], lengths: Sequence[int], replayed: Sequence[bool],
 
 def weights_of(
     numbers: numpy.ndarray, tokens: numpy.ndarray, replayed: numpy.ndarray, eta: float
-) -> tuple[Tensor, dict[str, float]]:
-    """The weights of a step's rows, (rows, 2), and figures for verl's log.
+) -> tuple[numpy.ndarray, dict[str, float]]:
+    """The weights of a step's rows, (rows, 2) in fp32, and figures for verl's log.
 
     Args:
         numbers: of the mini-batch of each row.
@@ -163,7 +162,7 @@ def weights_of(
     Raises:
         RunError: a mini-batch that lacks one of the two kinds, so that its mean does not exist.
     """
-    weights = torch.zeros(len(tokens), 2)
+    weights = numpy.zeros((len(tokens), 2), dtype=numpy.float32)
     counted: dict[str, list[int]] = {"rehearsal_tokens": [], "explore_tokens": []}
     for number in range(numbers.max() + 1):
         for column, kind, name, scale in (
@@ -179,7 +178,7 @@ def weights_of(
                 )
             counted[name].append(int(tokens[rows].sum()))
             everything = int(tokens[numbers == number].sum())
-            weights[torch.from_numpy(rows), column] = scale * everything / counted[name][-1]
+            weights[rows, column] = scale * everything / counted[name][-1]
     told = {f"dph/{name}/{least.__name__}": least(counts) for name, counts in counted.items() for least in (min, max)}
     rows = {"dph/explore_rows": int((~replayed).sum()), "dph/rehearsal_rows": int(replayed.sum())}
     return weights, {**told, **rows, "dph/eta": eta}
@@ -200,6 +199,7 @@ class PartitionedSampler:
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """A step's rows, as verl's replay buffer gives them, in their order, and figures for the log."""
+        import torch
         import transfer_queue as tq
         from tensordict import TensorDict
 
@@ -222,6 +222,6 @@ class PartitionedSampler:
         numbers = mini_batch_of([tag["seq_len"] for tag in batch.tags], self._step)
         tokens = numpy.array([tag["response_len"] for tag in batch.tags])
         weights, told = weights_of(numbers, tokens, numpy.array(replayed)[order], self._step.eta)
-        written = TensorDict({WEIGHTS: weights}, batch_size=len(batch))
+        written = TensorDict({WEIGHTS: torch.from_numpy(weights)}, batch_size=len(batch))
         tq.kv_batch_put(keys=batch.keys, partition_id=partition_id, fields=written)
         return batch, metrics | told
