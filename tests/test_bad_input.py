@@ -89,7 +89,7 @@ def test_too_little_gpu_memory_is_one_line_before_anything_is_made(command, tmp_
         ("paper", "training", 165),
     ],
 )
-def test_memory_is_asked_for_by_action(name, action, needs):
+def test_memory_is_asked_for_by_action(name, action, needs, repository):
     settings = profile(name)
     assert plan.least_gib(settings, action) == pytest.approx(needs, abs=0.5)
     assert plan.least_gib(settings, action) < plan.CARDS[plan.CARD_OF[name]].memory_gib or needs == 165
@@ -98,6 +98,9 @@ def test_memory_is_asked_for_by_action(name, action, needs):
     with one_line(rf"profile {name}: {action} needs at least {needs} GiB .* this GPU has {needs - 1}; .*") as error:
         plan.require_memory(settings, action, needs - 1)
     assert way in str(error.value)
+    page = (repository / "docs" / "gpu.md").read_text(encoding="utf-8")
+    order = ("pre-sampling", "training", "evaluation")
+    assert f"| `{name}` | {' | '.join(f'{plan.least_gib(settings, one):.0f}' for one in order)} |" in page
 
 
 def test_what_no_batch_makes_smaller_follows_the_settings(monkeypatch):
