@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # DPH in verl 0.9 on one machine with 8 GPUs of 80 GB: Llama-3.1-8B-Instruct on BIRD with the settings of the paper.
-# usage: MODEL=FOLDER STORE=FOLDER DATABASES=FOLDER [METHOD=dph_js] [ETA=0.2] [GPUS=8] docs/verl_8gpu.sh [SETTING=VALUE ...]
+# usage: MODEL=FOLDER STORE=FOLDER [DATABASES=FOLDER] [METHOD=dph_js] [ETA=0.2] [GPUS=8] docs/verl_8gpu.sh [SETTING=VALUE ...]
 #
 # MODEL      the base that was pre-sampled, downloaded: its files are compared with the store by hash
-# STORE      folder of train.parquet and validation.parquet (`dph verl`, or verl_store.write_store)
-# DATABASES  folder with <db_id>/<db_id>.sqlite, for the reward
+# STORE      folder of train.parquet and validation.parquet (`dph verl`, or `dphlib.integrations.verl.store.write_store`)
+# DATABASES  folder with <db_id>/<db_id>.sqlite, for the reward of SQL; without it none
 # METHOD     dph_js, dph_f, alpha_0.2, alpha_0.5, alpha_0.8, sft_rehearsal
 # ETA        weight of the D_pef loss as in the formula, with two separate means; default 0.2 for dph_js, else 0.05
 #
@@ -13,7 +13,7 @@
 # without it (rollout.top_p=0.9 rollout.logprobs_mode=raw_logprobs). All else is this launch's choice.
 set -euo pipefail
 
-: "${MODEL:?the folder of the base}" "${STORE:?the folder that dph verl wrote}" "${DATABASES:?the folder of databases}"
+: "${MODEL:?the folder of the base}" "${STORE:?the folder that dph verl wrote}"
 method=${METHOD:-dph_js}
 case $method in dph_js) eta=${ETA:-0.2} ;; *) eta=${ETA:-0.05} ;; esac
 gpus=${GPUS:-8} prompts=128 rollouts=16 rehearsal=256 # [code]
@@ -70,7 +70,7 @@ settings=(
     actor_rollout_ref.rollout.max_num_batched_tokens=20480
     reward.custom_reward_function.path=pkg://dphlib.integrations.verl.plugin
     reward.custom_reward_function.name=compute_score
-    +reward.custom_reward_function.reward_kwargs.databases="$DATABASES"
+    +reward.custom_reward_function.reward_kwargs.databases="${DATABASES:-.}"
     +reward.custom_reward_function.reward_kwargs.workers=2 # in each of reward.num_workers=8 processes
     reward.num_workers=8
 
@@ -86,7 +86,7 @@ settings=(
     trainer.val_before_train=true
     trainer.test_freq=10
     trainer.save_freq=50
-    trainer.logger='[console]'
+    trainer.logger='[console,file]' # the file is for dph verl --import --metrics
     trainer.project_name=dph
     trainer.experiment_name="$method-eta$eta"
 )
