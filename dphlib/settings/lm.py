@@ -33,7 +33,7 @@ _SUITES = ("in_domain", "cross_domain", "out_of_domain")
 LM: dict[str, Any] = {
     "pretrained": SMOLLM2,
     "tuning": TuningConfig("lora", rank=16, alpha=32),
-    "backend": BackendConfig(batch_rows=128, max_tokens=256, memory_fraction=0.1),
+    "backend": BackendConfig(batch_rows=128, max_tokens=256, memory_fraction=0.3),
     "train": TrainConfig(
         iterations=40,
         prompts=8,

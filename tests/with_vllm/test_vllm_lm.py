@@ -33,7 +33,7 @@ pytestmark = pytest.mark.vllm
 LM = profile("lm-smoke")
 RUN = RunConfig("dph_f", "main", 0)
 GREEDY, DRAWS = SamplingConfig(1, 0.0, 1.0, 16), SamplingConfig(2, 1.0, 1.0, 16)
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 """Nats per token, in fp32, between two programs' log-probs of one token."""
 
 
@@ -85,7 +85,7 @@ def test_a_run_is_presampled_trained_and_evaluated(root, kind, program):
     assert max(row["sampler_gap"] or 0.0 for row in logs) < bound
     assert 0 <= logs[0]["loss_near_perfect"] < 0.01, "stored answers are scored by the policy that is trained"
     assert json.loads((trained.path / ADAPTER / "base.json").read_text())["name"] == "SmolLM2-135M-Instruct-cpu-world"
-    if program == "vllm" and kind == "lora":
+    if program == "transformers" and kind == "lora":  # vLLM's adapters on a CPU are slow
         records = pd.read_parquet(pipeline.evaluate_one(RUN).path / "records.parquet")
         assert set(records["suite"]) == {"in_domain", "cross_domain", "out_of_domain"}
         assert records["base_logprob"].notna().any() and (records["style"] != "other").any()
