@@ -21,6 +21,7 @@ from test_trainer import OUT_OF_MEMORY, run
 from dphlib.cli import main as cli
 from dphlib.experiment import plan, policies
 from dphlib.experiment import problems as problem_sets
+from dphlib.experiment.cost import measure_cost
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.models.load import Placement, load_model, save_model
 from dphlib.runtime.files import UserError
@@ -127,8 +128,9 @@ def test_a_stage_that_is_there_asks_for_no_memory(tmp_path, base_folder, monkeyp
     pipeline.partition()
     with one_line("training needs at least"):
         pipeline.require_memory({"training": partial(Pipeline.train_one, run=run_config)})
-    with one_line("training needs at least"):
-        pipeline.train_one(run_config)
+    for trains in (partial(pipeline.train_one, run_config), partial(measure_cost, pipeline)):
+        with one_line("training needs at least"):
+            trains()
     monkeypatch.setattr(plan, "gpu_total_gib", lambda: 0.0)
     pipeline.require_memory({"pre-sampling": Pipeline.presample})
     pipeline.parts()
