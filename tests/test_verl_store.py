@@ -161,6 +161,13 @@ def test_a_schedule_draws_each_set_without_replacement():
         schedule(explore=3, stored=1, prompts=4, rehearsal_rows=1, epochs=1, seed=0)
 
 
+def test_each_of_verls_agent_loop_workers_gets_its_share_of_the_rollouts():
+    """verl gives each worker a stretch of the batch: with the prompts first, three of eight would do all rollouts."""
+    rows = schedule(explore=256, stored=300, prompts=128, rehearsal_rows=256, epochs=1, seed=0)
+    for step in rows:
+        assert [int((stretch < 256).sum()) for stretch in numpy.split(step, 8)] == [16] * 8
+
+
 def test_the_data_set_gives_batches_of_both_sets_and_says_how_often_each_is_rolled_out(store, base):
     rows = PartitionedDataset([str(store)], loaded(base), settings())
     assert len(rows) == 6 * 5  # two epochs of 6 prompts, 2 a step
@@ -231,6 +238,33 @@ def test_rewards_are_the_verifiers_and_an_answer_that_cannot_be_judged_is_no_zer
     with pytest.raises(RunError, match="could not be judged \\(the worker died\\)"):
         verl_plugin.compute_score("sums", "so \\boxed{46}", "46", info, databases=str(tmp_path))
     verifier.close()
+    verl_plugin._verifier.cache_clear()
+
+
+def test_as_many_answers_are_judged_at_a_time_as_were_asked_for(monkeypatch, tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier
+
+    from dphlib.types import Verdict
+
+    together, asked = Barrier(2), []
+
+    class Judge:
+        def __init__(self, databases, workers):
+            asked.append(workers)
+
+        def verify_many(self, pairs):
+            together.wait(timeout=60)  # passed only by two at once
+            return [Verdict("correct")]
+
+    monkeypatch.setattr("dphlib.verify.Verifier", Judge)
+    verl_plugin._verifier.cache_clear()
+    info = {"problem_id": "p", "kind": "math", "db_id": ""}
+    judged = {"ground_truth": "46", "extra_info": info, "databases": str(tmp_path), "workers": 2}
+    verl_plugin._verifier(str(tmp_path), 2)
+    with ThreadPoolExecutor(2) as threads:  # as verl's reward manager calls it
+        scores = threads.map(lambda text: verl_plugin.compute_score("sums", text, **judged), ("a", "b"))
+        assert list(scores) == [1.0, 1.0] and asked == [2]
     verl_plugin._verifier.cache_clear()
 
 
