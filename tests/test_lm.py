@@ -19,6 +19,7 @@ from small import WORLD, policy, save_policy, tokenizer
 from dphlib.experiment import policies
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.pipeline import Pipeline
+from dphlib.lessons import world as lessons
 from dphlib.models import load, pretrained
 from dphlib.models.load import Placement
 from dphlib.runtime import machine
@@ -93,6 +94,14 @@ def test_the_chat_prompt_is_what_the_template_makes_of_a_message(tmp_path):
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     text = words.apply_chat_template(turns, tokenize=False)
     assert text == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
+
+
+def test_the_lessons_read_problems_in_chat_as_they_read_plain_ones(tmp_path):
+    plain = Pipeline(tmp_path, replace(profile("smoke"), world=WORLD))
+    sums, tables = plain.suite("out_of_domain"), plain.suite("in_domain")
+    in_chat = [[replace(one, prompt=pretrained.chat_prompt(one.prompt)) for one in suite] for suite in (sums, tables)]
+    assert lessons.mathematics(in_chat[0]).equals(lessons.mathematics(sums))
+    assert [lessons.question_of(one) for one in in_chat[1]] == [lessons.question_of(one) for one in tables]
 
 
 # --- Where it computes ---

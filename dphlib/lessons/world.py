@@ -190,7 +190,7 @@ def mathematics(problems: Sequence[Problem]) -> pd.DataFrame:
     """A sum of each subset with its answer in each style."""
     rows = []
     for each in problems[: len(SUBSETS)]:
-        words = each.prompt.split()[2:-2]
+        words = each.prompt.partition("question : ")[2].partition(" answer :")[0].split()
         operator, operands = words[1], tuple(map(int, words[::2]))
         texts = {style: sum_answer(style, working(style, operator, operands), int(each.gold)) for style in STYLES}
         rows.append({"subset": each.meta["subset"], "sum": " ".join(words), **texts})
