@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -220,9 +222,26 @@ def test_the_command_writes_both_files_of_a_run(monkeypatch, tmp_path, capsys):
     assert (described.exploration, described.references) == (9, 3)
     assert verl_store.read_store(out / "validation.parquet")[1].exploration == 6
     (base,) = (tmp_path / "cpu" / "stages").glob("base-*")
-    launch = (out / "launch.sh").read_text()
-    assert f"MODEL={base}" in launch and f"STORE={out}" in launch and "METHOD=dph_js ETA=" in launch
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    command = [str(out / "launch.sh"), "trainer.total_training_steps=3"]
+    settings = subprocess.run(
+        command, env=os.environ | {"PYTHON": str(python)}, capture_output=True, text=True, check=True
+    )
+    given = settings.stdout.splitlines()
+    assert f"data.train_files={out}/train.parquet" in given and f"actor_rollout_ref.model.path={base}" in given
+    assert "actor_rollout_ref.actor.policy_loss.loss_mode=dph_js" in given and given[-1] == command[1]
     verl_store.check_store(described, base, loaded(base))
+
+
+def test_a_command_for_verl_says_which_way_and_a_method_that_verl_does_not_train_is_refused(tmp_path, capsys):
+    from dphlib.cli import main as cli
+
+    assert cli.main(["verl", "--artifacts", str(tmp_path)]) == 1
+    assert "give either --out FOLDER" in capsys.readouterr().err
+    assert cli.main(["verl", "--artifacts", str(tmp_path), "--out", str(tmp_path / "out"), "--method", "grpo"]) == 1
+    assert "method 'grpo' in verl: one of alpha_0.2, " in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_rewards_are_the_verifiers_and_an_answer_that_cannot_be_judged_is_no_zero(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,12 @@ import tyro
 
 from dphlib.cli.run import ProfileArgument, require_machine
 from dphlib.experiment.pipeline import Pipeline
-from dphlib.runtime.files import InputError, RunError, make_folder, write_text
-from dphlib.runtime.places import ARTIFACTS
+from dphlib.runtime.files import InputError, RunError, make_folder, say, write_text
+from dphlib.runtime.places import ARTIFACTS, ROOT
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.variants import MAIN, RunConfig
 
-LAUNCH = "launch.sh"
+LAUNCH, SCRIPT = "launch.sh", "verl_8gpu.sh"
 
 
 def verl(
@@ -71,9 +72,13 @@ def _export(pipeline: Pipeline, run: RunConfig, out: Path, suite: str, validatio
     print(write_prompts(pipeline.suite(validation), base, tokenizer, out))
     named = {"MODEL": base, "STORE": out, "DATABASES": pipeline.databases()}
     line = " ".join(f"{name}={shlex.quote(str(folder.absolute()))}" for name, folder in named.items())
-    script = Path(__file__).parents[2] / "docs/verl_8gpu.sh"
-    line = f"{line} METHOD={run.method} ETA={config.eta} {shlex.quote(str(script))}"
-    write_text(out / LAUNCH, f'#!/usr/bin/env bash\n{line} "$@"\n')
+    write_text(
+        out / LAUNCH, f'#!/usr/bin/env bash\n{line} METHOD={run.method} ETA={config.eta} "${{0%/*}}"/{SCRIPT} "$@"\n'
+    )
+    if (script := ROOT / "docs" / SCRIPT).is_file():
+        shutil.copy2(script, out)
+    else:
+        say(f"an installed package has no docs/{SCRIPT}: copy it from the repository to {out}")
     (out / LAUNCH).chmod(0o755)
     print(out / LAUNCH)
     return 0
