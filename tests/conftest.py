@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "verl: needs verl installed")
 
 
-LONGEST = ("test_notebooks.py", "test_golden.py", "test_notebooks_on_data.py", "test_setup.py", "test_hard.py")
+LONGEST = ("test_notebooks.py", "test_golden.py", "test_notebooks_on_data.py")
 """Files that are begun first, so that no core is left with one of them at the end."""
 
 
