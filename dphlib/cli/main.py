@@ -44,7 +44,7 @@ def plan(profile_name: ProfileArgument = "cpu", card: str = "") -> int:
     """Says what a profile will need: downloads, disk, GPU memory, hours. Starts nothing.
 
     Args:
-        profile_name: smoke, cpu, or for a GPU gpu24, gpu80, paper, and these with -smoke.
+        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         card: another GPU than the profile's own: t4, l4, h100 or h200.
     """
     settings = profile_from_environment(profile_name)
@@ -117,7 +117,7 @@ def train(
         seed: of training.
         variant: main, or one setting that differs: eta=..., strength=equal, authors_eta=8, js_scale=2, threshold=...,
             k=..., answers=..., clip_high=..., top_p=..., entropy=..., iterations=..., domain=sums.
-        profile_name: smoke, cpu, or for a GPU gpu24, gpu80, paper, and these with -smoke.
+        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: folder of the runs.
         tracker: also log to this tracker of Accelerate's, such as tensorboard or wandb.
     """
@@ -164,7 +164,7 @@ def ablate(
     Args:
         study: `all`, or names such as `eta,controls`; `hard` prints the table of the hard problems.
         seeds: of every arm, their number (3) or a list (0,1,2); "" for the profile's.
-        profile_name: smoke, cpu, or for a GPU gpu24, gpu80, paper, and these with -smoke.
+        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: stages are kept in, and found in, `<artifacts>/<profile_name>`.
         workers: runs at a time, 0 for one each core.
         table: also write the whole table, every suite and measure, to this CSV file.
