@@ -130,3 +130,12 @@ def test_the_page_shows_a_run_on_a_gpu_and_no_other(script, steps, base, tmp_pat
     path.write_text("{}")
     with pytest.raises(RunError, match=r"first_quarter_hour\.json: not what tests/gpu/first_quarter_hour\.py writes"):
         speed.page_blocks(tmp_path)
+
+
+def test_a_method_that_does_not_fit_leaves_the_others_their_rows(steps, base, monkeypatch):
+    def full(policy, lr, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 30 GiB")
+
+    monkeypatch.setattr(steps.loop, "optimizer", full)
+    rows = steps.measure("full", base, PLACEMENT, steps.SIZES["tiny"], 1e12, methods=("grpo", "rkl"))
+    assert [row["error"] for row in rows] == ["CUDA out of memory. Tried to allocate 30 GiB"] * 2

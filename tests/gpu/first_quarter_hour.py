@@ -144,8 +144,10 @@ def smallest(settings: Profile) -> Profile:
 
 
 class _SmallEngine(vllm_sampler.VllmSampler):
+    """With a tiny cache."""
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, engine_options=_TINY_ENGINE, **options)
+        super().__init__(*arguments, **{**options, "engine_options": _TINY_ENGINE})
 
 
 @contextmanager

@@ -285,8 +285,8 @@ def measure(
             if kind == "full" and METHOD_CONFIGS[method].needs_reference:
                 reference = load_model(folder, placement)[0].requires_grad_(False)
             row |= step_of(method, policy, tokenizer, reference, tuned, size, rate, steps)
-        except RunError as error:
-            row["error"] = str(error)
+        except (RunError, torch.OutOfMemoryError) as error:  # the latter where the optimizer is made
+            row["error"] = " ".join(str(error).split())
         rows.append(row)
         say(" ".join(f"{name} {value}" for name, value in row.items()))
         del reference
