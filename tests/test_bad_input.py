@@ -80,10 +80,10 @@ def test_too_little_gpu_memory_is_one_line_before_anything_is_made(command, tmp_
     ("name", "action", "needs"),
     [
         ("gpu24", "pre-sampling", 3),
-        ("gpu24", "evaluation", 7),
+        ("gpu24", "evaluation", 6),
         ("gpu24", "training", 4),
         ("gpu80", "pre-sampling", 16),
-        ("gpu80", "evaluation", 46),
+        ("gpu80", "evaluation", 31),
         ("gpu80", "training", 33),
         ("paper", "pre-sampling", 17),
         ("paper", "evaluation", 47),
