@@ -1,9 +1,10 @@
 """verl's trainer on a CPU: two steps of two mini-batches each by the launch script's settings on the small base.
 
 Real: Ray, TransferQueue, data set, agent loop workers, reward workers, sampler, advantage, the FSDP2 engine with its
-optimizer, metrics. Left out, for want of a GPU: the inference server (`Server` answers, after all stored answers of the
-step have arrived, as a real one would) and the delivery of weights to it. Writes a line of metrics per step to OUT, and
-the rows of each mini-batch of the first step to OUT with the suffix .rows. usage: python dry_run.py OUT SETTING ...
+optimizer, metrics. Left out, for want of a GPU: the inference server (`Server` answers, after all stored
+answers of the step have arrived, as a real one would) and the delivery of weights to it. Writes a line of metrics per
+step to OUT, the rows of each mini-batch of the first step to OUT with the suffix .rows.
+usage: python dry_run.py OUT SETTING ...
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ CPU = (
     "actor_rollout_ref.actor.fsdp_config.use_torch_compile=false",
     "actor_rollout_ref.actor.use_torch_compile=false",
     "actor_rollout_ref.actor.optim.lr=1e-3",
+    "actor_rollout_ref.actor.optim.lr_warmup_steps=1",  # none in the first step: its mini-batches meet the base
     "actor_rollout_ref.actor.use_dynamic_bsz=true",
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=200",  # several micro-batches
     "actor_rollout_ref.rollout.agent.num_workers=1",
@@ -85,33 +87,29 @@ class Server:
 
 
 def expected_norm(batches: list[list[dict]], policy) -> float:
-    """The mean of the norms of the gradients of a step's mini-batches, by `dphlib.losses` and verl's optimizer."""
+    """The mean of the norms of the gradients of a step's mini-batches by `dphlib.losses`, at the base."""
     groups: dict[str, list[dict]] = {}
     for row in (row for rows in batches for row in rows):
         groups.setdefault(row["group"], []).append(row)
     for rows in groups.values():
         for row, value in zip(rows, group_advantages(torch.tensor([[r["reward"] for r in rows]]))[0], strict=True):
             row["advantage"] = float(value)
-    with torch.no_grad():
-        initial = [score_rows(policy, tokenizer().pad_token_id, pairs(rows))[0] for rows in batches]
-    optimizer, norms = torch.optim.AdamW(policy.parameters(), lr=1e-3, weight_decay=0.01), []
-    for rows, old in zip(batches, initial, strict=True):
+    norms = []
+    for rows in batches:
         logprobs, mask, _ = score_rows(policy, tokenizer().pad_token_id, pairs(rows))
         ids = torch.tensor([NEAR_PERFECT if row["replayed"] else EXPLORE for row in rows])[:, None]
         loss, _ = partitioned_loss(
             logprobs,
             loss_id_B_T=torch.where(mask, ids, 0),
-            old_logprobs_B_T=old,
+            old_logprobs_B_T=logprobs.detach(),
             advantages_B_T=torch.tensor([[row["advantage"]] for row in rows]),
-            ref_logprobs_B_T=old,
+            ref_logprobs_B_T=logprobs.detach(),
             divergence=negative_log_likelihood,
             eta=ETA,
-            clip_high=0.28,
         )
+        policy.zero_grad()
         loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)))
-        optimizer.step()
-        optimizer.zero_grad()
+        norms.append(float(torch.stack([p.grad.norm() for p in policy.parameters() if p.grad is not None]).norm()))
     return sum(norms) / len(norms)
 
 
@@ -148,8 +146,9 @@ def main(out: Path, settings: list[str]) -> None:
 
     RolloutReplicaRegistry.register("vllm", lambda: object)  # looked up, never made: vLLM is not installed here
 
+    length = [f"trainer.total_training_steps={STEPS}"]
     with initialize_config_module(config_module="verl.trainer.config", version_base=None):
-        config = compose("ppo_trainer", overrides=[*settings, *SMALL, *CPU, f"trainer.total_training_steps={STEPS}"])
+        config = compose("ppo_trainer", overrides=[*settings, *SMALL, *CPU, *length])
     config.transfer_queue.enable = True
     OmegaConf.resolve(config)
     ray.init(num_cpus=8, num_gpus=1, include_dashboard=False, object_store_memory=200 * 2**20)
