@@ -47,7 +47,7 @@ LM: dict[str, Any] = {
         samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(20,), step_samples=8
     ),
     "seeds": (0,),
-    "ablation_seeds": (),
+    "ablations": False,
     "cost_iterations": 2,
     "methods": ("grpo", "rkl", "grpo_dexp", "dph_f", "dph_js"),
     "weights": {"rkl": 0.2, "dph_js": 0.8},
