@@ -10,7 +10,7 @@ usage() {
     cat <<TEXT
 usage: ./run_all.sh [PROFILE] [OPTION ...]   set up, then run all notebooks and reports (default profile: cpu)
        ./run_all.sh smoke                    the same in its smallest form: does everything work here?
-       ./run_all.sh test                     set up, then run the tests, then those of the real vLLM on this CPU
+       ./run_all.sh test                     set up, then run the tests, then the quick ones of the real vLLM on this CPU
        ./run_all.sh test PYTEST OPTION ...   set up, then run the tests that the options choose, without vLLM's
        ./run_all.sh check                    set up, then check style, types, layers and documents
        ./run_all.sh test-vllm [OPTION ...]   set up vLLM on this CPU, then run its tests (Linux on x86-64)
@@ -351,7 +351,7 @@ case "$command" in
         fi
         choose_environment "$venv-vllm" constraints-vllm.txt
         set_up
-        "$python" -m pytest tests/with_vllm
+        "$python" -m pytest tests/with_vllm -m "not slow" # the profile lm's take minutes: ./run_all.sh test-vllm
         vllm_status=$?
         if [ $status -eq 0 ]; then status=$vllm_status; fi
         exit $status

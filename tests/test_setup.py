@@ -178,7 +178,8 @@ def test_ci_runs_checks_and_both_test_suites_and_fails_with_any(clone, main, vll
         "-m mypy",
         "-m pytest tests/documents",
         f"-m pytest {SIDE_BY_SIDE} --ignore=tests/documents",
-        "-m pytest tests/with_vllm",
+        "-m pytest tests/with_vllm -m not slow",
+        "-m pytest tests/with_vllm -m slow",
     ]
     assert installs(calls) == [TORCH, NEEDS, TORCH, "uv --no-deps -r constraints-vllm.txt"]
     assert (clone.root / ".venv-vllm/.dph-setup").is_file()

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 
 def test_the_stages_twice_in_one_process_and_weights_handed_over_three_times(repository, tmp_path):

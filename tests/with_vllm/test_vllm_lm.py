@@ -29,7 +29,7 @@ from dphlib.settings.profiles import Profile, profile
 from dphlib.settings.variants import RunConfig
 from dphlib.world.people_places import corpus
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 LM = profile("lm-smoke")
 RUN = RunConfig("dph_f", "main", 0)
 GREEDY, DRAWS = SamplingConfig(1, 0.0, 1.0, 16), SamplingConfig(2, 1.0, 1.0, 16)
