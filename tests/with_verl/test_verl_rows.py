@@ -131,13 +131,13 @@ def test_a_dry_run_trains_two_steps_and_its_first_gradients_are_ours(launch_sett
         "VERL_ENGINE_DEVICE": "cuda",  # the engine is registered for it; the platform says where tensors lie
         "RAY_AUTH_MODE": "disabled",  # or Ray keeps a token in the home folder
         "OMP_NUM_THREADS": "1",
+        "VERL_FILE_LOGGER_ROOT": str(tmp_path),
     }
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("dry_run.py")), str(out), *launch_settings("sft_rehearsal")],
         env=environment,
         text=True,
         capture_output=True,
-        timeout=900,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     first, second = (json.loads(line) for line in out.read_text().splitlines())
