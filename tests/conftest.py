@@ -49,7 +49,7 @@ LONGEST = ("test_notebooks.py", "test_golden.py", "test_notebooks_on_data.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts long files first, and skips what this machine cannot run, with the reason, which `-ra` prints at the end."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
-    for name, command in (("vllm", "test"), ("verl", "test-verl")):
+    for name, command in (("vllm", "test-vllm"), ("verl", "test-verl")):
         marked = [item for item in items if item.get_closest_marker(name)]
         if marked and importlib.util.find_spec(name) is None:
             reason = f"{name} is not installed here; ./run_all.sh {command} runs these in .venv-{name}"
