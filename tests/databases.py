@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-import time
+import tomllib
 from collections import Counter
-from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 CLUB = """
@@ -26,21 +26,17 @@ def fenced(sql: str) -> str:
     return f"Some thought.\n```sql\n{sql}\n```\n"
 
 
-def make_database(root: Path, db_id: str, script: str = CLUB) -> Path:
-    """A database in the layout of Spider and BIRD."""
-    path = root / db_id / f"{db_id}.sqlite"
-    path.parent.mkdir(parents=True)
-    connection = sqlite3.connect(path)
-    connection.executescript(script)
-    connection.close()
+def write_database(path: Path, script: str) -> Path:
+    """Runs a script on a database, which is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY; {script}")
     return path
 
 
-def until(happened: Callable[[], object]) -> bool:
-    """Waits for an event, however long it takes; for the tests that need something to be in the middle."""
-    while not happened():
-        time.sleep(0.01)
-    return True
+def make_database(root: Path, db_id: str, script: str = CLUB) -> Path:
+    """A database in the layout of Spider and BIRD."""
+    return write_database(root / db_id / f"{db_id}.sqlite", script)
 
 
 def by_permutations(gold: list[tuple], answer: list[tuple] | None, *, ordered: bool) -> bool:
@@ -59,40 +55,8 @@ def by_permutations(gold: list[tuple], answer: list[tuple] | None, *, ordered: b
     return False
 
 
-HOSTILE = [
-    "DELETE FROM t",
-    "UPDATE t SET age = 1 RETURNING *",
-    "INSERT INTO t SELECT * FROM t",
-    "REPLACE INTO t VALUES (1, 2, 3, 4)",
-    "WITH x AS (SELECT 1) DELETE FROM t",
-    "DROP TABLE t",
-    "ALTER TABLE t RENAME TO u",
-    "CREATE TABLE u (a)",
-    "CREATE TEMP TABLE t (name)",
-    "CREATE TEMP VIEW t AS SELECT 1",
-    "CREATE TEMP TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; END",
-    "CREATE VIRTUAL TABLE v USING fts5(a)",
-    "CREATE INDEX i ON t (id)",
-    "ATTACH 'other.sqlite' AS other",
-    "ATTACH ':memory:' AS other",
-    "DETACH main",
-    "PRAGMA table_info(t)",
-    "PRAGMA writable_schema = ON",
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA hard_heap_limit = 0",
-    "SELECT * FROM pragma_table_info('t')",
-    "VACUUM",
-    "VACUUM INTO 'copy.sqlite'",
-    "ANALYZE",
-    "REINDEX",
-    "BEGIN",
-    "COMMIT",
-    "SAVEPOINT s",
-    "EXPLAIN DELETE FROM t",
-    "SELECT load_extension('x')",
-    "SELECT 1; DROP TABLE t",
-    "SELECT 1; -- x\nPRAGMA query_only = OFF; SELECT 2",
-]
+_EXAMPLES = Path(__file__).with_name("verifier_examples.toml")
+HOSTILE: list[str] = tomllib.loads(_EXAMPLES.read_text(encoding="utf-8"))["HOSTILE"]
 
 ENDLESS = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) "
 DOUBLING = "WITH RECURSIVE r(x) AS (SELECT 'aaaaaaaa' UNION ALL SELECT x || x FROM r) "

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch as functorch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter
@@ -55,12 +56,12 @@ class OneDevice(TorchFunctionMode):
 
     def where(self, tensor: Tensor) -> torch.device | None:
         """The tensor's device; None where nothing is known of it."""
-        reference, device = self._where.get(tensor.untyped_storage()._cdata, (None, None))
+        reference, device = self._where.get(_storage(tensor)._cdata, (None, None))
         return device if reference is not None and not reference.expired() else None
 
     def _place(self, value: Any, device: torch.device) -> None:
         for tensor in _tensors(value):
-            storage = tensor.untyped_storage()
+            storage = _storage(tensor)
             self._where[storage._cdata] = StorageWeakRef(storage), device
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -96,6 +97,12 @@ class OneDevice(TorchFunctionMode):
         if GPU in known:
             return GPU
         return CPU if known or func in _FACTORIES else None
+
+
+def _storage(tensor: Tensor) -> torch.UntypedStorage:
+    while functorch.is_functorch_wrapped_tensor(tensor):  # within vmap, by which masks are made
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor.untyped_storage()
 
 
 def _tensors(*values: Any) -> Iterator[Tensor]:

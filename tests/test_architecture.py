@@ -21,7 +21,7 @@ integrations.trl integrations.verl.loss integrations.verl.plugin lessons.categor
 
 
 def run_python(program: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -43,6 +43,8 @@ for name in {names!r}:
         importlib.import_module("dphlib." + name)
     except ImportError as error:
         print(f"{{name}}: {{error}}")
+from dphlib.runtime.machine import machine, versions
+machine(), versions()
 print("end")
 """
     assert run_python(program) == "end\n"

@@ -21,6 +21,7 @@ from test_trainer import OUT_OF_MEMORY, run
 from dphlib.cli import main as cli
 from dphlib.experiment import plan, policies
 from dphlib.experiment import problems as problem_sets
+from dphlib.experiment.cost import measure_cost
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.models.load import Placement, load_model, save_model
 from dphlib.runtime.files import UserError
@@ -79,17 +80,17 @@ def test_too_little_gpu_memory_is_one_line_before_anything_is_made(command, tmp_
     ("name", "action", "needs"),
     [
         ("gpu24", "pre-sampling", 3),
-        ("gpu24", "evaluation", 7),
+        ("gpu24", "evaluation", 6),
         ("gpu24", "training", 4),
         ("gpu80", "pre-sampling", 16),
-        ("gpu80", "evaluation", 46),
+        ("gpu80", "evaluation", 31),
         ("gpu80", "training", 33),
         ("paper", "pre-sampling", 17),
         ("paper", "evaluation", 47),
         ("paper", "training", 165),
     ],
 )
-def test_memory_is_asked_for_by_action(name, action, needs):
+def test_memory_is_asked_for_by_action(name, action, needs, repository):
     settings = profile(name)
     assert plan.least_gib(settings, action) == pytest.approx(needs, abs=0.5)
     assert plan.least_gib(settings, action) < plan.CARDS[plan.CARD_OF[name]].memory_gib or needs == 165
@@ -98,6 +99,9 @@ def test_memory_is_asked_for_by_action(name, action, needs):
     with one_line(rf"profile {name}: {action} needs at least {needs} GiB .* this GPU has {needs - 1}; .*") as error:
         plan.require_memory(settings, action, needs - 1)
     assert way in str(error.value)
+    page = (repository / "docs" / "gpu.md").read_text(encoding="utf-8")
+    order = ("pre-sampling", "training", "evaluation")
+    assert f"| `{name}` | {' | '.join(f'{plan.least_gib(settings, one):.0f}' for one in order)} |" in page
 
 
 def test_what_no_batch_makes_smaller_follows_the_settings(monkeypatch):
@@ -124,8 +128,9 @@ def test_a_stage_that_is_there_asks_for_no_memory(tmp_path, base_folder, monkeyp
     pipeline.partition()
     with one_line("training needs at least"):
         pipeline.require_memory({"training": partial(Pipeline.train_one, run=run_config)})
-    with one_line("training needs at least"):
-        pipeline.train_one(run_config)
+    for trains in (partial(pipeline.train_one, run_config), partial(measure_cost, pipeline)):
+        with one_line("training needs at least"):
+            trains()
     monkeypatch.setattr(plan, "gpu_total_gib", lambda: 0.0)
     pipeline.require_memory({"pre-sampling": Pipeline.presample})
     pipeline.parts()

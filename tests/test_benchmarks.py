@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
@@ -40,6 +39,13 @@ def test_step_cost_gives_every_method_the_same_rollouts(script, capsys):
     assert rows["dph_f"]["policy_tokens"] == rows["dph_js"]["policy_tokens"] > rows["grpo"]["policy_tokens"]
     assert rows["dph_f"]["rehearsal_rows"] == 2 and rows["grpo"]["step_to_grpo"] == 1.0
     assert len(facts["targets"]) == 4 and all(isinstance(target["held"], bool) for target in facts["targets"])
+
+
+def test_step_cost_counts_the_tokens_that_packed_prompts_save(script, capsys):
+    assert script("step_cost").main(["--size", "tiny", "--answer", "5", "--repeats", "1", "--measure", "packing"]) == 0
+    packed, apart = told(capsys)["rows"]
+    assert packed["unique"] == apart["unique"] < apart["tokens"] / 2 and packed["tokens"] <= 1.1 * packed["unique"]
+    assert packed["update_cpu_s"] > 0 and apart["update_cpu_s"] > 0
 
 
 @linux
@@ -84,53 +90,6 @@ def test_the_sweep_trains_every_method_and_seed(script, capsys, monkeypatch):
     assert sweep.main(arguments) == 0
     assert [names for _, names in seen[2:5]] == [["rkl-0", "dph_f-0", "dph_js-0", "grpo-0"]] * 3
     assert all(row["training_s"] > 0 and row["share"] > 0 for row in told(capsys)["rows"])
-
-
-def test_gpu_step_runs_every_kind_and_method_on_a_cpu(script, capsys):
-    assert script("gpu_step").main(["--size", "tiny", "--methods", "rkl", "dph_js"]) == 0
-    rows = told(capsys)["rows"]
-    assert [(row["kind"], row["method"]) for row in rows] == [
-        (kind, method) for kind in ("lora", "qlora", "full") for method in ("rkl", "dph_js")
-    ]
-    assert all(row["grad_norm"] > 0 and row["tokens_s"] > 0 and row["share"] > 0 for row in rows)
-    assert all(row["rows"] == 4 + row["method"].startswith("dph") for row in rows)
-    assert all((row["through_reference"] > 0) == (row["method"] == "rkl") for row in rows)
-
-
-@pytest.mark.parametrize(("kind", "checkpointing"), [("lora", "off"), ("full", "on")])
-def test_the_operations_of_a_step_are_those_that_torch_counts(script, capsys, monkeypatch, kind, checkpointing):
-    """But for attention, which it does not count on a CPU, and the first layer's inputs, which under LoRA have no
-    gradient without checkpointing: of two layers a part, of 32 none to speak of.
-    """
-    gpu_step, counts = script("gpu_step"), []
-    train, formula = gpu_step.loop.train, gpu_step.operations
-
-    def counting(*arguments, **options):
-        with FlopCounterMode(display=False) as counter:
-            logs = train(*arguments, **options)
-        counts.append(counter.get_total_flops() / len(logs))
-        return logs
-
-    monkeypatch.setattr(gpu_step.loop, "train", counting)
-
-    def without_attention(*arguments):
-        *before, _, answer, head_again = arguments
-        return formula(*before, 0, answer, head_again)
-
-    monkeypatch.setattr(gpu_step, "operations", without_attention)
-    monkeypatch.setattr(gpu_step, "product_rate", lambda *_: 1.0)
-    methods = ["grpo", "rkl"] if kind == "full" else ["grpo"]  # torch's counter trips over PEFT in inference mode
-    arguments = ["--size", "tiny", "--kinds", kind, "--methods", *methods, "--checkpointing", checkpointing]
-    assert gpu_step.main(arguments) == 0
-    for row, counted in zip(told(capsys)["rows"], counts, strict=True):
-        assert row["share_run"] * row["step_s"] == pytest.approx(counted, rel=0.01 if kind == "full" else 0.05)
-
-
-def test_an_8b_step_without_a_gpu_is_one_line(script, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit):
-        script("gpu_step").main([])
-    assert "no GPU here: size 8b needs one; --size tiny runs" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_an_endless_policy_never_ends_an_answer(script):

@@ -12,10 +12,11 @@ from small import RewardsFirstToken, base_config, policy, save_policy, small_pro
 from dphlib.experiment import draws, evaluate, policies
 from dphlib.experiment.draws import KeptSampler, judged
 from dphlib.experiment.pipeline import Pipeline
+from dphlib.models.tuning import prepare
 from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
-from dphlib.settings.stages import BackendConfig
+from dphlib.settings.stages import BackendConfig, TuningConfig
 from dphlib.types import Answer, Verdict
 from dphlib.verify import Verifier
 
@@ -73,11 +74,11 @@ def test_what_is_lost_twice_is_named_with_the_way_out(drawn):
         judged(Fails(2), *drawn)
 
 
-def evaluated(verifier, sampler=None):
+def evaluated(verifier, sampler=None, model=None, **options):
     problems = {"out_of_domain": sum_problems(5)}
     who = evaluate.Identity("base", "main", -1, 0)
     return evaluate.evaluate(
-        policy(),
+        model or policy(),
         tokenizer(),
         problems,
         {"out_of_domain": 2},
@@ -86,6 +87,7 @@ def evaluated(verifier, sampler=None):
         draw_seed=1,
         max_new_tokens=4,
         sampler=sampler,
+        **options,
     )
 
 
@@ -94,6 +96,33 @@ def test_an_evaluation_judges_once_more_and_then_raises():
     pd.testing.assert_frame_equal(evaluated(Fails(1, lambda problem, answer: problem.id == "p3")), whole)
     with pytest.raises(RunError, match=r"problem p3 .* run again"):
         evaluated(Fails(2, lambda problem, answer: problem.id == "p3"))
+
+
+class DrawsElsewhere(TransformersSampler):
+    """Another program, whose log-probs are all off by a constant."""
+
+    def record(self):
+        return {"sampler": "elsewhere 1.0", "adapter_sha256": None}
+
+    def sample(self, *given):
+        return [[replace(a, logprobs=tuple(v - 0.3 for v in a.logprobs)) for a in g] for g in super().sample(*given)]
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_log_probs_that_are_compared_are_of_one_program(kind):
+    """An untrained policy is as far from the base as the base: 0, whatever the sampler says."""
+    model = prepare(policy(), TuningConfig(kind, rank=2, alpha=4))
+    base = policy().requires_grad_(False) if kind == "full" else None
+    options = {"model": model, "base": base, "base_samples": 1}
+    records = evaluated(RewardsFirstToken(), DrawsElsewhere(model, tokenizer()), **options)
+    compared = records[records["base_logprob"].notna()]
+    assert len(compared) == 5 and (compared["logprob"] == compared["base_logprob"]).all()
+    own = evaluated(RewardsFirstToken(), TransformersSampler(model, tokenizer()), **options)
+    other = records[records["base_logprob"].isna()]
+    off = own.loc[other.index, "logprob"] - other["logprob"]
+    assert len(other) == 10 and off.to_list() == pytest.approx((0.3 * other["tokens"]).to_list(), abs=1e-3)
+    ours = own.loc[compared.index]
+    assert ours["logprob"].to_list() == pytest.approx(compared["logprob"].to_list(), abs=1e-3)
 
 
 # --- Kept parts ---------------------------------------------------------------------------------------
@@ -240,8 +269,9 @@ def test_answers_that_could_not_be_judged_are_not_drawn_again(tmp_path, long_pro
     root = shutil.copytree(begun, tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(Verifier, "groups", Fails(2).groups)
-        with pytest.raises(RunError, match="could not be judged"):
-            Pipeline(root, long_profile).presample()
+        with pytest.raises(RunError, match=r"train: 96 of 96 answers could not be judged.* run again"):
+            Pipeline(root, long_profile).partition()
+    assert not list((root / "stages").glob("presample-*")), "a reused stage would stop every partition after it"
     draw, calls = TransformersSampler.sample, []
     monkeypatch.setattr(TransformersSampler, "sample", lambda *a, **o: calls.append(a[2].samples) or draw(*a, **o))
     assert not Pipeline(root, long_profile).presample().reused

@@ -7,6 +7,8 @@ import os
 import shutil
 import sqlite3
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -18,16 +20,20 @@ from dphlib.experiment import pipeline as pipeline_module
 from dphlib.experiment import policies
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.pipeline import Pipeline
+from dphlib.losses import NEAR_PERFECT
+from dphlib.models import tuning
 from dphlib.models.adapters import describe_base, load_adapter
 from dphlib.models.load import Placement, load_model
 from dphlib.partition import Reference
 from dphlib.runtime.jobs import DEVICES, WORKERS, Job, run_jobs
+from dphlib.sampling import vllm as vllm_sampler
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.profiles import profile
 from dphlib.settings.stages import BackendConfig, DataConfig, TuningConfig
 from dphlib.settings.variants import RunConfig
 from dphlib.training import loop
+from dphlib.training.rows import Row
 from dphlib.training.scoring import answer_logprobs
 from dphlib.verify import Verifier
 
@@ -210,3 +216,97 @@ def test_stored_answers_get_the_log_probs_of_the_policy_that_is_trained(base_fol
     assert (max(abs(a - b) for a, b in pairs) < 1e-4) == same
     theirs = answer_logprobs(policy, words, [(r.problem.prompt, r.token_ids) for r in again])
     assert [list(r.logprobs) for r in again] == [pytest.approx(row, abs=1e-5) for row in theirs]
+
+
+class FakeEngine(TransformersSampler):
+    """In place of vLLM: draws as Transformers does from the base in the folder, and notes what it was asked for."""
+
+    made: ClassVar[list[FakeEngine]] = []
+
+    def __init__(self, folder, words, **options):
+        super().__init__(load_model(folder)[0], words, 64)
+        self.options, self.given = options, []
+        self.made.append(self)
+
+    def sync(self, policy):
+        self.given.append(policy)
+
+    def close(self):
+        self.given.append("closed")
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    monkeypatch.setattr(vllm_sampler, "VllmSampler", FakeEngine)
+    monkeypatch.setattr(FakeEngine, "made", [])
+    return FakeEngine.made
+
+
+def test_an_engine_is_given_weights_only_where_they_are_not_the_bases(
+    tmp_path, base_folder, data_folder, engines, monkeypatch
+):
+    monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)
+    settings = replace(small(base_folder, "full"), backend=BackendConfig("vllm", max_tokens=128))
+    loaded = []
+    load_initial = policies.load_initial
+    monkeypatch.setattr(policies, "load_initial", lambda *a: loaded.append(a) or load_initial(*a))
+    pipeline = Pipeline(tmp_path / "run", settings)
+    pipeline.presample()
+    pipeline.evaluate_one()
+    assert [engine.given for engine in engines] == [["closed"], ["closed"]]
+    assert not loaded, "the engine has the base already, and the base's log-probs are the policy's own"
+    pipeline.evaluate_one(RUN)
+    by_training, by_evaluation = (engine.given for engine in engines[2:])
+    assert len(by_training) == settings.train.iterations + 2 and by_training[-1] == "closed"  # and at the way-point
+    assert len(by_evaluation) == 2
+
+
+def test_an_engine_with_nothing_beside_it_takes_nine_tenths_of_what_is_free(base_folder, engines, monkeypatch):
+    settings = replace(small(base_folder), backend=BackendConfig("vllm", memory_fraction=0.3, sleep=True))
+    beside, words = policies.load_policy(settings, base_folder, 0)
+    monkeypatch.setattr(policies, "placement_of", lambda settings: Placement("cuda", "bfloat16", "sdpa"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60 * 2**30, 80 * 2**30))
+    for policy in (None, beside):
+        with policies.sampling(settings, base_folder, policy, words):
+            pass
+    alone, together = (engine.options for engine in engines)
+    assert alone["memory_fraction"] == pytest.approx(0.9 * 60 / 80) and not alone["sleep"]
+    assert (together["memory_fraction"], together["sleep"], together["lora_rank"]) == (0.3, True, 2)
+
+
+def test_stored_answers_are_scored_once_and_only_for_a_divergence(tmp_path, base_folder, data_folder, monkeypatch):
+    monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)
+    settings, counted = small(base_folder), []
+    rescored = policies.rescored
+    monkeypatch.setattr(policies, "rescored", lambda *a: counted.append(len(a[3])) or rescored(*a))
+    pipeline = Pipeline(tmp_path / "run", replace(settings, presample=replace(settings.presample, threshold=1)))
+    pipeline.train_one(RunConfig("grpo", "main", 0))
+    assert not counted and len(pipeline.parts().references) == 2
+    for name in ("dph_f", "dph_js"):
+        pipeline.train_one(RunConfig(name, "main", 0))
+    again = pipeline.references("train", pipeline.partition(), settings.method_config(RunConfig("dph_f", "main", 0)))
+    assert counted == [2] and [r.token_ids for r in again] == [r.token_ids for r in pipeline.parts().references]
+    quantised = replace(pipeline.settings, tuning=replace(settings.tuning, kind="qlora"))
+    Pipeline(tmp_path / "run", quantised).train_one(RunConfig("dph_f", "main", 0))
+    assert counted == [2, 2], "4-bit weights are another base"
+
+
+def test_the_lesson_on_all_weights_of_a_large_base_trains_an_adapter(base_folder, monkeypatch, repository):
+    """Notebook 04 learns a batch in its kernel, where an optimizer of 8 billion weights would take 135 GiB."""
+    settings = small(base_folder, "full")
+    cells = json.loads((repository / "notebooks" / "04_train.ipynb").read_text(encoding="utf-8"))["cells"]
+    (source,) = ("".join(cell["source"]) for cell in cells if cell["id"] == "lesson-steps")
+    policy, words = policies.load_policy(settings, base_folder, 0)
+    trained, whole = [], policy.num_parameters()
+    made = tuning.optimizer
+    monkeypatch.setattr(
+        tuning,
+        "optimizer",
+        lambda policy, *a: trained.append(policy.num_parameters(only_trainable=True)) or made(policy, *a),
+    )
+    prompt = words("question : 1 answer :")["input_ids"]
+    batch = [Row((prompt, (5, 6)), NEAR_PERFECT, 0.0, (), (-1.0, -2.0), [1.0, 1.0])]
+    space = {"settings": settings, "policies": policies, "policy": policy, "tokenizer": words, "batch": batch}
+    space |= {"pipeline": SimpleNamespace(base_folder=lambda: base_folder), "lesson_steps": 1}
+    exec(source, space | {"lesson": settings.method_config(RunConfig("dph_f", "main", 0))})
+    assert len(trained) == 2 and 0 < max(trained) < whole / 5

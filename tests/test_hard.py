@@ -76,10 +76,9 @@ def test_all_models_answer_the_hard_problems_anew(built):
         first = pd.read_parquet(plain[0 if method == "base" else 1].path / "records.parquet")
         both = rows.merge(first, on=["suite", "problem_id", "sample"])
         assert len(both) and (both["logprob_x"] != both["logprob_y"]).mean() > 0.5  # other random numbers
-    again = hard.answered(Pipeline(pipeline.run.root, pipeline.settings), RUN)
-    assert again.reused and not hard.answered(
-        Pipeline(pipeline.run.root, replace(pipeline.settings, evaluation=replace(
-            pipeline.settings.evaluation, max_new_tokens=8))), None).reused  # fmt: skip
+    shorter = replace(pipeline.settings.evaluation, max_new_tokens=8)
+    for settings, run in ((pipeline.settings, RUN), (replace(pipeline.settings, evaluation=shorter), None)):
+        assert hard.answered(Pipeline(pipeline.run.root, settings), run).reused == (settings is pipeline.settings)
 
 
 def test_a_plain_run_is_what_it_was(built):

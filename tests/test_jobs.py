@@ -10,11 +10,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from waiting import alive, gone, until
 
 from dphlib.runtime import jobs
 from dphlib.runtime.jobs import Job, JobError, Progress, duration, report, run_jobs
@@ -68,19 +68,6 @@ def bodies(tmp_path, monkeypatch) -> ModuleType:
     monkeypatch.syspath_prepend(tmp_path / "path")
     monkeypatch.delitem(sys.modules, "job_bodies", raising=False)
     return importlib.import_module("job_bodies")
-
-
-def alive(pid: int) -> bool:
-    """A zombie that nobody has waited for is not alive."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def wait_until(condition) -> None:
-    while not condition():
-        time.sleep(0.05)
 
 
 def written_pids(folder: Path, count: int) -> list[int]:
@@ -152,7 +139,7 @@ def test_a_job_that_raises_names_itself_and_stops_the_others(bodies, tmp_path):
     with pytest.raises(JobError, match="job wrong: KeyError: 'no such column'") as caught:
         run_jobs(work, workers=2, label="train")
     assert caught.value.job == "wrong" and "in fail" in str(caught.value), "the worker's traceback is there"
-    wait_until(lambda: not any(alive(pid) for pid in written_pids(folder, 2)))
+    gone(written_pids(folder, 2))
 
 
 def test_results_that_cannot_travel_name_the_job(bodies):
@@ -196,13 +183,13 @@ def test_the_parents_end_leaves_no_process(bodies, tmp_path, number):
     parent = subprocess.Popen([sys.executable, "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     parent.stdin.write(textwrap.dedent(program))
     parent.stdin.close()
-    wait_until(lambda: written_pids(folder, 4))  # two workers, each with a child
+    until(lambda: written_pids(folder, 4))  # two workers, each with a child
     pids = written_pids(folder, 4)
     assert all(alive(pid) for pid in pids)
     groups = {os.getpgid(pid) for pid in pids}
     parent.send_signal(number)
     assert parent.wait() != 0
-    wait_until(lambda: not members(groups))  # the watchers too
+    until(lambda: not members(groups))  # the watchers too
     with parent.stderr:
         assert ("KeyboardInterrupt" in parent.stderr.read()) == (number == signal.SIGINT)
 
@@ -226,7 +213,7 @@ def test_success_cleans_up_in_the_worker_and_ends_what_a_job_started(bodies, tmp
     before = set(os.listdir("/proc/self/fd"))
     run_jobs(work, workers=1, label="clean")
     assert mark.read_text() == "cleaned"
-    wait_until(lambda: not alive(int((tmp_path / "orphan").read_text())))
+    gone([int((tmp_path / "orphan").read_text())])
     assert set(os.listdir("/proc/self/fd")) <= before, "no open pipe is left"
 
 

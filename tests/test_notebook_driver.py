@@ -6,12 +6,11 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
-import psutil
 import pytest
+from waiting import gone, until
 
 from dphlib.report import notebooks
 from dphlib.report.notebooks import NotebookError, check_executed, run_notebooks
@@ -131,16 +130,6 @@ def test_dead_kernel_is_named_and_its_processes_are_gone(tmp_path):
     gone([int((tmp_path / "in/child").read_text())])
 
 
-def gone(pids: list[int]) -> None:
-    """Waits until none of these processes runs; one that init has still to collect does not."""
-    for pid in pids:
-        try:
-            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                time.sleep(0.05)
-        except psutil.NoSuchProcess:
-            continue
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_the_driver_leaves_no_process(tmp_path, number):
     start = (
@@ -160,9 +149,7 @@ def test_whatever_ends_the_driver_leaves_no_process(tmp_path, number):
         [sys.executable, "-c", program], cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     try:
-        while not (tmp_path / "in/pids").exists():
-            assert driver.poll() is None, driver.stderr.read()
-            time.sleep(0.05)
+        until(lambda: (tmp_path / "in/pids").exists() or driver.poll() is not None)
         driver.send_signal(number)
         _, errors = driver.communicate()
     finally:

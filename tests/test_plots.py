@@ -1,4 +1,4 @@
-"""Figures: what they show is in the records, the base is always there, absent arms are named, bytes repeat."""
+"""Figures: what they show is in the records, the base is always there, absent arms are named."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from synthetic import make_cost, make_presample, make_records, make_train_logs
 
 from dphlib import stats
 from dphlib.analysis.labels import COLOURS, FAMILY, LOOKS
-from dphlib.figures.captions import CAPTIONS
 from dphlib.figures.method import method_figure
 from dphlib.figures.results import keep_explore, pass_curves, pass_over_steps, styles
-from dphlib.figures.style import save
 from dphlib.figures.training import base_regime, cost_figure, divergence_curves, training_curves
 from dphlib.lessons import categorical
 from dphlib.settings.methods import CONTROLS, HEADLINE, METHODS
@@ -180,20 +178,3 @@ def test_base_regime_counts_the_prompts_of_both_sets(records):
 def test_method_figure_says_the_partition_that_was_used(few):
     shown = text_of(method_figure(few, k=8, threshold=7))
     assert "fewer than 7 of 8" in shown and "GRPO" in shown
-
-
-def test_the_same_records_give_the_same_bytes_and_no_date_or_version(few, tmp_path):
-    draw = {"fig1_method": method_figure, "fig4_styles": styles}
-    first, second = (
-        {p.name: p.read_bytes() for name, make in draw.items() for p in save(make(rows), tmp_path / folder, name)}
-        for folder, rows in (("a", few), ("b", few.sample(frac=1, random_state=1)))
-    )
-    assert first == second
-    assert set(first) == {f"{name}{suffix}" for name in draw for suffix in (".png", ".svg")}
-    assert b"<dc:date>" not in first["fig4_styles.svg"] and b"Software" not in first["fig4_styles.png"]
-
-
-def test_every_caption_names_the_kind_of_interval_that_is_drawn():
-    for name, caption in CAPTIONS.items():
-        if name not in ("fig1_method", "fig6_cost", "fig7_divergences"):  # these draw none
-            assert "95 % interval over" in caption or "no interval" in caption, name

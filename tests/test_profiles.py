@@ -28,7 +28,7 @@ def test_every_profile_holds_within_its_own_base_and_changes_by_its_variables_al
     monkeypatch.setenv("DPH_METHODS", "grpo,dph_js")
     opened = profile_from_environment(name)
     assert opened == chosen(name, METHODS="grpo,dph_js")
-    assert (opened == profile(name)) == (profile(name).base is None), "the profiles of the CPU read no variable"
+    assert (opened == profile(name)) == profile(name).small, "the profiles of the small model read no variable"
 
 
 def test_seeds_of_a_profile_can_be_given():

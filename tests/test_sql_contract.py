@@ -10,10 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from databases import BOMBS, fenced, make_database, until
+from databases import BOMBS, fenced, make_database
+from waiting import gone, until
 
 from dphlib.types import OUTCOMES, Verdict
 from dphlib.verify import SqlVerifier
@@ -130,7 +130,7 @@ def test_in_processes(root, expected, method, daemon, handed):
         child.join()
         assert child.exitcode == 0 and found == expected
         assert pids and not set(pids) & set(verifier.pids())
-        assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+        assert gone(pids)
         assert verdicts_of(verifier) == expected  # the parent's workers are as they were
 
 

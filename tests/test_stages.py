@@ -13,13 +13,11 @@ from small import small_profile, untimed
 from dphlib.cli import main as cli
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.integrations import store
-from dphlib.runtime.files import RunError, read_jsonl
-from dphlib.sampling.transformers import TransformersSampler
+from dphlib.runtime.files import read_jsonl
 from dphlib.settings.stages import TuningConfig
 from dphlib.settings.variants import RunConfig
 from dphlib.training import loop
 from dphlib.types import EvalRecord, Verdict
-from dphlib.verify import Verifier
 
 pytestmark = pytest.mark.slow
 
@@ -226,39 +224,6 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint_to_the_same_files(buil
     rows = [untimed(read_jsonl(path / "train_log.jsonl")) for path in (resumed, whole)]
     assert rows[0] == rows[1] and len(rows[0]) == 5
     assert not left.exists(), "checkpoints go when the stage is finished"
-
-
-def test_pre_sampling_with_an_answer_that_could_not_be_judged_is_not_finished(built, tmp_path, monkeypatch):
-    """A reused stage with such an answer would stop every partition after it."""
-    root, groups = tmp_path / "run", Verifier.groups
-    shutil.copytree(built, root)
-    whole = (Pipeline(root, small_profile()).presample().path / "groups.jsonl").read_bytes()
-    shutil.rmtree(Pipeline(root, small_profile()).presample().path)
-    asked, sampled = [], TransformersSampler.sample
-
-    def loses_the_first(self, problems, answers):
-        found = groups(self, problems, answers)
-        asked.append(len(problems))
-        if len(asked) > attempts:
-            return found
-        lost = (Verdict("infra_error", "worker died twice on the answer"), *found[0].verdicts[1:])
-        return [replace(found[0], verdicts=lost), *found[1:]]
-
-    monkeypatch.setattr(Verifier, "groups", loses_the_first)
-    attempts = 2
-    problem = Pipeline(root, small_profile()).suite("train")[0]
-    with pytest.raises(
-        RunError, match=rf"train: 1 of 96 answers could not be judged.*problem {problem.id} .*run again"
-    ):
-        Pipeline(root, small_profile()).partition()
-    assert asked == [12, 1] and not list((root / "stages").glob("presample-*"))
-    asked.clear()
-    attempts, calls = 1, []
-    monkeypatch.setattr(TransformersSampler, "sample", lambda *a, **o: calls.append(len(a[1])) or sampled(*a, **o))
-    again = Pipeline(root, small_profile())
-    again.partition()
-    assert asked == [12, 1, 12] and calls == [12, 12], "judged once more; on a CPU each draw is one call"
-    assert (again.presample().path / "groups.jsonl").read_bytes() == whole
 
 
 def test_unknown_and_empty_suites_are_named(built, tmp_path):

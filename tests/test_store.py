@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
-from small import WORLD, policy, sum_problems, tokenizer
+from small import WORLD, base_config, policy, small_profile, sum_problems, tokenizer
 
+from dphlib.cli import main as cli
+from dphlib.experiment import policies
+from dphlib.experiment.pipeline import Pipeline
 from dphlib.integrations import store
-from dphlib.models.load import build_tokenizer, save_model
+from dphlib.models.load import Placement, build_tokenizer, save_model
 from dphlib.partition import Partition, Reference
 from dphlib.runtime.files import RunError, sha256_file
+from dphlib.settings.stages import BackendConfig
+from dphlib.training.scoring import answer_logprobs
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +39,21 @@ def test_what_is_exported_is_read_again(tmp_path, parts, base):
     assert held.prompt_ids == (tuple(tokenizer()(parts.references[0].problem.prompt)["input_ids"]),)
     assert held.exploration_ids == tuple(tuple(tokenizer()(p.prompt)["input_ids"]) for p in parts.exploration)
     held.refuse_other(base, tokenizer())  # passes: they are the same
+
+
+def test_what_the_command_exports_are_the_log_probs_of_the_trainer(tmp_path, parts, base, monkeypatch):
+    """Where another program drew, the store has the base's own, to 1e-5, so that a divergence starts at 0."""
+    drawn = [tuple(ids) for ids in ([5, 2], [7, 9, 2], [8])]
+    stored = [Reference(p, ids, (-9.0,) * len(ids)) for p, ids in zip(parts.exploration, drawn, strict=True)]
+    settings = replace(small_profile(), base=base_config(base, 32), backend=BackendConfig("vllm"))
+    monkeypatch.setattr(policies, "placement_of", lambda settings: Placement("cpu", "float32", "sdpa"))
+    monkeypatch.setattr(Pipeline, "_read_parts", lambda *_: parts._replace(references=stored))
+    monkeypatch.setattr(Pipeline, "partition", lambda pipeline, *_: pipeline.base())
+    monkeypatch.setattr(cli, "_pipeline", lambda *_: Pipeline(tmp_path / "run", settings))
+    assert cli.main(["partition", "--export", str(tmp_path / "store")]) == 0
+    held = store.read(tmp_path / "store").references
+    expected = answer_logprobs(policy(), tokenizer(), [(r.problem.prompt, r.token_ids) for r in held])
+    assert [list(r.logprobs) for r in held] == [pytest.approx(row, abs=1e-5) for row in expected]
 
 
 @pytest.mark.parametrize("name", [store.REFERENCES, store.EXPLORATION])

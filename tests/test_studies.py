@@ -216,9 +216,10 @@ def test_any_number_of_seeds_will_do_and_different_numbers_of_answers_will_not(u
         ablations.effects(fewer, ["in_domain"])
 
 
-def test_without_ablations_it_says_so(usual):
-    with pytest.raises(ValueError, match=r"settings\.ablation_runs\(\)"):
-        ablations.effects(usual[usual["variant"] == "main"])
+def test_without_ablations_there_are_the_columns_of_the_others_and_no_row(usual):
+    found, some = ablations.effects(usual[usual["variant"] == "main"]), ablations.effects(usual)
+    assert found.empty and set(found) == {name for name in some if not name.endswith(("_low", "_high"))}
+    assert not found["ablation"].str.contains("threshold").any()
 
 
 def test_budget_counts_what_an_iteration_was_given():

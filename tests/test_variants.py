@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from dphlib.analysis.labels import label
-from dphlib.divergences import generator
-from dphlib.losses import negative_log_likelihood
 from dphlib.settings.methods import CONFIGS, METHOD_CONFIGS
 from dphlib.settings.profiles import profile
 from dphlib.settings.studies import STUDIES, comparisons
@@ -81,30 +79,16 @@ def test_another_k_keeps_the_share_of_the_threshold():
         assert (presample.k, presample.threshold) == (k, threshold)
 
 
-def curvature(method: str) -> float:
-    """f''(1) by two automatic derivatives in float64 along u."""
-    config = CONFIGS[method]
-    if config.divergence == "likelihood":
-        f = negative_log_likelihood
-    else:
-        name = "js" if config.divergence == "js_definition" else config.divergence or "reverse_kl"
-        f = generator(name, **({"alpha": config.alpha} if config.alpha else {}))
-    step = 1e-4
-    at = [float(f(torch.log(torch.tensor(1 + x, dtype=torch.float64)))) for x in (-step, 0.0, step)]
-    return (at[0] - 2 * at[1] + at[2]) / step**2
-
-
 @pytest.mark.parametrize("method", [m for m, c in CONFIGS.items() if c.weight])
 def test_equal_strength_is_the_curvature_of_forward_kl(method):
-    """eta f''(1), f''(1) by differences of the generator itself, equals DPH-F's."""
-    config = CONFIGS[method]
-    assert config.curvature == pytest.approx(curvature(method), rel=1e-5)
-    aim = METHOD_CONFIGS["dph_f"].weight * curvature("dph_f")
-    if config.weight * config.curvature == METHOD_CONFIGS["dph_f"].weight:
+    """eta f''(1) equals DPH-F's; that f''(1) is right: test_divergences."""
+    config, dph_f = CONFIGS[method], METHOD_CONFIGS["dph_f"]
+    if config.weight * config.curvature == dph_f.weight:
         equal = config  # has it already, and the variant is refused
     else:
         equal = RunConfig(method, "strength=equal", 0).method_config
-    assert equal.weight * curvature(method) == pytest.approx(aim, rel=1e-5)
+    assert equal.weight * config.curvature == pytest.approx(dph_f.weight)
+    assert dph_f.curvature == CONFIGS["sft_rehearsal"].curvature == 1
 
 
 def test_the_authors_average_over_all_rows_is_an_eighth_of_eta():

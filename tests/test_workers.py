@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from databases import until
+from waiting import gone, until
 
 from dphlib.types import Verdict
 from dphlib.verify import pool as pool_module
@@ -84,19 +84,6 @@ def hasty(monkeypatch):
 
 def outcomes(pool: Pool, answers, gold: str = "g") -> list[str]:
     return [verdict.outcome for verdict in pool.verdicts([("", gold, answer) for answer in answers])]
-
-
-def gone(pids) -> bool:
-    """Waits until every process has ended."""
-
-    def alive(pid: int) -> bool:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return False
-        return state not in "ZX"
-
-    return until(lambda: not any(map(alive, pids)))
 
 
 def test_order_duplicates_and_given_verdicts(pool):

@@ -15,6 +15,7 @@ def _read() -> dict[str, str | list[tuple[str | None, ...]]]:
     return {
         name: rows if isinstance(rows, str) else [tuple(None if x is False else x for x in row) for row in rows]
         for name, rows in tables.items()
+        if name != "HOSTILE"  # see databases.py
     }
 
 

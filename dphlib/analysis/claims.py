@@ -88,12 +88,16 @@ class PartResult:
     per_seed: tuple[tuple[int, float], ...] = ()
     reason: str = ""
 
+    @property
+    def why(self) -> str:
+        """The reason in brackets, "" where there is none."""
+        return f" ({self.reason})" if self.reason else ""
+
     def __str__(self) -> str:
-        why = f" ({self.reason})" if self.reason else ""
         if self.estimate is None:
-            return self.label + why
+            return self.label + self.why
         estimate, low, high, unit = _in_words(self)
-        return f"{self.label}: {estimate} [{low}, {high}] {unit}, {len(self.per_seed)} seeds{why}"
+        return f"{self.label}: {estimate} [{low}, {high}] {unit}, {len(self.per_seed)} seeds{self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,7 +510,7 @@ def verdict_counts(results: Sequence[ClaimResult]) -> dict[str, int]:
     return {verdict: sum(one.verdict == verdict for one in results) for verdict in VERDICTS}
 
 
-def print_table(results: Sequence[ClaimResult], file: IO[str] | None = None, width: int = 100) -> None:
+def print_table(results: Sequence[ClaimResult], file: IO[str] | None = None) -> None:
     """The verdicts as a table for a terminal; the effect is that of the part that decided."""
     table = Table(title="Claims: 95 % interval over seeds and problems of the effect that decided", show_lines=True)
     table.add_column("verdict", no_wrap=True)
@@ -516,6 +520,6 @@ def print_table(results: Sequence[ClaimResult], file: IO[str] | None = None, wid
     for one in results:
         claim, part = f"{one.text} [dim]({one.paper_ref})[/]", f"{one.deciding_part}."
         table.add_row(f"[{colours[one.verdict]}]{one.verdict}[/]", claim, escape(part))
-    console = Console(file=file, width=width)
+    console = Console(file=file, width=100)
     console.print(table)
     console.print(", ".join(f"{count} {verdict}" for verdict, count in verdict_counts(results).items()))

@@ -5,14 +5,14 @@ The paper's full text was not at hand: a number that is not here is not availabl
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+from dphlib.runtime.files import table_beside
 
 PROVENANCE = {
-    "fig": "a table image in the authors' repository",
-    "2nd": "somebody else's notes on the paper",
+    "image": "a table image in the authors' repository",
+    "second_hand": "somebody else's notes on the paper",
     "code": "the authors' scripts as read",
 }
 CITATION = "arXiv 2509.07430"
@@ -50,7 +50,7 @@ class PaperTable:
         return "" if value is None else f"{value:.{self.digits}f}"
 
 
-_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_TABLES = table_beside(__file__)
 TABLE_1 = PaperTable(**_TABLES["table_1"])
 TABLE_2 = PaperTable(**_TABLES["table_2"])
 TABLE_3 = PaperTable(**_TABLES["table_3"])

@@ -43,11 +43,6 @@ def _present(rows: pd.DataFrame, methods: Sequence[str]) -> list[str]:
     return [m for m in methods if m in there and m != "base"]
 
 
-def _can_draw_again(scores: stats.FinalScores, suite: str, k: int) -> bool:
-    """Whether the base has 2k answers, for a comparison with k fresh ones of its own."""
-    return (scores.answers("base", suite) or 0) >= 2 * k
-
-
 def capability_split(
     records: pd.DataFrame, k: int = 8, methods: Sequence[str] = METHODS, suite: str = "in_domain"
 ) -> pd.DataFrame:
@@ -59,7 +54,8 @@ def capability_split(
     rows = _main(records)
     rows = rows[rows["suite"] == suite]
     scores, out = stats.FinalScores(rows), []
-    for method in [*(["base"] if _can_draw_again(scores, suite, k) else []), *_present(rows, methods)]:
+    again = ["base"] if (scores.answers("base", suite) or 0) >= 2 * k else []
+    for method in [*again, *_present(rows, methods)]:
         split = stats.keep_explore(scores, method, suite, k)
         row: dict[str, object] = {"method": NAMES[method] if method != "base" else AGAIN}
         row |= _columns("keep", split.keep(), 0.0, 100.0) | _columns("explore", split.explore(), 0.0, 100.0)

@@ -98,12 +98,12 @@ def _compared(scores: stats.FinalScores, one: Comparison, suite: str, measure: s
     return {**row, **numbers, "status": "run"}
 
 
-def readable_study(table: pd.DataFrame, measures: Sequence[str] = ("greedy", "Pass@8", "styles_nats")) -> pd.DataFrame:
+def readable_study(table: pd.DataFrame) -> pd.DataFrame:
     """A study's table as it is read: one row per comparison and suite, with Holm's p of Pass@8."""
     rows = []
     for (arm, against, suite), part in table.groupby(["arm", "against", "suite"], sort=False):
         row: dict[str, object] = {"arm": arm, "against": against, "suite": suite}
-        for measure in measures:
+        for measure in ("greedy", "Pass@8", "styles_nats"):
             one = part[part["measure"] == measure].iloc[0]
             row |= {measure: one["difference"], f"{measure}_low": one["low"], f"{measure}_high": one["high"]}
         row["Holm's p of Pass@8"] = part.loc[part["measure"] == "Pass@8", "p_holm"].iloc[0]
@@ -187,15 +187,10 @@ def effects(records: pd.DataFrame, suites: Sequence[str] = tuple(SUITES)) -> pd.
 
     Columns: ablation, suite, then for each of `_MEASURES` the difference with `_low` and `_high`, then seeds
     (ablation's and main arm's). NaN where an arm has fewer answers than the measure needs. A suite that either was
-    not evaluated on has no row.
-
-    Raises:
-        ValueError: no ablation in the records.
+    not evaluated on has no row; without ablations, of which some profiles have none, there are no rows.
     """
     scores, variants = stats.FinalScores(records), records["variant"] != MAIN
     arms = [Arm(*row) for row in records.loc[variants, ["method", "variant"]].drop_duplicates().to_numpy().tolist()]
-    if not arms:
-        raise ValueError("no ablation in the records: evaluate settings.ablation_runs() first")
     out = []
     for arm in sorted(arms, key=lambda arm: (arm.variant, _ORDER.index(arm.method))):
         for suite in suites:
@@ -208,7 +203,7 @@ def effects(records: pd.DataFrame, suites: Sequence[str] = tuple(SUITES)) -> pd.
                 row["seeds"] = f"{got['seeds']} against {got['against_seeds']}"
             if "seeds" in row:
                 out.append(row)
-    frame = pd.DataFrame(out)
+    frame = pd.DataFrame(out) if out else pd.DataFrame(columns=["ablation", "suite", *_MEASURES, "seeds"], dtype=object)
     return frame[[name for name in frame.columns if name != "seeds"] + ["seeds"]]
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from dphlib import stats
 from dphlib.analysis import paper
 from dphlib.analysis.labels import NAMES, SUITES, label
-from dphlib.runtime.files import write_text
+from dphlib.runtime.files import table_beside, write_text
 from dphlib.settings.methods import METHOD_CONFIGS, MethodConfig
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import MAIN, RunConfig
@@ -27,14 +27,9 @@ from dphlib.world.sums import SUBSETS
 COLUMNS = ["row", "column", "method", "variant", "ours", "low", "high", "seeds", "paper", "status"]
 NOT_RUN = "not run"
 
-TITLES = {
-    "table1": "SQL, in domain and cross domain (per cent)",
-    "table2": "Out of domain: sums after training on SQL, Pass@8 (per cent)",
-    "table3": "Training on the sums themselves (per cent)",
-    "table4": "Threshold of the partition (per cent)",
-    "table5": "DPH-JS, by its generator and by definition, at three weights (per cent)",
-    "methods": "Methods and settings",
-}
+_WORDS = table_beside(__file__)
+TITLES = {name: words["title"] for name, words in _WORDS.items()}
+"""Of the CPU world's tables; `title` has those of data sets."""
 _INTERVAL = "In brackets: 95 % interval over seeds and problems (hierarchical bootstrap with Student's quantile)."
 _WORLD = (
     "Comparable: direction and order. Not comparable: the absolute numbers, for ours are of a model of about "
@@ -44,25 +39,6 @@ _ON_DATA = (
     "Ours: {ours}, by this profile's settings. Comparable: direction and order; levels only where model, sets, tuning "
     "and lengths are the paper's."
 )
-_IMAGE, _SECOND_HAND = paper.PROVENANCE["fig"], paper.PROVENANCE["2nd"]
-_PAPERS = {
-    "table1": f"Beside it the paper's number: Llama-3.1-8B-Instruct on BIRD and Spider ({_IMAGE}).",
-    "table3": f"The paper's numbers are fragments from {_SECOND_HAND}; the names of its three columns are not certain, "
-    "so they stand as they are, separated by a bar.",
-    "table4": f"The paper's numbers are not available; {_SECOND_HAND} say that 8 of 8 was best.",
-}
-_OURS_IN_WORLD = {
-    "table2": "Ours are five kinds of sums, the paper's five mathematics sets, so the columns do not correspond, only "
-    f"the averages stand beside each other ({_IMAGE}).",
-    "table5": "Our weights belong to another learning rate and keep the ratios 1 : 5 : 20 of the paper's; each row "
-    f"stands beside the paper's row of the same rank ({_IMAGE}).",
-}
-_OURS_ON_DATA = {
-    "table2": "Ours are Pass@8 of the sets named in the columns; the paper's are of its five sets, two of them at "
-    f"Pass@32 ({_IMAGE}).",
-    "table3": "Ours of these rows are trained on the suite sums_train.",
-    "table5": f"The weights are the paper's; its learning rate is 1e-6 ({_IMAGE}).",
-}
 
 
 def title(name: str, ours: str = "") -> str:
@@ -71,21 +47,19 @@ def title(name: str, ours: str = "") -> str:
     >>> title("table3", "a model trained on gsm8k_train")
     'Training on mathematics itself (per cent)'
     """
-    if not ours:
-        return TITLES[name]
-    return TITLES[name].replace("sums after", "mathematics after").replace("the sums themselves", "mathematics itself")
+    return _words(name, "title", ours)
 
 
 def note(name: str, ours: str = "") -> str:
     """What is written below a table; `ours` is `Profile.described`, "" for the CPU world."""
-    if name == "methods":
-        weights = f"eta of the authors: {paper.PROVENANCE['code']}, at a learning rate of 1e-6"
-        return (
-            f"{weights}. Ours: {ours}." if ours else f"{weights}; ours belong to a small model and a rate of its own."
-        )
-    of_ours = (_OURS_ON_DATA if ours else _OURS_IN_WORLD).get(name)
     comparable = _ON_DATA.format(ours=ours) if ours else _WORLD
-    return " ".join(filter(None, (_INTERVAL, _PAPERS.get(name), of_ours, comparable)))
+    said = {"interval": _INTERVAL, "comparable": comparable, "ours": ours, **paper.PROVENANCE}
+    return _words(name, "note", ours).format(**said)
+
+
+def _words(name: str, kind: str, ours: str) -> str:
+    words = _WORDS[name]
+    return words.get(f"{kind}_on_data", words[kind]) if ours else words[kind]
 
 
 def _cell(

@@ -9,7 +9,8 @@ dph where base | partition | store | databases   the folder of a part of a run t
 dph notebooks --out FOLDER     copies the notebooks, to open them in Jupyter
 dph replot                     figures, tables and claims again from recorded results, compared byte by byte
 dph data list | check          the data sets: files, licences, sources; runs every gold of those in a folder
-dph verl --out FOLDER          the partition and its stored answers as verl reads them, see docs/verl.md
+dph verl --out FOLDER          the partition, its stored answers and a launch line for verl, see docs/verl.md
+dph verl --import FOLDER       the weights that verl trained, as a run that `evaluate` and the notebooks find
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ import tyro
 from dphlib.cli.data import data
 from dphlib.cli.replot import recorded_profile, replot
 from dphlib.cli.run import ProfileArgument, require_machine, run
+from dphlib.cli.verl import verl
 from dphlib.cli.where import where
 from dphlib.experiment import plan as plan_module
 from dphlib.experiment.pipeline import Needed, Pipeline
 from dphlib.integrations import store
-from dphlib.integrations.verl.store import verl
 from dphlib.report.notebooks import NotebookInterrupted, find_notebooks
 from dphlib.runtime.files import InputError, RunError, UserError, make_folder, say, write_text
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, REFERENCE
 from dphlib.settings.environment import profile_from_environment
+from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.studies import HARD, STUDIES, chosen, study_runs
 from dphlib.settings.variants import RunConfig
 from dphlib.training import tracking
@@ -42,7 +44,7 @@ def plan(profile_name: ProfileArgument = "cpu", card: str = "") -> int:
     """Says what a profile will need: downloads, disk, GPU memory, hours. Starts nothing.
 
     Args:
-        profile_name: smoke, cpu, or for a GPU gpu24, gpu80, paper, and these with -smoke.
+        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         card: another GPU than the profile's own: t4, l4, h100 or h200.
     """
     settings = profile_from_environment(profile_name)
@@ -89,10 +91,12 @@ def partition(
     pipeline = _pipeline(profile_name, artifacts, {"pre-sampling": partial(Pipeline.presample, suite=suite)})
     if export is not None:
         store.new_folder(export)
-    parts = pipeline.parts(suite, threshold or None)
+    source, parts = pipeline.partition(suite, threshold or None), pipeline.parts(suite, threshold or None)
     print(f"D_pef {len(parts.near_perfect)}, D_exp {len(parts.exploration)}, references {len(parts.references)}")
-    print(pipeline.partition(suite, threshold or None).path)
+    print(source.path)
     if export is not None:
+        # With the trainer's log-probs where another program drew: a divergence starts at 0 against those alone.
+        parts = parts._replace(references=pipeline.references(suite, source, METHOD_CONFIGS["dph_f"]))
         store.export(export, parts, threshold or pipeline.settings.presample.threshold, pipeline.base_folder())
         print(export)
     return 0
@@ -113,7 +117,7 @@ def train(
         seed: of training.
         variant: main, or one setting that differs: eta=..., strength=equal, authors_eta=8, js_scale=2, threshold=...,
             k=..., answers=..., clip_high=..., top_p=..., entropy=..., iterations=..., domain=sums.
-        profile_name: smoke, cpu, or for a GPU gpu24, gpu80, paper, and these with -smoke.
+        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: folder of the runs.
         tracker: also log to this tracker of Accelerate's, such as tensorboard or wandb.
     """
@@ -160,7 +164,7 @@ def ablate(
     Args:
         study: `all`, or names such as `eta,controls`; `hard` prints the table of the hard problems.
         seeds: of every arm, their number (3) or a list (0,1,2); "" for the profile's.
-        profile_name: smoke, cpu, or for a GPU gpu24, gpu80, paper, and these with -smoke.
+        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: stages are kept in, and found in, `<artifacts>/<profile_name>`.
         workers: runs at a time, 0 for one each core.
         table: also write the whole table, every suite and measure, to this CSV file.

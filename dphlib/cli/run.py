@@ -53,7 +53,7 @@ def run(
     """Runs all notebooks of a profile, then claims, report and manifest.
 
     Args:
-        profile_name: smoke, cpu, or for a GPU gpu24, gpu80, paper, and these with -smoke.
+        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: results go to `<artifacts>/<profile_name>`.
         only: run this notebook alone, by its number or name.
         seeds: of main runs and controls, their number (5) or a list (0,1,2); "" for the profile's.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -70,9 +70,9 @@ def held(data_dir: Path, names: Sequence[str] = ()) -> list[Source]:
     return list(sources.values())
 
 
-def print_findings(found: Sequence[Findings], errors: Mapping[str, str], file: IO[str] | None = None) -> None:
+def print_findings(found: Sequence[Findings], errors: Mapping[str, str]) -> None:
     """The findings as a table of counts, then why golds fail and which ids are in each list."""
-    console = Console(file=file, width=120)
+    console = Console(width=120)
     rows = [summary(one) for one in found]
     if rows:
         table = Table(title="Golds: how many fail, and what else was found")
@@ -130,7 +130,7 @@ def _some(ids: Sequence[str]) -> str:
     return f"ids {', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''}"
 
 
-def print_sets(data_dir: Path | None, file: IO[str] | None = None) -> int:
+def print_sets(data_dir: Path | None) -> int:
     """The table of data sets, with what a folder holds of each. Returns 1 if something there cannot be read."""
     if data_dir is not None and not data_dir.is_dir():
         raise MissingFileError(f"no folder {data_dir}: give the folder that holds the data sets' folders")
@@ -153,7 +153,7 @@ def print_sets(data_dir: Path | None, file: IO[str] | None = None) -> int:
                 bad = 1
                 cells.append(f"unreadable: {error}")
         table.add_row(*map(escape, cells))
-    Console(file=file, width=160).print(table)
+    Console(width=160).print(table)
     return bad
 
 

@@ -14,13 +14,12 @@ what is wrong with it. Nothing is corrected: finding bad golds is for `check`.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
+from dphlib.runtime.files import table_beside
 from dphlib.types import Kind
 from dphlib.verify.math_text import extract_boxed
 
@@ -223,7 +222,7 @@ def _data_set(name: str, gold: str, splits: Mapping[str, Mapping[str, Any]], **f
     return DataSet(name, gold=GOLDS[gold], splits={split: _split(**of) for split, of in splits.items()}, **fields)
 
 
-_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_TABLE = table_beside(__file__)
 REVISIONS: dict[str, str] = _TABLE.pop("revisions")
 """sha256 of a file -> the revision that it is."""
 DATA_SETS = {name: _data_set(name, **fields) for name, fields in _TABLE.items()}

@@ -3,6 +3,7 @@
 Each table is a `CREATE TABLE` with a line for each column: name, type, its natural name as a comment where that says
 more, and example values: first those that the question names (see `question_values`), then the first that the table
 holds. Types, keys and natural names are the data set's `tables.json`; without its entry they are the database's own.
+The text around the schema is in `sql_prompt.toml`.
 Where this departs from OmniSQL is in `docs/method.md`. Views are not shown (neither are they there).
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dphlib.data.question_values import value_index
-from dphlib.runtime.files import InputError
+from dphlib.runtime.files import InputError, table_beside
 from dphlib.verify.sqlite_files import bounded_rows, open_read_only, quoted, read_only_uri
 
 MAX_OPS = 20_000_000
@@ -26,60 +27,10 @@ EXAMPLES = 2
 MAX_EXAMPLES = 6
 MAX_CHARS = 40
 
-TEMPLATE = """\
-Task Overview:
-You are a data science expert. Below, you are provided with a database schema and a natural language question. \
-Your task is to understand the schema and generate a valid SQL query to answer the question.
-
-Database Engine:
-SQLite
-
-Database Schema:
-{schema}
-This schema describes the database's structure, including tables, columns, primary keys, foreign keys, and any \
-relevant relationships or constraints.
-
-Question:
-{question}
-
-Instructions:
-- Make sure you only output the information that is asked in the question. If the question asks for a specific \
-column, make sure to only include that column in the SELECT clause, nothing more.
-- The generated query should return all of the information asked in the question without any missing or extra \
-information.
-- Before generating the final SQL query, please think through the steps of how to write the query.
-
-Output Format:
-In your answer, please enclose the generated SQL query in a code block:
-```sql
--- Your SQL query
-```
-
-Take a deep breath and think step by step to find the correct SQL query.
-"""
-
-# Names that are written in backticks: SQLite's reserved words, and what OmniSQL quotes besides.
-_KEYWORDS = frozenset(
-    """
-    ADD ALL ALTER AND AS BETWEEN CASE CAST CHECK COLLATE COMMIT CONSTRAINT CREATE DEFAULT DELETE DISTINCT DROP ELSE
-    ESCAPE EXCEPT EXISTS FOREIGN FROM GROUP HAVING IN INDEX INSERT INTERSECT INTO IS JOIN LIMIT NOT NULL ON OR ORDER
-    PRIMARY REFERENCES SELECT SET TABLE THEN TO UNION UNIQUE UPDATE USING VALUES WHEN WHERE
-    BIGINT BINARY BIT BLOB BOOLEAN CHAR CHARACTER DEC DECIMAL DOUBLE FLOAT INT INTEGER NUMERIC REAL SMALLINT VARCHAR
-    DATE DAY HOUR INTERVAL MINUTE MONTH TIME TIMESTAMP YEAR ZONE
-    AVG COUNT MAX MIN SUM
-    ASC BY COLUMN COMMENT CROSS DATABASE DESC END FOR FULL FUNCTION IF KEY LANGUAGE LEFT LIKE MATCH NATURAL NO OF
-    OFFSET OPEN OUTER OVER PERCENT POSITION RANGE REPLACE RIGHT ROLE ROW ROWS SCHEMA START TRIGGER USER VALUE VIEW
-    WITH
-    """.split()
-)
+_WORDS = table_beside(__file__)
+_KEYWORDS = frozenset(_WORDS["keywords"].split())
 _Table = tuple[str, list[tuple[str, str, str]], list[str]]
 """Name; name, type and comment of each column; lines of its keys."""
-_TYPES = (  # the first that the declared type contains decides
-    ("text", ("char", "text", "var")),
-    ("number", ("int", "numeric", "decimal", "number", "id", "real", "double", "float")),
-    ("time", ("date", "time", "year")),
-    ("boolean", ("boolean",)),
-)
 
 
 def schema_prompt(
@@ -106,7 +57,7 @@ def schema_prompt(
     if not tables:
         raise InputError(f"{database} has no table")
     ddl = "\n\n".join(_table_ddl(table, examples, named) for table in tables)
-    return TEMPLATE.format(schema=ddl, question=asked)
+    return _WORDS["template"].format(schema=ddl, question=asked)
 
 
 def table_descriptions(path: Path) -> dict[str, Mapping[str, Any]]:
@@ -223,7 +174,7 @@ def _name(name: str) -> str:
 
 def _column_type(declared: str) -> str:
     declared = declared.lower()
-    found = (kind for kind, words in _TYPES if any(word in declared for word in words))
+    found = (kind for kind, words in _WORDS["types"].items() if any(word in declared for word in words))
     return next(found, "others") if declared else "text"
 
 

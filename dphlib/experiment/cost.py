@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from dphlib.experiment.pipeline import CODE, Pipeline
+from dphlib.experiment.plan import require_memory
 from dphlib.runtime.files import write_json
 from dphlib.runtime.jobs import Job, report, run_jobs
 from dphlib.settings.environment import profile_from_environment
@@ -36,6 +37,7 @@ def measure_cost(pipeline: Pipeline) -> pd.DataFrame:
     config = replace(pipeline.settings.train, iterations=pipeline.settings.cost_iterations + 1, diagnose_every=0)
 
     def build(out: Path) -> None:
+        require_memory(pipeline.settings, "training")
         arguments = {"root": str(pipeline.run.root), "profile_name": pipeline.settings.name}
         arguments["iterations"] = config.iterations  # type: ignore[assignment]
         jobs = [Job(method, cost_job, {**arguments, "method": method}) for method in COST_METHODS]

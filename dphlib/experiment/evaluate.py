@@ -11,12 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.experiment import policies
 from dphlib.experiment.draws import judged, sampling
+from dphlib.models.tuning import initial_policy
 from dphlib.runtime.machine import deterministic
 from dphlib.sampling.protocol import Sampler, SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.profiles import Profile
-from dphlib.training.scoring import scored
-from dphlib.types import EvalRecord, Group, Problem
+from dphlib.training.scoring import drawn_by_policy, scored
+from dphlib.types import Answer, EvalRecord, Group, Problem
 from dphlib.verify.verifier import Verifier, answer_hash
 from dphlib.world.templates import style_of
 
@@ -43,7 +44,7 @@ def evaluate(
     max_new_tokens: int,
     greedy: bool = True,
     base: PreTrainedModel | None = None,
-    base_samples: int = 4,
+    base_samples: int = 0,
     sampler: Sampler | None = None,
     styles: bool = True,
     on_done: Callable[[int], None] = lambda problems_done: None,
@@ -54,7 +55,9 @@ def evaluate(
         suites: suite -> problems; must hold each suite of `samples`.
         draw_seed: of the draws; each run has its own (`Pipeline.answered`), so that draws of two runs are independent.
         greedy: also decode greedily.
-        base: when given, `base_logprob` is filled for the first `base_samples` draws of each problem.
+        base: the initial policy, beside one that is trained whole. An adapted policy needs none.
+        base_samples: draws of each problem whose log-probs under both policies are compared: `base_logprob` is filled,
+            and `logprob` by the program that fills it, where another one drew.
         sampler: draws the answers; by default the policy itself through Transformers.
         styles: tell each answer's style; False for problems whose answers have none, as those of data sets.
 
@@ -77,12 +80,11 @@ def evaluate(
             settings.append(SamplingConfig(1, 0.0, 1.0, max_new_tokens))
         for setting in settings:
             groups = judged(verifier, problems, sampler.sample(problems, setting, draw_seed))
-            base_logprobs = (
-                _base_logprobs(base, tokenizer, groups, base_samples)
-                if base is not None and setting.temperature
-                else {}
-            )
-            rows += _records(groups, setting, identity, base_logprobs, styles)
+            compared = {}
+            if base_samples and setting.temperature:
+                answers = [answer for group in groups for answer in group.answers[:base_samples]]
+                compared = _compared(policy, base, tokenizer, answers, drawn_by_policy(sampler))
+            rows += _records(groups, setting, identity, compared, styles)
         done += len(problems)
         on_done(done)
     return pd.DataFrame([asdict(row) for row in rows])
@@ -113,9 +115,9 @@ def build(
     """
     deterministic(policies.threads(settings), policies.placement_of(settings).device)
     policy, tokenizer = policies.load_trained(settings, base, trained)
-    initial = None
-    if plain:
-        initial = policies.load_initial(settings, base)[0] if trained else policy
+    initial = None if trained else policy
+    if plain and trained and not hasattr(policy, "disable_adapter"):
+        initial = policies.load_initial(settings, base)[0]
     total = sum(map(len, suites.values()))
     with (
         Verifier(databases, policies.judges(settings)) as verifier,
@@ -134,7 +136,7 @@ def build(
             max_new_tokens=settings.evaluation.max_new_tokens,
             greedy=plain,
             base=initial,
-            base_samples=settings.evaluation.base_samples,
+            base_samples=settings.evaluation.base_samples if plain else 0,
             sampler=sampler,
             styles=settings.data is None,
             on_done=lambda done: report(done / total),
@@ -142,21 +144,39 @@ def build(
     records.to_parquet(out / "records.parquet", index=False)
 
 
-def _base_logprobs(
-    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], count: int
-) -> dict[tuple[str, int], float]:
-    answers = [answer for group in groups for answer in group.answers[:count]]
-    logprobs = scored(base, tokenizer.pad_token_id, [(a.prompt_ids, a.token_ids) for a in answers])
-    return {(a.problem_id, a.sample): sum(row_T.tolist()) for a, row_T in zip(answers, logprobs, strict=True)}
+def _compared(
+    policy: PreTrainedModel,
+    base: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    answers: Sequence[Answer],
+    drawn_by_policy: bool,
+) -> dict[tuple[str, int], tuple[float, float]]:
+    """Log-probs of answers under the policy and under the initial one, by (problem, sample)."""
+
+    def sums(model: PreTrainedModel) -> list[float]:
+        logprobs = scored(model, tokenizer.pad_token_id, [(a.prompt_ids, a.token_ids) for a in answers])
+        return [sum(logprobs_T.tolist()) for logprobs_T in logprobs]
+
+    ours = [sum(answer.logprobs) for answer in answers] if drawn_by_policy else sums(policy)
+    with initial_policy(policy, base) as initial:
+        theirs = sums(initial)
+    pairs = zip(ours, theirs, strict=True)
+    return {(answer.problem_id, answer.sample): pair for answer, pair in zip(answers, pairs, strict=True)}
 
 
 def _records(
-    groups: Sequence[Group], setting: SamplingConfig, identity: Identity, base: dict, styles: bool
+    groups: Sequence[Group],
+    setting: SamplingConfig,
+    identity: Identity,
+    compared: Mapping[tuple[str, int], tuple[float, float]],
+    styles: bool,
 ) -> list[EvalRecord]:
     rows = []
     for group in groups:
         problem = group.problem
         for answer, verdict in zip(group.answers, group.verdicts, strict=True):
+            drawn = sum(answer.logprobs), float("nan")
+            logprob, base_logprob = compared.get((problem.id, answer.sample), drawn)
             rows.append(
                 EvalRecord(
                     **asdict(identity),
@@ -171,8 +191,8 @@ def _records(
                     tokens=len(answer.token_ids),
                     truncated=answer.truncated,
                     entropy=round(answer.entropy, 4),
-                    logprob=round(sum(answer.logprobs), 4),
-                    base_logprob=round(base.get((problem.id, answer.sample), float("nan")), 4),
+                    logprob=round(logprob, 4),
+                    base_logprob=round(base_logprob, 4),
                     temperature=setting.temperature,
                     top_p=setting.top_p,
                     max_new_tokens=setting.max_new_tokens,

@@ -332,10 +332,13 @@ class Pipeline:
             rows += [{**identity, **row} for row in read_jsonl(self.train_one(run).path / "train_log.jsonl")]
         return pd.DataFrame(rows)
 
-    def train_one(self, run: RunConfig) -> Stage:
+    def train_one(self, run: RunConfig, bring: Callable[[Path], None] | None = None) -> Stage:
         """One run: `model/` or `adapter/`, `train_log.jsonl`, and `waypoints.parquet` where it has way-points.
 
-        Main runs of `HEADLINE` have them, and runs of another length.
+        Main runs of `HEADLINE` have them, and runs of another length; those of another trainer have none.
+
+        Args:
+            bring: fills the stage's folder with what another trainer made, instead of training.
         """
         settings, world, base = self.settings, self.world(), self.base()
         suite, source = self._source(run)
@@ -371,7 +374,7 @@ class Pipeline:
             params=params,
             inputs=(world, base, source),
             code=CODE["train"],
-            build=build,
+            build=bring or build,
         )
 
     def evaluate_one(self, run: RunConfig | None = None) -> Stage:

@@ -5,7 +5,7 @@ Memory, in bytes (P weights, L linear weights of the layers, T trained weights, 
     base            2 P in 16 bits; QLoRA 4.127 / 8 L + 2 (P - L)
     trained state   18 T: gradient, fp32 copy and its gradient, two moments (6 T less where `paged_8bit` has them in 8
                     bits); an adapter itself 2 T more
-    initial policy  2 P, in evaluation, and beside a policy that is trained whole
+    initial policy  2 P, when it is evaluated itself, and beside a policy that is trained whole
     update          2 N (10 D + 4 I) a layer for the N tokens of a micro-batch, or with gradient checkpointing 2 N D a
                     layer and once the former; three fp32 chunks of 2^25 logits
     sampler         vLLM: its share of the GPU, in pre-sampling nine tenths of what is free; Transformers, never at the
@@ -16,7 +16,7 @@ What no smaller batch makes smaller, and `require_memory` asks for:
 
     an engine       2 P, with vLLM also the keys and values of one longest prompt and answer
     pre-sampling    an engine
-    evaluation      an engine of vLLM, the base, the initial policy
+    evaluation      an engine of vLLM, the initial policy, and one more that was trained whole
     training        base, trained state, the initial policy beside one that is trained whole, an engine of vLLM that
                     does not sleep
 
@@ -37,8 +37,7 @@ from pathlib import Path
 from typing import Literal
 
 from dphlib.data.sets import SUITES
-from dphlib.report.facts import read_json
-from dphlib.runtime.files import InputError, RunError
+from dphlib.runtime.files import InputError, RunError, read_manifest
 from dphlib.runtime.machine import gpu_total_gib
 from dphlib.settings.gpu import BASES, SMOKE
 from dphlib.settings.profiles import Profile
@@ -127,10 +126,11 @@ def plan(settings: Profile, card: str = "") -> Plan:
         raise InputError(f"unknown card {name!r}; known: {', '.join(CARDS)}")
     gpu, trained, runs = CARDS[name], trained_parameters(settings), len(settings.main_runs())
     memory = _memory(settings, gpu)
-    training = [memory[part] for part in memory if part != "initial policy" or settings.tuning.kind == "full"]
+    whole = settings.tuning.kind == "full"
+    training = [memory[part] for part in memory if part != "initial policy" or whole]
     if settings.backend.program == "transformers":
         training.remove(min(memory["update"], memory["sampler"]))
-    evaluation = [memory[part] for part in ("base", "initial policy", "sampler")]
+    evaluation = [(1 + whole) * memory["initial policy"], memory["sampler"]]
     disk = {
         "base": 2.0 * settings.base.parameters,
         "trained policies": runs * 2.0 * trained,
@@ -185,12 +185,11 @@ def least_gib(settings: Profile, action: Action) -> float:
     if action == "pre-sampling":
         return engine / 2**30
     if action == "evaluation":
-        beside, initial = vllm, True
-        needed = parts["base"]
+        beside, needed = vllm, parts["initial policy"]
     else:
-        beside, initial = vllm and not settings.backend.sleep, settings.tuning.kind == "full"
-        needed = parts["base"] + parts["trained state"]
-    return (needed + initial * parts["initial policy"] + beside * engine) / 2**30
+        beside, needed = vllm and not settings.backend.sleep, parts["base"] + parts["trained state"]
+    whole = settings.tuning.kind == "full"
+    return (needed + whole * parts["initial policy"] + beside * engine) / 2**30
 
 
 def require_memory(settings: Profile, action: Action, gib: float | None = None) -> None:
@@ -294,8 +293,7 @@ def measured(settings: Profile, reference: Path) -> str:
     Raises:
         RunError: there is no record of this profile.
     """
-    path = reference / "manifest.json"
-    manifest = read_json(path) if path.is_file() else {}
+    manifest, _ = read_manifest(reference)
     if manifest.get("profile") != settings.name:
         raise RunError(
             f"no recorded run of profile {settings.name} in {reference}; run it, or plan the profile cpu or a GPU's"

@@ -238,7 +238,7 @@ def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrained
     Args:
         folder: the unquantised base, which vLLM loads.
         policy: None to sample from the base itself. vLLM then has the GPU to itself and takes nine tenths of what is
-            free there, as it does by default: the more answers it holds at a time, the sooner it is done.
+            free there (its default: 0.92 of an empty one). The more answers it holds at a time, the sooner it is done.
 
     Raises:
         RunError: out of memory, here or inside the context, with the settings to change.
@@ -265,6 +265,8 @@ def sampling(settings: Profile, folder: Path, policy: Any, tokenizer: PreTrained
             dtype=where.dtype,
             memory_fraction=_ALONE * free_gpu_share() if alone else backend.memory_fraction,
             sleep=backend.sleep and policy is not None,
+            # on a CPU compiling takes minutes and a compiler, and saves little
+            engine_options={"enforce_eager": True} if where.device == "cpu" else None,
         )
     try:
         with advised:

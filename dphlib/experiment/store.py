@@ -20,7 +20,6 @@ import os
 import re
 import shutil
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from dphlib.runtime.files import (
     make_folder,
     read_manifest,
     say,
+    table_beside,
     write_manifest,
 )
 from dphlib.runtime.machine import KEY_PACKAGES, machine, package_version, peak_gib, versions
@@ -126,8 +126,8 @@ def code_version(modules: Sequence[str] | None, package: Path = Path(__file__).p
         if name not in there:
             raise ValueError(f"no module {name!r} in {package.name}; there are: {', '.join(sorted(there))}")
         sources[name], named = _read_source(there[name].read_text(encoding="utf-8"), package.name)
-        if (table := there[name].with_suffix(".toml")).is_file():
-            sources[f"{name}.toml"] = digest(tomllib.loads(table.read_text(encoding="utf-8")))
+        if there[name].with_suffix(".toml").is_file():
+            sources[f"{name}.toml"] = digest(table_beside(str(there[name])))
         waiting.extend(named & there.keys())
     return digest(sources)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
+from dphlib.runtime.files import table_beside
 
 _INTERVAL = "95 % interval over seeds and problems (hierarchical bootstrap with Student's quantile)"
-_FIGURES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_FIGURES = table_beside(__file__)
 TITLES = {name: figure["title"] for name, figure in _FIGURES.items()}
 CAPTIONS = {name: figure["caption"].format(interval=_INTERVAL) for name, figure in _FIGURES.items()}

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dphlib.analysis.claims import VERDICTS, ClaimResult, PartResult, effect_text
+from dphlib.analysis.claims import VERDICTS, ClaimResult, effect_text
 from dphlib.figures.style import GREY, interval_bar, note, panels, rows_axis, shared_ticks
 
 LOOKS: dict[str, dict[str, Any]] = {
@@ -37,15 +37,11 @@ def claims_table(results: Sequence[ClaimResult]) -> pd.DataFrame:
                 "claim": one.text,
                 "paper": one.paper_ref,
                 "effect that decided": effect_text(one) or "-",
-                "which is": one.deciding + _why(one.deciding_part),
+                "which is": one.deciding + one.deciding_part.why,
                 "parts": f"{held} of {len(one.parts)}",
             }
         )
     return pd.DataFrame(rows)
-
-
-def _why(part: PartResult) -> str:
-    return f" ({part.reason})" if part.reason else ""
 
 
 def parts_table(results: Sequence[ClaimResult], verdict: str = "all") -> pd.DataFrame:
@@ -68,7 +64,7 @@ def parts_table(results: Sequence[ClaimResult], verdict: str = "all") -> pd.Data
                     "effect": effect_text(part) or "-",
                     "seed by seed": seeds or "-",
                     "tolerance": f"{scale * part.tolerance:g} {unit.split()[-1]}" if part.tolerance else "0",
-                    "verdict": part.verdict + _why(part),
+                    "verdict": part.verdict + part.why,
                 }
             )
     return pd.DataFrame(rows, columns=["claim", "part", "effect", "seed by seed", "tolerance", "verdict"])

@@ -38,8 +38,7 @@ def one_mode_fits(fits: pd.DataFrame) -> Figure:
         text, colour, _ = divergence_style(name)
         ax.bar(rows["token"], 100 * rows["reference"], width=1.0, color="#D0D0D0", label=r"$\pi_\mathrm{ref}$")
         ax.plot(rows["token"], 100 * rows["fitted"], color=colour, label="nearest with one mode")
-        ax.set_title(text)
-        ax.set_xlabel("answer")
+        ax.set(title=text, xlabel="answer")
         ax.grid(axis="x", visible=False)
         ax.annotate(
             f"right half:\n{100 * rows['minor'].iloc[0]:.1f} %",
@@ -52,10 +51,9 @@ def one_mode_fits(fits: pd.DataFrame) -> Figure:
         )
     axes[0, 0].set_ylabel("probability (%)")
     share = 100 * fits.loc[fits["token"] >= (fits["token"].max() + 1) / 2].groupby("name")["reference"].sum().iloc[0]
-    text = (
-        f"Grey: the reference, with {share:.0f} % of its mass in the right half. Line: the distribution with one mode "
-    )
-    note(fig, [text + "that has the least divergence; what is written is its mass in the right half."])
+    grey = f"Grey: the reference, with {share:.0f} % of its mass in the right half."
+    line = "Line: the distribution with one mode that has the least divergence"
+    note(fig, [f"{grey} {line}; what is written is its mass in the right half."])
     return fig
 
 
@@ -77,16 +75,12 @@ def direction_and_strength(held: pd.DataFrame, k: int = 8) -> Figure:
     for ax, name in ((by_eta, r"$\eta$"), (by_strength, r"$\eta\, f''(1)$")):
         ax.axhline(np.log(4), color=GREY, linewidth=0.7, linestyle=":")
         ax.set(xscale="log", xlabel=name, ylim=(0, 1.05 * np.log(4)))
-    by_strength.set_xlim(by_eta.get_xlim())
-    by_eta.set_ylabel("style entropy (nats)")
-    by_eta.set_title("equal eta")
-    by_strength.set_title("equal strength")
+    by_eta.set(title="equal eta", ylabel="style entropy (nats)")
+    by_strength.set(title="equal strength", xlim=by_eta.get_xlim())
     front.set(xlabel="Pass@1 (%)", ylabel=f"Pass@{k} (%)", title="what is traded")
     fig.legend(*by_eta.get_legend_handles_labels(), loc="outside upper center", ncols=held["name"].nunique())
-    note(
-        fig,
-        ["Four styles, exact optimum of reward minus eta times divergence. Dotted: ln 4, four styles in equal use."],
-    )
+    line = "Four styles, exact optimum of reward minus eta times divergence. Dotted: ln 4, four styles in equal use."
+    note(fig, [line])
     return fig
 
 
@@ -122,10 +116,9 @@ def estimators(collapsed: pd.DataFrame, missed: pd.DataFrame) -> Figure:
     bias.set(title="what top-K misses", xlabel="K", ylabel="share of the divergence (%)", ylim=(0, None))
     bias.legend()
     fig.legend(*noise.get_legend_handles_labels(), loc="outside upper center", ncols=len(_ESTIMATORS), columnspacing=1)
-    text = (
-        "Left and middle: a policy that dropped the second likeliest token; at one position, exact. Bands: one standard"
-    )
-    note(fig, [f"{text} deviation over the answers drawn. Right: every logit has moved at random."])
+    exact = "Left and middle: a policy that dropped the second likeliest token; at one position, exact."
+    bands = "Bands: one standard deviation over the answers drawn."
+    note(fig, [f"{exact} {bands} Right: every logit has moved at random."])
     return fig
 
 

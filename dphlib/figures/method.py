@@ -48,23 +48,18 @@ def method_figure(
     return fig
 
 
-def _box(
-    ax: Axes, x: float, y: float, width: float, height: float, head: str, body: str = "", fill: str = PLAIN
-) -> None:
+def _box(ax: Axes, x: float, y: float, width: float, height: float, head: str, body: str, fill: str = PLAIN) -> None:
     """A box by its left lower corner: a head in bold, a body below it."""
     style = "round,pad=0,rounding_size=1.3"
     ax.add_patch(
         FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=fill, edgecolor=EDGES[fill], linewidth=0.8)
     )
     middle = x + width / 2
-    if not body:
-        ax.text(middle, y + height / 2, head, ha="center", va="center", fontsize=7.2, weight="bold", color=INK)
-        return
     ax.text(middle, y + height - 1.5, head, ha="center", va="top", fontsize=7.2, weight="bold", color=INK)
     ax.text(middle, y + (height - 4.2) / 2, body, ha="center", va="center", fontsize=6.5, color=INK, linespacing=1.4)
 
 
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = "#555555") -> None:
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
     ax.add_patch(
         FancyArrowPatch(
             start, end, arrowstyle="-|>", mutation_scale=7, linewidth=0.9, color=colour, shrinkA=0, shrinkB=0

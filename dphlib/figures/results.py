@@ -53,12 +53,6 @@ def _present(rows: pd.DataFrame, methods: Sequence[str]) -> list[str]:
     return [m for m in methods if m in there]
 
 
-def _seeds(rows: pd.DataFrame) -> int:
-    """Seeds of the trained method that has the fewest."""
-    trained = rows[rows["method"] != "base"].groupby("method", observed=True)["seed"].nunique()
-    return int(trained.min()) if len(trained) else 1
-
-
 # ------------------------------------------------------------------------------------------------ Figure 2
 
 
@@ -100,7 +94,7 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Se
     axes[0, 0].set_ylabel("Pass@k (%)")
     axes[1, 0].set_ylabel("difference to base\n(percentage points)")
     legend(fig, _present(rows, methods))
-    note(fig, [f"Bands: {interval_note(_seeds(rows))}, paired by problem.", absent_note(methods, rows["method"])])
+    note(fig, [f"Bands: {interval_note(rows)}, paired by problem.", absent_note(methods, rows["method"])])
     return fig
 
 
@@ -130,7 +124,7 @@ def keep_explore(
             rows_axis(ax, [NAMES[m] for m in trained])
             ax.set_xlabel("% of what the base solves" if name == "keep" else "% of what the base does not solve")
     shared_ticks(axes[:, 1:].ravel())
-    bars = f"Bars: {interval_note(_seeds(rows))}; faint points: seeds. Dashed: the base against fresh draws of itself."
+    bars = f"Bars: {interval_note(rows)}; faint points: seeds. Dashed: the base against fresh draws of itself."
     few = "No bar: too few problems for an interval." if unknown else ""
     note(fig, [bars, few, absent_note(methods, rows["method"])])
     return fig
@@ -176,12 +170,11 @@ def styles(records: pd.DataFrame, methods: Sequence[str] = METHODS, suite: str =
         got = stats.bootstrap([scores.of(method, suite, "styles_nats")], lambda mean: mean)
         _interval_of_method(right, where, method, got, scale=1)
     right.axvline(np.log(4), color=GREY, linestyle=":", linewidth=1)
-    right.set_xlim(0, 1.05 * np.log(4))
-    right.set_xticks([0, 0.5, 1.0])
+    label = "style entropy within a problem (nats)"
+    right.set(xlim=(0, 1.05 * np.log(4)), xticks=[0, 0.5, 1.0], xlabel=label)
     shared_ticks([right])
-    right.set_xlabel("style entropy within a problem (nats)")
     right.grid(axis="y", visible=False)
-    bars = f"Bars: {interval_note(_seeds(rows))}; base: over problems. Faint points: seeds. Dotted: ln 4."
+    bars = f"Bars: {interval_note(rows)}; base: over problems. Faint points: seeds. Dotted: ln 4."
     note(fig, [bars, absent_note(methods, rows["method"])])
     return fig
 
@@ -199,8 +192,7 @@ def _stacked_styles(ax: Axes, y: Sequence[float], percent: pd.DataFrame) -> None
             if w >= 9:
                 ax.text(x + w / 2, where, f"{w:.0f}", ha="center", va="center", fontsize=6.3, color=ink)
         start = start + width
-    ax.set_xlim(0, 100)
-    ax.set_xlabel("share of sampled answers (%)")
+    ax.set(xlim=(0, 100), xlabel="share of sampled answers (%)")
     ax.grid(visible=False)
     legend_of_bars(ax, 5, 0, 1.2)
 
@@ -227,8 +219,7 @@ def pass_over_steps(
             wide = pd.concat([pd.DataFrame(base, index=[0], columns=wide.columns), wide])
             ax.plot(wide.index, wide, color=COLOURS[method], linewidth=0.6, alpha=0.35)
             ax.plot(wide.index, wide.mean(axis=1), **line_style(method))
-        ax.set_title(f"Pass@{k}")
-        ax.set_xlabel("iteration")
+        ax.set(title=f"Pass@{k}", xlabel="iteration")
     axes[0, 0].set_ylabel(f"{SUITES.get(suite, suite)} (%)")
     legend(fig, _present(rows, methods))
     lines = "Thin: seeds; thick: mean over seeds. Dashed: the base, where every run starts."

@@ -42,8 +42,7 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
         for y, key in zip(rows_axis(ax, names, fontsize=6.3), rows, strict=True):
             _effect(ax, y, of_panel.loc[tuple(key)])
         ax.axvline(0, color=GREY, linewidth=0.9, zorder=2)
-        ax.set_title(title)
-        ax.set_xlabel("nats" if measure == "styles_nats" else "points")
+        ax.set(title=title, xlabel="nats" if measure == "styles_nats" else "points")
     shared_ticks(axes[0, 1:])
     ran = set(table.loc[table["status"] == "run", ["arm", "against"]].itertuples(index=False, name=None))
     absent = [name for name, (_, arm, against) in zip(names, rows, strict=True) if (arm, against) not in ran]
@@ -74,9 +73,7 @@ def weight_figure(table: pd.DataFrame, settings: Profile) -> Figure:
         of_panel = ran[(ran["suite"] == suite) & (ran["measure"] == measure)].sort_values("x")
         for method in drawn:
             _sweep(ax, of_panel[of_panel["method"] == method], method)
-        ax.set_xscale("log")
-        ax.set_title(title)
-        ax.set_xlabel("weight")
+        ax.set(xscale="log", title=title, xlabel="weight")
     axes[0, 0].set_ylabel("% (style entropy: nats)")
     legend(fig, drawn, columns=4)
     absent = [name for name in dict.fromkeys(table["arm"]) if name not in set(ran["arm"])]

@@ -111,8 +111,10 @@ def note(fig: Figure, lines: Iterable[str]) -> None:
         fig.supxlabel(text, fontsize=6.3, color=GREY, x=0.01, ha="left", linespacing=1.35)
 
 
-def interval_note(seeds: int) -> str:
-    """The kind of the intervals, for a figure whose arms have this many seeds at least."""
+def interval_note(rows: pd.DataFrame) -> str:
+    """The kind of the intervals in a figure of these rows, by the seeds of the trained method that has the fewest."""
+    trained = rows[rows["method"] != "base"].groupby("method", observed=True)["seed"].nunique()
+    seeds = int(trained.min()) if len(trained) else 1
     return f"{INTERVAL}, {seeds} seeds" if seeds > 1 else INTERVAL_ONE_SEED
 
 

@@ -83,8 +83,7 @@ def training_curves(train_logs: pd.DataFrame, methods: Sequence[str] = HEADLINE)
     for ax, (column, name) in zip(axes.ravel(), CURVES.items(), strict=False):
         for method in drawn:
             _curve(ax, rows[rows["method"] == method], method, column)
-        ax.set_title(name)
-        ax.set_xlabel("iteration")
+        ax.set(title=name, xlabel="iteration")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if column in ("entropy", "kl_to_base", "loss_near_perfect"):
             ax.set_ylim(bottom=min(0, ax.dataLim.y0))  # an estimate of a KL from few samples can be negative
@@ -95,10 +94,8 @@ def training_curves(train_logs: pd.DataFrame, methods: Sequence[str] = HEADLINE)
     handles = [plt.Line2D([], [], label=NAMES[m], **{**line_style(m), "marker": None}) for m in drawn]
     spare.legend(handles=handles, loc="center", handlelength=2.6, labelspacing=0.9)
     absent = absent_note([m for m in methods if m != "base"], drawn)
-    line = (
-        "Thin: seeds; thick: mean over seeds, smoothed over five logged iterations. Methods without rehearsal have no "
-    )
-    note(fig, [line + "D_pef loss.", absent])
+    line = "Thin: seeds; thick: mean over seeds, smoothed over five logged iterations."
+    note(fig, [f"{line} Methods without rehearsal have no D_pef loss.", absent])
     return fig
 
 
@@ -164,21 +161,17 @@ def divergence_curves(curves: pd.DataFrame) -> Figure:
     Args:
         curves: tidy, columns name, d, value, gradient (nats).
     """
-    names = list(dict.fromkeys(curves["name"]))
-    ordered = sorted(names, key=lambda name: parse(name)[0] not in _DIVERGENCE_LINES)
+    names = sorted(dict.fromkeys(curves["name"]), key=lambda name: parse(name)[0] not in _DIVERGENCE_LINES)
     fig, axes = panels(1, 2, 2.7)
-    for name in ordered:
-        rows = curves[curves["name"] == name].sort_values("d")
-        text, colour, dash = divergence_style(name)
-        for ax, column in zip(axes[0], ("value", "gradient"), strict=True):
+    measured = {"value": r"$f(e^d)$ (nats)", "gradient": r"$\mathrm{d}f / \mathrm{d}d$"}
+    for ax, (column, measure) in zip(axes[0], measured.items(), strict=True):
+        for name in names:
+            rows = curves[curves["name"] == name].sort_values("d")
+            text, colour, dash = divergence_style(name)
             ax.plot(rows["d"], rows[column], color=colour, linestyle=dash, label=text)
-    for ax, column, name in zip(
-        axes[0], ("value", "gradient"), (r"$f(e^d)$ (nats)", r"$\mathrm{d}f / \mathrm{d}d$"), strict=True
-    ):
         ax.axvline(0, color=GREY, linewidth=0.7, zorder=1)
         ax.axhline(0, color=GREY, linewidth=0.7, zorder=1)
-        ax.set_xlabel(r"$d = \log\,\pi_\theta - \log\,\pi_\mathrm{ref}$ of a token (nats)")
-        ax.set_ylabel(name)
+        ax.set(xlabel=r"$d = \log\,\pi_\theta - \log\,\pi_\mathrm{ref}$ of a token (nats)", ylabel=measure)
         # the side of collapsed tokens decides, the other side grows exponentially and leaves the panel
         collapsed = curves.loc[curves["d"] <= 0, column]
         if column == "value":
@@ -188,7 +181,7 @@ def divergence_curves(curves: pd.DataFrame) -> Figure:
     left, right = axes[0]
     left.set_title("generator")
     right.set_title("gradient: pull on a token")
-    fig.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(ordered))
+    fig.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(names))
     note(fig, ["d < 0: the policy gives the stored token less than the initial policy did (it collapsed)."])
     return fig
 

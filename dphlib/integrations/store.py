@@ -71,7 +71,8 @@ class Store(Origin):
 
     Args:
         exploration: the problems of D_exp.
-        references: stored answers with the log-probabilities that the base gave them, nats, temperature 1.
+        references: stored answers with the log-probabilities that the base gives them as a profile trains it (for QLoRA
+            in 4 bits), by Transformers, nats, temperature 1. Another kernel or number format rounds otherwise.
         exploration_ids: token ids of the prompt of each problem of D_exp.
         prompt_ids: token ids of the prompt of each stored answer.
         threshold: correct pre-samples from which a prompt was near-perfect.
@@ -123,7 +124,8 @@ def export(folder: Path, parts: Partition, threshold: int, base: Path) -> Store:
 
     Args:
         folder: a new one.
-        parts: what `partition.partition` or `Pipeline.parts` gives.
+        parts: what `partition.partition` or `Pipeline.parts` gives; where another program than Transformers drew the
+            pre-samples, with `Pipeline.references` as its stored answers.
         threshold: the one that it was partitioned by.
         base: folder of the model, tokenizer included, that drew the pre-samples.
 

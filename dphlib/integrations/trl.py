@@ -97,6 +97,15 @@ class DPHTrainer(trl.GRPOTrainer):
                 f"rehearsal_rows is {rehearsal_rows}; an optimizer step has {slots} micro-batches over all processes, "
                 f"and each takes one row at least: give {slots} or more, or accumulate fewer micro-batches"
             )
+        spread = self.accelerator.num_processes > 1 or self.args.deepspeed_plugin is not None
+        checkpointing: Any = self.args.gradient_checkpointing_kwargs or {}
+        if spread and self.args.gradient_checkpointing and checkpointing.get("use_reentrant"):
+            # It runs a backward pass per block and forward pass, so gradients would be reduced twice in a step.
+            raise InputError(
+                "gradient checkpointing with use_reentrant=True, which TRL sets for adapters under ZeRO 3, allows one "
+                "forward pass per step where several processes train: give gradient_checkpointing=False, or take ZeRO "
+                "2 or DDP with use_reentrant=False"
+            )
         if self.temperature != 1.0:
             raise InputError(
                 f"temperature is {self.temperature}; the stored log-probabilities are at 1.0, and TRL scores at the "

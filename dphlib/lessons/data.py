@@ -23,6 +23,7 @@ from dphlib.settings.profiles import Profile
 from dphlib.settings.stages import WorldConfig
 from dphlib.types import Problem
 from dphlib.verify import Verifier
+from dphlib.verify.sqlite_files import quoted
 
 _CUT = 60
 _ROWS_READ = 100_000  # of a table, for its most frequent values
@@ -69,7 +70,7 @@ def table_rows(database_root: Path, problem: Problem, limit: int = 8) -> pd.Data
     tables = _tables(problem)
     if not tables:
         return f"The tables of this gold could not be read: {problem.gold}"
-    names, rows = world.query(database_root, problem, f"SELECT * FROM {_quoted(tables[0])} LIMIT {limit}")
+    names, rows = world.query(database_root, problem, f"SELECT * FROM {quoted(tables[0])} LIMIT {limit}")
     return pd.DataFrame([[_short(value) for value in row] for row in rows], columns=names)
 
 
@@ -82,7 +83,7 @@ def column_content(database_root: Path, problem: Problem, limit: int = 5) -> pd.
         return "A problem of mathematics has no columns on whose content the answer hangs."
     out = []
     for table, column in _columns(database_root, problem)[:_COLUMNS_SHOWN]:
-        some = f"SELECT {_quoted(column)} AS v FROM {_quoted(table)} LIMIT {_ROWS_READ}"
+        some = f"SELECT {quoted(column)} AS v FROM {quoted(table)} LIMIT {_ROWS_READ}"
         counts = world.query(database_root, problem, f"SELECT v, count(*) FROM ({some}) GROUP BY 1 ORDER BY 2 DESC")
         total = sum(count for _, count in counts[1])
         shown = counts[1][:limit]
@@ -105,24 +106,12 @@ def right_table(problems: Sequence[Problem]) -> str:
 
 
 def suite_table(suites: Mapping[str, Sequence[Problem]]) -> pd.DataFrame:
-    """One row per suite: its counterpart in the paper, sets, problems, databases, prompts that `train` has too.
-
-    Args:
-        suites: suite name -> problems; `train` among them.
-    """
-    trained = {problem.prompt for problem in suites["train"]}
-    return pd.DataFrame(
-        {
-            "suite": name,
-            "stands for": world.COUNTERPARTS.get(name, ""),
-            "sets": ", ".join(dict.fromkeys(problem.meta["family"] for problem in problems)),
-            "problems": len(problems),
-            "databases": len({problem.db_id for problem in problems} - {None}),
-            "longest prompt (characters)": max(len(problem.prompt) for problem in problems),
-            "prompts also in train": len(problems) if name == "train" else sum(p.prompt in trained for p in problems),
-        }
-        for name, problems in suites.items()
-    )
+    """The table of `world.suite_counts` with each suite's sets and longest prompt."""
+    more = {
+        "sets": lambda problems: ", ".join(dict.fromkeys(problem.meta["family"] for problem in problems)),
+        "longest prompt (characters)": lambda problems: max(len(problem.prompt) for problem in problems),
+    }
+    return world.suite_counts(suites, more)
 
 
 def mathematics(problems: Sequence[Problem]) -> pd.DataFrame:
@@ -164,16 +153,8 @@ def _columns(database_root: Path, problem: Problem) -> list[tuple[str, str]]:
 
 
 def _column_names(database_root: Path, problem: Problem, table: str) -> dict[str, str]:
-    rows = world.query(database_root, problem, f"SELECT name FROM pragma_table_info({_text(table)})")[1]
-    return {name.lower(): name for (name,) in rows}
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+    rows = world.query(database_root, problem, f"PRAGMA table_info({quoted(table)})")[1]
+    return {name.lower(): name for _, name, *_ in rows}
 
 
 def _short(value: Any) -> str:

@@ -17,10 +17,10 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import binom
 
 from dphlib.figures.style import note, panels
+from dphlib.figures.training import EXPLORE, REHEARSE
 from dphlib.partition import Reference, partition
 from dphlib.types import OUTCOMES, Group
 
-NEAR, EXPLORE = "#44679F", "#E3A869"
 PARTS = {"clean": "#9CC2B1", "hidden": "#5A4E7C"}
 
 
@@ -156,7 +156,7 @@ def _draw_counts(ax: Axes, groups: Sequence[Group], k: int, threshold: int) -> N
 def _draw_sizes(ax: Axes, table: pd.DataFrame, threshold: int) -> None:
     with_one, without = table["references"], table["D_pef without a reference"]
     for values, bottoms, colour, name in (
-        (with_one, 0 * with_one, NEAR, "with a reference"),
+        (with_one, 0 * with_one, REHEARSE, "with a reference"),
         (without, with_one, "#B9C6DC", "without"),
     ):
         for at, value, bottom in zip(table.index + 1, values, bottoms, strict=True):
@@ -172,7 +172,7 @@ def _draw_sizes(ax: Axes, table: pd.DataFrame, threshold: int) -> None:
 
 def _draw_chances(ax: Axes, k: int, threshold: int) -> None:
     accuracy = np.linspace(0, 1, 101)
-    thick: dict[str, Any] = {"color": NEAR, "linewidth": 1.8, "zorder": 4}
+    thick: dict[str, Any] = {"color": REHEARSE, "linewidth": 1.8, "zorder": 4}
     thin: dict[str, Any] = {"color": "#C9CED6", "linewidth": 0.7}
     for other in range(1, k + 1):
         ax.plot(100 * accuracy, 100 * binom.sf(other - 1, k, accuracy), **(thick if other == threshold else thin))

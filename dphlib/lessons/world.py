@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import html
-import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 import pandas as pd
 
 from dphlib.types import Problem
 from dphlib.verify import Verifier
+from dphlib.verify.sqlite_files import open_read_only, read_only_uri
 from dphlib.world.people_places import HIDDEN, Question, Table, write_sql
 from dphlib.world.sums import SUBSETS, working
 from dphlib.world.templates import LEADS, STYLES, sql_answer, sum_answer
@@ -98,8 +97,7 @@ def decisive_columns(problem: Problem) -> list[str]:
 def query(database_root: Path, problem: Problem, sql: str) -> tuple[list[str], list[tuple]]:
     """Names of the columns and rows of a query of our own on a problem's database, which is opened read-only."""
     path = Path(database_root) / str(problem.db_id) / f"{problem.db_id}.sqlite"
-    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True)) as connection:
-        connection.text_factory = lambda text: text.decode(errors="replace")
+    with closing(open_read_only(read_only_uri(path))) as connection:
         cursor = connection.execute(sql)
         return [name for name, *_ in cursor.description], cursor.fetchall()
 
@@ -156,10 +154,23 @@ def _literal(value: object) -> str:
 
 
 def suite_table(suites: Mapping[str, Sequence[Problem]]) -> pd.DataFrame:
-    """One row per suite: its counterpart in the paper, problems, databases, families, prompts that `train` has too.
+    """The table of `suite_counts` with each suite's question families, and how many of them are hidden."""
+
+    def families(problems: Sequence[Problem]) -> set[str]:
+        return {problem.meta["family"] for problem in problems}
+
+    of_them = {"families": lambda p: len(families(p)), "of them hidden": lambda p: len(families(p) & HIDDEN)}
+    return suite_counts(suites, of_them)
+
+
+def suite_counts(
+    suites: Mapping[str, Sequence[Problem]], more: Mapping[str, Callable[[Sequence[Problem]], object]]
+) -> pd.DataFrame:
+    """One row per suite: its counterpart in the paper, problems, databases, `more`, prompts that `train` has too.
 
     Args:
         suites: suite name -> problems; `train` among them.
+        more: column -> what it says of a suite's problems.
     """
     trained = {problem.prompt for problem in suites["train"]}
     return pd.DataFrame(
@@ -168,8 +179,7 @@ def suite_table(suites: Mapping[str, Sequence[Problem]]) -> pd.DataFrame:
             "stands for": COUNTERPARTS.get(name, ""),
             "problems": len(problems),
             "databases": len({problem.db_id for problem in problems} - {None}),
-            "families": len({problem.meta["family"] for problem in problems}),
-            "of them hidden": len({problem.meta["family"] for problem in problems} & HIDDEN),
+            **{column: of(problems) for column, of in more.items()},
             "prompts also in train": len(problems) if name == "train" else sum(p.prompt in trained for p in problems),
         }
         for name, problems in suites.items()
@@ -180,7 +190,7 @@ def mathematics(problems: Sequence[Problem]) -> pd.DataFrame:
     """A sum of each subset with its answer in each style."""
     rows = []
     for each in problems[: len(SUBSETS)]:
-        words = each.prompt.split()[2:-2]
+        words = each.prompt.partition("question : ")[2].partition(" answer :")[0].split()
         operator, operands = words[1], tuple(map(int, words[::2]))
         texts = {style: sum_answer(style, working(style, operator, operands), int(each.gold)) for style in STYLES}
         rows.append({"subset": each.meta["subset"], "sum": " ".join(words), **texts})

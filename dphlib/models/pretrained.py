@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from dphlib.runtime.files import InputError, MissingFileError
 from dphlib.settings.stages import PretrainedConfig
 
+TURN_ENDS = "<|im_end|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -80,10 +81,11 @@ def load(config: PretrainedConfig, device: str) -> tuple[PreTrainedModel, PreTra
     path = find(config)
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, padding_side="left")
     tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.eos_token = tokenizer.pad_token = TURN_ENDS  # older versions of Transformers read others off the file
     model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     # Its weights are plain ones by now; with the file's own format noted it would not be saved.
     model.hf_quantizer = None
-    del model.config.quantization_config
+    vars(model.config).pop("quantization_config", None)
     return model.to(device), tokenizer
 
 

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -208,6 +209,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise RunError(f"{path}, line {number}: not JSON ({error}); remove it and run again") from error
     return rows
+
+
+def table_beside(module: str) -> dict[str, Any]:
+    """The table in the TOML file beside a module, whose `__file__` is given: `sets.toml` of `sets.py`."""
+    return tomllib.loads(Path(module).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
 # --- Manifests -----------------------------------------------------------------------------------

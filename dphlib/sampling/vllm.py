@@ -249,10 +249,23 @@ class VllmSampler:
         """Ends the engine and frees its memory; the sampler is of no use afterwards."""
         from vllm.distributed import cleanup_dist_env_and_memory
 
+        self.engine.apply_model(_forget_reloading)
         del self.engine
         cleanup_dist_env_and_memory()
         VllmSampler._living = False
         shutil.rmtree(self._work, ignore_errors=True)
+
+
+def _forget_reloading(model: torch.nn.Module) -> None:
+    """Drops what vLLM keeps of the model's layers for the next push of weights.
+
+    After a push it holds closures over the layers themselves, in a dictionary of the whole process whose keys are those
+    layers, and vLLM never lets go of them: each ended engine would leave all of its weights in memory.
+    """
+    from vllm.model_executor.model_loader.reload.layerwise import LAYERWISE_INFO
+
+    for layer in model.modules():
+        LAYERWISE_INFO.pop(layer, None)
 
 
 def _requests(

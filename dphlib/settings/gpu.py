@@ -108,9 +108,10 @@ _PRESAMPLE = PresampleConfig(k=8, temperature=1.0, top_p=0.95, threshold=6)  # [
 
 _PAPER_TRAIN = TrainConfig(
     iterations=368,  # [ours] 5 x 9,428 / 128; departure 2
-    prompts=128,  # this and the next three [code]
+    prompts=128,  # this and the next four [code]
     rollouts=16,
     mini_batches=2,
+    whole_groups=True,
     rehearsal_rows=256,
     lr=1e-6,  # this and the next four [code]
     warmup_steps=0,

@@ -35,7 +35,7 @@ LM: dict[str, Any] = {
     "tuning": TuningConfig("lora", rank=16, alpha=32),
     "backend": BackendConfig(batch_rows=128, max_tokens=256, memory_fraction=0.3),
     "train": TrainConfig(
-        iterations=30,
+        iterations=40,
         prompts=8,
         rollouts=8,
         rehearsal_rows=8,
@@ -44,9 +44,10 @@ LM: dict[str, Any] = {
         checkpoint_every=5,
     ),
     "evaluation": EvalConfig(
-        samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(15,), step_samples=8
+        samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(20,), step_samples=8
     ),
     "seeds": (0,),
+    "ablations": False,
     "cost_iterations": 2,
     "methods": ("grpo", "rkl", "grpo_dexp", "dph_f", "dph_js"),
     "weights": {"rkl": 0.2, "dph_js": 0.8},
@@ -55,9 +56,9 @@ LM: dict[str, Any] = {
 
 LM_SMOKE: dict[str, Any] = {
     **LM,
-    "pretrained": replace(SMOLLM2, steps=20, batch=12, warmup=5, checkpoint_every=10),
+    "pretrained": replace(SMOLLM2, steps=30, batch=16, warmup=5),
     "world": WorldConfig(problems={"train": 12, "sums_train": 8} | dict.fromkeys(_SUITES, 4)),
-    "presample": PresampleConfig(threshold=1),
+    "presample": PresampleConfig(threshold=4),
     "train": replace(
         LM["train"], iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, diagnose_every=1, checkpoint_every=1
     ),

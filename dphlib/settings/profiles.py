@@ -42,6 +42,7 @@ class Profile:
     Args:
         seeds: of the main runs of the paper's methods and of the controls.
         ablation_seeds: of ablations and studies, but for the controls' main runs.
+        ablations: whether the arms of Tables 3 to 5 are part of every run.
         studies: those that a run of all notebooks makes, as `studies.chosen` reads them.
         study_comparisons: of each study at most so many, None for all.
         cost_iterations: measured for the cost.
@@ -63,6 +64,7 @@ class Profile:
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
     ablation_seeds: tuple[int, ...] = (0,)
+    ablations: bool = True
     cost_iterations: int = 8
     studies: str = ""
     study_comparisons: int | None = None
@@ -138,6 +140,8 @@ class Profile:
 
     def ablation_runs(self) -> list[RunConfig]:
         """Table 5 (eta), Table 4 (threshold) and Table 3 (RL on the sums)."""
+        if not self.ablations:
+            return []
         arms = [(m, f"eta={eta}") for eta in self.table5_etas for m in ("dph_js", "dph_js_definition")]
         arms += [(m, f"threshold={self.presample.k}") for m in ("dph_f", "dph_js")]
         if self.data is None or "sums_train" in self.data.suites:

@@ -102,7 +102,7 @@ class PretrainedConfig:
     batch: int = 24
     lr: float = 3e-4
     warmup: int = 20
-    checkpoint_every: int = 20
+    checkpoint_every: int = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,8 @@ class TrainConfig:
         iterations: rollout batches.
         prompts, rollouts: prompts per batch and answers per prompt (authors: 128 x 16).
         mini_batches: optimizer steps per batch (authors: 128 prompts in mini-batches of 64, so 2).
+        whole_groups: an optimizer step learns from all answers to its prompts, as the authors' does, so that a prompt
+            can pass once per batch; else from every n-th answer to every prompt.
         rehearsal_rows: stored answers per batch (authors: 256 beside 2,048).
         lr: learning rate, constant after warm-up; 1e-6 at 8B [code].
         warmup_steps: optimizer steps in which it grows linearly to `lr`; none [code].
@@ -150,6 +152,7 @@ class TrainConfig:
     prompts: int = 16
     rollouts: int = 8
     mini_batches: int = 2
+    whole_groups: bool = False
     rehearsal_rows: int = 16
     lr: float = 3e-4
     warmup_steps: int = 0

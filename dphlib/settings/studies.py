@@ -187,9 +187,9 @@ def _main_or(settings: Profile, arm: Arm) -> Arm:
 
 
 def arms_beyond(settings: Profile, names: Sequence[str] = tuple(STUDIES)) -> list[Arm]:
-    """Arms of studies that no run without them has: neither a method of the paper nor of Tables 3 to 5."""
+    """Arms of studies that no run without them has: no method of the paper or the profile, none of Tables 3 to 5."""
     usual = {Arm(run.method, run.variant) for run in settings.ablation_runs()}
-    usual |= {Arm(method) for method in METHOD_CONFIGS}
+    usual |= {Arm(method) for method in (*METHOD_CONFIGS, *settings.methods)}
     return [arm for arm in _arms(settings, names) if arm not in usual]
 
 

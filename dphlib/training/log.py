@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dphlib.losses import PartitionedLossStats
 from dphlib.runtime.machine import gpu_peak_gib, peak_gib
+from dphlib.training.importance import ImportanceStats
+from dphlib.training.step import Step
 from dphlib.types import Group
 
 PHASES = ("sync_s", "sample_s", "verify_s", "reference_s", "rescore_s", "update_s")
@@ -26,12 +27,16 @@ class Clock:
         self.seconds[phase] += now - self._last
         self._last = now
 
+    def skip(self) -> None:
+        """The time since the last lap belongs to no phase."""
+        self._last = time.perf_counter()
+
 
 def log_row(
     iteration: int,
     groups: Sequence[Group],
     rewards: Sequence[Sequence[float | None]],
-    steps: Sequence[tuple[PartitionedLossStats, float, int]],
+    steps: Sequence[Step],
     clock: Clock,
     *,
     kl_to_base: float | None,
@@ -39,7 +44,6 @@ def log_row(
     rl_rows: int,
     rehearsal_rows: int,
     reference_tokens: int,
-    weights: Mapping[str, float | None],
     sampler: Mapping[str, str | None],
 ) -> dict[str, Any]:
     """The entries of an iteration.
@@ -47,11 +51,10 @@ def log_row(
     Args:
         groups: verified rollouts.
         rewards: of each group, shaped; None for an answer without judgement.
-        steps: what `step.update` returned for each optimizer step.
-        weights: `importance.ImportanceStats.to_log()`.
+        steps: the iteration's optimizer steps.
         sampler: `protocol.Sampler.record()`.
     """
-    losses, norms, policy_tokens = zip(*steps, strict=True)
+    losses, norms, policy_tokens, weights = zip(*steps, strict=True)
     total = sum(losses[1:], start=losses[0])
     answers = [answer for group in groups for answer in group.answers]
     verdicts = [verdict for group in groups for verdict in group.verdicts]
@@ -76,7 +79,7 @@ def log_row(
         "rehearsal_rows": rehearsal_rows,
         "reference_tokens": reference_tokens,
         "policy_tokens": sum(policy_tokens),
-        **weights,
+        **sum(weights, start=ImportanceStats()).to_log(),
         **sampler,
         **clock.seconds,
         "step_s": sum(clock.seconds.values()),

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dphlib.losses import ON_POLICY_DIVERGENCE
+from dphlib.losses import EXPLORE, ON_POLICY_DIVERGENCE
 from dphlib.models.tuning import initial_policy, optimizer
 from dphlib.partition import Reference
 from dphlib.runtime.files import InputError, RunError, digest
@@ -26,12 +26,12 @@ from dphlib.sampling.protocol import Sampler, SamplingConfig, prompt_ids
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import MethodConfig
 from dphlib.settings.stages import TrainConfig
-from dphlib.training import memory
+from dphlib.training import memory, packing
 from dphlib.training.checkpoints import Checkpoints, fingerprint
-from dphlib.training.importance import ImportanceStats, importance_weights
 from dphlib.training.log import Clock, log_row
-from dphlib.training.rows import Cycle, Row, exploration_rows, learning, rehearsal_rows, token_count
-from dphlib.training.scoring import TokenRow, scored
+from dphlib.training.packing import TokenRow
+from dphlib.training.rows import Cycle, Row, exploration_rows, learning, mini_batches, rehearsal_rows, token_count
+from dphlib.training.scoring import drawn_by_policy, scored
 from dphlib.training.step import update
 from dphlib.types import Group, Problem
 from dphlib.verify import Verifier
@@ -159,43 +159,44 @@ class _Run:
                 rehearsal += self._on_policy_rows([reference.problem for reference, _ in stored], draw_seed, clock)
 
         # 3. An online reference scores rollouts, for the methods that need one; the trainer scores what another
-        #    program drew.
+        #    program drew, before the first step moves the policy. What the first step learns from, that step scores.
+        batches = mini_batches(rows, rehearsal, config)
         longest = max((token_count([row]) for row in (*rows, *rehearsal)), default=0)
         with memory.advised(
             f"the scoring of iteration {iteration}", memory.scoring_ways(policy, config, longest, backend)
         ):
             reference_tokens = self._score_by_reference(rows, rehearsal)
             clock.lap("reference_s")
-            weights = self._weigh_by_sampler(learning(rows, method))
+            self._score_old([row for batch in batches[1:] for row in learning(batch, method)])
             clock.lap("rescore_s")
+            due = config.diagnose_every and (iteration == 1 or iteration % config.diagnose_every == 0)
+            kl_to_base = self._kl_to_base(groups) if due else None
+            clock.skip()
 
         # 4. One optimizer step for each mini-batch.
         steps = []
         with memory.advised(
             f"the update of iteration {iteration}", memory.update_ways(policy, config, longest, backend)
         ):
-            for part in range(config.mini_batches):
-                lr = learning_rate(config, (iteration - 1) * config.mini_batches + part + 1)
+            for part, batch in enumerate(batches, 1):
+                lr = learning_rate(config, (iteration - 1) * config.mini_batches + part)
                 for group in self.optimizer.param_groups:
                     group["lr"] = lr
-                batch = rows[part :: config.mini_batches] + rehearsal[part :: config.mini_batches]
                 steps.append(update(policy, self.tokenizer.pad_token_id, self.optimizer, batch, method, config))
         clock.lap("update_s")
 
         # 5. Log.
-        due = config.diagnose_every and (iteration == 1 or iteration % config.diagnose_every == 0)
         return log_row(
             iteration,
             groups,
             rewards,
             steps,
             clock,
-            kl_to_base=self._kl_to_base(groups) if due else None,
+            kl_to_base=kl_to_base,
             lr=lr,
             rl_rows=len(rows),
             rehearsal_rows=len(rehearsal),
             reference_tokens=reference_tokens,
-            weights=weights.to_log(),
             sampler=drawn_by,
         )
 
@@ -234,34 +235,32 @@ class _Run:
                     row.ref_logprobs = logprobs_T
         return token_count(needing)
 
-    def _weigh_by_sampler(self, rows: Sequence[Row]) -> ImportanceStats:
-        """Weights for rows that another program drew; their old log-probs become the trainer's.
-
-        Nothing without a cap.
-        """
-        stats = ImportanceStats()
-        if self.config.importance_cap is None:
-            return stats
-        for row, ours_T in zip(rows, self._scored(self.policy, [row.tokens for row in rows]), strict=True):
-            theirs_T = torch.tensor(row.old_logprobs)
-            everywhere = torch.ones_like(ours_T, dtype=torch.bool)
-            row.weights, row_stats = importance_weights(ours_T, theirs_T, everywhere, self.config.importance_cap)
-            row.old_logprobs = ours_T
-            stats += row_stats
-        return stats
+    def _score_old(self, rows: Sequence[Row]) -> None:
+        """Fills `old_logprobs` of rollouts, which importance weights need."""
+        if self.config.importance_cap is not None:
+            rows = [row for row in rows if row.loss_id == EXPLORE]
+            for row, logprobs_T in zip(rows, self._scored(self.policy, [row.tokens for row in rows]), strict=True):
+                row.old_logprobs = logprobs_T
 
     def _kl_to_base(self, groups: Sequence[Group]) -> float | None:
-        """Estimate of KL(pi_theta || pi_base), nats per token, on two rollouts of each group."""
+        """Estimate of KL(pi_theta || pi_base), nats per token, on two rollouts of each group; both by one program."""
         answers = [answer for group in groups for answer in group.answers[:2]]
+        rows = [(answer.prompt_ids, answer.token_ids) for answer in answers]
         with initial_policy(self.policy, self.base) as initial:
             if initial is None or not answers:
                 return None
-            base_logprobs = self._scored(initial, [(answer.prompt_ids, answer.token_ids) for answer in answers])
-        gaps = [sum(a.logprobs) - sum(of_base_T.tolist()) for a, of_base_T in zip(answers, base_logprobs, strict=True)]
+            base_logprobs = self._scored(initial, rows)
+        if self.config.importance_cap is None and drawn_by_policy(self.sampler):
+            logprobs = [sum(answer.logprobs) for answer in answers]
+        else:
+            logprobs = [sum(logprobs_T.tolist()) for logprobs_T in self._scored(self.policy, rows)]
+        gaps = [ours - sum(of_base_T.tolist()) for ours, of_base_T in zip(logprobs, base_logprobs, strict=True)]
         return sum(gaps) / sum(len(answer.token_ids) for answer in answers)
 
     def _scored(self, model: PreTrainedModel, rows: Sequence[TokenRow]) -> list[torch.Tensor]:
-        return scored(model, self.tokenizer.pad_token_id, rows, 2 * self.config.token_budget)
+        """Log-probs under a model, passed as the policy is."""
+        packed = packing.packs_prompts(self.policy)
+        return scored(model, self.tokenizer.pad_token_id, rows, 2 * self.config.token_budget, packed)
 
 
 def _recipe(

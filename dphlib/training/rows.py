@@ -18,7 +18,7 @@ from dphlib.losses import EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE, Denominat
 from dphlib.partition import Reference
 from dphlib.settings.methods import MethodConfig
 from dphlib.settings.stages import TrainConfig
-from dphlib.training.scoring import TokenRow
+from dphlib.training.packing import TokenRow
 from dphlib.types import Answer, Group
 
 
@@ -27,17 +27,18 @@ class Row:
     """One answer to learn from; log-probs in nats, one for each answer token.
 
     Args:
-        old_logprobs: under the policy before the update.
+        drawn_logprobs: by the sampler, under the policy before the iteration's updates.
         ref_logprobs: under the initial policy.
-        weights: importance weights of the tokens' advantages, where another program drew them.
+        old_logprobs: as `drawn_logprobs`, by the trainer. Read with importance weights only; empty where the policy
+            still is that one, so that the update's own pass gives them.
     """
 
     tokens: TokenRow
     loss_id: int
     advantage: float = 0.0
-    old_logprobs: Sequence[float] | Tensor = ()
+    drawn_logprobs: Sequence[float] | Tensor = ()
     ref_logprobs: Sequence[float] | Tensor = ()
-    weights: Sequence[float] | Tensor = ()
+    old_logprobs: Sequence[float] | Tensor = ()
 
 
 class Cycle:
@@ -97,6 +98,15 @@ def rehearsal_rows(stored: Sequence[tuple[Reference, Sequence[int]]]) -> list[Ro
     return [
         Row((prompt_ids, reference.token_ids), NEAR_PERFECT, ref_logprobs=reference.logprobs)
         for reference, prompt_ids in stored
+    ]
+
+
+def mini_batches(rollouts: Sequence[Row], rehearsal: Sequence[Row], config: TrainConfig) -> list[list[Row]]:
+    """The rows of each optimizer step; rollouts are in groups of `config.rollouts`, one prompt's side by side."""
+    count, size = config.mini_batches, config.rollouts if config.whole_groups else 1
+    return [
+        [row for index, row in enumerate(rollouts) if index // size % count == part] + list(rehearsal[part::count])
+        for part in range(count)
     ]
 
 

@@ -2,6 +2,11 @@
 
 Rows are padded on the right, cut into micro-batches by a token budget and scored on the answers' tokens only, through
 `logprobs.logprobs_from_hidden`, so that no (tokens x vocabulary) tensor is held beyond a chunk.
+
+A prompt passes through the model once for several of its answers. Its keys and values are kept and handed on to a
+second pass, that of the answers; or, as gradient checkpointing rules this out, which makes a layer's states again in
+the backward pass, a prompt and its answers are packed into one sequence (`packing`). Layers that do not attend to all
+earlier tokens (sliding window, linear) get a prompt with each of its rows.
 """
 
 from __future__ import annotations
@@ -14,10 +19,10 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from dphlib.logprobs import logprobs_from_hidden
 from dphlib.models.output_head import output_head
+from dphlib.sampling.protocol import Sampler
 from dphlib.sampling.shared_prompt import attends_fully
-
-TokenRow = tuple[Sequence[int], Sequence[int]]
-"""Prompt tokens and answer tokens."""
+from dphlib.training import packing
+from dphlib.training.packing import TokenRow
 
 
 def micro_batches(rows: Sequence[TokenRow], token_budget: int, prompts_once: bool = False) -> list[list[int]]:
@@ -69,15 +74,20 @@ class ScoredRows(NamedTuple):
 
 
 def score_rows(
-    policy: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow], with_entropy: bool = False
+    policy: PreTrainedModel,
+    pad_token_id: int,
+    rows: Sequence[TokenRow],
+    with_entropy: bool = False,
+    packed: bool | None = None,
 ) -> ScoredRows:
     """Log-probabilities of the rows' answer tokens, with gradient.
 
     Args:
         with_entropy: also give the entropy of the distribution that each token was drawn from, with gradient;
             without it nothing of it is computed.
+        packed: pack prompts and answers, inside `packing.attention`; by default as `packing.packs_prompts` says.
     """
-    hidden_N_D, chosen_N, mask_B_T = answer_hidden(policy, pad_token_id, rows)
+    hidden_N_D, chosen_N, mask_B_T = answer_hidden(policy, pad_token_id, rows, packed)
     weight_V_D, head = policy.get_output_embeddings().weight, output_head(policy)
     entropy_N = None
     if with_entropy:
@@ -92,9 +102,12 @@ def score_rows(
 
 
 def answer_hidden(
-    policy: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow]
+    policy: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow], packed: bool | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Last hidden states of the positions that predict the rows' answer tokens, with gradient.
+
+    Args:
+        packed: see `score_rows`.
 
     Returns:
         (hidden_N_D, tokens_N, mask_B_T): the answers' N tokens, row by row, so that `masked_scatter` with the mask puts
@@ -108,7 +121,10 @@ def answer_hidden(
         mask_B_T[index, : len(answer)] = True
     answers_B_T, mask_B_T = answers_B_T.to(policy.device), mask_B_T.to(policy.device)
     prompts = list(dict.fromkeys(tuple(prompt) for prompt, _ in rows))
-    if len(prompts) < len(rows) and longest > 1 and passes_prompts_once(policy):
+    shared = len(prompts) < len(rows)
+    if shared and (packing.packs_prompts(policy) if packed is None else packed):
+        return packing.answer_hidden(policy, pad_token_id, rows), answers_B_T[mask_B_T], mask_B_T
+    if shared and longest > 1 and passes_prompts_once(policy):
         hidden_B_T_D = _hidden_after_shared(policy, pad_token_id, rows, prompts, answers_B_T)
         return hidden_B_T_D[mask_B_T], answers_B_T[mask_B_T], mask_B_T
     width = max(len(prompt) + len(answer) for prompt, answer in rows)
@@ -124,8 +140,7 @@ def answer_hidden(
 
 
 def passes_prompts_once(policy: PreTrainedModel) -> bool:
-    """Whether `answer_hidden` passes the prompt of several rows once, by the policy and its present mode."""
-    # Checkpointing makes a layer's states again in the backward pass, so none can be handed on to the answers.
+    """Whether a prompt's keys and values can be handed on to its answers, by the policy and its present mode."""
     return not (policy.training and policy.is_gradient_checkpointing) and attends_fully(policy.config)
 
 
@@ -162,18 +177,36 @@ def _hidden_after_shared(
 
 
 def scored(
-    model: PreTrainedModel, pad_token_id: int, rows: Sequence[TokenRow], token_budget: int = 16_384
+    model: PreTrainedModel,
+    pad_token_id: int,
+    rows: Sequence[TokenRow],
+    token_budget: int = 16_384,
+    packed: bool | None = None,
 ) -> list[torch.Tensor]:
-    """Log-probs of each row's answer tokens under `model`, nats, on the CPU, in order; without gradient."""
+    """Log-probs of each row's answer tokens under `model`, nats, on the CPU, in order; without gradient.
+
+    `packed`: see `score_rows`. Two models whose log-probs are to be compared need the same.
+    """
     logprobs: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-    with torch.inference_mode():
+    packed = packing.packs_prompts(model) if packed is None else packed
+    with torch.inference_mode(), packing.attention(model, packed):
         # Without a gradient only one layer's states are kept, among which the keys and values of a shared prompt, a
-        # copy for each row, weigh as much as the prompt itself: so prompts are counted for each row.
-        for indices in micro_batches(rows, token_budget):
-            scored_B_T = score_rows(model, pad_token_id, [rows[i] for i in indices]).logprobs_B_T.cpu()
+        # copy for each row, weigh as much as the prompt itself: so prompts are counted for each row. Packs copy none.
+        cut = packing.micro_batches(model, rows, token_budget) if packed else micro_batches(rows, token_budget)
+        for indices in cut:
+            scored_B_T = score_rows(model, pad_token_id, [rows[i] for i in indices], packed=packed).logprobs_B_T.cpu()
             for index, logprobs_T in zip(indices, scored_B_T, strict=True):
                 logprobs[index] = logprobs_T[: len(rows[index][1])].clone()
     return logprobs
+
+
+def drawn_by_policy(sampler: Sampler) -> bool:
+    """Whether a sampler's log-probs are the trainer's own: the policy itself drew, by Transformers.
+
+    Another program's are those of other kernels, perhaps of another number format or an unquantised base. What they
+    are compared with has to be scored by that program too, or both by the trainer.
+    """
+    return sampler.record()["sampler"] == "transformers"
 
 
 def answer_logprobs(

@@ -28,13 +28,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import numpy  # noqa: E402
 import torch  # noqa: E402
 from measuring import Target, tell  # noqa: E402
 from small import sum_problems, tokenizer  # noqa: E402
 
 from dphlib.divergences import generator  # noqa: E402
 from dphlib.integrations import store  # noqa: E402
-from dphlib.integrations.verl.loss import REPLAY_REWARD, partitioned_advantage, policy_loss  # noqa: E402
+from dphlib.integrations.verl.loss import partitioned_advantage, policy_loss  # noqa: E402
+from dphlib.integrations.verl.sampler import weights_of  # noqa: E402
 from dphlib.models.load import load_model, new_model, save_model  # noqa: E402
 from dphlib.partition import Partition, Reference  # noqa: E402
 from dphlib.sampling.protocol import SamplingConfig  # noqa: E402
@@ -115,12 +117,6 @@ def trl_share(steps: int, prompts: int) -> dict[str, float]:
     return medians | {"share": statistics.median(row["adapter_s"] / row["step_s"] for row in timed)}
 
 
-class _Settings(dict):
-    """As verl's configuration: entries by `get` and as attributes."""
-
-    __getattr__ = dict.__getitem__
-
-
 def verl_share(steps: int, rollouts: int = 2048, replayed: int = 256, tokens: int = 24) -> dict[str, float]:
     """Medians over repeats: seconds of the policy's passes, of advantage and loss, and their share of all of it."""
     words = tokenizer()
@@ -129,14 +125,8 @@ def verl_share(steps: int, rollouts: int = 2048, replayed: int = 256, tokens: in
     mask = torch.ones(rows, tokens, dtype=torch.long)
     rewards = torch.zeros(rows, tokens)
     rewards[:rollouts, -1] = torch.arange(rollouts).remainder(3).eq(0).float()
-    rewards[rollouts:, -1] = REPLAY_REWARD
     groups = [f"g{row // 16}" if row < rollouts else f"r{row}" for row in range(rows)]
-    algorithm = _Settings(
-        dph=_Settings(eta=0.2, rehearsal_rows=replayed),
-        rollout_correction={"bypass_mode": True},
-        use_kl_in_reward=False,
-        filter_groups={"enable": False},
-    )
+    lengths, kinds = numpy.full(rows, tokens), numpy.arange(rows) >= rollouts
     ids = torch.randint(len(words), (rows, tokens + 1))
     actor = SimpleNamespace(clip_ratio_low=0.2, clip_ratio_high=0.28, clip_ratio_c=3.0, global_batch_info={})
     loss_of = policy_loss("dph_f")
@@ -152,8 +142,11 @@ def verl_share(steps: int, rollouts: int = 2048, replayed: int = 256, tokens: in
         policy.zero_grad()
         passed = time.perf_counter()
         scored = torch.cat(parts).requires_grad_()
-        advantages, _ = partitioned_advantage(rewards, mask, groups, algorithm)
-        loss_of(scored.detach() - 0.01, scored, advantages, mask, config=actor)[0].backward()
+        weights = torch.from_numpy(weights_of(numpy.zeros(rows, int), lengths, kinds, 0.2)[0])
+        advantages, _ = partitioned_advantage(rewards, mask, groups, {})
+        loss_of(scored.detach() - 0.01, scored, advantages, mask, config=actor, rollout_is_weights=weights)[
+            0
+        ].backward()
         done = time.perf_counter()
         share = (done - passed) / (done - started)
         seen.append({"passes_s": passed - started, "adapter_s": done - passed, "share": share})

@@ -3,7 +3,8 @@
     python tests/benchmarks/step_cost.py --measure time
     python tests/benchmarks/step_cost.py --measure memory
     python tests/benchmarks/step_cost.py --measure time --own-prompts       each row with its own prompt
-    python tests/benchmarks/step_cost.py --measure time --checkpointing     so too, and checkpoints, as on GPUs
+    python tests/benchmarks/step_cost.py --measure time --checkpointing     layers made again, as on GPUs
+    python tests/benchmarks/step_cost.py --measure packing                  what packed prompts save there
 
 The real `loop.train` on the CPU world's model, one iteration at a time: 128 prompts x 16 rollouts, two optimizer
 steps. Every method gets the same prompts, weights and random numbers, hence the same rollouts; the verifier's place is
@@ -11,7 +12,9 @@ taken by one under which no group agrees, so that all 2,048 rows are learnt from
 (the reference run's had 20), or with `--base` as many as that model gives. RKL has its online reference beside it.
 
 Time: in turns; `learn_s` is the reference's pass and the updates, `step_s` the rollouts too. Memory: a process for each
-method and measure, see `measuring`; RKL's reference counts, as it does not exist for the others.
+method and measure, see `measuring`; RKL's reference counts, as it does not exist for the others. Packing: updates of
+GRPO under gradient checkpointing in seconds of the processor, prompts and answers packed and row by row, and the tokens
+that enter the embedding, padding included; an optimizer step learns from whole groups.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from statistics import median
@@ -49,7 +54,7 @@ from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.stages import ModelConfig, TrainConfig, TuningConfig
-from dphlib.training import loop, scoring
+from dphlib.training import loop, packing, scoring
 
 SIZES = {
     "authors": (ModelConfig(), {"prompts": 128, "rollouts": 16, "rehearsal_rows": 256}),
@@ -67,7 +72,14 @@ def steps(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
     else:
         tokenizer = words()
         policy = endless_policy(shape, tokenizer)
-    config = TrainConfig(iterations=1, mini_batches=2, max_new_tokens=options.answer, diagnose_every=0, **rows)
+    config = TrainConfig(
+        iterations=1,
+        mini_batches=2,
+        whole_groups=options.measure == "packing",
+        max_new_tokens=options.answer,
+        diagnose_every=0,
+        **rows,
+    )
     problems = sql_problems(config.prompts + config.rehearsal_rows)
     prompts, rehearsed = problems[: config.prompts], problems[config.prompts :]
     drawn = TransformersSampler(policy, tokenizer).sample(rehearsed, SamplingConfig(1, 1.0, 1.0, options.answer), 1)
@@ -131,6 +143,64 @@ def measure_memory(options: argparse.Namespace, passed_on: list[str]) -> tuple[l
     return rows, targets
 
 
+@contextmanager
+def own_prompts() -> Iterator[None]:
+    """Inside, a prompt passes with each of its rows."""
+    before = scoring.attends_fully, packing.attends_fully
+    scoring.attends_fully = packing.attends_fully = lambda config: False
+    try:
+        yield
+    finally:
+        scoring.attends_fully, packing.attends_fully = before
+
+
+def measure_packing(options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[Target]]:
+    options.checkpointing, options.child = True, "grpo"
+    seen = {"update_cpu_s": 0.0, "tokens": 0, "unique": 0}
+    update = loop.update
+
+    def watched(policy: Any, pad: int, optimizer: Any, batch: list[Any], *others: Any) -> Any:
+        rows = [row.tokens for row in batch]
+        seen["unique"] += sum(map(len, {prompt for prompt, _ in rows})) + sum(len(answer) for _, answer in rows)
+
+        def entered(_: Any, given: Any, __: Any) -> None:
+            seen["tokens"] += given[0].numel()
+
+        hook, start = policy.get_input_embeddings().register_forward_hook(entered), time.process_time()
+        step = update(policy, pad, optimizer, batch, *others)
+        seen["update_cpu_s"] += time.process_time() - start
+        hook.remove()
+        return step
+
+    (step,) = steps(options).values()
+
+    def packed() -> dict[str, Any]:
+        seen.update(dict.fromkeys(seen, 0))
+        return step() and dict(seen)
+
+    def apart() -> dict[str, Any]:
+        with own_prompts():
+            return packed()
+
+    loop.update = watched
+    try:
+        cases = {"packed": packed, "apart": apart}
+        for case in cases.values():
+            case()
+        found = in_turns(cases, options.repeats)
+    finally:
+        loop.update = update
+    rows = [
+        {"prompts": name, **of[0], "update_cpu_s": median(row["update_cpu_s"] for row in of)}
+        for name, of in found.items()
+    ]
+    spent = {name: [row["update_cpu_s"] for row in of] for name, of in found.items()}
+    return rows, [
+        Target("update with packed prompts to row by row", ratio(spent["packed"], spent["apart"]).median, 1.0),
+        Target("tokens of a packed update to unique ones", rows[0]["tokens"] / rows[0]["unique"], 1.1),
+    ]
+
+
 def child(options: argparse.Namespace) -> int:
     """Memory of one method, printed as JSON."""
     (case,) = steps(options).values()
@@ -143,7 +213,7 @@ def child(options: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", choices=("time", "memory"), default="time")
+    parser.add_argument("--measure", choices=("time", "memory", "packing"), default="time")
     parser.add_argument("--size", choices=SIZES, default="authors")
     parser.add_argument("--answer", type=int, default=20, help="tokens of an answer, at most with --base")
     parser.add_argument("--base", type=Path, help="model folder of a trained base of the CPU world")
@@ -155,14 +225,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", choices=("resident", "tensors"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     deterministic(options.threads)
-    if options.own_prompts:
-        scoring.attends_fully = lambda config: False
-    if options.child:
-        return child(options)
-    if options.measure == "time":
-        rows, targets = measure_time(options)
-    else:
-        rows, targets = measure_memory(options, sys.argv[1:] if arguments is None else arguments)
+    with own_prompts() if options.own_prompts else nullcontext():
+        if options.child:
+            return child(options)
+        if options.measure == "time":
+            rows, targets = measure_time(options)
+        elif options.measure == "packing":
+            rows, targets = measure_packing(options)
+        else:
+            rows, targets = measure_memory(options, sys.argv[1:] if arguments is None else arguments)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     tell("step_cost", settings | {"threads": torch.get_num_threads()}, rows, targets)
     return 0

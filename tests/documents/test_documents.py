@@ -69,7 +69,7 @@ def test_commands_exist(command, capsys):
 
 
 def test_run_all_knows_the_arguments_that_documents_give_it():
-    usage = subprocess.run(["bash", str(ROOT / "run_all.sh"), "--help"], capture_output=True, text=True, timeout=60)
+    usage = subprocess.run(["bash", str(ROOT / "run_all.sh"), "--help"], capture_output=True, text=True)
     known = set(re.findall(r"[a-z][a-z0-9-]*", usage.stdout))
     assert usage.returncode == 0 and set(named(r"\./run_all\.sh ([a-z][a-z0-9-]*)")) <= known
 
@@ -105,7 +105,7 @@ def test_the_newest_version_of_the_changelog_is_this_one():
 
 def written() -> dict[str, str]:
     """Text of every committed file, without the pictures in notebooks, in which any letters may occur."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     texts = {}
     for path in (ROOT / name for name in listed.stdout.split("\0") if name):
         if not path.is_file() or path.suffix in (".png", ".parquet"):

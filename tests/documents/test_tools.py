@@ -120,7 +120,7 @@ def bootstrap(where: str, root: Path) -> subprocess.CompletedProcess[str]:
     here = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": "/nowhere"}  # this copy of dphlib, and no GPU's tools
     source = site.address_blocks(root)["bootstrap"]
     command = [sys.executable, "-c", COLAB, where]
-    return subprocess.run(command, input=source, cwd=root, text=True, capture_output=True, timeout=60, env=here)
+    return subprocess.run(command, input=source, cwd=root, text=True, capture_output=True, env=here)
 
 
 def test_the_bootstrap_cell_acts_on_colab_only_and_keeps_its_torch(root):

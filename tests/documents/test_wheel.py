@@ -27,10 +27,11 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 NAME = f"dphlib-{__version__}"
 CARRIED = {"_notebooks": ROOT / "notebooks", "_reference": ROOT / "artifacts/reference/metrics"}
-OURS = {
-    path.relative_to(ROOT).as_posix() for pattern in ("*.py", "*.toml", "py.typed", "templates/*") for path in
-    (ROOT / "dphlib").rglob(pattern)
-}  # fmt: skip
+PATTERNS = ("*.py", "*.toml", "py.typed", "templates/*")
+OURS = {path.relative_to(ROOT).as_posix() for kind in PATTERNS for path in (ROOT / "dphlib").rglob(kind)}
+STRAY = """dphlib/notes.txt artifacts/cpu/records.parquet secrets.env mine.py notebooks/mine.ipynb
+notebooks/.ipynb_checkpoints/00_x-checkpoint.ipynb artifacts/reference/claims.json
+artifacts/reference/metrics/mine.json""".split()
 ADDRESS = "https://github.com/somebody/some-name"
 COLAB = """
 import sys, types
@@ -42,7 +43,7 @@ exec(sys.stdin.read())
 def built(kind: str, source: Path, out: Path) -> Path:
     """A distribution, by the same backend that pip and build call; no network."""
     program = f"import sys; from setuptools.build_meta import build_{kind} as build; build(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", program, str(out)], cwd=source, check=True, capture_output=True, timeout=300)
+    subprocess.run([sys.executable, "-c", program, str(out)], cwd=source, check=True, capture_output=True)
     (path,) = out.glob("*.whl" if kind == "wheel" else "*.tar.gz")
     return path
 
@@ -53,9 +54,7 @@ def tree(tmp_path_factory) -> Path:
     left_out = shutil.ignore_patterns(".*", "artifacts", "build", "dist", "*.egg-info", "__pycache__")
     root = Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("tree") / "copy", ignore=left_out))
     shutil.copytree(CARRIED["_reference"], root / "artifacts/reference/metrics")
-    for stray in ("dphlib/notes.txt", "artifacts/cpu/records.parquet", "secrets.env", "mine.py", "notebooks/mine.ipynb",
-                  "notebooks/.ipynb_checkpoints/00_x-checkpoint.ipynb", "artifacts/reference/claims.json",
-                  "artifacts/reference/metrics/mine.json"):  # fmt: skip
+    for stray in STRAY:
         (root / stray).parent.mkdir(parents=True, exist_ok=True)
         (root / stray).write_text("")
     return root
@@ -129,7 +128,7 @@ class Environment:
 
     def __init__(self, folder: Path, *requirements: str) -> None:
         self.folder, borrowed = folder / "venv", folder / "borrowed"
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(self.folder)], check=True, timeout=300)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(self.folder)], check=True)
         borrowed.mkdir()
         for name in needed("pip", *requirements):
             distribution = importlib.metadata.distribution(name)
@@ -143,10 +142,8 @@ class Environment:
         self.environment = kept | offline
 
     def run(self, command: str, *arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(self.folder / "bin" / command), *arguments],
-            cwd=cwd, env=self.environment, input=stdin, text=True, capture_output=True, timeout=600,
-        )  # fmt: skip
+        options = {"cwd": cwd, "env": self.environment, "input": stdin, "text": True, "capture_output": True}
+        return subprocess.run([str(self.folder / "bin" / command), *arguments], **options)
 
 
 @pytest.fixture(scope="module")

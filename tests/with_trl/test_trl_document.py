@@ -43,8 +43,8 @@ def programs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def knows_four(tmp_path, monkeypatch) -> Path:
-    """A base with a chat template that answers four to everything, nearly always."""
-    monkeypatch.setattr(scripted_base, "ANSWERS", {"\\boxed{4}": 0.97, "no idea": 0.03})
+    """A base with a chat template that answers four to everything, sometimes five."""
+    monkeypatch.setattr(scripted_base, "ANSWERS", {"\\boxed{4}": 0.85, "\\boxed{5}": 0.15})
     return scripted_base.save_base(tmp_path / "base", ["What is 1 + 2? Put the answer into a box."])
 
 
@@ -72,6 +72,7 @@ def test_the_programs_train_from_prompts_and_reward_to_an_adapter(programs, know
     assert len(rows) == names["trainer"].state.global_step == len(held.exploration) * 8 // 32
     assert rows[0]["rehearsal/log_ratio"] == pytest.approx(0, abs=1e-5), "a new adapter is the base"
     assert all({"reward", "rehearsal/divergence", "loss"} <= row.keys() for row in rows)
+    assert max(row["grad_norm"] for row in rows) > 1e-6, "five is right somewhere in D_exp"
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
     prompts = [row["prompt"] for row in names["trainer"].train_dataset]
     assert all(prompt.startswith("<|user|>What is") and prompt.endswith("<|assistant|>") for prompt in prompts)
@@ -103,7 +104,9 @@ def test_the_settings_for_a_gpu_load_bfloat16_and_start_at_the_reference(program
 
 
 @pytest.mark.slow
-def test_a_profiles_store_is_trained_with_the_verifiers_reward(programs, base_folder, tmp_path):
+def test_a_profiles_store_is_trained_with_the_verifiers_reward(programs, base_folder, tmp_path, monkeypatch):
+    whole = trl.GRPOConfig
+    monkeypatch.setattr(trl, "GRPOConfig", lambda out, **s: whole(out, **s | {"max_completion_length": 8}))
     held = export_store(tmp_path / "store", base_folder)
     code = PROGRAMS["train.py"].replace("from sums import reward\n", REPLACED["from sums import reward"])
     (tmp_path / "verified.py").write_text(code, encoding="utf-8")

@@ -10,6 +10,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import accelerate
 import pytest
 import torch
 import trl
@@ -31,6 +32,7 @@ from dphlib.integrations.trl import (
 from dphlib.losses import EXPLORE, IGNORE, NEAR_PERFECT, partitioned_loss
 from dphlib.models import tuning
 from dphlib.models.load import Placement, load_model
+from dphlib.runtime.files import InputError
 from dphlib.training.scoring import answer_logprobs, score_rows
 from dphlib.verify import Verifier
 
@@ -321,21 +323,32 @@ def test_a_resumed_run_rehearses_what_the_uninterrupted_one_did(base_folder, hel
 def test_settings_that_would_leave_the_stored_answers_untrained_are_refused(
     base_folder, held, tmp_path, settings, says
 ):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(InputError, match=says):
         dph(adapted(base_folder), tmp_path, held, **settings)
 
 
+def test_reentrant_checkpointing_is_refused_where_several_processes_train(base_folder, held, tmp_path, monkeypatch):
+    """There it fails in the first backward pass, in DDP as in ZeRO."""
+    settings = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    assert dph(adapted(base_folder), tmp_path, held, **settings).rehearsal_rows == 4
+    monkeypatch.setattr(accelerate.Accelerator, "num_processes", 2)
+    with pytest.raises(InputError, match=r"use_reentrant=True.* give gradient_checkpointing=False, or take ZeRO 2"):
+        dph(adapted(base_folder), tmp_path, held, **settings)
+    del settings["gradient_checkpointing_kwargs"]
+    assert dph(adapted(base_folder), tmp_path, held, **settings).rehearsal_rows == 4
+
+
 def test_a_store_without_answers_or_of_another_base_is_refused(base_folder, held, tmp_path):
-    with pytest.raises(ValueError, match="no stored answer; its threshold is 6: partition with a lower"):
+    with pytest.raises(InputError, match="no stored answer; its threshold is 6: partition with a lower"):
         dph(adapted(base_folder), tmp_path, replace(held, references=()))
-    with pytest.raises(ValueError, match="D_exp is empty"):
+    with pytest.raises(InputError, match="D_exp is empty"):
         dph(adapted(base_folder), tmp_path, replace(held, exploration=()))
     other = tmp_path / "other"
     save_policy(other, seed=1)
-    with pytest.raises(ValueError, match=f"made with another base model .sha256 {held.base_sha256[:12]}"):
+    with pytest.raises(InputError, match=f"made with another base model .sha256 {held.base_sha256[:12]}"):
         dph(adapted(other), tmp_path, held)
     nameless = small_policy(width=64)
-    with pytest.raises(ValueError, match="cannot tell which weights the model has"):
+    with pytest.raises(InputError, match="cannot tell which weights the model has"):
         dph(nameless, tmp_path, held)
     assert dph(nameless, tmp_path, held, base=base_folder).rehearsal_rows == 4
 

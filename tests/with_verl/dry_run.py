@@ -1,12 +1,15 @@
-"""verl's trainer on a CPU: two steps of the launch script's settings on the small base, metrics into a file.
+"""verl's trainer on a CPU: two steps of two mini-batches each by the launch script's settings on the small base.
 
-Real: Ray, TransferQueue, data set, agent loop workers, reward workers, replay buffer, advantage, the FSDP2 engine with
-its optimizer, metrics. Left out, for want of a GPU: the inference server (`Server` answers) and the delivery of weights
-to it. usage: python dry_run.py OUT SETTING ...
+Real: Ray, TransferQueue, data set, agent loop workers, reward workers, sampler, advantage, the FSDP2 engine with its
+optimizer, metrics. Left out, for want of a GPU: the inference server (`Server` answers, after all stored
+answers of the step have arrived, as a real one would) and the delivery of weights to it. Writes a line of metrics per
+step to OUT, the rows of each mini-batch of the first step to OUT with the suffix .rows.
+usage: python dry_run.py OUT SETTING ...
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections import Counter
@@ -17,24 +20,22 @@ import torch
 from small import tokenizer
 from stored import SMALL, answer_ids
 
-from dphlib.integrations.verl.plugin import schedule
-from dphlib.integrations.verl.store import TRAIN, read_store
+from dphlib.integrations.verl.sampler import REPLAYED
 from dphlib.losses import EXPLORE, NEAR_PERFECT, group_advantages, negative_log_likelihood, partitioned_loss
 from dphlib.training.scoring import score_rows
 from dphlib.world.templates import sum_answer
 
-STEPS, ROLLOUTS, PROMPTS, REPLAYS = 2, 4, 4, 3
+STEPS, REPLAYS, MINI_BATCH, ETA = 2, 3, 12, 0.05  # 16 rollouts and 3 replays: verl fills the second up with 5 rows
 CPU = (
     "actor_rollout_ref.model.use_remove_padding=false",
     "actor_rollout_ref.model.enable_gradient_checkpointing=false",
-    "+actor_rollout_ref.model.override_config.attn_implementation=eager",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=7",  # times 4: one mini-batch holds the step, whatever is padded
     "actor_rollout_ref.actor.fsdp_config.model_dtype=fp32",
     "+actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=fp32",
     "+actor_rollout_ref.actor.fsdp_config.mixed_precision.reduce_dtype=fp32",
     "actor_rollout_ref.actor.fsdp_config.use_torch_compile=false",
     "actor_rollout_ref.actor.use_torch_compile=false",
     "actor_rollout_ref.actor.optim.lr=1e-3",
+    "actor_rollout_ref.actor.optim.lr_warmup_steps=1",  # none in the first step: its mini-batches meet the base
     "actor_rollout_ref.actor.use_dynamic_bsz=true",
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=200",  # several micro-batches
     "actor_rollout_ref.rollout.agent.num_workers=1",
@@ -65,12 +66,18 @@ class Server:
         self.folder, self.policy, self.seen = folder, None, Counter()
 
     async def generate(self, request_id, *, prompt_ids, sampling_params, **_):
+        import transfer_queue as tq
         from verl.workers.rollout.replica import TokenOutput
 
         from dphlib.models.load import load_model
 
         if self.policy is None:
-            self.policy = load_model(self.folder)[0]
+            self.policy = load_model(Path(self.folder))[0]
+        while True:  # rollouts arrive last
+            tags = (await tq.async_kv_list("train")).get("train", {}).values()
+            if sum(tag.get("status") == "success" for tag in tags) >= REPLAYS:
+                break
+            await asyncio.sleep(0.05)
         ids = answer(prompt_ids, self.seen[tuple(prompt_ids)])
         self.seen[tuple(prompt_ids)] += 1
         with torch.no_grad():
@@ -79,27 +86,54 @@ class Server:
         return TokenOutput(token_ids=list(ids), log_probs=scored.tolist(), extra_fields=versions)
 
 
-def expected_norm(store: Path, policy) -> float:
-    """The gradient's norm of the first step by `dphlib.losses` on the rows that the data set draws first."""
-    table, described = read_store(store / TRAIN)
-    order = schedule(described.exploration, described.references, PROMPTS, REPLAYS, 1, 0)[0]
-    rows = [table.slice(int(place), 1).to_pylist()[0]["extra_info"] for place in order]
-    explored = [(row["prompt_ids"], answer(row["prompt_ids"], s)) for row in rows[:PROMPTS] for s in range(ROLLOUTS)]
-    stored = [(row["prompt_ids"], tuple(row["answer_ids"])) for row in rows[PROMPTS:]]
-    logprobs, mask, _ = score_rows(policy, tokenizer().pad_token_id, explored + stored)
-    rewards = torch.tensor([[1.0, 0.0] * (ROLLOUTS // 2)] * PROMPTS)
-    ids = torch.tensor([EXPLORE] * len(explored) + [NEAR_PERFECT] * len(stored))[:, None]
-    loss, _ = partitioned_loss(
-        logprobs,
-        loss_id_B_T=torch.where(mask, ids, 0),
-        old_logprobs_B_T=logprobs.detach(),
-        advantages_B_T=torch.cat([group_advantages(rewards).flatten(), torch.zeros(len(stored))])[:, None],
-        ref_logprobs_B_T=logprobs.detach(),
-        divergence=negative_log_likelihood,
-        eta=0.05,
-    )
-    loss.backward()
-    return float(torch.stack([p.grad.norm() for p in policy.parameters() if p.grad is not None]).norm())
+def expected_norm(batches: list[list[dict]], policy) -> float:
+    """The mean of the norms of the gradients of a step's mini-batches by `dphlib.losses`, at the base."""
+    groups: dict[str, list[dict]] = {}
+    for row in (row for rows in batches for row in rows):
+        groups.setdefault(row["group"], []).append(row)
+    for rows in groups.values():
+        for row, value in zip(rows, group_advantages(torch.tensor([[r["reward"] for r in rows]]))[0], strict=True):
+            row["advantage"] = float(value)
+    norms = []
+    for rows in batches:
+        logprobs, mask, _ = score_rows(policy, tokenizer().pad_token_id, pairs(rows))
+        ids = torch.tensor([NEAR_PERFECT if row["replayed"] else EXPLORE for row in rows])[:, None]
+        loss, _ = partitioned_loss(
+            logprobs,
+            loss_id_B_T=torch.where(mask, ids, 0),
+            old_logprobs_B_T=logprobs.detach(),
+            advantages_B_T=torch.tensor([[row["advantage"]] for row in rows]),
+            ref_logprobs_B_T=logprobs.detach(),
+            divergence=negative_log_likelihood,
+            eta=ETA,
+        )
+        policy.zero_grad()
+        loss.backward()
+        norms.append(float(torch.stack([p.grad.norm() for p in policy.parameters() if p.grad is not None]).norm()))
+    return sum(norms) / len(norms)
+
+
+def pairs(rows: list[dict]) -> list[tuple[list[int], tuple[int, ...]]]:
+    return [(row["prompt"], tuple(row["answer"])) for row in rows]
+
+
+def rows_of(batch) -> list[dict]:
+    """What was trained on, as the trainer hands it to its workers; padding is left out."""
+    import transfer_queue as tq
+
+    fields = ["prompts", "responses", "rm_scores", "response_mask", "uid", REPLAYED]
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+    return [
+        {
+            "prompt": data["prompts"][i].tolist(),
+            "answer": data["responses"][i].tolist(),
+            "reward": float(data["rm_scores"][i].sum()),
+            "group": str(data["uid"][i]),
+            "replayed": bool(data[REPLAYED][i]),
+            "padding": not bool(data["response_mask"][i].any()),
+        }
+        for i in range(len(batch))
+    ]
 
 
 def main(out: Path, settings: list[str]) -> None:
@@ -112,8 +146,9 @@ def main(out: Path, settings: list[str]) -> None:
 
     RolloutReplicaRegistry.register("vllm", lambda: object)  # looked up, never made: vLLM is not installed here
 
+    length = [f"trainer.total_training_steps={STEPS}"]
     with initialize_config_module(config_module="verl.trainer.config", version_base=None):
-        config = compose("ppo_trainer", overrides=[*settings, *SMALL, *CPU, f"trainer.total_training_steps={STEPS}"])
+        config = compose("ppo_trainer", overrides=[*settings, *SMALL, *CPU, *length])
     config.transfer_queue.enable = True
     OmegaConf.resolve(config)
     ray.init(num_cpus=8, num_gpus=1, include_dashboard=False, object_store_memory=200 * 2**20)
@@ -125,6 +160,14 @@ def main(out: Path, settings: list[str]) -> None:
         def on_init_end(self) -> None: ...
         def on_sample_end(self) -> None: ...
         def on_step_end(self) -> None: ...
+
+        def _update_actor(self, batch, metrics):
+            path = out.with_suffix(".rows")
+            if not path.exists():  # one process, no shuffling: mini-batches are stretches of the batch
+                rows = rows_of(batch)
+                cut = [rows[start : start + MINI_BATCH] for start in range(0, len(rows), MINI_BATCH)]
+                path.write_text(json.dumps([[row for row in part if not row["padding"]] for part in cut]))
+            return super()._update_actor(batch, metrics)
 
         def _compute_metrics(self, batch, metrics, *args, **kwargs):
             super()._compute_metrics(batch, metrics, *args, **kwargs)

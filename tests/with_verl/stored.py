@@ -20,9 +20,12 @@ SMALL = (
     "data.dph.rehearsal_rows=3",
     "data.dph.rollouts=4",
     "data.dph.epochs=1",
-    "algorithm.dph.rehearsal_rows=3",
+    "trainer.v1.sampler.sampler_kwargs.rehearsal_rows=3",
+    "trainer.v1.sampler.sampler_kwargs.mini_batch_rows=12",
+    "trainer.v1.sampler.sampler_kwargs.processes=1",
+    "+actor_rollout_ref.model.override_config.attn_implementation=eager",
     "actor_rollout_ref.rollout.n=4",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=5",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=3",
     "trainer.n_gpus_per_node=1",
 )
 

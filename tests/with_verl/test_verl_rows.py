@@ -13,8 +13,8 @@ import pytest
 import torch
 from small import policy, tokenizer
 
-from dphlib.integrations.verl.loss import REPLAY_REWARD
 from dphlib.integrations.verl.store import EXPLORE_LOOP, REPLAY_LOOP
+from dphlib.runtime.files import RunError
 
 pytestmark = pytest.mark.verl
 
@@ -41,13 +41,14 @@ def test_every_batch_has_its_share_of_both_sets_and_all_prompts_come_once(batche
     assert len(batches) == 2  # 8 prompts of D_exp, 4 a step
     explored = []
     for batch in batches:
-        assert list(batch["agent_name"]) == [EXPLORE_LOOP] * 4 + [REPLAY_LOOP] * 3
-        assert list(batch["__rollout_n__"]) == [4] * 4 + [1] * 3
-        explored += [info["problem_id"] for info in batch["extra_info"][:4]]
+        # evenly spread, so that each of verl's agent loop workers gets its share of the rollouts
+        assert list(batch["agent_name"]) == [EXPLORE_LOOP, REPLAY_LOOP] * 3 + [EXPLORE_LOOP]
+        assert list(batch["__rollout_n__"]) == [4, 1] * 3 + [4]
+        explored += [info["problem_id"] for info in batch["extra_info"][::2]]
         assert len(tu.get_tensordict(dict(batch))) == 7  # the form in which verl hands them on
     assert sorted(explored) == sorted(problem.id for problem in partition.exploration)
     stored = {reference.problem.id: reference for reference in partition.references}
-    for info in batches[0]["extra_info"][4:]:
+    for info in batches[0]["extra_info"][1::2]:
         reference = stored[info["problem_id"]]
         assert tuple(info["answer_ids"]) == reference.token_ids
         assert info["answer_logprobs"] == pytest.approx(reference.logprobs)
@@ -85,17 +86,17 @@ def run_loop(config, row, client):
 
 
 def row_of(batch, place):
-    return {name: values[place] for name, values in batch.items() if name not in ("dummy_tensor", "__rollout_n__")}
+    return {name: values[place] for name, values in batch.items() if name not in ("dph_replayed", "__rollout_n__")}
 
 
 def test_a_stored_answer_is_replayed_with_its_reference_log_probs_and_no_model_is_asked(configure, batches, partition):
-    client, row = Client(), row_of(batches[0], 5)
+    client, row = Client(), row_of(batches[0], 1)
     fields = run_loop(configure(), row, client).as_dict()
     (reference,) = (r for r in partition.references if r.problem.id == row["extra_info"]["problem_id"])
     assert client.asked == []
     assert fields["responses"].tolist() == list(reference.token_ids) and fields["response_mask"].all()
     torch.testing.assert_close(fields["rollout_log_probs"], torch.tensor(reference.logprobs))
-    assert fields["rm_scores"].sum() == REPLAY_REWARD and fields["rm_scores"][-1] == REPLAY_REWARD
+    assert fields["rm_scores"].sum() == 0
     assert fields["extra_fields"]["min_global_steps"] == fields["extra_fields"]["max_global_steps"] == 2
 
 
@@ -105,19 +106,20 @@ def test_a_rollout_begins_with_the_stored_ids_of_the_prompt(configure, batches):
     assert client.asked == [row["extra_info"]["prompt_ids"]] == [output.prompt_ids]
     assert (output.response_ids, output.response_logprobs) == ([5, 6], [-1.0, -2.0])
     # rows of one batch must have the same fields, or verl's storage drops some
-    replayed = run_loop(configure(), row_of(batches[0], 5), client)
+    replayed = run_loop(configure(), row_of(batches[0], 1), client)
     assert set(replayed.as_dict()) - {"rm_scores"} == set(output.as_dict())
 
 
-def test_a_replay_refuses_settings_under_which_it_would_be_learnt_as_a_rollout(configure, batches):
-    from hydra.errors import InstantiationException  # hydra makes the loop, and wraps its error
+def test_a_run_that_would_not_rehearse_ends_before_a_model_is_loaded(configure, base_folder):
+    from transformers import AutoTokenizer
+    from verl.trainer.ppo.utils import create_rl_dataset
 
-    config = configure("actor_rollout_ref.actor.policy_loss.loss_mode=vanilla")
-    with pytest.raises(InstantiationException, match="loss_mode is 'vanilla'"):
-        run_loop(config, row_of(batches[0], 5), Client())
+    data = configure("actor_rollout_ref.actor.policy_loss.loss_mode=vanilla").data
+    with pytest.raises(RunError, match="loss_mode is 'vanilla'"):
+        create_rl_dataset(data.train_files, data, AutoTokenizer.from_pretrained(base_folder), None)
 
 
-def test_a_dry_run_trains_two_steps_and_its_first_gradient_is_ours(launch_settings, store, tmp_path):
+def test_a_dry_run_trains_two_steps_and_its_first_gradients_are_ours(launch_settings, tmp_path):
     """All of verl but the inference server and the delivery of weights to it: see dry_run.py."""
     from dry_run import expected_norm
 
@@ -129,20 +131,25 @@ def test_a_dry_run_trains_two_steps_and_its_first_gradient_is_ours(launch_settin
         "VERL_ENGINE_DEVICE": "cuda",  # the engine is registered for it; the platform says where tensors lie
         "RAY_AUTH_MODE": "disabled",  # or Ray keeps a token in the home folder
         "OMP_NUM_THREADS": "1",
+        "VERL_FILE_LOGGER_ROOT": str(tmp_path),
     }
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("dry_run.py")), str(out), *launch_settings("sft_rehearsal")],
         env=environment,
         text=True,
         capture_output=True,
-        timeout=900,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     first, second = (json.loads(line) for line in out.read_text().splitlines())
-    # step 1: the policy is the base, so -log pi_theta/pi_ref is 0 on every stored token that is scored in its place
+    batches = json.loads(out.with_suffix(".rows").read_text())
+    assert len(batches) == 2 and [sum(row["replayed"] for row in rows) for rows in batches] == [2, 1]
+    # the policy still is the base, so -log pi_theta/pi_ref is 0 on every stored token that is scored in its place
     assert first["actor/rehearsal_loss"] == pytest.approx(0, abs=1e-5)
     assert first["actor/ppo_kl"] == pytest.approx(0, abs=1e-5)
-    assert first["actor/grad_norm"] == pytest.approx(expected_norm(store, policy()), rel=1e-3)
-    # step 2: the stored answers became likelier
-    assert second["actor/rehearsal_loss"] < -1e-3
+    assert first["actor/grad_norm"] == pytest.approx(expected_norm(batches, policy()), rel=1e-3)
+    tokens = [sum(len(row["answer"]) for row in rows if row["replayed"]) for rows in batches]
+    assert (first["dph/rehearsal_tokens/min"], first["dph/rehearsal_tokens/max"]) == (min(tokens), max(tokens))
+    assert first["dph/explore_rows"] == 16
+    # step 2, after the first of its mini-batches: the stored answers became likelier
+    assert second["actor/rehearsal_loss"] < -1e-5
     assert 0 < first["critic/score/mean"] < 1

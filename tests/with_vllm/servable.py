@@ -29,10 +29,10 @@ def train_step(policy, optimizer, seed: int = 0):
     optimizer.zero_grad(set_to_none=True)
 
 
-def scored(policy, problems, answers):
+def scored(policy, problems, answers, words=None):
     """What the trainer gives the sampler's own token ids."""
     pairs = [(p.prompt, a.token_ids) for p, group in zip(problems, answers, strict=True) for a in group]
-    return [value for row in answer_logprobs(policy, tokenizer(), pairs) for value in row]
+    return [value for row in answer_logprobs(policy, words or tokenizer(), pairs) for value in row]
 
 
 def logprobs(answers):

@@ -1,16 +1,15 @@
-r"""DPH in verl's trainer (0.9): a policy loss, an advantage, two agent loops, a data set and a reward, without a fork.
+r"""DPH in verl's trainer (0.9): a policy loss, an advantage, a sampler, agent loops, a data set and a reward.
 
 verl imports this module by `VERL_USE_EXTERNAL_MODULES=dphlib.integrations.verl.plugin` and finds the rest by its
 settings: `actor.policy_loss.loss_mode=dph_js`, a name of `settings.methods.METHODS`, and `algorithm.adv_estimator=dph`.
 docs/verl.md lists them and says what was chosen and why, docs/verl_8gpu.sh is a whole launch.
 
-    row          `PartitionedDataset` lays out each batch: prompts of D_exp, then stored answers, each rolled out once
-    replay       `ReplayLoop` answers with the stored tokens, gives their reference log-probs as the rollout's, and
-                 `REPLAY_REWARD` as the reward, a number that no reward function gives and that vanishes in a mean
+    row          `PartitionedDataset` lays out each batch: prompts of D_exp and stored answers, each rolled out once
+    replay       `ReplayLoop` answers with the stored tokens and gives their reference log-probs as the rollout's
     old          verl's bypass mode hands the rollout's log-probs to the loss as old log-probs, hence on a replayed row
                  those of pi_ref, and on the others those of the policy that sampled
-    mark         the advantage reads that reward and sets such a row's advantage to `REPLAY_MARK` times its weight
-    loss         the policy loss recognises rows by the mark and calls `losses.partitioned_loss` on both kinds at once
+    weight       `PartitionedSampler`, verl's replay buffer, deals the rows to mini-batches and gives each two weights
+    loss         the policy loss tells rows apart by these weights and calls `losses.partitioned_loss` on both kinds
 
 Not here: methods with an online reference (rkl, dph_js_definition), dynamic sampling, verl's asynchronous trainers,
 its trainer before `use_v1`, and tools or several turns. Each is refused where it can be recognised.
@@ -21,8 +20,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import threading
-import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -35,18 +32,28 @@ from torch.utils.data import Dataset
 from dphlib.integrations.verl.loss import (
     ADVANTAGE,
     REHEARSING,
-    REPLAY_REWARD,
     check_settings,
     partitioned_advantage,
     policy_loss,
 )
+from dphlib.integrations.verl.sampler import REPLAYED, PartitionedSampler, interleaved
 from dphlib.integrations.verl.store import EXPLORE_LOOP, REPLAY_LOOP, check_store, read_store
 from dphlib.runtime.files import RunError
 from dphlib.runtime.machine import package_version
 from dphlib.types import Problem
 
-TESTED = ("0.9.1", "0.10")
-"""verl from the first version on and before the second."""
+VERL = "0.9.1"
+"""The version that tests run; what is relied on (order of rows, fields of a batch) others may do otherwise."""
+
+__all__ = ["PartitionedDataset", "PartitionedSampler", "compute_score", "register"]
+
+
+def _check_whole(data: Any) -> None:
+    """Checks verl's whole configuration, of which `data` is a part: here, before any model is loaded."""
+    from omegaconf import OmegaConf
+
+    check_settings(OmegaConf.select(data, ".."))
+
 
 # --- Rows -------------------------------------------------------------------------------------------------------
 
@@ -54,7 +61,8 @@ TESTED = ("0.9.1", "0.10")
 def schedule(explore: int, stored: int, prompts: int, rehearsal_rows: int, epochs: int, seed: int) -> numpy.ndarray:
     """Row numbers of a whole training, (steps, prompts + rehearsal_rows): D_exp's rows come first in the file.
 
-    Both sets are drawn without replacement, shuffled anew each time they are used up. An epoch is one pass over D_exp.
+    In a step stored answers lie evenly among the prompts: verl gives each agent-loop worker a stretch of it. Both sets
+    are drawn without replacement, shuffled anew each time they are used up. An epoch is one pass over D_exp.
 
     >>> schedule(explore=4, stored=2, prompts=2, rehearsal_rows=1, epochs=1, seed=0).shape
     (2, 3)
@@ -68,11 +76,12 @@ def schedule(explore: int, stored: int, prompts: int, rehearsal_rows: int, epoch
         rounds = [random.permutation(count) for _ in range(math.ceil(wanted / count))]
         return numpy.concatenate(rounds)[:wanted].reshape(steps, -1)
 
-    return numpy.hstack([draws(explore, steps * prompts), explore + draws(stored, steps * rehearsal_rows)])
+    rows = numpy.hstack([draws(explore, steps * prompts), explore + draws(stored, steps * rehearsal_rows)])
+    return rows[:, interleaved(prompts, rehearsal_rows)]
 
 
 class PartitionedDataset(Dataset):
-    """verl's `data.custom_cls` for files of `dph verl`: every batch has prompts of D_exp, then stored answers.
+    """verl's `data.custom_cls` for files of `dph verl`: every batch has prompts of D_exp and stored answers.
 
     Reads `data.dph`: `explore_prompts` and `rehearsal_rows` of a step (they add up to `data.train_batch_size`),
     `rollouts` per prompt, `epochs` over D_exp, and `seed`. A file without stored answers is given out in its order.
@@ -100,6 +109,7 @@ class PartitionedDataset(Dataset):
         self._order = numpy.arange(self._table.num_rows)
         self._rollouts: int | None = None
         if store.references:
+            _check_whole(config)
             settings = config.get("dph")
             prompts, rehearsed = int(settings.explore_prompts), int(settings.rehearsal_rows)
             if prompts + rehearsed != config.train_batch_size or config.get("gen_batch_size") or config.shuffle:
@@ -128,17 +138,17 @@ class PartitionedDataset(Dataset):
         row = self._table.slice(int(self._order[item]), 1).to_pylist()[0]
         row["raw_prompt"] = row.pop("prompt")
         row |= {"index": row["extra_info"]["index"], "tools_kwargs": {}, "interaction_kwargs": {}}
-        row["dummy_tensor"] = torch.zeros(1, dtype=torch.uint8)  # verl's own data set has it: a batch needs a tensor
+        replayed = row["agent_name"] == REPLAY_LOOP
+        row[REPLAYED] = torch.tensor([replayed], dtype=torch.uint8)
         if self._rollouts is not None:
-            row["__rollout_n__"] = 1 if row["agent_name"] == REPLAY_LOOP else self._rollouts
+            row["__rollout_n__"] = 1 if replayed else self._rollouts
         return row
 
 
 class ReplayLoop:
     """An agent loop that answers with a stored answer and its reference log-probs; no model is asked."""
 
-    def __init__(self, trainer_config: Any, **_: Any) -> None:
-        check_settings(trainer_config.config)
+    def __init__(self, **_: Any) -> None: ...  # verl hands over what a loop that asks a model needs
 
     async def run(
         self, sampling_params: Mapping[str, Any], *, extra_info: Mapping[str, Any], global_steps: int = 1, **_: Any
@@ -151,7 +161,7 @@ class ReplayLoop:
             response_ids=list(extra_info["answer_ids"]),
             response_mask=[1] * len(extra_info["answer_ids"]),
             response_logprobs=list(extra_info["answer_logprobs"]),
-            reward_score=REPLAY_REWARD,
+            reward_score=0.0,  # no group, no advantage: in verl's mean of scores a replayed row counts as 0
             routed_experts=None,
             multi_modal_data={},
             mm_processor_kwargs={},
@@ -188,10 +198,10 @@ class ExploreLoop:
 
 
 @cache
-def _verifier(databases: str) -> tuple[Any, threading.Lock]:
+def _verifier(databases: str, workers: int) -> Any:
     from dphlib.verify import Verifier
 
-    return Verifier(Path(databases)), threading.Lock()
+    return Verifier(Path(databases), workers)
 
 
 def compute_score(
@@ -200,21 +210,22 @@ def compute_score(
     ground_truth: str,
     extra_info: Mapping[str, Any],
     databases: str = ".",
+    workers: int = 1,
     **_: Any,
 ) -> float:
     """Reward 1 or 0 by dphlib's verifiers, as verl's `reward.custom_reward_function` calls it.
 
     Args:
         databases: folder with `<db_id>/<db_id>.sqlite`; `reward_kwargs.databases` of the custom reward function.
+        workers: answers that are judged at a time in each of verl's `reward.num_workers` processes, which call this
+            from several threads; `reward_kwargs.workers`.
 
     Raises:
         RunError: the answer could not be judged; verl leaves such a row out, it is never counted as wrong.
     """
     kind, db_id = extra_info["kind"], extra_info["db_id"] or None
     problem = Problem(extra_info["problem_id"], data_source, kind, "", ground_truth, db_id)
-    verifier, lock = _verifier(str(databases))
-    with lock:  # verl calls from several threads
-        (verdict,) = verifier.verify_many([(problem, solution_str)])
+    (verdict,) = _verifier(str(databases), workers).verify_many([(problem, solution_str)])
     if verdict.reward is None:
         raise RunError(f"problem {problem.id}: the answer could not be judged ({verdict.detail})")
     return verdict.reward
@@ -224,17 +235,12 @@ def compute_score(
 
 
 def check_version(found: str | None) -> None:
-    """Warns of a verl that was not tested; raises `RunError` where there is none."""
-    from packaging.version import Version
-
+    """Raises `RunError` where there is no verl, or another version than the tested one."""
+    way_out = f'pip install "dphlib[verl]" "verl[vllm,fsdp]=={VERL}", in an environment of its own'
     if found is None:
-        raise RunError('verl is not installed; pip install "dphlib[verl]", in an environment of its own')
-    if not Version(TESTED[0]) <= Version(found) < Version(TESTED[1]):
-        warnings.warn(
-            f"verl {found} is installed; dphlib's plug-in is tested with verl >= {TESTED[0]}, < {TESTED[1]}:"
-            " compare the first step with docs/verl.md before a long run",
-            stacklevel=2,
-        )
+        raise RunError(f"verl is not installed; {way_out}")
+    if found != VERL:
+        raise RunError(f"verl {found} is installed, dphlib's plug-in is for verl {VERL}; {way_out}")
 
 
 def register() -> None:

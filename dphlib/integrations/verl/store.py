@@ -22,8 +22,8 @@ from typing import Any
 from dphlib import __version__
 from dphlib.integrations.store import Origin, origin
 from dphlib.partition import Partition, Reference
-from dphlib.runtime.files import InputError, RunError, atomic_path, make_folder
-from dphlib.runtime.places import ARTIFACTS
+from dphlib.runtime.files import InputError, RunError, atomic_path
+from dphlib.sampling.protocol import prompt_ids
 from dphlib.types import Problem
 
 EXPLORE_LOOP, REPLAY_LOOP = "dph_explore", "dph_replay"
@@ -66,7 +66,7 @@ def write_store(parts: Partition, base: Path, tokenizer: Any, out: Path) -> Path
             f"D_exp has {len(parts.exploration)} prompts and {len(parts.references)} answers are stored; both are"
             " needed: choose another threshold or pre-sample more problems"
         )
-    ids = iter(_prompt_ids(tokenizer, [*parts.exploration, *(reference.problem for reference in parts.references)]))
+    ids = iter(prompt_ids(tokenizer, [*parts.exploration, *(reference.problem for reference in parts.references)]))
     rows = [_row(index, problem, next(ids)) for index, problem in enumerate(parts.exploration)]
     for reference in parts.references:
         if not reference.token_ids or len(reference.token_ids) != len(reference.logprobs):
@@ -86,7 +86,7 @@ def write_prompts(problems: Sequence[Problem], base: Path, tokenizer: Any, out: 
     """Writes problems that are only answered, such as a validation suite, to `out`/validation.parquet."""
     if not problems:
         raise ValueError("no problem to write")
-    ids = _prompt_ids(tokenizer, problems)
+    ids = prompt_ids(tokenizer, problems)
     rows = [_row(index, problem, ids[index]) for index, problem in enumerate(problems)]
     return _write(out / VALIDATION, rows, FileHead(**origin(base, tokenizer), exploration=len(problems), references=0))
 
@@ -127,40 +127,6 @@ def check_store(store: FileHead, folder: Path, tokenizer: Any) -> None:
             f"the stored answers were made with another {what}: sha256 {stored}, {folder} has {found};"
             " train the base that was pre-sampled, or pre-sample this one and write the store again"
         )
-
-
-def verl(
-    out: Path,
-    profile: str = "cpu",
-    artifacts: Path = ARTIFACTS,
-    suite: str = "train",
-    validation: str = "in_domain",
-) -> int:
-    """Writes the partition of a suite and its stored answers as verl reads them.
-
-    Args:
-        out: folder of train.parquet and validation.parquet.
-        profile: `smoke` or `cpu`; its threshold partitions.
-        artifacts: folder of the runs; what is not there yet is built.
-        suite: what is trained on.
-        validation: suite that verl answers greedily on the way.
-    """
-    from transformers import AutoTokenizer
-
-    from dphlib.experiment.pipeline import Pipeline
-    from dphlib.settings.environment import profile_from_environment
-
-    pipeline = Pipeline(artifacts / profile, profile_from_environment(profile))
-    make_folder(out)
-    base = pipeline.base_folder()
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    print(write_store(pipeline.parts(suite), base, tokenizer, out))
-    print(write_prompts(pipeline.suite(validation), base, tokenizer, out))
-    return 0
-
-
-def _prompt_ids(tokenizer: Any, problems: Sequence[Problem]) -> list[list[int]]:
-    return tokenizer([problem.prompt for problem in problems])["input_ids"]
 
 
 def _row(index: int, problem: Problem, prompt_ids: Sequence[int], stored: Reference | None = None) -> dict[str, Any]:

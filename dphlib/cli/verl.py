@@ -1,0 +1,100 @@
+"""The command `dph verl`: a run for verl's trainer, and its final weights back."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dphlib.cli.run import ProfileArgument, require_machine
+from dphlib.experiment.pipeline import Pipeline
+from dphlib.runtime.files import InputError, RunError, make_folder, say, write_text
+from dphlib.runtime.places import ARTIFACTS, ROOT
+from dphlib.settings.environment import profile_from_environment
+from dphlib.settings.variants import MAIN, RunConfig
+
+LAUNCH, SCRIPT = "launch.sh", "verl_8gpu.sh"
+
+
+def verl(
+    out: Path | None = None,
+    profile_name: ProfileArgument = "cpu",
+    artifacts: Path = ARTIFACTS,
+    suite: str = "train",
+    validation: str = "in_domain",
+    method: str = "dph_js",
+    seed: int = 0,
+    weights: Annotated[Path | None, tyro.conf.arg(name="import", metavar="FOLDER")] = None,
+    metrics: Path | None = None,
+) -> int:
+    """Writes a run for verl's trainer to --out, or brings the weights that verl trained back by --import.
+
+    Args:
+        out: folder of train.parquet (the partition and its stored answers), validation.parquet and launch.sh.
+        profile_name: whose partition; `paper` is trained by verl, see docs/verl.md.
+        artifacts: folder of the runs; what is not there yet is built.
+        suite: what is trained on.
+        validation: suite that verl answers greedily on the way.
+        method: that verl trains, or trained.
+        seed: under which imported weights are kept.
+        weights: folder of verl's final weights, merged by verl.model_merger; they become the training stage of method
+            and seed, which `dph evaluate` and the notebooks find.
+        metrics: with --import: the file that verl's logger `file` wrote.
+    """
+    if (out is None) == (weights is None):
+        raise InputError("give either --out FOLDER, for a run to start, or --import FOLDER, of one that is done")
+    settings, run = profile_from_environment(profile_name), RunConfig(method, MAIN, seed)
+    if out is None:
+        return _import(Pipeline(artifacts / profile_name, settings), run, weights, metrics)  # type: ignore[arg-type]
+    require_machine(settings)
+    pipeline = Pipeline(artifacts / profile_name, settings)
+    pipeline.require_memory({"pre-sampling": partial(Pipeline.presample, suite=suite)})
+    return _export(pipeline, run, out, suite, validation)
+
+
+def _export(pipeline: Pipeline, run: RunConfig, out: Path, suite: str, validation: str) -> int:
+    from dphlib.integrations.verl.loss import REHEARSING
+    from dphlib.integrations.verl.store import write_prompts, write_store
+    from dphlib.models.load import load_tokenizer
+
+    if run.method not in REHEARSING:
+        raise InputError(f"method {run.method!r} in verl: one of {', '.join(REHEARSING)}")
+    make_folder(out)
+    base = pipeline.base_folder()
+    tokenizer = load_tokenizer(base)
+    config = pipeline.settings.method_config(run)
+    references = pipeline.references(suite, pipeline.partition(suite), config)
+    print(write_store(pipeline.parts(suite)._replace(references=references), base, tokenizer, out))
+    print(write_prompts(pipeline.suite(validation), base, tokenizer, out))
+    named = {"MODEL": base, "STORE": out, "DATABASES": pipeline.databases()}
+    line = " ".join(f"{name}={shlex.quote(str(folder.absolute()))}" for name, folder in named.items())
+    write_text(
+        out / LAUNCH, f'#!/usr/bin/env bash\n{line} METHOD={run.method} ETA={config.eta} "${{0%/*}}"/{SCRIPT} "$@"\n'
+    )
+    if (script := ROOT / "docs" / SCRIPT).is_file():
+        shutil.copy2(script, out)
+    else:
+        say(f"an installed package has no docs/{SCRIPT}: copy it from the repository to {out}")
+    (out / LAUNCH).chmod(0o755)
+    print(out / LAUNCH)
+    return 0
+
+
+def _import(pipeline: Pipeline, run: RunConfig, weights: Path, metrics: Path | None) -> int:
+    from dphlib.integrations.verl.weights import bring, find_weights
+
+    found = find_weights(weights)
+    if not pipeline.lacks(partial(Pipeline.train_one, run=run)):
+        there = pipeline.train_one(run).path
+        raise RunError(f"{run.name} is trained already: {there}; remove that folder, or import under another --seed")
+    base = pipeline.base_folder()
+    print(
+        pipeline.train_one(
+            run, bring=partial(bring, weights=found, base=base, settings=pipeline.settings, metrics=metrics)
+        ).path
+    )
+    return 0

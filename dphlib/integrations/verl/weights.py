@@ -1,0 +1,193 @@
+"""verl's final weights as a training stage of a run folder, and the metrics that it logged as that stage's log.
+
+The stage is the one that `Pipeline.train_one` would build, so evaluation, notebooks and claims judge it like any run;
+its file `imported.json` says that verl trained it. Not here: merging the parts of an FSDP checkpoint, which verl does.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dphlib.integrations.store import tokenizer_sha256
+from dphlib.runtime.files import InputError, MissingFileError, RunError, append_jsonl, write_json
+from dphlib.settings.profiles import Profile
+
+IMPORTED = "imported.json"
+_MERGE = "python -m verl.model_merger merge --backend fsdp --local_dir {} --target_dir NEW, then --import NEW"
+_NO_TENSOR_OF_ITS_OWN = "lm_head.weight"  # where it is tied to the embeddings, some files hold it and some do not
+
+
+def find_weights(folder: Path) -> Path:
+    """The folder below `folder` with whole weights in the Hugging Face layout: itself, or verl's `actor/huggingface`.
+
+    Raises:
+        RunError: verl's FSDP checkpoint, whose parts must be merged first.
+        MissingFileError: no weights there.
+    """
+    for place in (folder, folder / "huggingface", folder / "actor/huggingface"):
+        if (place / "config.json").is_file() and any(place.glob("*.safetensors")):
+            return place
+    if parts := sorted(folder.rglob("model_world_size_*_rank_*.pt")):
+        raise RunError(
+            f"{folder} holds a checkpoint of verl in {len(parts)} part(s), not merged: {_MERGE.format(parts[0].parent)}"
+        )
+    raise MissingFileError(
+        f"no weights in {folder}: config.json and *.safetensors are needed, as verl.model_merger writes them"
+    )
+
+
+def bring(out: Path, weights: Path, base: Path, settings: Profile, metrics: Path | None) -> None:
+    """Fills the folder of a training stage with weights of verl.
+
+    Args:
+        out: the stage's folder.
+        weights: folder in the Hugging Face layout, see `find_weights`.
+        base: folder of the initial policy; tokenizer and generation settings are taken from it.
+        settings: the profile.
+        metrics: what verl's logger `file` wrote; None for a log of one row, which has the number of iterations alone.
+
+    Raises:
+        RunError: weights of another base or the base's own, or a profile that trains adapters.
+        InputError: metrics that verl's logger did not write.
+    """
+    from dphlib.experiment.policies import MODEL
+    from dphlib.models.load import load_tokenizer
+
+    if settings.tuning.kind != "full":
+        raise RunError(
+            f"profile {settings.name} trains adapters ({settings.tuning.kind}), verl's weights are whole; import them"
+            " into a profile that trains all weights, such as paper, or set DPH_TUNING=full"
+        )
+    refuse_other(weights, base)
+    rows = list(log_rows(metrics)) if metrics else [_row(settings.train.iterations, {})]
+    model = out / MODEL
+    model.mkdir(parents=True)
+    for file in sorted(
+        [*weights.glob("*.safetensors"), *weights.glob("*.safetensors.index.json"), weights / "config.json"]
+    ):
+        shutil.copyfile(file, model / file.name)
+    if (generation := base / "generation_config.json").is_file():
+        shutil.copyfile(generation, model / generation.name)
+    load_tokenizer(base).save_pretrained(model)
+    for row in rows:
+        append_jsonl(out / "train_log.jsonl", row)
+    write_json(out / IMPORTED, {"trained_by": "verl", "iterations_logged": len(rows) if metrics else None})
+
+
+def refuse_other(weights: Path, base: Path) -> None:
+    """Raises RunError when weights do not come from training `base`: other tensors or tokenizer, or the very same."""
+    from dphlib.models.adapters import describe_base
+    from dphlib.models.load import load_tokenizer
+
+    ours, theirs = shapes(base), shapes(weights)
+    for name in sorted(ours.keys() ^ theirs.keys()):
+        if name != _NO_TENSOR_OF_ITS_OWN:
+            where = weights if name in theirs else base
+            raise RunError(f"{weights} was not trained from {base}: only {where} has the tensor {name}")
+    for name in sorted(ours.keys() & theirs.keys()):
+        if ours[name] != theirs[name]:
+            raise RunError(f"{weights} was not trained from {base}: {name} is {theirs[name]}, not {ours[name]}")
+    if (weights / "tokenizer_config.json").is_file():
+        found, needed = (tokenizer_sha256(load_tokenizer(folder)) for folder in (weights, base))
+        if found != needed:
+            raise RunError(
+                f"{weights} has another tokenizer (sha256 {found[:12]}) than {base} ({needed[:12]}); import what was"
+                " trained from this profile's base"
+            )
+    if describe_base(weights, "other").sha256 == describe_base(base, "other").sha256:
+        raise RunError(f"{weights} holds the weights of the base itself; give the folder of the trained ones")
+
+
+def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The tensors in a folder's safetensors files, by name; nothing of them is loaded."""
+    from safetensors import safe_open
+
+    found: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="np") as tensors:
+            found |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
+    return found
+
+
+# --- The log ----------------------------------------------------------------------------------------------------
+
+
+def log_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of `train_log.jsonl` from a file of verl's logger (`trainer.logger=[console,file]`); null is unknown.
+
+    Raises:
+        InputError: no such file, or a line that verl's logger does not write.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no metrics in {path}; verl writes them with trainer.logger='[console,file]'")
+    found = False
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            step, data = int(entry["step"]), dict(entry["data"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}, line {number}: no step and data, as verl's logger `file` writes them") from error
+        if "actor/grad_norm" in data:  # the others are of validation
+            found = True
+            yield _row(step, data)
+    if not found:
+        raise InputError(f"{path} has no step of training (actor/grad_norm); give the file of verl's file logger")
+
+
+def _row(iteration: int, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {"iteration": iteration, **{name: convert(data) for name, convert in _ENTRIES.items()}}
+
+
+def _of(name: str) -> Callable[[Mapping[str, Any]], Any]:
+    return lambda data: data.get(name)
+
+
+def _reward(data: Mapping[str, Any]) -> float | None:
+    """The mean over rollouts: verl's is over all rows, in which a stored answer counts as 0."""
+    explored, replayed, mean = (
+        data.get(name) for name in ("dph/explore_rows", "dph/rehearsal_rows", "critic/score/mean")
+    )
+    return None if None in (explored, replayed, mean) else mean * (explored + replayed) / explored  # type: ignore[operator]
+
+
+def _near_perfect(data: Mapping[str, Any]) -> float | None:
+    """L_pef: verl's figure is eta times it."""
+    weighted, eta = data.get("actor/rehearsal_loss"), data.get("dph/eta")
+    return None if weighted is None or not eta else weighted / eta
+
+
+def _nothing(data: Mapping[str, Any]) -> None:
+    return None
+
+
+_ENTRIES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "reward": _reward,
+    "entropy": _nothing,
+    "kl_to_base": _nothing,
+    "response_tokens": _nothing,
+    "loss": _of("actor/pg_loss"),
+    "loss_explore": _of("actor/explore_loss"),
+    "loss_near_perfect": _near_perfect,
+    "grad_norm": _of("actor/grad_norm"),
+    "lr": _of("actor/lr"),
+    "clip_fraction": _of("actor/pg_clipfrac"),
+    "dual_clip_fraction": _of("actor/pg_clipfrac_lower"),
+    "old_kl": _of("actor/ppo_kl"),
+    "truncated": _nothing,
+    "informative_groups": _nothing,
+    "unjudged": _nothing,
+    "rl_rows": _of("dph/explore_rows"),
+    "rehearsal_rows": _of("dph/rehearsal_rows"),
+    "reference_tokens": lambda data: 0,  # the methods that verl trains here have no online reference
+    "policy_tokens": _of("perf/total_num_tokens"),
+    "sampler": lambda data: "verl",
+    "sample_s": _of("timing_s/gen"),
+    "update_s": _of("timing_s/update_actor"),
+    "step_s": _of("timing_s/step"),
+    "peak_gpu_gib": _of("actor/perf/max_memory_allocated_gb"),
+}
+"""Entry of `docs/training_log.md` -> its value in verl's metrics of a step."""
