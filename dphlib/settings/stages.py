@@ -26,6 +26,8 @@ class WorldConfig:
         problems: suite -> number of problems.
         content_shares: content -> share of the SQL problems and of the corpus's SQL.
         corpus_shares: share of people, places and sums in the supervised corpus.
+        odds_concentration, habits_concentration: of the Dirichlet distributions that a hidden family's odds (whose
+            habit is right) and habits (who writes in the corpus) are drawn from; 1 is uniform, less is more unequal.
         slip_rate_sql, slip_rate_sums: share of the corpus's answers with one slip.
         misread_rate: share of the corpus's answers to hard questions that misread them.
     """
@@ -41,12 +43,14 @@ class WorldConfig:
         }
     )
     content_shares: Mapping[str, float] = field(
-        default_factory=lambda: {"clean": 0.25, "hidden": 0.45, "hard": 0.3}
+        default_factory=lambda: {"clean": 0.2, "hidden": 0.45, "hard": 0.35}
     )
-    corpus_shares: Mapping[str, float] = field(default_factory=lambda: {"people": 0.4, "places": 0.2, "sums": 0.4})
+    corpus_shares: Mapping[str, float] = field(default_factory=lambda: {"people": 0.36, "places": 0.19, "sums": 0.45})
     slip_rate_sql: float = 0.1
     slip_rate_sums: float = 0.1
-    misread_rate: float = 0.8
+    misread_rate: float = 0.9
+    odds_concentration: float = 1.0
+    habits_concentration: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,14 +41,14 @@ class Family:
 def styled_families(
     config: WorldConfig, domain: str, forms: Sequence[tuple[str, str, Content]]
 ) -> list[Family]:
-    """Families from (form, attribute, content). Hidden ones have odds and habits that are uniform on the simplex of
-    shares, the others every style alike; the draws depend on the world's seed and the domain."""
+    """Families from (form, attribute, content). Hidden ones have odds and habits drawn from Dirichlet's distribution,
+    the others every style alike; the draws depend on the world's seed and the domain."""
     rng, even = random.Random(f"{config.seed}-{domain}"), dict.fromkeys(STYLES, 1 / len(STYLES))
 
-    def simplex() -> Mapping[str, float]:
-        drawn = [rng.expovariate(1) for _ in STYLES]
+    def simplex(concentration: float) -> Mapping[str, float]:
+        drawn = [rng.gammavariate(concentration, 1) for _ in STYLES]
         return {style: value / sum(drawn) for style, value in zip(STYLES, drawn, strict=True)}
 
     return [
-        Family(*form, *((simplex(), simplex()) if form[2] == "hidden" else (even, even))) for form in forms
+        Family(*form, *((simplex(config.odds_concentration), simplex(config.habits_concentration)) if form[2] == "hidden" else (even, even))) for form in forms
     ]
