@@ -14,6 +14,8 @@ Kind = Literal["sql", "math"]
 Outcome = Literal["correct", "wrong", "no_answer", "invalid", "forbidden", "timeout", "too_large", "infra_error"]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
+VALIDATION = "validation"
+"""The suite by which the stopping point and coefficients are chosen; no claim is judged on it."""
 GREEDY_SAMPLE = -1
 """Sample index of the greedy answer; sampled answers count from 0."""
 

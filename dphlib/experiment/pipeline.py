@@ -32,7 +32,7 @@ from dphlib.settings.methods import MethodConfig
 from dphlib.settings.profiles import Profile
 from dphlib.settings.stages import PresampleConfig, PretrainedConfig
 from dphlib.settings.variants import RunConfig
-from dphlib.types import Group, Problem
+from dphlib.types import VALIDATION, Group, Problem
 
 CODE = {
     "world": ("world.people_places", "world.sums"),
@@ -94,7 +94,7 @@ class Pipeline:
         other.run = _Finished(self.run.root, self.run.profile_name)
         return other
 
-    def lacks(self, stage: Callable[[Pipeline], Stage]) -> bool:
+    def lacks(self, stage: Callable[[Pipeline], Stage | list[Stage]]) -> bool:
         """Whether a stage is not there, found out without building anything.
 
         Neither is one whose inputs cannot be read: what is wrong with them is said when it is built.
@@ -317,9 +317,9 @@ class Pipeline:
     def evaluate(self, runs: Sequence[RunConfig]) -> pd.DataFrame:
         """Records of the base and of every run: `EvalRecord` rows, the way-points of training included."""
         frames = [pd.read_parquet(self.evaluate_one().path / "records.parquet")]
-        self.build_all("evaluate", runs, evaluate_job, Pipeline.evaluate_one)
+        self.build_all("evaluate", runs, evaluate_job, Pipeline.evaluations)
         for run in runs:
-            frames.append(pd.read_parquet(self.evaluate_one(run).path / "records.parquet"))
+            frames += [pd.read_parquet(stage.path / "records.parquet") for stage in self.evaluations(run)]
             waypoints = self.train_one(run).path / "waypoints.parquet"
             frames += [pd.read_parquet(waypoints)] if waypoints.is_file() else []
         return pd.concat(frames, ignore_index=True)
@@ -333,9 +333,7 @@ class Pipeline:
         return pd.DataFrame(rows)
 
     def train_one(self, run: RunConfig, bring: Callable[[Path], None] | None = None) -> Stage:
-        """One run: `model/` or `adapter/`, `train_log.jsonl`, and `waypoints.parquet` where it has way-points.
-
-        Main runs of `HEADLINE` have them, and runs of another length; those of another trainer have none.
+        """One run as `train_run.build` writes it; one of another trainer has no way-points.
 
         Args:
             bring: fills the stage's folder with what another trainer made, instead of training.
@@ -354,7 +352,7 @@ class Pipeline:
                 databases=self.databases(),
                 prompts=self.suite(suite) if method.trains_on == "all" else parts.exploration,
                 references=self.references(suite, source, method),
-                waypoint_problems=self.suite("in_domain") if waypoints else [],
+                waypoint_problems=self.suite(settings.evaluation.step_suite) if waypoints else [],
                 waypoints=waypoints,
                 data_text=problem_sets.described(settings, suite, len(self.suite(suite))),
             )
@@ -377,12 +375,24 @@ class Pipeline:
             build=bring or build,
         )
 
-    def evaluate_one(self, run: RunConfig | None = None) -> Stage:
-        """`records.parquet` of one run's final policy, or of the initial one."""
+    def evaluations(self, run: RunConfig) -> list[Stage]:
+        """`evaluate_one` of a run, and where it stopped earlier also of its policy there."""
+        stopped = self.stopping_step(run) not in (None, run.train_config(self.settings.train).iterations)
+        return [self.evaluate_one(run), *([self.evaluate_one(run, stopped=True)] if stopped else [])]
+
+    def stopping_step(self, run: RunConfig) -> int | None:
+        """Iteration of a run's stopping point; None where it has none."""
+        path = self.train_one(run).path / "stopping.json"
+        return json.loads(path.read_text(encoding="utf-8"))["step"] if path.is_file() else None
+
+    def evaluate_one(self, run: RunConfig | None = None, stopped: bool = False) -> Stage:
+        """`records.parquet` of one run's final policy, of that at its stopping point, or of the initial one."""
         samples = dict(self.settings.evaluation.samples)
         if run and run.setting("domain") == "sums":
             samples = {"out_of_domain": samples["out_of_domain"]}
-        return self.answered("evaluate", run, samples)
+        if run is None and self.settings.evaluation.stops:
+            samples[VALIDATION] = self.settings.evaluation.step_samples
+        return self.answered("evaluate", run, samples, stopped=stopped)
 
     def answered(
         self,
@@ -390,6 +400,7 @@ class Pipeline:
         run: RunConfig | None,
         samples: Mapping[str, int],
         ids: Mapping[str, Sequence[str]] | None = None,
+        stopped: bool = False,
     ) -> Stage:
         """`records.parquet`: the answers of one policy to some problems.
 
@@ -398,12 +409,14 @@ class Pipeline:
             run: whose final policy answers; None for the initial one.
             samples: suite -> draws per problem.
             ids: suite -> its problems, sampled only; None for all of a suite, answered greedily too.
+            stopped: the run's policy at its stopping point instead.
         """
         settings, config = self.settings, self.settings.evaluation
         name, identity = "base", ("base", "main", -1, 0)
         if run:
-            name = run.name
-            identity = (run.method, run.variant, run.seed, run.train_config(settings.train).iterations)
+            last = run.train_config(settings.train).iterations
+            step = (self.stopping_step(run) if stopped else None) or last
+            name, identity = f"{run.name}{'-stopped' * stopped}", (run.method, run.variant, run.seed, step)
         source = self.train_one(run) if run else self.base()
 
         def build(out: Path) -> None:
@@ -417,7 +430,7 @@ class Pipeline:
                 out,
                 settings,
                 self.base_folder(),
-                source.path if run else None,
+                (source.path / "stopped" if stopped else source.path) if run else None,
                 self.databases(),
                 problems,
                 samples,
@@ -445,13 +458,13 @@ class Pipeline:
     # --- parallel ---
 
     def build_all(
-        self, label: str, runs: Sequence[RunConfig], job: Callable[..., None], stage: Callable[..., Stage]
+        self, label: str, runs: Sequence[RunConfig], job: Callable[..., None], stage: Callable[..., Stage | list[Stage]]
     ) -> None:
         """Builds what is missing of one stage per run, side by side, each on a GPU of its own where models are on GPUs.
 
         Args:
             job: builds a run's stage in another process.
-            stage: of a pipeline and a run.
+            stage: of a pipeline and a run, or several.
         """
         runs = [run for run in runs if self.lacks(partial(stage, run=run))]
         if not runs:
@@ -484,4 +497,4 @@ def evaluate_job(root: str, profile_name: str, tracker: str, run: dict[str, Any]
         pipeline._span = (0.0, 0.7)
         pipeline.train_one(config)
         pipeline._span = (0.7, 1.0)
-    pipeline.evaluate_one(config)
+    pipeline.evaluations(config)

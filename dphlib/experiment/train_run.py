@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
+from dphlib.analysis.stopping import stopping_steps
 from dphlib.experiment import evaluate, policies
 from dphlib.partition import Reference
-from dphlib.runtime.files import atomic_path
+from dphlib.runtime.files import atomic_path, write_json
 from dphlib.runtime.machine import derive_seed, deterministic
 from dphlib.sampling.protocol import Sampler
 from dphlib.settings.profiles import Profile
@@ -23,6 +24,9 @@ from dphlib.settings.variants import RunConfig
 from dphlib.training import loop, tracking
 from dphlib.types import Problem
 from dphlib.verify import Verifier
+
+STOPPED, STOPPING = "stopped", "stopping.json"
+"""In a run's stage: folder with the policy at its stopping point, and file with the iteration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,9 @@ def build(
     report: Callable[[float], None],
     tracker: str = "",
 ) -> None:
-    """Trains a run and writes `model/` or `adapter/`, `train_log.jsonl`, and `waypoints.parquet` where it has some.
+    """Trains a run and writes `model/` or `adapter/`, and `train_log.jsonl`.
+
+    With way-points, `waypoints.parquet`; where runs have a stopping point, also `STOPPED` and `STOPPING`.
 
     Args:
         out: the stage's folder.
@@ -106,6 +112,10 @@ def build(
         tracker: another place for the log, see `tracking`; "" for none.
     """
     train, evaluation = run.train_config(settings.train), settings.evaluation
+
+    def save(made: Ready, folder: Path) -> None:
+        policies.save_policy(made.policy, made.tokenizer, folder, settings, run, inputs.base, inputs.data_text)
+
     with (
         ready(settings, inputs, run.seed, initial=True) as made,
         tracking.tracked(tracker, kept, settings, run) as track,
@@ -119,23 +129,29 @@ def build(
                 records = evaluate.evaluate(
                     made.policy,
                     made.tokenizer,
-                    {"in_domain": inputs.waypoint_problems},
-                    {"in_domain": evaluation.step_samples},
+                    {evaluation.step_suite: inputs.waypoint_problems},
+                    {evaluation.step_suite: evaluation.step_samples},
                     made.verifier,
                     evaluate.Identity(run.method, run.variant, run.seed, log["iteration"]),
                     draw_seed=derive_seed("waypoint", evaluation.draw_seed, run.name),
                     max_new_tokens=evaluation.max_new_tokens,
-                    greedy=False,
+                    greedy=evaluation.stops,
                     sampler=made.sampler,
                     styles=settings.data is None,
                 )
+                if evaluation.stops:
+                    save(made, kept / f"policy-{log['iteration']}")
                 with atomic_path(kept / f"waypoint-{log['iteration']}.parquet") as path:
                     records.to_parquet(path, index=False)
 
         made.train(settings.method_config(run), train, run.seed, folder=kept, on_iteration=on_iteration)
-    policies.save_policy(made.policy, made.tokenizer, out, settings, run, inputs.base, inputs.data_text)
+    save(made, out)
     shutil.copy2(kept / "train_log.jsonl", out)
     if inputs.waypoints:
-        steps = [step for step in inputs.waypoints if step <= train.iterations]
-        frames = [pd.read_parquet(kept / f"waypoint-{step}.parquet") for step in steps]
-        pd.concat(frames, ignore_index=True).to_parquet(out / "waypoints.parquet", index=False)
+        frames = [pd.read_parquet(kept / f"waypoint-{step}.parquet") for step in inputs.waypoints]
+        records = pd.concat(frames, ignore_index=True)
+        records.to_parquet(out / "waypoints.parquet", index=False)
+        if evaluation.stops:
+            (step,) = stopping_steps(records)
+            write_json(out / STOPPING, {"step": int(step)})
+            shutil.copytree(kept / f"policy-{step}", out / STOPPED)

@@ -20,10 +20,10 @@ from sqlglot import exp
 from dphlib.data.limit_ties import parse_sql
 from dphlib.lessons import world
 from dphlib.settings.profiles import Profile
-from dphlib.settings.stages import WorldConfig
 from dphlib.types import Problem
 from dphlib.verify import Verifier
 from dphlib.verify.sqlite_files import quoted
+from dphlib.world.people_places import FORMS
 
 _CUT = 60
 _ROWS_READ = 100_000  # of a table, for its most frequent values
@@ -44,7 +44,7 @@ def examples(problems: Sequence[Problem], family: str) -> list[Problem]:
     of_set = [problem for problem in problems if problem.meta["family"] == family]
     if of_set:
         return of_set
-    if family not in WorldConfig().family_weights:
+    if family.split()[0] not in FORMS:
         known = ", ".join(sorted({problem.meta["family"] for problem in problems}))
         raise ValueError(f"no problem of the set {family!r} among these {len(problems)}; there are: {known}")
     return list(problems)

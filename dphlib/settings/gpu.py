@@ -143,6 +143,7 @@ _GPU80_TRAIN = replace(
 _PAPER_EVALUATION = EvalConfig(
     samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 32},  # Pass@16 and Pass@32 [fig]
     steps=(50, 100, 200),
+    step_suite="in_domain",
     step_samples=8,
     max_new_tokens=4096,
 )

@@ -28,7 +28,7 @@ SMOLLM2 = PretrainedConfig(
     file="SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
-_SUITES = ("in_domain", "cross_domain", "out_of_domain")
+_SUITES = ("validation", "in_domain", "cross_domain", "out_of_domain")
 
 LM: dict[str, Any] = {
     "pretrained": SMOLLM2,
@@ -44,7 +44,7 @@ LM: dict[str, Any] = {
         checkpoint_every=5,
     ),
     "evaluation": EvalConfig(
-        samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(20,), step_samples=8
+        samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=tuple(range(5, 41, 5))
     ),
     "seeds": (0,),
     "ablations": False,
@@ -62,7 +62,7 @@ LM_SMOKE: dict[str, Any] = {
     "train": replace(
         LM["train"], iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, diagnose_every=1, checkpoint_every=1
     ),
-    "evaluation": EvalConfig(samples=dict.fromkeys(_SUITES, 16), steps=(1,), step_samples=8, base_samples=2),
+    "evaluation": EvalConfig(samples=dict.fromkeys(_SUITES[1:], 16), steps=(1,), base_samples=2),
     "cost_iterations": 1,
 }
 """Every step of `lm` on a few problems, its model barely fine-tuned: does all of it run here?"""

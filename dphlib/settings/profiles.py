@@ -123,12 +123,18 @@ class Profile:
         return (0.025, 0.125) if self.base is None else (0.01, 0.05)
 
     def waypoints(self, run: RunConfig) -> tuple[int, ...]:
-        """Iterations after which a run is measured on its way: main runs of `HEADLINE`, and runs of another length."""
-        steps = self.evaluation.steps
-        if run.setting("iterations"):
-            steps = tuple(step for step in (*steps, self.train.iterations) if step < run.setting("iterations"))
-        shown = run.variant == MAIN and run.method in HEADLINE
-        return steps if shown or run.setting("iterations") else ()
+        """Iterations after which a run is measured on its way.
+
+        Where runs have a stopping point, all but those on the sums, to their end; else the main runs of `HEADLINE`, and
+        runs of another length.
+        """
+        steps, length = self.evaluation.steps, run.setting("iterations")
+        if self.evaluation.stops:
+            ends = length or self.train.iterations
+            return () if run.setting("domain") else tuple(range(steps[0], ends + 1, steps[0]))
+        if length:
+            return tuple(step for step in (*steps, self.train.iterations) if step < length)
+        return steps if run.variant == MAIN and run.method in HEADLINE else ()
 
     def quickness(self, run: RunConfig) -> tuple[int, bool, bool]:
         """Sorts slow runs first: long ones, an online reference, the full prompt set."""
@@ -152,14 +158,21 @@ class Profile:
 
 _SMALLEST_CPU = Profile(
     "smoke",
-    world=WorldConfig(problems={"train": 24, "in_domain": 8, "cross_domain": 6, "out_of_domain": 10, "sums_train": 16}),
+    world=WorldConfig(
+        problems={
+            "train": 24,
+            "validation": 6,
+            "in_domain": 8,
+            "cross_domain": 6,
+            "out_of_domain": 10,
+            "sums_train": 16,
+        }
+    ),
     model=ModelConfig(hidden_size=96, intermediate_size=192, layers=2),
     sft=SftConfig(steps=200, batch=48),
     presample=PresampleConfig(threshold=1),
     train=TrainConfig(iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, diagnose_every=1),
-    evaluation=EvalConfig(
-        samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(1,), step_samples=8
-    ),
+    evaluation=EvalConfig(samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(1,)),
     seeds=(0,),
     cost_iterations=1,
     studies="controls,eta,answers",

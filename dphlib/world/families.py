@@ -38,9 +38,7 @@ class Family:
         return rng.choices(STYLES, [shares[style] for style in STYLES])[0]
 
 
-def styled_families(
-    config: WorldConfig, domain: str, forms: Sequence[tuple[str, str, Content]]
-) -> list[Family]:
+def styled_families(config: WorldConfig, domain: str, forms: Sequence[tuple[str, str, Content]]) -> list[Family]:
     """Families from (form, attribute, content). Hidden ones have odds and habits drawn from Dirichlet's distribution,
     the others every style alike; the draws depend on the world's seed and the domain."""
     rng, even = random.Random(f"{config.seed}-{domain}"), dict.fromkeys(STYLES, 1 / len(STYLES))
@@ -49,6 +47,11 @@ def styled_families(
         drawn = [rng.gammavariate(concentration, 1) for _ in STYLES]
         return {style: value / sum(drawn) for style, value in zip(STYLES, drawn, strict=True)}
 
-    return [
-        Family(*form, *((simplex(config.odds_concentration), simplex(config.habits_concentration)) if form[2] == "hidden" else (even, even))) for form in forms
-    ]
+    made = []
+    for form, attribute, content in forms:
+        odds: Mapping[str, float] = even
+        habits: Mapping[str, float] = even
+        if content == "hidden":
+            odds, habits = simplex(config.odds_concentration), simplex(config.habits_concentration)
+        made.append(Family(form, attribute, content, odds, habits))
+    return made

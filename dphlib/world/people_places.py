@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dphlib.settings.stages import WorldConfig
 from dphlib.types import Problem
@@ -49,14 +50,15 @@ NUMBER_CONTENT = {"direct": "unique", "aliased": "text", "nested": "ties", "step
 HIGH_MARKER, LOW_MARKER = 999, 0
 
 _CLEAN, _HARD = ("list_above", "aggregate"), ("two_filters", "filtered_aggregate", "top_three")
-_BY_FLAG, _BY_OPTIONAL, _BY_NUMBER = ("count_yes", "count_no"), ("count_known", "count_missing"), ("highest", "lowest")
+BY_FLAG, BY_OPTIONAL, BY_NUMBER = ("count_yes", "count_no"), ("count_known", "count_missing"), ("highest", "lowest")
+FORMS = (*_CLEAN, *_HARD, *BY_FLAG, *BY_OPTIONAL, *BY_NUMBER)
 
 
 def families(config: WorldConfig, domain: str) -> list[Family]:
     """The families of people or of places: two clean, three hard, and a hidden one for each form and attribute."""
     forms: list[tuple[str, str, Content]] = [(form, "", "clean") for form in _CLEAN]
     forms += [(form, "", "hard") for form in _HARD]
-    for hidden, attributes in ((_BY_FLAG, FLAGS), (_BY_OPTIONAL, OPTIONALS), (_BY_NUMBER, NUMBERS)):
+    for hidden, attributes in ((BY_FLAG, FLAGS), (BY_OPTIONAL, OPTIONALS), (BY_NUMBER, NUMBERS)):
         forms += [(form, name, "hidden") for form in hidden for name in attributes[domain]]
     return styled_families(config, domain, forms)
 
@@ -91,6 +93,11 @@ class Question:
         return second if self.number == first else first
 
     @property
+    def slots(self) -> str:
+        """Table, number, constants and aggregate, from which `read_slots` makes the question again."""
+        return f"{self.table.name} {self.number} {self.constant} {self.limit} {self.aggregate}"
+
+    @property
     def text(self) -> str:
         t, x, y, flag, optional = self.table.name, self.number, self.other, self.table.flag, self.table.optional
         return {
@@ -108,6 +115,13 @@ class Question:
         }[self.form]
 
 
+def read_slots(form: str, tables: Sequence[Table], slots: str) -> Question:
+    """The question of a form that `Question.slots` wrote."""
+    asked, number, constant, limit, aggregate = slots.split()
+    table = next(table for table in tables if table.name == asked)
+    return Question(form, table, number, int(constant), int(limit), aggregate)
+
+
 def write_sql(question: Question, style: str, spelling: str | None = None) -> str:
     """The question's SQL as the analyst of `style` writes it.
 
@@ -121,7 +135,7 @@ def write_sql(question: Question, style: str, spelling: str | None = None) -> st
     """
     t, x = question.table.name, question.number
     select, where, tail = _parts(question, style, spelling or style)
-    superlative = question.form in _BY_NUMBER
+    superlative = question.form in BY_NUMBER
     if style == "direct":
         return _join(f"SELECT {select} FROM {t}", where, tail)
     if style == "aliased":
@@ -203,7 +217,7 @@ def _draw_table(rng: random.Random, domain: str, name: str) -> Table:
     return Table(name, (a, b), rng.choice(FLAGS[domain]), rng.choice(OPTIONALS[domain]))
 
 
-def _with(tables: tuple[Table, Table], asked: int, **slots) -> tuple[Table, Table]:
+def _with(tables: tuple[Table, Table], asked: int, **slots: Any) -> tuple[Table, Table]:
     first, second = tables
     return (replace(first, **slots), second) if asked == 0 else (first, replace(second, **slots))
 
@@ -263,7 +277,7 @@ def right_styles(connection: sqlite3.Connection, question: Question, gold: str) 
 
 def _expected_styles(family: Family, owner: str) -> set[str]:
     """NULL and unique numbers are the contents on which nobody's habit does harm."""
-    harmless = family.form in (*_BY_NUMBER, "count_known") and owner == "direct"
+    harmless = family.form in (*BY_NUMBER, "count_known") and owner == "direct"
     return set(STYLES) if family.content != "hidden" or harmless else {owner}
 
 
@@ -288,7 +302,7 @@ def build_database(
             content |= {each.flag: rng.choice(STYLES), each.optional: rng.choice(STYLES)}
             if each is question.table:
                 if family.content == "hidden":
-                    content[family.attribute] = NUMBER_CONTENT[owner] if family.form in _BY_NUMBER else owner
+                    content[family.attribute] = NUMBER_CONTENT[owner] if family.form in BY_NUMBER else owner
                 else:
                     content |= dict.fromkeys(each.numbers, "unique")
             _create(each, _draw_rows(rng, each, content, low=family.form == "lowest"), connection, content)
@@ -319,8 +333,8 @@ def build_suite(rng: random.Random, config: WorldConfig, suite: str, count: int,
     for index, family in enumerate(proportional(rng, shares(config, domain), count)):
         db_id = f"{suite}_{index:04d}"
         tables, question, gold, right = build_database(rng, domain, folder / "database", db_id, family)
-        meta = {"family": family.name, "subset": family.content, "right_styles": " ".join(right)}
-        meta["question"] = question.text
+        meta = {"family": family.name, "subset": family.content, "content": family.content}
+        meta |= {"right_styles": " ".join(right), "question": question.text, "slots": question.slots}
         problems.append(Problem(db_id, suite, "sql", database_prompt(tables, question), gold, db_id, meta))
     return problems
 
@@ -361,7 +375,7 @@ def _slip(rng: random.Random, question: Question, tables: tuple[Table, Table]) -
     t = question.table
     other = tables[1] if t is tables[0] else tables[0]
     choices = [replace(question, table=replace(t, name=other.name))]
-    if question.form not in (*_BY_FLAG, *_BY_OPTIONAL):
+    if question.form not in (*BY_FLAG, *BY_OPTIONAL):
         choices.append(replace(question, number=question.other))
     if question.form == "list_above":
         choices.append(replace(question, constant=10 * rng.randint(2, 8)))

@@ -108,6 +108,12 @@ def working(style: str, subset: str, operands: tuple[int, ...], noun: str = "") 
     return f"( {first} ) {rest} = {so_far} {rest} =" if style == "nested" else f"{first} = {so_far} , {so_far} {rest} ="
 
 
+def sum_of(problem: Problem) -> tuple[str, tuple[int, ...], str]:
+    """Question, operands and noun of a problem that `build_suite` made."""
+    operands, noun = tuple(map(int, problem.meta["slots"].split())), problem.meta["family"].partition(" ")[2]
+    return text(problem.meta["subset"], operands, noun), operands, noun
+
+
 def corpus_pair(rng: random.Random, made: list[Family], slip_rate: float) -> tuple[str, str]:
     """One (prompt, answer) of the supervised corpus; a slip moves the result by a one or a ten."""
     hidden = rng.random() < 0.5
@@ -134,7 +140,8 @@ def build_suite(rng: random.Random, config: WorldConfig, suite: str, count: int)
         seen.add((family.name, operands))
         owner = family.draw(rng, family.odds)
         right = (owner,) if family.content == "hidden" else STYLES
-        meta = {"family": family.name, "subset": family.form, "right_styles": " ".join(sorted(right))}
+        meta = {"family": family.name, "subset": family.form, "content": family.content}
+        meta |= {"right_styles": " ".join(sorted(right)), "slots": " ".join(map(str, operands))}
         prompt = sum_prompt(text(family.form, operands, family.attribute))
         gold = f"{value(family.form, operands, owner):g}"
         problems.append(Problem(f"{suite}_{len(problems):04d}", suite, "math", prompt, gold, None, meta))
