@@ -29,6 +29,7 @@ environment: DPH_PYTHON       Python 3.11 or later to use (default: python3.13, 
                               verl's with -verl)
              DPH_TORCH_INDEX  where the CPU build of PyTorch is (default: https://download.pytorch.org/whl/cpu)
              DPH_MIN_FREE_GIB free disk space that set-up asks for (default: 6; with an NVIDIA GPU 20)
+             DPH_RETRAIN_BASE 1 trains the bases of the profile cpu, in place of those that are shipped (--retrain-base)
              DPH_BASE, DPH_TUNING, DPH_SAMPLER, DPH_METHODS, DPH_DATA, DPH_DEVICE change the profiles for GPUs: docs/gpu.md;
              lm and lm-smoke read DPH_TUNING, DPH_SAMPLER, DPH_METHODS and DPH_DEVICE
 TEXT
@@ -93,14 +94,15 @@ case "$command" in
         esac
         ;;
 esac
-options_of() { # options_of COMMAND: the options of a command of dph, read off its signature
+options_of() { # options_of COMMAND: the options of a command of dph, read off its signature; a flag ends with !
     cat "$root"/dphlib/cli/*.py | awk "/^def $1\\(/ { on = 1 } on { print } on && /\\) ->/ { exit }" |
-        grep -oE '[a-z_]+: ' | sed 's/^/--/; s/: $//' | tr _ - | grep -vx -e --profile-name
+        grep -oE '[a-z_]+: (bool)?' | sed 's/^/--/; s/: $//; s/: bool$/!/' | tr _ - | grep -vx -e --profile-name
 }
 
 check_options() { # check_options ALLOWED ARGUMENTS ...: a slip is told now, not after minutes of set-up
-    local allowed name
-    allowed=$(printf '%s' "$1" | tr '\n' ' ')
+    local allowed flags name
+    flags=$(printf '%s\n' "$1" | sed -n 's/!$//p' | tr '\n' ' ')
+    allowed=$(printf '%s' "$1" | tr -d '!' | tr '\n' ' ')
     shift
     while [ $# -gt 0 ]; do
         name=${1%%=*}
@@ -108,6 +110,9 @@ check_options() { # check_options ALLOWED ARGUMENTS ...: a slip is told now, not
         case " $allowed " in
             *" $name "*) ;;
             *) fail 2 "unknown option '$1'; allowed: $allowed" ;;
+        esac
+        case " $flags " in
+            *" $1 "*) shift && continue ;;
         esac
         if [ "$name" = "$1" ]; then
             if [ $# -lt 2 ]; then fail 2 "option $name needs a value"; fi

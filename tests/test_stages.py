@@ -105,8 +105,8 @@ def judged(built, tmp_path, monkeypatch):
     for stage in (root / "stages").glob("partition-*"):
         shutil.rmtree(stage)
 
-    def with_verdicts(self, suite="train", draw="k", config=None):
-        found = groups(self, suite, draw, config)
+    def with_verdicts(self, suite="train", draw="k", config=None, seed=0):
+        found = groups(self, suite, draw, config, seed)
         for i, group in enumerate(found):
             right = (i % 2 == 0) if draw == "extra" else (0, len(group.answers), 1)[i % 3]
             verdicts = [Verdict("correct" if sample < right else "wrong") for sample in range(len(group.answers))]

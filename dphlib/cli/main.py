@@ -33,7 +33,7 @@ from dphlib.integrations import store
 from dphlib.report.notebooks import NotebookInterrupted, find_notebooks
 from dphlib.runtime.files import InputError, RunError, UserError, make_folder, say, write_text
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, REFERENCE
-from dphlib.settings.environment import profile_from_environment
+from dphlib.settings.environment import ask_to_retrain, profile_from_environment
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.studies import HARD, STUDIES, chosen, study_runs
 from dphlib.settings.variants import RunConfig
@@ -73,10 +73,17 @@ def notebooks(out: Path = Path("notebooks")) -> int:
 # --- single steps ---
 
 
-def presample(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, suite: str = "train") -> int:
-    """Draws and verifies the pre-samples of a suite."""
+def presample(
+    profile_name: ProfileArgument = "cpu",
+    artifacts: Path = ARTIFACTS,
+    suite: str = "train",
+    seed: int = 0,
+    retrain_base: bool = False,
+) -> int:
+    """Draws and verifies the pre-samples of a suite, for the runs with a seed."""
+    ask_to_retrain(retrain_base)
     pipeline = _pipeline(profile_name, artifacts, {"pre-sampling": partial(Pipeline.presample, suite=suite)})
-    print(pipeline.presample(suite).path)
+    print(pipeline.presample(suite, seed=seed).path)
     return 0
 
 
@@ -86,18 +93,33 @@ def partition(
     suite: str = "train",
     threshold: int = 0,
     export: Path | None = None,
+    seed: int = 0,
+    retrain_base: bool = False,
 ) -> int:
-    """Partitions a suite; threshold 0 is the profile's; export: a new folder, for it as other trainers read it."""
+    """Partitions a suite.
+
+    Args:
+        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
+        artifacts: folder of the runs.
+        suite: what is partitioned.
+        threshold: correct answers from which a prompt is near-perfect; 0 is the profile's.
+        export: a new folder, for the partition as other trainers read it.
+        seed: of the runs that read it; it decides the base and the draw.
+        retrain_base: train the base, in place of the one that is shipped.
+    """
+    ask_to_retrain(retrain_base)
     pipeline = _pipeline(profile_name, artifacts, {"pre-sampling": partial(Pipeline.presample, suite=suite)})
     if export is not None:
         store.new_folder(export)
-    source, parts = pipeline.partition(suite, threshold or None), pipeline.parts(suite, threshold or None)
+    source = pipeline.partition(suite, threshold or None, seed=seed)
+    parts = pipeline.parts(suite, threshold or None, seed)
     print(f"D_pef {len(parts.near_perfect)}, D_exp {len(parts.exploration)}, references {len(parts.references)}")
     print(source.path)
     if export is not None:
         # With the trainer's log-probs where another program drew: a divergence starts at 0 against those alone.
-        parts = parts._replace(references=pipeline.references(suite, source, METHOD_CONFIGS["dph_f"]))
-        store.export(export, parts, threshold or pipeline.settings.presample.threshold, pipeline.base_folder())
+        parts = parts._replace(references=pipeline.references(suite, source, METHOD_CONFIGS["dph_f"], seed))
+        base = pipeline.base_folder(pipeline.settings.base_index(seed))
+        store.export(export, parts, threshold or pipeline.settings.presample.threshold, base)
         print(export)
     return 0
 
@@ -109,18 +131,21 @@ def train(
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
     tracker: str = "",
+    retrain_base: bool = False,
 ) -> int:
     """Trains one run.
 
     Args:
         method: of the paper, or a control: grpo_dexp, sft_rehearsal, dph_f_all.
-        seed: of training.
+        seed: of training; it decides the base and the pre-sampling too.
         variant: main, or one setting that differs: eta=..., strength=equal, authors_eta=8, js_scale=2, threshold=...,
             k=..., answers=..., clip_high=..., top_p=..., entropy=..., iterations=..., domain=sums.
         profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: folder of the runs.
         tracker: also log to this tracker of Accelerate's, such as tensorboard or wandb.
+        retrain_base: train the base, in place of the one that is shipped.
     """
+    ask_to_retrain(retrain_base)
     run = RunConfig(method, variant, seed)
     if tracker:
         tracking.check(tracker)
@@ -135,10 +160,12 @@ def evaluate(
     variant: str = "main",
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
+    retrain_base: bool = False,
 ) -> int:
-    """Evaluates one run beside the base and prints Pass@k."""
+    """Evaluates one run beside its base and prints Pass@k."""
     from dphlib import stats
 
+    ask_to_retrain(retrain_base)
     run = RunConfig(method, variant, seed)
     needed: Needed = {
         "training": partial(Pipeline.train_one, run=run),
@@ -158,6 +185,7 @@ def ablate(
     artifacts: Path = ARTIFACTS,
     workers: int = 0,
     table: Path | None = None,
+    retrain_base: bool = False,
 ) -> int:
     """Runs studies alone and says what each comparison shows, with its interval.
 
@@ -168,11 +196,13 @@ def ablate(
         artifacts: stages are kept in, and found in, `<artifacts>/<profile_name>`.
         workers: runs at a time, 0 for one each core.
         table: also write the whole table, every suite and measure, to this CSV file.
+        retrain_base: train the bases, in place of those that are shipped.
     """
     from dphlib.analysis import retention, tables
     from dphlib.analysis import studies as ablations
     from dphlib.experiment import hard
 
+    ask_to_retrain(retrain_base)
     settings, names = profile_from_environment(profile_name, seeds, seeds), chosen(study)
     if not names:
         raise InputError(f"no study given; known: all, {', '.join(STUDIES)}")

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 from filelock import FileLock, Timeout
 
+from dphlib.experiment import bases
 from dphlib.experiment import plan as plan_module
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.experiment.store import code_version, verify_run_manifest, write_run_manifest
@@ -31,7 +32,7 @@ from dphlib.runtime.files import clear_errors, digest, make_folder, read_manifes
 from dphlib.runtime.jobs import duration
 from dphlib.runtime.machine import pin_kernels, versions
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS
-from dphlib.settings.environment import profile_from_environment
+from dphlib.settings.environment import ask_to_retrain, profile_from_environment
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import chosen
 
@@ -49,6 +50,7 @@ def run(
     seeds: str = "",
     studies: str = "",
     study_seeds: str = "",
+    retrain_base: bool = False,
 ) -> int:
     """Runs all notebooks of a profile, then claims, report and manifest.
 
@@ -60,15 +62,21 @@ def run(
         studies: also run these: `all`, or names such as `controls,eta`; `hard` draws more answers to the problems that
             the base seldom solves; `smoke` runs some of them anyway.
         study_seeds: of ablations and studies, as `seeds`.
+        retrain_base: train the bases, in place of those that are shipped.
     """
+    ask_to_retrain(retrain_base)
     settings, started = profile_from_environment(profile_name, seeds, study_seeds), time.monotonic()
     chosen(studies)
     require_machine(settings)
     out = artifacts.resolve() / settings.name
     make_folder(out)
     require_space(out, SPACE_GIB + plan_module.written_gib(settings))
+    pipeline = Pipeline(out, settings)
     # Notebook 04 asks for what training needs: what no GPU here can train is trained elsewhere.
-    Pipeline(out, settings).require_memory({"pre-sampling": Pipeline.presample})
+    pipeline.require_memory({"pre-sampling": Pipeline.presample})
+    for index in settings.used_bases:  # what is wrong with a shipped one is said before the first notebook
+        if pipeline.shipped(index) is not None:
+            pipeline.base(index)
     lock = FileLock(out / ".lock")
     try:
         with clear_errors(out):
@@ -135,16 +143,16 @@ def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | Non
 
 
 def _outside(settings: Profile) -> list[Any]:
-    """What a GPU profile's notebooks depend on beside their parameters: the environment's settings, the data's files.
+    """What notebooks depend on beside their parameters: shipped bases, the environment's settings, the data's files.
 
-    The base is downloaded here where it is not there yet: without access nothing is begun.
+    A base of the hub is downloaded here where it is not there yet: without access nothing is begun.
 
     Raises:
         FileNotFoundError, DataError: a data set is not where it should be.
         RunError: no access to the base.
     """
     if settings.base is None:
-        return [] if settings.small else [settings]
+        return [bases.listed(settings)] if settings.small else [settings]
     from dphlib.experiment import policies
     from dphlib.experiment import problems as problem_sets
 

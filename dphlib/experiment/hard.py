@@ -3,10 +3,10 @@
     records = hard_records(pipeline)      # base, GRPO, RKL, DPH-F, DPH-JS
     table = hard_table(records)
 
-A problem is hard where at most `SHARE` of the base's answers in the plain evaluation were correct. All models, the base
-too, then answer the hard problems anew, four times as often as the plain evaluation does at most (64 x 4 = 256 in
-`cpu`). The answers that chose the problems are not used again: on problems chosen for few correct answers they
-understate the base.
+A problem is hard where at most `SHARE` of the answers of the profile's bases, taken together, were correct in the plain
+evaluation. All models, the bases too, then answer the hard problems anew, four times as often as the plain evaluation
+does at most (64 x 4 = 256 in `cpu`). The answers that chose the problems are not used again: on problems chosen for few
+correct answers they understate the base.
 
 1. These rows differ from the plain records in problems and in answers drawn, and never stand among them: they are a
    file of their own, `hard.parquet`. Arms of both are refused by `stats.check_comparable`.
@@ -23,7 +23,7 @@ import pandas as pd
 from dphlib import stats
 from dphlib.analysis import retention
 from dphlib.analysis.labels import NAMES, SUITES
-from dphlib.experiment.pipeline import Pipeline
+from dphlib.experiment.pipeline import Pipeline, evaluate_job, model_of
 from dphlib.experiment.store import Stage
 from dphlib.runtime.files import InputError
 from dphlib.settings.environment import profile_from_environment
@@ -36,12 +36,12 @@ SHARE = 1 / 8
 
 
 def hard_problems(records: pd.DataFrame) -> dict[str, list[str]]:
-    """Suite -> ids of the problems of which the base solved at most `SHARE` of its sampled answers.
+    """Suite -> ids of the problems that the bases, taken together, solved in at most `SHARE` of their sampled answers.
 
-    A suite without one is left out. Raises ValueError where no suite has one, or the base is not in the records.
+    A suite without one is left out. Raises ValueError where no suite has one, or no base is in the records.
     """
     base = records[records["method"] == "base"]
-    table = stats.problem_table(stats.sampled(base))
+    table = stats.problem_table(stats.sampled(base)).groupby(["suite", "problem_id"], as_index=False)[["c", "n"]].sum()
     hard = table[table["c"] <= SHARE * table["n"]]
     if hard.empty:
         raise InputError(f"the base solves every problem in more than {SHARE:.3g} of its answers: none is hard")
@@ -65,26 +65,29 @@ def hard_runs(settings: Profile) -> list[RunConfig]:
 
 
 def hard_records(pipeline: Pipeline) -> pd.DataFrame:
-    """`EvalRecord` rows of the base and of `hard_runs`; suites hold their hard problems only, no greedy answer.
+    """`EvalRecord` rows of `hard_runs` and of the bases that they start from: hard problems only, no greedy answer.
 
     Trains and evaluates what is not there yet. Raises ValueError where no problem is hard.
     """
     runs = hard_runs(pipeline.settings)
     pipeline.train(runs)
-    answered(pipeline, None)
-    pipeline.build_all("hard problems", runs, hard_job, answered)
-    stages = [answered(pipeline, run) for run in (None, *runs)]
+    bases = list(range(pipeline.settings.bases))
+    pipeline.build_all("evaluate", bases, evaluate_job, Pipeline.evaluate_one)
+    models: list[RunConfig | int] = [*runs, *sorted({pipeline.settings.base_index(run.seed) for run in runs})]
+    pipeline.build_all("hard problems", models, hard_job, answered)
+    stages = [answered(pipeline, model) for model in models]
     return pd.concat([pd.read_parquet(stage.path / "records.parquet") for stage in stages], ignore_index=True)
 
 
-def hard_job(root: str, profile_name: str, tracker: str, run: dict[str, Any]) -> None:
-    """Answers the hard problems with one run's model, in a process of its own."""
-    answered(Pipeline(root, profile_from_environment(profile_name), tracker=tracker), RunConfig(**run))
+def hard_job(root: str, profile_name: str, tracker: str, run: dict[str, Any] | int) -> None:
+    """Answers the hard problems with one run's model, or with a base, in a process of its own."""
+    answered(Pipeline(root, profile_from_environment(profile_name), tracker=tracker), model_of(run))
 
 
-def answered(pipeline: Pipeline, run: RunConfig | None) -> Stage:
-    """`records.parquet` of one run's final model on the hard problems; of the base where `run` is None."""
-    problems = hard_problems(pd.read_parquet(pipeline.evaluate_one().path / "records.parquet"))
+def answered(pipeline: Pipeline, run: RunConfig | int) -> Stage:
+    """`records.parquet` of one run's final model on the hard problems; of the base with an index."""
+    plain = [pipeline.evaluate_one(index).path / "records.parquet" for index in range(pipeline.settings.bases)]
+    problems = hard_problems(pd.concat(map(pd.read_parquet, plain), ignore_index=True))
     samples = dict.fromkeys(problems, draws(pipeline.settings))
     return pipeline.answered("hard", run, samples, problems)
 

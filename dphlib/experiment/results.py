@@ -59,7 +59,8 @@ class Results:
         settings: the profile.
         records: `EvalRecord` rows.
         train_logs: iterations of all runs, with method, variant and seed.
-        presample: one row per training prompt: suite, problem_id, family, correct of k.
+        presample: one row per base and training prompt: base, suite, problem_id, family, correct of k; of each base in
+            the draw of the first seed that uses it.
         cost: iterations of the cost measurement; None before it was made.
         hard: `EvalRecord` rows of the hard problems (`hard.hard_records`); None where they were not asked for.
         made: tables of studies that were asked for, by name.
@@ -91,8 +92,14 @@ class Results:
         return set(map(tuple, self.records[["method", "variant"]].drop_duplicates().to_numpy().tolist()))
 
     @property
-    def sql_presample(self) -> pd.DataFrame:
-        return self.presample[self.presample["suite"] == "train"]
+    def bases(self) -> list[int]:
+        """Indices of the bases that were pre-sampled."""
+        return sorted(self.presample["base"].unique().tolist())
+
+    def of_base(self, index: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """One base's records and its rows of `presample`."""
+        base = self.records[(self.records["method"] == "base") & (self.records["seed"] == index)]
+        return base, self.presample[self.presample["base"] == index]
 
     def write(self, root: Path) -> None:
         """`records.parquet`, `train_log.parquet`, `hard.parquet`, `presample.csv`, `cost.csv`: `load` reads the same.
@@ -199,11 +206,7 @@ FIGURES: dict[str, Product] = {
     "fig6_cost": Product(lambda r: cost_figure(_cost(r))),
     "fig7_divergences": Product(lambda r: _divergences()),
     "fig8_pass_over_steps": Product(lambda r: figures.pass_over_steps(r.records)),
-    "fig9_base": Product(
-        lambda r: base_regime(
-            r.records, r.sql_presample, k=r.settings.presample.k, threshold=r.settings.presample.threshold
-        )
-    ),
+    "fig9_base": Product(lambda r: _base_regime(r)),
     "fig11_controls": Product(lambda r: comparison_figure(r.study(CONTROL_STUDIES)), CONTROL_STUDIES),
     "fig12_eta": Product(lambda r: weight_figure(r.study(("eta",)), r.settings), ("eta",)),
     "fig13_ablations": Product(lambda r: comparison_figure(r.study(_SETTING_STUDIES)), _SETTING_STUDIES),
@@ -238,6 +241,12 @@ def _divergences() -> Figure:
     from dphlib.lessons import categorical  # here, for it brings torch, which nothing else here needs
 
     return divergence_curves(categorical.curves(categorical.DRAWN))
+
+
+def _base_regime(results: Results) -> Figure:
+    records, presample = results.of_base(results.bases[0])
+    sql, config = presample[presample["suite"] == "train"], results.settings.presample
+    return base_regime(records, sql, k=config.k, threshold=config.threshold)
 
 
 def _hard(results: Results) -> pd.DataFrame:
@@ -363,16 +372,19 @@ def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = Fal
     """The recorded tables of the base and of `runs`, building what is not there yet; if asked, the cost is measured and
     the hard problems are answered.
     """
-    records = pipeline.evaluate(runs)
+    records, settings = pipeline.evaluate(runs), pipeline.settings
+    suites = [suite for suite in ("train", "sums_train") if suite in problem_sets.suites(settings)]
+    drawn = [(suite, index, seed) for index, seed in settings.used_bases.items() for suite in suites]
+    pipeline.presample_all([(suite, settings.presample, seed) for suite, _, seed in drawn])
     rows = [
-        {"suite": suite, "problem_id": g.problem.id, "family": g.problem.meta.get("family", ""), "correct": g.correct}
-        for suite in ("train", "sums_train")
-        if suite in problem_sets.suites(pipeline.settings)
-        for g in pipeline.groups(suite)
+        {"base": index, "suite": suite, "problem_id": g.problem.id}
+        | {"family": g.problem.meta.get("family", ""), "correct": g.correct}
+        for suite, index, seed in drawn
+        for g in pipeline.groups(suite, seed=seed)
     ]
     cost = measure_cost(pipeline) if with_cost else None
     answered = hard.hard_records(pipeline) if with_hard else None
-    return Results(pipeline.settings, _coded(records), pipeline.train_logs(runs), pd.DataFrame(rows), cost, answered)
+    return Results(settings, _coded(records), pipeline.train_logs(runs), pd.DataFrame(rows), cost, answered)
 
 
 def close_notebook(name: str, root: Path, metrics: Mapping[str, Any]) -> None:

@@ -113,11 +113,11 @@ def code_version(modules: Sequence[str] | None, package: Path = Path(__file__).p
 
     An edit of a figure, of a comment, of a docstring or of a module in `NO_NUMBERS` invalidates no stage. A module's
     table (`sets.toml` beside `sets.py`) is part of it. Imports by a string are not seen: name those modules too.
-    `training.loop` and `dphlib.training.loop` mean the same. None means all modules, those of `NO_NUMBERS` too.
-    ValueError for an unknown module.
+    `training.loop` and `dphlib.training.loop` mean the same. None means all modules, those of `NO_NUMBERS` too; an
+    empty sequence means no code, for what is copied. ValueError for an unknown module.
     """
     there = {_dotted(path.relative_to(package)): path for path in package.rglob("*.py")}
-    waiting = [name.removeprefix(f"{package.name}.") for name in modules or there]
+    waiting = [name.removeprefix(f"{package.name}.") for name in (there if modules is None else modules)]
     sources: dict[str, str] = {}
     while waiting:
         name = waiting.pop()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from dphlib.runtime.files import InputError
+from dphlib.runtime.machine import derive_seed
 from dphlib.settings.gpu import GPU_PROFILES, SMOKE, smallest
 from dphlib.settings.lm import LM, LM_SMOKE
 from dphlib.settings.methods import CONFIGS, HEADLINE, METHOD_CONFIGS, MethodConfig
@@ -53,6 +54,9 @@ class Profile:
         data: data sets; None for the CPU world.
         weights: weight of the divergence for methods that have another one here than in `methods`.
         methods: those that the main runs and the ablations train.
+        bases: how many base models the CPU world has; see `base_index`.
+        shipped: folder below `artifacts/` with bases that are trained already; "" where each is trained here.
+        draws_per_seed: whether each seed has a pre-sampling of its own; else all share one.
     """
 
     name: ProfileName
@@ -75,6 +79,39 @@ class Profile:
     data: DataConfig | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     methods: tuple[str, ...] = tuple(METHOD_CONFIGS)
+    bases: int = 6
+    shipped: str = "bases"
+    draws_per_seed: bool = True
+
+    def base_index(self, seed: int) -> int:
+        """The base that the runs with a seed start from: seed modulo the number of bases.
+
+        >>> [Profile("cpu").base_index(seed) for seed in (0, 5, 6, 13)]
+        [0, 5, 0, 1]
+        """
+        return seed % self.bases
+
+    @property
+    def used_bases(self) -> dict[int, int]:
+        """The bases of the profile's seeds, each with the first seed that starts from it.
+
+        >>> profile("cpu", seeds="2,8,6").used_bases
+        {0: 6, 2: 2}
+        """
+        seeds = [*self.seeds, *self.ablation_seeds]
+        return {
+            index: next(s for s in seeds if self.base_index(s) == index)
+            for index in sorted({*map(self.base_index, seeds)})
+        }
+
+    def sft_config(self, index: int) -> SftConfig:
+        """The fine-tuning of a base of the CPU world: its index is the seed."""
+        return replace(self.sft, seed=index)
+
+    def presample_config(self, seed: int, config: PresampleConfig | None = None) -> PresampleConfig:
+        """The pre-sampling of a seed's runs: `config`, the profile's unless given, with a draw of the seed's own."""
+        config = config or self.presample
+        return replace(config, seed=derive_seed("draw", config.seed, seed)) if self.draws_per_seed else config
 
     @property
     def small(self) -> bool:
@@ -177,8 +214,14 @@ _SMALLEST_CPU = Profile(
     cost_iterations=1,
     studies="controls,eta,answers",
     study_comparisons=1,
+    bases=1,
+    shipped="",
 )
 """Every step of `cpu` on a few problems: shows that everything runs, says nothing about the method."""
+
+
+_ONE_BASE = {"bases": 1, "shipped": "", "draws_per_seed": False}
+"""Of the profiles whose model is given: it is one, and a pre-sampling of it takes minutes to hours."""
 
 
 def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
@@ -198,6 +241,8 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
     if name not in PROFILES:
         raise InputError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
     chosen = _SMALLEST_CPU if name == "smoke" else Profile("cpu")
+    if name not in ("smoke", "cpu"):
+        chosen = replace(chosen, **_ONE_BASE)  # type: ignore[arg-type]
     if name in ("lm", "lm-smoke"):
         chosen = replace(chosen, name=name, **(LM if name == "lm" else LM_SMOKE))  # type: ignore[arg-type]
     if (full := name.removesuffix(SMOKE)) in GPU_PROFILES:

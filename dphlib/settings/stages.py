@@ -67,7 +67,10 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class SftConfig:
-    """Supervised fine-tuning of the CPU world's base: Muon on the matrices, AdamW on the rest."""
+    """Supervised fine-tuning of a base of the CPU world: Muon on the matrices, AdamW on the rest.
+
+    `seed`, of the first weights and the corpus's order, is the index of the base.
+    """
 
     seed: int = 0
     steps: int = 1200
