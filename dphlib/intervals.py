@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 _NOTHING = 1e-24
 """A variance so small is one of equal numbers with rounding errors."""
@@ -222,12 +222,14 @@ class _Part(NamedTuple):
 
 def _variance(groups: Sequence[Mapping[str, np.ndarray]], scores: Sequence[Scores]) -> tuple[float, float]:
     """Variance of the linearised effect and its degrees of freedom by Satterthwaite."""
-    between_units, between_problems, both = [], [], 0.0
+    between_units: list[_Part] = []
+    between_problems: list[_Part] = []
+    both = 0.0
     for group in groups:
-        units = len(next(iter(group.values())))
-        if units > 1:
+        count = len(next(iter(group.values())))
+        if count > 1:
             of_unit = sum(x.mean(axis=1) for x in group.values())
-            between_units.append(_Part(float(np.var(of_unit, ddof=1)) / units, units - 1))
+            between_units.append(_Part(float(np.var(of_unit, ddof=1)) / count, count - 1))
     for suite, one in {one.suite: one for one in scores}.items():
         strata = np.array(one.strata)[np.argsort(np.array(one.problems))]
         inside = [group[suite] for group in groups if suite in group]
@@ -240,7 +242,7 @@ def _variance(groups: Sequence[Mapping[str, np.ndarray]], scores: Sequence[Score
             if len(x) > 1 and freedom:
                 squares, _ = _within(x - x.mean(axis=0), strata)
                 both += squares / freedom / (len(x) - 1) / len(x) / size
-    units, problems = (sum(part.variance for part in parts) for parts in (between_units, between_problems))
+    units, problems = (sum((part.variance for part in parts), 0.0) for parts in (between_units, between_problems))
     total = max(units + problems - both, units, problems)
     if total <= _NOTHING:
         return 0.0, np.inf

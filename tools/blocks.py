@@ -16,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dphlib.analysis import retention, tables
-from dphlib.analysis.claims import effect_text
+from dphlib.analysis.claims import effect_text, joint_text
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -79,5 +79,5 @@ def markdown(frame: pd.DataFrame) -> str:
     return tables.to_markdown(retention.readable(frame))
 
 
-_TEMPLATES.filters |= {"code": code, "effect": effect_text, "markdown": markdown}
+_TEMPLATES.filters |= {"code": code, "effect": effect_text, "joint": joint_text, "markdown": markdown}
 _TEMPLATES.globals |= {"table": table}

@@ -3,7 +3,7 @@
 Every number, and every word that depends on a verdict, is made from the committed reference run. What that run does not
 hold is said to be absent, with the command that makes it.
 
-1. A verdict "at once" is that of intervals at 1 - 0.05 / m for m claims (Bonferroni). Studies have Holm's correction.
+1. "All claims at once" and the studies have Holm's correction.
 2. Coverage was simulated by tests/benchmarks/coverage.py; its recorded numbers are read, not made here.
 """
 
@@ -16,14 +16,15 @@ import numpy as np
 import pandas as pd
 
 from dphlib import stats
-from dphlib.analysis import claims, retention, studies
+from dphlib.analysis import retention, studies
 from dphlib.analysis.labels import NAMES, SUITES
 from dphlib.cli.replot import recorded_profile
 from dphlib.experiment.hard import hard_table
 from dphlib.experiment.results import Results, recorded_studies
+from dphlib.intervals import interval
 from dphlib.report.facts import read_json
+from dphlib.scores import ArmScores
 from dphlib.settings.methods import HEADLINE
-from dphlib.settings.studies import arms_beyond
 from tools import blocks, run
 
 COVERAGE = Path("tests", "benchmarks", "coverage.json")
@@ -60,7 +61,6 @@ def made(results: Results, facts: dict[str, Any], simulated: dict[str, Any]) -> 
         **facts,
         answers=len(records),
         arms=_arms(records),
-        at_once=_at_once(results, len(facts["claims"])),
         simulated=simulated,
         studies=studied,
         clear_counts=_clear_counts,
@@ -90,15 +90,6 @@ def _arms(records: pd.DataFrame) -> str:
             low, high = counts.min(), counts.max()
             said.append(f"{len(counts)} {name} of {low if low == high else f'{low} to {high}'}")
     return " seeds, ".join(said)
-
-
-def _at_once(results: Results, count: int) -> dict[str, str]:
-    """The verdict of each claim with all of them judged at once."""
-    beyond = set(arms_beyond(results.settings))
-    arms = zip(results.records["method"], results.records["variant"], strict=True)
-    records = results.records[[arm not in beyond for arm in arms]]  # no claim is of an arm that only studies train
-    judged = claims.evaluate_claims(records, results.train_logs, results.settings.name, level=1 - 0.05 / count)
-    return {claim.id: claim.verdict for claim in judged}
 
 
 # --- Studies ------------------------------------------------------------------------------------------
@@ -183,13 +174,13 @@ def _steps(records: pd.DataFrame, k: int = 8) -> tuple[pd.DataFrame, float]:
 
 def _sums(records: pd.DataFrame) -> pd.DataFrame | None:
     """DPH against GRPO on the sums: trained on SQL, and trained on the sums themselves."""
-    scores, rows = stats.FinalScores(records), []
+    scores, rows = ArmScores.final(records), []
     for variant, trained in (("main", "SQL"), ("domain=sums", "sums")):
         there = {m for m in ("grpo", "dph_f", "dph_js") if scores.get(m, "out_of_domain", "pass", 1, variant)}
         for method in (m for m in ("dph_f", "dph_js") if {m, "grpo"} <= there):
             for k in (1, 8):
                 pair = [scores.of(name, "out_of_domain", "pass", k, variant) for name in (method, "grpo")]
-                got = stats.bootstrap(pair, np.subtract)
+                got = interval(pair, np.subtract)
                 row = {"trained on": trained, "method": f"{NAMES[method]} minus GRPO", "measure": f"Pass@{k}"}
                 for name, value in (("", got.estimate), ("_low", got.low), ("_high", got.high)):
                     row[f"difference{name}"] = 100 * value

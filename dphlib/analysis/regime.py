@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from dphlib import stats
+from dphlib.scores import ArmScores
 from dphlib.settings.profiles import Profile
 
 REQUIRED = ("cpu",)
@@ -33,7 +34,7 @@ class RegimeError(RuntimeError):
 class _Base(NamedTuple):
     """The base's scores, its pre-samples, and the profile."""
 
-    scores: stats.FinalScores
+    scores: ArmScores
     presample: pd.DataFrame
     settings: Profile
 
@@ -61,7 +62,7 @@ def _mean(suite: str, metric: stats.Metric, k: int = 1) -> Callable[[_Base], flo
         answers = base.scores.answers("base", suite, metric)
         if answers is None or answers < k:
             return nan
-        return float(base.scores.of("base", suite, metric, k).values_SP.mean())
+        return base.scores.of("base", suite, metric, k).mean
 
     return mean
 
@@ -122,7 +123,7 @@ def regime(records: pd.DataFrame, presample: pd.DataFrame, settings: Profile) ->
     rows = records[(records["method"] == "base") & (records["variant"] == "main")]
     if rows.empty:
         raise ValueError("no records of the base model: evaluate it first, results.collect(pipeline, []) does")
-    base = _Base(stats.FinalScores(rows), presample, settings)
+    base = _Base(ArmScores.final(rows), presample, settings)
     measured = [(each, each.measure(base)) for each in RANGES]
     if settings.data is not None:
         named = [(_on_data(each.quantity), value) for each, value in measured if not isnan(value)]

@@ -16,6 +16,8 @@ import pandas as pd
 
 from dphlib import stats
 from dphlib.analysis.labels import NAMES, SUITES
+from dphlib.intervals import Interval, interval
+from dphlib.scores import ArmScores, keep_and_explore
 from dphlib.settings.methods import HEADLINE, METHODS
 from dphlib.world.templates import STYLES
 
@@ -46,25 +48,25 @@ def _present(rows: pd.DataFrame, methods: Sequence[str]) -> list[str]:
 def capability_split(
     records: pd.DataFrame, k: int = 8, methods: Sequence[str] = METHODS, suite: str = "in_domain"
 ) -> pd.DataFrame:
-    """Keep and explore (`stats.keep_explore`), in per cent with intervals, and the numbers of problems behind them.
+    """Keep and explore (`scores.keep_and_explore`), in per cent with intervals, and the numbers of problems behind.
 
     Columns: method, keep, explore (each with `_low`, `_high`), preserved, lost, gained (expected numbers of problems,
     mean over seeds), seeds. First row: the base against k fresh answers of its own, where 2k were drawn.
     """
     rows = _main(records)
     rows = rows[rows["suite"] == suite]
-    scores, out = stats.FinalScores(rows), []
+    scores, out = ArmScores.final(rows), []
     again = ["base"] if (scores.answers("base", suite) or 0) >= 2 * k else []
     for method in [*again, *_present(rows, methods)]:
-        split = stats.keep_explore(scores, method, suite, k)
+        split = keep_and_explore(scores, method, suite, k)
         row: dict[str, object] = {"method": NAMES[method] if method != "base" else AGAIN}
         row |= _columns("keep", split.keep(), 0.0, 100.0) | _columns("explore", split.explore(), 0.0, 100.0)
         row |= {"preserved": split.preserved, "lost": split.lost, "gained": split.gained}
-        out.append({**row, "seeds": len(split.kept_SP) if method != "base" else 0})
+        out.append({**row, "seeds": len(split.both.seeds) if method != "base" else 0})
     return pd.DataFrame(out)
 
 
-def _columns(name: str, got: stats.Interval | None, low: float = -np.inf, high: float = np.inf) -> dict[str, float]:
+def _columns(name: str, got: Interval | None, low: float = -np.inf, high: float = np.inf) -> dict[str, float]:
     """`Interval.columns`, NaN without an interval."""
     return got.columns(name, low, high) if got else dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
 
@@ -76,15 +78,14 @@ def losses(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE)
     solves nothing.
     """
     rows = _main(records)
-    scores, out = stats.FinalScores(rows), []
+    scores, out = ArmScores.final(rows), []
     for method in _present(rows, methods):
         row: dict[str, object] = {"method": NAMES[method]}
         for suite in (s for s in SUITES if s in set(rows["suite"])):
             pair = [scores.of(name, suite, "pass", k) for name in (method, "base")]
             got = None
-            if pair[1].values_SP.mean() > 0:
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    got = stats.bootstrap(pair, lambda tuned, base: 1 - tuned / base)
+            if pair[1].mean > 0:
+                got = interval(pair, lambda tuned, base: 1 - tuned / base)
             row |= _columns(SUITES[suite], got)
         out.append(row)
     return pd.DataFrame(out)
@@ -106,7 +107,7 @@ def support(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Sequen
         ValueError: no k that leaves the base a second half, or no answers of the base.
     """
     rows = _main(records)
-    scores, out = stats.FinalScores(rows), []
+    scores, out = ArmScores.final(rows), []
     for suite in (s for s in SUITES if s in set(rows["suite"])):
         present = ["base", *_present(rows[rows["suite"] == suite], methods)]
         half = min(scores.answers(method, suite) or 0 for method in present) // 2
@@ -115,9 +116,9 @@ def support(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Sequen
             raise ValueError(f"support at k = {list(ks or ())} needs 2k answers per problem, {suite} has {2 * half}")
         for k in wanted:
             for method in present:
-                split = stats.keep_explore(scores, method, suite, k)
+                split = keep_and_explore(scores, method, suite, k)
                 counts = {"preserved": split.preserved, "lost": split.lost, "gained": split.gained}
-                size = len(split.solved_P)
+                size = split.problems
                 counts |= {"neither": size - sum(counts.values()), "problems": size}
                 name = NAMES[method] if method != "base" else AGAIN
                 out.append({"suite": SUITES[suite], "k": k, "method": name, **counts})
@@ -186,9 +187,9 @@ def changed_problem(
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction {direction!r}: one of {', '.join(DIRECTIONS)}")
-    scores = stats.FinalScores(_main(records))
+    scores = ArmScores.final(_main(records))
     tuned, base = (scores.of(name, suite, "pass", k) for name in (method, "base"))
-    change_P = tuned.values_SP.mean(axis=0) - base.values_SP[0]
+    change_P = tuned.units_UP.mean(axis=0) - base.started_from(tuned.bases).units_UP.mean(axis=0)
     sign = 1 if direction == "lost" else -1
     if not 0 <= rank < len(change_P):
         raise ValueError(f"rank {rank}: the suite {suite} has {len(change_P)} problems, 0 is the one that changed most")

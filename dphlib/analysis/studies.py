@@ -5,7 +5,7 @@ intervals. `sentences` puts each comparison into words. `effects` sets every var
 arm. `token_budget` and `cost_table` count and time. Tables 3, 4 and 5 themselves are in `tables`.
 
 Arms may have different numbers of seeds; both are named beside the effect. Arms that differ in the number of answers,
-in temperature, token limit or problems are refused (`stats.check_comparable`).
+in temperature, token limit or problems are refused (`intervals.check_comparable`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import pandas as pd
 
 from dphlib import stats
 from dphlib.analysis.labels import NAMES, SUITES, label
+from dphlib.intervals import Scores, holm, interval
+from dphlib.scores import ArmScores, base_count
 from dphlib.settings.methods import CONTROLS, METHODS
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import Arm, Comparison, comparisons
@@ -39,7 +41,7 @@ SPOKEN = (("in domain", "Pass@8"), ("out of domain", "Pass@8"))
 """What a sentence says: suite and measure."""
 
 
-def _found(scores: stats.FinalScores, arm: Arm, suite: str, measure: str) -> stats.Scores | None:
+def _found(scores: ArmScores, arm: Arm, suite: str, measure: str) -> Scores | None:
     """One measure of an arm; None where it is absent, has too few answers or no styles."""
     metric, k = _MEASURES[measure]
     answers = scores.answers(arm.method, suite, metric, arm.variant)
@@ -68,18 +70,18 @@ def study_table(
     every = [(name, one) for name in names for one in comparisons(settings, name)]
     arms = [tuple(arm) for _, one in every for arm in (one.arm, one.against)]
     chosen = pd.MultiIndex.from_frame(records[["method", "variant"]]).isin(arms)
-    scores, rows = stats.FinalScores(records[chosen]), []
+    scores, rows = ArmScores.final(records[chosen], base_count(records)), []
     for name, one in every:
         said = {"study": name, "change": change_of(one, settings), "arm": label(*one.arm)}
         said["against"] = label(*one.against)
         rows += [{**said, **_compared(scores, one, suite, measure)} for suite in suites for measure in _MEASURES]
     table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
     for family in table.groupby(["study", "suite", "measure"], sort=False).groups.values():
-        table.loc[family, "p_holm"] = stats.holm(table.loc[family, "p"])
+        table.loc[family, "p_holm"] = holm(table.loc[family, "p"])
     return table
 
 
-def _compared(scores: stats.FinalScores, one: Comparison, suite: str, measure: str) -> dict[str, Any]:
+def _compared(scores: ArmScores, one: Comparison, suite: str, measure: str) -> dict[str, Any]:
     """The numbers of a row of `study_table`, in points (style entropy: nats); of what was run."""
     in_nats = measure == "styles_nats"
     scale = 1.0 if in_nats else 100.0
@@ -87,14 +89,14 @@ def _compared(scores: stats.FinalScores, one: Comparison, suite: str, measure: s
     row: dict[str, Any] = {"suite": SUITES[suite], "measure": measure, "unit": "nats" if in_nats else "points"}
     row |= {"seeds": len(arm.seeds) if arm else 0, "against_seeds": len(against.seeds) if against else 0}
     if against:
-        row["against_mean"] = scale * float(against.values_SP.mean())
+        row["against_mean"] = scale * against.mean
     if arm:
-        got = stats.bootstrap([arm], lambda mean: mean)
+        got = interval([arm])
         row |= got.columns("mean", 0.0, np.inf if in_nats else 100.0, scale)
     if not (arm and against):
         return {**row, "status": "not run"}
-    got = stats.bootstrap([arm, against], np.subtract)
-    numbers = {"difference": scale * got.estimate, "low": scale * got.low, "high": scale * got.high, "p": got.p}
+    got = interval([arm, against], np.subtract)
+    numbers = {"difference": scale * got.estimate, "low": scale * got.low, "high": scale * got.high, "p": got.p_of(0.0)}
     return {**row, **numbers, "status": "run"}
 
 
@@ -189,7 +191,7 @@ def effects(records: pd.DataFrame, suites: Sequence[str] = tuple(SUITES)) -> pd.
     (ablation's and main arm's). NaN where an arm has fewer answers than the measure needs. A suite that either was
     not evaluated on has no row; without ablations, of which some profiles have none, there are no rows.
     """
-    scores, variants = stats.FinalScores(records), records["variant"] != MAIN
+    scores, variants = ArmScores.final(records), records["variant"] != MAIN
     arms = [Arm(*row) for row in records.loc[variants, ["method", "variant"]].drop_duplicates().to_numpy().tolist()]
     out = []
     for arm in sorted(arms, key=lambda arm: (arm.variant, _ORDER.index(arm.method))):

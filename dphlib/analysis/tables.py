@@ -1,7 +1,7 @@
 """The paper's tables from the records, ours beside the paper's numbers; and how a table is written.
 
 Each function gives a tidy frame, one row per cell: `row` and `column` (what a reader sees), `method`, `variant`,
-`ours`, `low`, `high` (per cent, 95 % interval of `stats.bootstrap`, cut at 0 and 100), `seeds` (their number), `paper`
+`ours`, `low`, `high` (per cent, 95 % interval, cut at 0 and 100), `seeds` (their number), `paper`
 (its number as text, "" where it has none or it is not available), `status` (`run`, `not run`, or `paper only`). An arm
 that is not in the records keeps its row, as `not run`. `wide` turns a tidy frame into what is read.
 """
@@ -18,7 +18,9 @@ import pandas as pd
 from dphlib import stats
 from dphlib.analysis import paper
 from dphlib.analysis.labels import NAMES, SUITES, label
+from dphlib.intervals import Scores, interval
 from dphlib.runtime.files import table_beside, write_text
+from dphlib.scores import ArmScores
 from dphlib.settings.methods import METHOD_CONFIGS, MethodConfig
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import MAIN, RunConfig
@@ -30,7 +32,7 @@ NOT_RUN = "not run"
 _WORDS = table_beside(__file__)
 TITLES = {name: words["title"] for name, words in _WORDS.items()}
 """Of the CPU world's tables; `title` has those of data sets."""
-_INTERVAL = "In brackets: 95 % interval over seeds and problems (hierarchical bootstrap with Student's quantile)."
+_INTERVAL = "In brackets: 95 % interval over runs and problems (closed form, Student's quantile)."
 _WORLD = (
     "Comparable: direction and order. Not comparable: the absolute numbers, for ours are of a model of about "
     "half a million parameters on a controlled world, the paper's of an 8B model on the real sets."
@@ -63,14 +65,14 @@ def _words(name: str, kind: str, ours: str) -> str:
 
 
 def _cell(
-    found: Sequence[stats.Scores | None], row: str, column: str, method: str, variant: str, cited: str = ""
+    found: Sequence[Scores | None], row: str, column: str, method: str, variant: str, cited: str = ""
 ) -> dict[str, object]:
     """One cell: the mean of the scores' means with its interval; `not run` where some are absent."""
     cell = dict(zip(COLUMNS, (row, column, method, variant, np.nan, np.nan, np.nan, 0, cited, NOT_RUN), strict=True))
     scores = [one for one in found if one is not None]
     if not scores or len(scores) < len(found):
         return cell
-    got = stats.bootstrap(scores, lambda *means: sum(means) / len(means))
+    got = interval(scores, lambda *means: sum(means) / len(means))
     low, high = max(0.0, 100 * got.low), min(100.0, 100 * got.high)
     numbers = {"ours": 100 * got.estimate, "low": low, "high": high, "seeds": len(scores[0].seeds)}
     return {**cell, **numbers, "status": "run"}
@@ -92,7 +94,7 @@ _METRICS: dict[str, tuple[stats.Metric, int]] = {
 _PAPER_SET = {"in_domain": "BIRD", "cross_domain": "Spider"}
 
 
-def table1(scores: stats.FinalScores) -> pd.DataFrame:
+def table1(scores: ArmScores) -> pd.DataFrame:
     """Table 1: greedy, Pass@8, Pass@16 in domain and cross domain, beside the paper's Llama-3.1-8B-Instruct."""
     cells = []
     for method in paper.TABLE_1.rows:
@@ -104,7 +106,7 @@ def table1(scores: stats.FinalScores) -> pd.DataFrame:
     return _frame(cells)
 
 
-def table2(scores: stats.FinalScores) -> pd.DataFrame:
+def table2(scores: ArmScores) -> pd.DataFrame:
     """Table 2: Pass@8 of each kind of sums and their average; then the paper's five sets, which are others."""
     subsets = sorted(
         scores.subsets("out_of_domain") or SUBSETS,
@@ -121,7 +123,7 @@ def table2(scores: stats.FinalScores) -> pd.DataFrame:
     return _frame(cells)
 
 
-def table3(scores: stats.FinalScores) -> pd.DataFrame:
+def table3(scores: ArmScores) -> pd.DataFrame:
     """Table 3: trained on sums, evaluated on held-out sums; the paper's three uncertain numbers of two models."""
     cells = []
     for method in paper.TABLE_3.rows:
@@ -135,7 +137,7 @@ def table3(scores: stats.FinalScores) -> pd.DataFrame:
     return _frame(cells)
 
 
-def table4(scores: stats.FinalScores, k: int = 8, threshold: int = 6, other: int = 8) -> pd.DataFrame:
+def table4(scores: ArmScores, k: int = 8, threshold: int = 6, other: int = 8) -> pd.DataFrame:
     """Table 4: two thresholds of the partition; `threshold` is the main runs', `other` the ablation's, of k."""
     cells = []
     for method in ("dph_f", "dph_js"):
@@ -146,7 +148,7 @@ def table4(scores: stats.FinalScores, k: int = 8, threshold: int = 6, other: int
     return _frame(cells)
 
 
-def table5(scores: stats.FinalScores, main_eta: float = 0.5) -> pd.DataFrame:
+def table5(scores: ArmScores, main_eta: float = 0.5) -> pd.DataFrame:
     """Table 5: DPH-JS by its generator and by definition at three weights; `main_eta` is the main runs'."""
     cells = []
     weights = {0.05 * main_eta: "0.01", 0.25 * main_eta: "0.05", main_eta: "0.2"}

@@ -233,7 +233,7 @@ def claims(source: Path = REFERENCE) -> int:
 
     settings = recorded_profile(source)
     results = Results.load(source, settings)
-    claim_module.print_table(claim_module.evaluate_claims(results.records, results.train_logs, settings.name))
+    claim_module.print_table(claim_module.evaluate_claims(results.scores, results.train_logs, settings.name))
     return 0
 
 

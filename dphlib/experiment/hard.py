@@ -9,7 +9,7 @@ does at most (64 x 4 = 256 in `cpu`). The answers that chose the problems are no
 correct answers they understate the base.
 
 1. These rows differ from the plain records in problems and in answers drawn, and never stand among them: they are a
-   file of their own, `hard.parquet`. Arms of both are refused by `stats.check_comparable`.
+   file of their own, `hard.parquet`. Arms of both are refused by `intervals.check_comparable`.
 2. Drawn when it is asked for (`--studies hard`), never by a plain run.
 """
 
@@ -25,7 +25,9 @@ from dphlib.analysis import retention
 from dphlib.analysis.labels import NAMES, SUITES
 from dphlib.experiment.pipeline import Pipeline, evaluate_job, model_of
 from dphlib.experiment.store import Stage
+from dphlib.intervals import interval
 from dphlib.runtime.files import InputError
+from dphlib.scores import ArmScores
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
@@ -98,7 +100,7 @@ def hard_table(records: pd.DataFrame, methods: Sequence[str] = HARD_METHODS) -> 
     Columns: suite, problems, method, Pass@k at n/16, n/4 and n of the n answers (each with `_low`, `_high`), then, with
     k of half the answers, preserved, lost and gained problems (`retention.support`), and seeds.
     """
-    scores, out = stats.FinalScores(records), []
+    scores, out = ArmScores.final(records), []
     support = retention.support(records, methods)
     support = support[support["k"] == support.groupby("suite")["k"].transform("max")].set_index(["suite", "method"])
     for suite in SUITES:
@@ -110,7 +112,7 @@ def hard_table(records: pd.DataFrame, methods: Sequence[str] = HARD_METHODS) -> 
             row: dict[str, object] = {"suite": SUITES[suite], "problems": len(of_k[n].problems)}
             row["method"] = NAMES[method]
             for k, one in of_k.items():
-                got = stats.bootstrap([one], lambda mean: mean)
+                got = interval([one])
                 row |= got.columns(f"Pass@{k}", 0.0, 100.0)
             reached = support.loc[(SUITES[suite], retention.AGAIN if method == "base" else NAMES[method])]
             row |= {name: float(reached[name]) for name in ("preserved", "lost", "gained")}

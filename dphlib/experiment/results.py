@@ -34,6 +34,7 @@ from dphlib.figures.training import base_regime, cost_figure, divergence_curves,
 from dphlib.runtime.files import RunError, atomic_path, write_json, write_text
 from dphlib.runtime.jobs import Job, run_jobs
 from dphlib.runtime.places import REFERENCE_METRICS
+from dphlib.scores import ArmScores
 from dphlib.settings import studies
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.gpu import GPU_PROFILES, SMOKE
@@ -82,9 +83,9 @@ class Results:
         return pd.concat([self.made[name] for name in names], ignore_index=True)
 
     @cached_property
-    def scores(self) -> stats.FinalScores:
+    def scores(self) -> ArmScores:
         """The scores of the final models."""
-        return stats.FinalScores(self.records)
+        return ArmScores.final(self.records)
 
     @cached_property
     def recorded(self) -> set[tuple[str, str]]:
@@ -302,7 +303,7 @@ def _product(products: Mapping[str, Product], name: str, kind: str) -> Product:
 
 def decide_claims(results: Results, root: Path) -> list[claims.ClaimResult]:
     """Every claim's verdict; writes `claims.json` and the figure of all verdicts."""
-    decided = claims.evaluate_claims(results.records, results.train_logs, results.settings.name)
+    decided = claims.evaluate_claims(results.scores, results.train_logs, results.settings.name)
     write_text(Path(root) / "claims.json", claims.to_json(decided))
     save_figure(claims_figure(decided), Path(root) / "figures", CLAIMS_FIGURE)
     return decided

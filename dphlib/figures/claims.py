@@ -14,13 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dphlib.analysis.claims import VERDICTS, ClaimResult, effect_text
+from dphlib.analysis.claims import OPEN, VERDICTS, ClaimResult, effect_text, joint_text
 from dphlib.figures.style import GREY, interval_bar, note, panels, rows_axis, shared_ticks
 
 LOOKS: dict[str, dict[str, Any]] = {
     "supported": {"color": "#0072B2", "marker": "o"},
     "not supported": {"color": "#D55E00", "marker": "X"},
     "inconclusive": {"color": "#8A8A8A", "marker": "D"},
+    "not testable": {"color": "#CC79A7", "marker": "s"},
     "not run": {"color": "#C9C9C9", "marker": "_"},
 }
 UNITS = {"share": (100, "percentage points"), "nats": (1, "nats")}
@@ -36,6 +37,7 @@ def claims_table(results: Sequence[ClaimResult]) -> pd.DataFrame:
                 "verdict": f"**{one.verdict}**",
                 "claim": one.text,
                 "paper": one.paper_ref,
+                "all at once": joint_text(one),
                 "effect that decided": effect_text(one) or "-",
                 "which is": one.deciding + one.deciding_part.why,
                 "parts": f"{held} of {len(one.parts)}",
@@ -95,6 +97,8 @@ def claims_figure(results: Sequence[ClaimResult]) -> Figure:
     handles = [Line2D([], [], linewidth=2, label=verdict, **look) for verdict, look in LOOKS.items()]
     fig.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=1.8, columnspacing=1.4)
     line = "Line: 95 % interval of the part that decided; faint: the claim's other parts. Black tick: tolerance."
+    if any(joint_text(one) == OPEN for one in results):
+        line += " Hollow: does not hold with all claims at once."
     note(fig, [line, f"Counted, not drawn: {'; '.join(counted)}." if counted else ""])
     return fig
 
@@ -111,7 +115,10 @@ def _row(ax: Axes, y: float, one: ClaimResult, scale: float) -> None:
         ax.text(0, y, " not run", va="center", ha="left", fontsize=6.3, color=GREY)
         return
     ends = (scale * one.low, scale * one.estimate, scale * one.high)  # type: ignore[operator]
-    interval_bar(ax, y, ends, width=2.2, alpha=0.5, markersize=5, markeredgewidth=0.5, **LOOKS[one.verdict])
+    face = {"markerfacecolor": "white", "markeredgecolor": LOOKS[one.verdict]["color"]}
+    edge = {**face, "markeredgewidth": 1.0} if joint_text(one) == OPEN else {"markeredgewidth": 0.5}
+    look = LOOKS[one.verdict] | edge
+    interval_bar(ax, y, ends, width=2.2, alpha=0.5, markersize=5, **look)
     tolerance = max((part.tolerance for part in one.parts), default=0.0)
     if tolerance:
         ax.plot([-scale * tolerance] * 2, [y - 0.32, y + 0.32], color="#222", linewidth=1, zorder=4)

@@ -3,7 +3,7 @@
     save(pass_curves(records), folder, "fig2_pass_at_k")
 
 `records` is the frame of `records.parquet`. The base is in every figure that compares methods; what was asked for and
-not run is named under the panels. Intervals are those of `stats.bootstrap`, cut at 0 and 100 %.
+not run is named under the panels. Intervals are cut at 0 and 100 %.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from dphlib.figures.style import (
     shared_ticks,
     style_shares,
 )
+from dphlib.intervals import Interval, interval
+from dphlib.scores import ArmScores, Split, keep_and_explore
 from dphlib.settings.methods import HEADLINE, METHODS
 
 
@@ -65,7 +67,7 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Se
         ks: default: powers of two up to the answers that were drawn.
     """
     rows = _main(stats.sampled(records), methods)
-    scores = stats.FinalScores(rows)
+    scores = ArmScores.final(rows)
     suites = [suite for suite in SUITES if suite in set(rows["suite"])]
     fig, axes = panels(2, len(suites), 4.1, sharex="col", height_ratios=(1.35, 1))
     for (top, bottom), suite in zip(axes.T, suites, strict=True):
@@ -76,14 +78,14 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Se
         bottom.axhline(0, color=COLOURS["base"], linewidth=1.2, linestyle=(0, (4, 1.6)), zorder=5)
         for method in present:
             of_k = [scores.of(method, suite, "pass", k) for k in wanted]
-            top.plot(wanted, [100 * one.values_SP.mean() for one in of_k], **line_style(method))
+            top.plot(wanted, [100 * one.mean for one in of_k], **line_style(method))
             if method == "base":
                 continue
             for k, one in zip(wanted, of_k, strict=True):
                 points = 100 * one.values_SP.mean(axis=1)
                 top.scatter([k] * len(points), points, s=5, color=COLOURS[method], alpha=0.35, linewidths=0, zorder=3)
             base = [scores.of("base", suite, "pass", k) for k in wanted]
-            got = [stats.bootstrap(pair, np.subtract) for pair in zip(of_k, base, strict=True)]
+            got = [interval(pair, np.subtract) for pair in zip(of_k, base, strict=True)]
             low, high = (100 * np.array([getattr(one, side) for one in got]) for side in ("low", "high"))
             shade = 0.13 if len(methods) < 7 else 0.08
             bottom.fill_between(wanted, low, high, color=COLOURS[method], alpha=shade, linewidth=0)
@@ -104,9 +106,9 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Se
 def keep_explore(
     records: pd.DataFrame, ks: Sequence[int] = (1, 8, 16), methods: Sequence[str] = METHODS, suite: str = "in_domain"
 ) -> Figure:
-    """Figure 3: keep and explore (`stats.keep_explore`) of each method, one column per k."""
+    """Figure 3: keep and explore (`scores.keep_and_explore`) of each method, one column per k."""
     rows = _main(stats.sampled(records), methods, suite)
-    scores = stats.FinalScores(rows)
+    scores = ArmScores.final(rows)
     trained = [m for m in _present(rows, methods) if m != "base"]
     if not trained:
         raise ValueError("no trained method in the records: there is nothing to compare with the base")
@@ -117,7 +119,7 @@ def keep_explore(
     fig, axes = panels(2, len(usable), 0.95 + 0.34 * len(trained), sharey=True, sharex="row")
     unknown = False
     for column, k in zip(axes.T, usable, strict=True):
-        splits = {method: stats.keep_explore(scores, method, suite, k) for method in ("base", *trained)}
+        splits = {method: keep_and_explore(scores, method, suite, k) for method in ("base", *trained)}
         for ax, name in zip(column, ("keep", "explore"), strict=True):
             unknown |= _keep_or_explore(ax, splits, name)
             ax.set_title(f"{name}, k = {k}")
@@ -130,7 +132,7 @@ def keep_explore(
     return fig
 
 
-def _keep_or_explore(ax: Axes, splits: dict[str, stats.Split], name: str) -> bool:
+def _keep_or_explore(ax: Axes, splits: dict[str, Split], name: str) -> bool:
     """One panel: a row per trained method, the base as a dashed line; whether an interval was not to be had."""
     intervals = {method: split.keep() if name == "keep" else split.explore() for method, split in splits.items()}
     unchanged, unknown = intervals.pop("base"), False
@@ -144,7 +146,7 @@ def _keep_or_explore(ax: Axes, splits: dict[str, stats.Split], name: str) -> boo
     return unknown
 
 
-def _interval_of_method(ax: Axes, y: float, method: str, got: stats.Interval, scale: float = 100) -> None:
+def _interval_of_method(ax: Axes, y: float, method: str, got: Interval, scale: float = 100) -> None:
     """Point, interval and seeds of one method on a horizontal axis."""
     low, high = np.clip([scale * got.low, scale * got.high], 0, 100 if scale == 100 else np.inf)
     if len(got.per_seed) > 1:
@@ -165,16 +167,16 @@ def styles(records: pd.DataFrame, methods: Sequence[str] = METHODS, suite: str =
     left, right = axes[0]
     y = rows_axis(left, [NAMES[m] for m in present])
     _stacked_styles(left, y, 100 * style_shares(rows).loc[present])
-    scores = stats.FinalScores(rows)
+    scores = ArmScores.final(rows)
     for where, method in zip(y, present, strict=True):
-        got = stats.bootstrap([scores.of(method, suite, "styles_nats")], lambda mean: mean)
+        got = interval([scores.of(method, suite, "styles_nats")])
         _interval_of_method(right, where, method, got, scale=1)
     right.axvline(np.log(4), color=GREY, linestyle=":", linewidth=1)
     label = "style entropy within a problem (nats)"
     right.set(xlim=(0, 1.05 * np.log(4)), xticks=[0, 0.5, 1.0], xlabel=label)
     shared_ticks([right])
     right.grid(axis="y", visible=False)
-    bars = f"Bars: {interval_note(rows)}; base: over problems. Faint points: seeds. Dotted: ln 4."
+    bars = f"Bars: {interval_note(rows)}. Faint points: seeds. Dotted: ln 4."
     note(fig, [bars, absent_note(methods, rows["method"])])
     return fig
 

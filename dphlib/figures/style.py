@@ -29,8 +29,8 @@ from dphlib.runtime.files import atomic_path
 WIDTH = 7.0
 """Inches: the text width of a paper's page."""
 GREY = "#6B6B6B"
-INTERVAL = "95 % interval over seeds and problems (hierarchical bootstrap, Student's quantile)"
-INTERVAL_ONE_SEED = "95 % interval over problems only (one seed)"
+INTERVAL = "95 % interval over runs and problems (closed form, Student's quantile)"
+INTERVAL_ONE_SEED = "95 % interval over problems only (one run)"
 
 
 def use_style() -> None:

@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dphlib import stats
 from dphlib.analysis.labels import COLOURS, NAMES, SUITES
 from dphlib.figures.style import (
     GREY,
+    INTERVAL,
+    INTERVAL_ONE_SEED,
     absent_note,
     legend_of_bars,
     line_style,
@@ -27,6 +28,8 @@ from dphlib.figures.style import (
     shared_ticks,
 )
 from dphlib.generators import GENERATORS, label, parse
+from dphlib.intervals import interval
+from dphlib.scores import ArmScores, base_count
 from dphlib.settings.methods import HEADLINE, METHODS
 
 COSTED = ("grpo", "rkl", "dph_f", "dph_js")
@@ -205,17 +208,18 @@ def base_regime(records: pd.DataFrame, presample: pd.DataFrame, *, k: int = 8, t
     heights = np.bincount(correct, minlength=k + 1)
     _presample_counts(counts, heights, threshold)
     _set_sizes(sizes, int(heights[:threshold].sum()), int(heights[threshold:].sum()))
-    note(fig, ["Bands: 95 % interval over problems (bootstrap, Student's quantile); the base has no seed."])
+    bases = base_count(records)
+    note(fig, [f"Bands: {INTERVAL if bases > 1 else INTERVAL_ONE_SEED}."])
     return fig
 
 
 def _pass_of_base(ax: Axes, records: pd.DataFrame) -> None:
-    scores = stats.FinalScores(records[(records["method"] == "base") & (records["variant"] == "main")])
+    scores = ArmScores.final(records[(records["method"] == "base") & (records["variant"] == "main")])
     longest: list[int] = []
     suites = [(suite, n) for suite in SUITES if (n := scores.answers("base", suite)) is not None]
     for (suite, answers), marker, shade in zip(suites, "so^", ("#1A1A1A", "#5E5E5E", "#9A9A9A"), strict=False):
         ks = powers_of_two(answers)
-        got = [stats.bootstrap([scores.of("base", suite, "pass", k)], lambda mean: mean) for k in ks]
+        got = [interval([scores.of("base", suite, "pass", k)]) for k in ks]
         low, high = (np.clip([100 * getattr(one, side) for one in got], 0, 100) for side in ("low", "high"))
         ax.fill_between(ks, low, high, color=shade, alpha=0.12, linewidth=0)
         ax.plot(ks, [100 * one.estimate for one in got], color=shade, marker=marker, label=SUITES[suite])

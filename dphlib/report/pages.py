@@ -18,7 +18,7 @@ import nbformat
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dphlib.analysis import paper, tables
-from dphlib.analysis.claims import effect_text, verdict_counts
+from dphlib.analysis.claims import effect_text, joint_text, verdict_counts
 from dphlib.figures.captions import CAPTIONS, TITLES
 from dphlib.report.facts import command_text, machine_text, minutes, peak_text, read_claims, read_json
 from dphlib.runtime.files import RunError, write_text
@@ -31,7 +31,7 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_TEMPLATES.filters["effect"] = effect_text
+_TEMPLATES.filters |= {"effect": effect_text, "joint": joint_text}
 
 
 def build_report(run_root: Path) -> Path:

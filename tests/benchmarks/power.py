@@ -3,9 +3,9 @@
     python tests/benchmarks/power.py --records results/records.parquet --arms dph_f grpo --suite in_domain --measure 8
     python tests/benchmarks/power.py --components 2 3 35 40 --bases 6 --runs 1 3 --problems 384
 
-An effect, arm minus arm, has four standard deviations, in points: between base models (the arms' difference, not the
-level, which pairing removes), between runs from one base, between problems of one family, and of one run on one problem,
-sampling error included. Each but the first adds up over both arms. With them the variance of `dphlib.intervals` is
+An effect, arm minus arm, has four standard deviations, in points: between base models (of the difference; pairing
+removes the level), between runs from one base, between problems of one family, and of one run on one problem, sampling
+error included. Each but the first adds up over both arms. With them the variance of `dphlib.intervals` is
 
     V = (base^2 + run^2 / r) / B + problem^2 / P + residual^2 / (B r P),
 
