@@ -11,7 +11,7 @@ import pytest
 from synthetic import make_rows as rows
 
 from dphlib.intervals import interval
-from dphlib.scores import ArmScores, keep_and_explore
+from dphlib.scores import ArmScores, base_count, keep_and_explore
 
 
 def scores_of(records, method, suite="in_domain", *measure):
@@ -61,9 +61,26 @@ def test_arms_that_were_drawn_differently_are_refused_by_name(change, named):
         scores_of(pd.concat([rows("grpo", 0, **ours), rows("grpo", 1, **{**ours, **change})]), "grpo")
 
 
-def test_seeds_that_ended_at_different_steps_are_refused():
-    with pytest.raises(ValueError, match=r"steps \[5, 9\]"):
-        scores_of(pd.concat([rows("grpo", 0), rows("grpo", 1, step=9)]), "grpo")
+def test_runs_of_an_arm_that_ended_at_different_steps_are_no_final_models():
+    unequal = pd.concat([rows("grpo", 0), rows("grpo", 1, step=9)])
+    with pytest.raises(ValueError, match=r"grpo \(main\): runs end at steps 5 to 9"):
+        ArmScores.final(unequal)
+    assert ArmScores(unequal).of("grpo", "in_domain").seeds == (0, 1)  # each at its stopping point
+    with pytest.raises(ValueError, match="2 steps"):
+        ArmScores(pd.concat([rows("grpo", 0), rows("grpo", 0, step=9)]))
+
+
+def test_a_run_belongs_to_the_base_model_of_its_seed():
+    bases = [rows("base", b, correct=((1, b), (0, b)), step=0) for b in range(2)]
+    records = pd.concat([*bases, *(rows("grpo", s, correct=((1, 1), (0, 1))) for s in range(4))])
+    base, tuned = (scores_of(records, method) for method in ("base", "grpo"))
+    assert (base.bases, base.trained) == ((0, 1), False) and (tuned.bases, tuned.trained) == ((0, 1, 0, 1), True)
+    assert tuned.strata == ("family0", "family1")
+    assert base_count(records) == 2 and base_count(records[records["method"] != "base"]) == 1
+    got = interval([tuned, base], np.subtract)
+    assert [effect for _, effect in got.per_seed] == [0.5, 0.0, 0.5, 0.0]
+    of_one = records[records["method"] != "base"]
+    assert ArmScores.final(of_one, 2).of("grpo", "in_domain").bases == (0, 1, 0, 1)
 
 
 # ---------------------------------------------------------------------------------------------- keep and explore
@@ -130,3 +147,11 @@ def test_keep_is_the_weighted_mean_and_has_an_interval_over_seeds_and_problems()
     gained = (of_seeds * (1 - solved)).sum(1) / (1 - solved).sum()
     assert [x for _, x in got.explore().per_seed] == pytest.approx(gained.tolist())
     assert got.keep().low < got.keep().estimate < got.keep().high
+
+
+def test_each_run_keeps_what_its_own_base_model_solves():
+    bases = [rows("base", 0, correct=((1,), (0,)), step=0), rows("base", 1, correct=((0,), (1,)), step=0)]
+    tuned = [rows("grpo", 0, correct=((1,), (0,))), rows("grpo", 1, correct=((1,), (1,)))]
+    got = split_of(pd.concat([*bases, *tuned]), k=1)
+    assert [got.preserved, got.lost, got.gained] == [1.0, 0.0, 0.5]
+    assert [got.keep().estimate, got.explore().estimate] == [1.0, 0.5]

@@ -132,10 +132,10 @@ def absent_note(wanted: Sequence[str], present: Iterable[str]) -> str:
 def interval_bar(
     ax: Axes, y: float, ends: tuple[float, float, float], *, width: float, alpha: float, **mark: Any
 ) -> None:
-    """Low, estimate and high at one height of a horizontal axis: a line, and on it a marker with a white edge."""
+    """Low, estimate and high at one height of a horizontal axis: a line, and on it a marker."""
     low, estimate, high = ends
     ax.plot([low, high], [y, y], color=mark["color"], linewidth=width, alpha=alpha, solid_capstyle="butt")
-    ax.plot([estimate], [y], zorder=5, markeredgecolor="white", **mark)
+    ax.plot([estimate], [y], zorder=5, **{"markeredgecolor": "white", **mark})
 
 
 def rows_axis(ax: Axes, names: Sequence[str], **text: Any) -> range:
