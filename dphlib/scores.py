@@ -16,22 +16,22 @@ import pandas as pd
 from dphlib import stats
 from dphlib.intervals import Interval, Scores, check_comparable, interval
 from dphlib.stats import SETTINGS, Metric
+from dphlib.types import base_of
 
 BASE = "base"
 
 
 def base_count(records: pd.DataFrame) -> int:
-    """How many base models the records have; 1 where they have none, as in part of a run's records."""
-    return max(1, records.loc[records["method"] == BASE, "seed"].nunique())
+    """The fewest base models by which every run started from one that has rows, and every one that has rows was used.
 
-
-def base_of(seed: int, bases: int) -> int:
-    """Index of the base model from which the run with a seed starts.
-
-    >>> [base_of(seed, 6) for seed in (0, 5, 6)]
-    [0, 5, 0]
+    1 where there is no base model, as in part of a run's records. Where seeds are not 0, 1, 2, ... the profile's own
+    number, `Profile.bases`, is safer.
     """
-    return seed % bases
+    is_base = records["method"] == BASE
+    bases, runs = (set(records.loc[rows, "seed"]) for rows in (is_base, ~is_base))
+    least = max((0, *bases)) + 1
+    most = max((0, *runs)) + 1
+    return next((n for n in range(least, most + 1) if {base_of(seed, n) for seed in runs} == bases), least)
 
 
 class ArmScores:
@@ -41,7 +41,7 @@ class ArmScores:
 
     Args:
         rows: records with one step per run, such as `stats.final(records)`; runs may differ in their step.
-        bases: the number of base models; by default that of the rows.
+        bases: the number of base models; by default `base_count` of the rows.
 
     Raises ValueError for a run with several steps.
     """
@@ -213,6 +213,8 @@ def keep_and_explore(scores: ArmScores, method: str, suite: str, k: int) -> Spli
     tuned = scores.of(method, suite, "pass", k)
     check_comparable(base, tuned)
     row_of: Mapping[int, int] = {index: row for row, index in enumerate(base.bases)}
+    if absent := sorted(set(tuned.bases) - set(row_of)):
+        raise ValueError(f"no records of base model {absent[0]} on {suite}, from which runs of {method} started")
     b_SP = base.values_SP[[row_of[index] for index in tuned.bases]]
     kept = replace(tuned, values_SP=b_SP * tuned.values_SP)
     return Split(base, unsolved, kept, replace(tuned, values_SP=(1 - b_SP) * tuned.values_SP))

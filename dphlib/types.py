@@ -175,3 +175,12 @@ class EvalRecord:
     temperature: float
     top_p: float
     max_new_tokens: int
+
+
+def base_of(seed: int, bases: int) -> int:
+    """Index of the base model, of so many, from which the run with a seed starts.
+
+    >>> [base_of(seed, 6) for seed in (0, 5, 6)]
+    [0, 5, 0]
+    """
+    return seed % bases

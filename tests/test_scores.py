@@ -149,6 +149,17 @@ def test_keep_is_the_weighted_mean_and_has_an_interval_over_seeds_and_problems()
     assert got.keep().low < got.keep().estimate < got.keep().high
 
 
+def test_base_models_are_counted_from_the_records():
+    def seeds(bases, runs):
+        return pd.concat([*(rows("base", b, step=0) for b in bases), *(rows("grpo", s) for s in runs)])
+
+    assert base_count(seeds([-1], range(3))) == 1
+    assert base_count(seeds(range(3), range(3))) == 3
+    assert base_count(seeds(range(6), range(18))) == 6
+    assert base_count(seeds(range(6), [7])) == 6  # part of the runs
+    assert base_count(seeds([0, 1, 3], [0, 3, 7])) == 6  # 7 started from 1
+
+
 def test_each_run_keeps_what_its_own_base_model_solves():
     bases = [rows("base", 0, correct=((1,), (0,)), step=0), rows("base", 1, correct=((0,), (1,)), step=0)]
     tuned = [rows("grpo", 0, correct=((1,), (0,))), rows("grpo", 1, correct=((1,), (1,)))]

@@ -85,7 +85,7 @@ class Results:
     @cached_property
     def scores(self) -> ArmScores:
         """The scores of the final models."""
-        return ArmScores.final(self.records)
+        return ArmScores.final(self.records, self.settings.bases)
 
     @cached_property
     def recorded(self) -> set[tuple[str, str]]:

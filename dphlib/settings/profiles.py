@@ -29,6 +29,7 @@ from dphlib.settings.stages import (
     WorldConfig,
 )
 from dphlib.settings.variants import MAIN, RunConfig, main_run_text, parse_seeds
+from dphlib.types import base_of
 
 ProfileName = Literal[
     "smoke", "cpu", "lm-smoke", "lm", "gpu24", "gpu80", "paper", "gpu24-smoke", "gpu80-smoke", "paper-smoke"
@@ -89,7 +90,7 @@ class Profile:
         >>> [Profile("cpu").base_index(seed) for seed in (0, 5, 6, 13)]
         [0, 5, 0, 1]
         """
-        return seed % self.bases
+        return base_of(seed, self.bases)
 
     @property
     def used_bases(self) -> dict[int, int]:
