@@ -32,6 +32,7 @@ OURS = {path.relative_to(ROOT).as_posix() for kind in PATTERNS for path in (ROOT
 STRAY = """dphlib/notes.txt artifacts/cpu/records.parquet secrets.env mine.py notebooks/mine.ipynb
 notebooks/.ipynb_checkpoints/00_x-checkpoint.ipynb artifacts/reference/claims.json
 artifacts/reference/metrics/mine.json""".split()
+SHIPPED = ("artifacts/bases/bases.json", "artifacts/bases/0/model.safetensors")
 ADDRESS = "https://github.com/somebody/some-name"
 COLAB = """
 import sys, types
@@ -54,7 +55,7 @@ def tree(tmp_path_factory) -> Path:
     left_out = shutil.ignore_patterns(".*", "artifacts", "build", "dist", "*.egg-info", "__pycache__")
     root = Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("tree") / "copy", ignore=left_out))
     shutil.copytree(CARRIED["_reference"], root / "artifacts/reference/metrics")
-    for stray in STRAY:
+    for stray in (*STRAY, *SHIPPED):
         (root / stray).parent.mkdir(parents=True, exist_ok=True)
         (root / stray).write_text("")
     return root
@@ -81,12 +82,13 @@ def test_the_wheel_holds_modules_templates_notebooks_and_reference_numbers_and_n
     assert wheel.stat().st_size < 2**20
 
 
-def test_the_sdist_makes_the_same_wheel_and_has_the_papers(tree, wheel, tmp_path):
+def test_the_sdist_makes_the_same_wheel_and_has_papers_and_bases(tree, wheel, tmp_path):
     with tarfile.open(built("sdist", tree, tmp_path)) as archive:
         archive.extractall(tmp_path, filter="data")
     assert contents(built("wheel", tmp_path / NAME, tmp_path)) == contents(wheel)
     names = {path.name for path in (tmp_path / NAME).iterdir()}
     assert {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "THIRD_PARTY.md", "constraints.txt"} <= names
+    assert all((tmp_path / NAME / name).is_file() for name in SHIPPED)
     assert not names & {"tests", "tools", "secrets.env", "mine.py"}
 
 
