@@ -140,13 +140,18 @@ def _suites(variant: str) -> dict[str, int]:
 
 
 def make_records(
-    methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0, 1, 2), *, ablations: bool = True, steps: bool = True
+    methods: Sequence[str] = METHODS,
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    ablations: bool = True,
+    steps: bool = True,
+    bases: Sequence[int] = (-1,),
 ) -> pd.DataFrame:
-    """The frame of `records.parquet`: base, main runs, ablations with two seeds, in-domain rows at steps 5, 15, 30."""
+    """The frame of `records.parquet`: base models, main runs, ablations with two seeds, rows at steps 5, 15, 30."""
     parts = []
     for method in methods:
         if method == "base":
-            parts.append(_run("base", "main", -1, 0, SAMPLES, greedy=True))
+            parts += [_run("base", "main", base, 0, SAMPLES, greedy=True) for base in bases]
             continue
         for seed in seeds:
             early = (5, 15, 30) if steps else ()
