@@ -100,7 +100,7 @@ RANGES: tuple[Range, ...] = (
     Range("out of domain, Pass@1 (%)", 10, 35, "there is something to forget", _pass("out_of_domain", 1)),
     Range("out of domain, Pass@8 (%)", 40, 70, "a loss can be seen, and a gain", _pass("out_of_domain", 8)),
     Range("D_pef, share of SQL prompts (%)", 15, 40, "most prompts are explored", _near_perfect("train")),
-    Range("D_pef, share of sums (%)", 5, 100, "enough to rehearse when they are trained on", _near_perfect("sums_train")),
+    Range("D_pef, share of sums (%)", 3, 100, "some to rehearse when they are trained on", _near_perfect("sums_train")),
 )
 
 

@@ -67,4 +67,4 @@ def check(path: Path, settings: Profile | None = None) -> None:
     found = list(differences(json.loads(path.read_text(encoding="utf-8")), configuration(settings)))
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise InputError(f"{found[0]}{more}; give a run of other settings a profile of its own, or record the deviation")
+        raise InputError(f"{found[0]}{more}; undo it, or record the deviation in docs/protocol.md")
