@@ -32,6 +32,16 @@ _SUITES = ("validation", "in_domain", "cross_domain", "out_of_domain")
 
 LM: dict[str, Any] = {
     "pretrained": SMOLLM2,
+    "world": WorldConfig(
+        problems={
+            "train": 256,
+            "validation": 64,
+            "in_domain": 160,
+            "cross_domain": 96,
+            "out_of_domain": 120,
+            "sums_train": 128,
+        }
+    ),
     "tuning": TuningConfig("lora", rank=16, alpha=32),
     "backend": BackendConfig(batch_rows=128, max_tokens=256, memory_fraction=0.3),
     "train": TrainConfig(
@@ -39,12 +49,13 @@ LM: dict[str, Any] = {
         prompts=8,
         rollouts=8,
         rehearsal_rows=8,
+        whole_groups=True,
         importance_cap=2.0,  # the decoding kernel rounds otherwise than the trainer's
         token_budget=4096,
         checkpoint_every=5,
     ),
     "evaluation": EvalConfig(
-        samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=tuple(range(5, 41, 5))
+        samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(10, 20, 30, 40)
     ),
     "seeds": (0,),
     "ablations": False,
