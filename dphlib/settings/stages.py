@@ -49,9 +49,9 @@ class WorldConfig:
     corpus_shares: Mapping[str, float] = field(default_factory=lambda: {"people": 0.36, "places": 0.19, "sums": 0.45})
     slip_rate_sql: float = 0.1
     slip_rate_sums: float = 0.1
-    misread_rate: float = 0.92
+    misread_rate: float = 0.9
     odds_concentration: float = 1.0
-    habits_concentration: float = 0.35
+    habits_concentration: float = 0.45
 
 
 @dataclass(frozen=True, slots=True)
