@@ -35,7 +35,7 @@ LOG_EVERY = 25
 """Steps whose mean loss is one entry of a shipped base's log."""
 MODULES = ("training.sft", "models.load")
 """The modules that train a base."""
-_PAIRS = 200
+_PAIRS = 2_000
 _RETRAIN = f"run again with --retrain-base (in a notebook: the environment's {RETRAIN}=1), which trains the bases here"
 
 
@@ -51,13 +51,13 @@ def listed(settings: Profile) -> str:
 
 
 def recipe(settings: Profile, index: int) -> str:
-    """Digest of what makes a base: world, model, fine-tuning, and the first answers of the corpus that it learns.
+    """Digest of what makes a base: the corpus that it learns, by its first answers, model and fine-tuning.
 
-    The answers are there because the world's code makes the corpus too, not its settings alone.
+    The world's settings are in the corpus as far as the base has seen them; how many problems there are is not.
     """
     config = settings.sft_config(index)
     pairs = list(islice(corpus(settings.world, random.Random(f"sft-{config.seed}")), _PAIRS))
-    return digest({"world": settings.world, "model": settings.model, "sft": config, "corpus": pairs})
+    return digest({"model": settings.model, "sft": config, "corpus": pairs})
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ class Pipeline:
             with Progress("supervised fine-tuning", config.steps, "steps") as progress:
                 sft.build(out, settings.world, settings.model, config, lambda step, loss: progress.update(step))
 
-        params = {"model": settings.model, "sft": config, "world": asdict(settings.world)}
+        params = {"model": settings.model, "sft": config, "world": asdict(replace(settings.world, problems={}))}
         return self.run.stage(f"base-{index}", params=params, code=CODE["base"], build=build)
 
     def _finetuned_base(self, config: PretrainedConfig) -> Stage:
@@ -212,7 +212,7 @@ class Pipeline:
                     on_step=lambda step, loss: progress.update(step),
                 )
 
-        params = {"pretrained": replace(config, checkpoint_every=0), "world": asdict(world)}
+        params = {"pretrained": replace(config, checkpoint_every=0), "world": asdict(replace(world, problems={}))}
         return self.run.stage("base", params=params, code=CODE["lm base"], build=build)
 
     def base_folder(self, index: int = 0) -> Path:

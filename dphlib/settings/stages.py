@@ -7,7 +7,7 @@ the others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from dphlib.types import VALIDATION
@@ -27,6 +27,7 @@ class WorldConfig:
         seed: of families' odds and habits, databases and problems.
         problems: suite -> number of problems.
         content_shares: content -> share of the SQL problems and of the corpus's SQL.
+        problem_shares: the same of the problems alone, where it is another one; the base does not change with it.
         corpus_shares: share of people, places and sums in the supervised corpus.
         odds_concentration, habits_concentration: of the Dirichlet distributions that a hidden family's odds (whose
             habit is right) and habits (who writes in the corpus) are drawn from; 1 is uniform, less is more unequal.
@@ -46,12 +47,20 @@ class WorldConfig:
         }
     )
     content_shares: Mapping[str, float] = field(default_factory=lambda: {"clean": 0.22, "hidden": 0.46, "hard": 0.32})
+    problem_shares: Mapping[str, float] | None = None
     corpus_shares: Mapping[str, float] = field(default_factory=lambda: {"people": 0.36, "places": 0.19, "sums": 0.45})
     slip_rate_sql: float = 0.1
     slip_rate_sums: float = 0.1
     misread_rate: float = 0.9
     odds_concentration: float = 1.0
     habits_concentration: float = 0.45
+
+    def mixed(self, hidden: float) -> WorldConfig:
+        """The world whose problems in domain have another share of hidden contents, the others in their proportion."""
+        rest = (1 - hidden) / (1 - self.content_shares["hidden"])
+        shares = {name: hidden if name == "hidden" else rest * share for name, share in self.content_shares.items()}
+        suites = ("train", VALIDATION, "in_domain")
+        return replace(self, problem_shares=shares, problems={suite: self.problems[suite] for suite in suites})
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -319,18 +319,18 @@ def build_database(
     raise RuntimeError(f"database {db_id}: no content for family {family.name!r} in 1000 draws")
 
 
-def shares(config: WorldConfig, domain: str) -> list[tuple[Family, float]]:
+def shares(config: WorldConfig, domain: str, of_content: Mapping[str, float]) -> list[tuple[Family, float]]:
     """Each family with its share: that of its content, in equal parts."""
     made = families(config, domain)
-    counts = {content: sum(family.content == content for family in made) for content in config.content_shares}
-    return [(family, config.content_shares[family.content] / counts[family.content]) for family in made]
+    counts = {content: sum(family.content == content for family in made) for content in of_content}
+    return [(family, of_content[family.content] / counts[family.content]) for family in made]
 
 
 def build_suite(rng: random.Random, config: WorldConfig, suite: str, count: int, folder: Path) -> list[Problem]:
     """`count` problems with a database each, families in the proportions of `shares`."""
     domain = "places" if suite == "cross_domain" else "people"
-    problems = []
-    for index, family in enumerate(proportional(rng, shares(config, domain), count)):
+    weighted, problems = shares(config, domain, config.problem_shares or config.content_shares), []
+    for index, family in enumerate(proportional(rng, weighted, count)):
         db_id = f"{suite}_{index:04d}"
         tables, question, gold, right = build_database(rng, domain, folder / "database", db_id, family)
         meta = {"family": family.name, "subset": family.content, "content": family.content}
@@ -387,7 +387,10 @@ def _slip(rng: random.Random, question: Question, tables: tuple[Table, Table]) -
 def corpus(config: WorldConfig, rng: random.Random) -> Iterator[tuple[str, str]]:
     """Endless (prompt, answer) pairs, each family in the styles of its habits, with slips and misreadings."""
     kinds = list(config.corpus_shares)
-    weighted, of_sums = {domain: shares(config, domain) for domain in TABLES}, sums.families(config)
+    weighted, of_sums = (
+        {domain: shares(config, domain, config.content_shares) for domain in TABLES},
+        sums.families(config),
+    )
     while True:
         kind = rng.choices(kinds, [config.corpus_shares[kind] for kind in kinds])[0]
         if kind == "sums":

@@ -1,0 +1,91 @@
+"""The frontier: what a run gains in Pass@1, and what it pays in Pass@k and in styles, along its whole training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dphlib import stats
+from dphlib.analysis.labels import COLOURS
+from dphlib.analysis.stopping import stopping_steps
+from dphlib.figures.style import absent_note, legend, line_style, note, panels
+from dphlib.settings.variants import MAIN
+from dphlib.types import VALIDATION
+
+FRONTIER = ("base", "grpo", "dapo", "rkl", "grpo_dexp", "dph_f", "dph_js")
+K = 8
+
+
+def trajectories(records: pd.DataFrame, methods: Sequence[str] = FRONTIER) -> pd.DataFrame:
+    """The way-points of main runs on the validation suite, mean over runs.
+
+    Returns:
+        One row per method and step, the base at step 0: method, step, runs, greedy, pass_1, pass_k (shares; K draws),
+        styles_nats.
+    """
+    main = (records["variant"] == MAIN) & records["method"].isin(methods) & (records["suite"] == VALIDATION)
+    rows = records[main]
+    curve = stats.pass_curve(rows, (1, K)).pivot(index=_RUN, columns="k", values="pass_at_k")
+    table = curve.rename(columns={1: "pass_1", K: "pass_k"})
+    table["greedy"] = stats.greedy_accuracy(rows).set_index(_RUN)["greedy"]
+    table["styles_nats"] = stats.style_entropy(rows).set_index(_RUN)["per_problem_nats"]
+    groups = table.reset_index().groupby(["method", "step"], observed=True)
+    means = groups[["greedy", "pass_1", "pass_k", "styles_nats"]].mean()
+    means.insert(0, "runs", groups.size())
+    return means.reset_index()
+
+
+_RUN = ["method", "seed", "step"]
+
+
+def frontier(records: pd.DataFrame, methods: Sequence[str] = FRONTIER) -> Figure:
+    """Pass@k, style entropy and greedy accuracy against sampled Pass@1, a line for each method's training.
+
+    An open circle is the mean stopping point of a method's runs, the larger marker the end.
+
+    Raises:
+        ValueError: no way-points of the base and of a method.
+    """
+    table = trajectories(records, methods)
+    there = [method for method in methods if method in set(table["method"])]
+    if "base" not in there or len(there) < 2:
+        raise ValueError("no way-points on the validation suite: train with a profile that has them, then draw")
+    stops = stopping_steps(records[records["variant"] == MAIN]).groupby(level="method", observed=True).mean()
+    fig, axes = panels(1, 3, 3.1)
+    measures = (
+        ("pass_k", f"Pass@{K} (%)", 100),
+        ("styles_nats", "style entropy (nats)", 1),
+        ("greedy", "greedy (%)", 100),
+    )
+    for ax, (column, name, scale) in zip(axes[0], measures, strict=True):
+        for method in there:
+            _draw(ax, table, method, column, scale, stops.get(method))
+        ax.set_xlabel("Pass@1 (%)")
+        ax.set_ylabel(name)
+    legend(fig, there)
+    runs = int(table.loc[table["method"] != "base", "runs"].min())
+    note(
+        fig,
+        [
+            f"Validation suite, mean over {runs} runs, a point every few iterations; open circle: mean stopping point.",
+            absent_note(methods, there),
+        ],
+    )
+    return fig
+
+
+def _draw(ax: Axes, table: pd.DataFrame, method: str, column: str, scale: float, stop: float | None) -> None:
+    start = table[table["method"] == "base"]
+    path = pd.concat([start, table[table["method"] == method].sort_values("step")])
+    x, y, look = 100 * path["pass_1"], scale * path[column], line_style(method)
+    if method == "base":
+        ax.plot(x[:1], y[:1], **look)
+        return
+    ax.plot(x, y, color=look["color"], linestyle=look["linestyle"], linewidth=1.2, zorder=4)
+    ax.plot(x.iloc[-1:], y.iloc[-1:], **{**look, "markersize": 5.5})
+    if stop is not None:
+        at = (path["step"] - stop).abs().to_numpy().argmin()
+        ax.plot(x.iloc[at], y.iloc[at], marker="o", markersize=6, markerfacecolor="none", color=COLOURS[method])
