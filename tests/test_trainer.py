@@ -227,6 +227,26 @@ def test_sft_rehearsal_has_the_gradient_of_the_mean_negative_log_likelihood():
     torch.testing.assert_close(got, expected, atol=1e-7, rtol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["rkl", "rkl_k2"])
+def test_rkl_is_trained_with_its_estimators_gradient(method):
+    """Of the mean over tokens of k3, or of x^2 / 2 for k2, x = log pi_ref - log pi, by hand from the model's logits."""
+    batch = rows([0.0, 0.0, 0.0])
+    for row in batch:
+        row.ref_logprobs = [-3.0] * len(row.tokens[1])
+    got, _, _ = step_gradient(batch, method)
+    learner = policy()
+    total, tokens = torch.zeros(()), 0
+    for row in batch:
+        prompt, answer = row.tokens
+        logits_T_V = learner(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
+        x_T = -3.0 + torch.nn.functional.cross_entropy(logits_T_V, torch.tensor(answer), reduction="none")
+        total = total + (x_T.square() / 2 if method == "rkl_k2" else x_T.exp() - 1 - x_T).sum()
+        tokens += len(answer)
+    (EVERY[method].rkl_coef * total / tokens).backward()
+    expected = torch.cat([p.grad.flatten() for p in learner.parameters()])
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-4)
+
+
 def test_grpo_on_d_exp_leaves_stored_answers_alone():
     learner, logs = run("grpo_dexp", iterations=2)
     nothing_stored, _ = run("grpo_dexp", stored=[], iterations=2)
@@ -236,7 +256,7 @@ def test_grpo_on_d_exp_leaves_stored_answers_alone():
 
 def test_dph_f_without_weight_is_grpo_on_d_exp_at_its_clip():
     """What the study `controls` rests on: eta = 0 leaves GRPO with clip_high 0.28, to the last bit of every step."""
-    no_weight = replace(METHOD_CONFIGS["dph_f"], divergence=None, eta=0.0)
+    no_weight = replace(METHOD_CONFIGS["dph_f"], rehearses="none", divergence=None, eta=0.0)
     high = replace(CONTROL_CONFIGS["grpo_dexp"], clip_high=0.28)
     assert no_weight == high
     assert torch.equal(weights(run(no_weight, iterations=2)[0]), weights(run(high, iterations=2)[0]))
@@ -253,8 +273,44 @@ def test_groups_that_agree_or_were_not_judged_leave_the_weights_alone_under_grpo
 
 def test_dapo_draws_again_and_stops_at_its_limit():
     _, logs = run("dapo", verifier=JudgesAlways("wrong"), iterations=1)
-    assert logs[0]["rl_rows"] == 0
+    assert (logs[0]["rl_rows"], logs[0]["groups"], logs[0]["rounds"]) == (0, 0, CONFIG.max_draws)
     assert logs[0]["loss"] == 0.0
+
+
+class OnePromptInFourIsUndecided(RewardsFirstToken):
+    """Groups of every fourth problem have one right answer, those of the others none; keeps what it is given."""
+
+    def __init__(self):
+        self.rounds = []
+
+    def groups(self, problems, answers):
+        self.rounds.append([int(p.id[1:]) % 4 == 0 for p in problems])
+        right = [Verdict("correct"), *[Verdict("wrong")] * (CONFIG.rollouts - 1)]
+        none = [Verdict("wrong")] * CONFIG.rollouts
+        return [
+            Group(p, tuple(g), tuple(right if int(p.id[1:]) % 4 == 0 else none))
+            for p, g in zip(problems, answers, strict=True)
+        ]
+
+
+def test_dapo_refills_its_batch_by_whole_batches_and_cuts_it_to_size():
+    """Eight prompts, two of them undecided: four take three rounds of four prompts or more."""
+    verifier = OnePromptInFourIsUndecided()
+    _, logs = run("dapo", verifier=verifier, iterations=3)
+    left = iter(verifier.rounds)
+    for log in logs:
+        undecided = [sum(next(left)) for _ in range(log["rounds"])]
+        assert sum(undecided) >= CONFIG.prompts > sum(undecided[:-1]), "no round more than are needed"
+        assert log["groups"] == log["informative_groups"] == CONFIG.prompts and log["grad_norm"] > 0
+        assert log["rl_rows"] == CONFIG.prompts * CONFIG.rollouts
+    assert not list(left) and all(len(drawn) == CONFIG.prompts for drawn in verifier.rounds)
+
+
+def test_dapo_learns_from_what_is_there_after_its_last_round():
+    _, logs = run("dapo", verifier=OnePromptInFourIsUndecided(), iterations=2, max_draws=2)
+    for log in logs:  # two rounds are all eight prompts
+        assert (log["rounds"], log["groups"], log["rl_rows"]) == (2, 2, 2 * CONFIG.rollouts) and log["grad_norm"] > 0
+    assert all((row["rounds"], row["groups"]) == (1, CONFIG.prompts) for row in run("grpo", iterations=1)[1])
 
 
 def test_what_there_is_nothing_to_train_on_is_refused():

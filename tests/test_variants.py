@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+
 import pytest
 import torch
 
 from dphlib.analysis.labels import label
-from dphlib.settings.methods import CONFIGS, METHOD_CONFIGS
+from dphlib.settings.methods import CONFIGS, METHOD_CONFIGS, MethodConfig
 from dphlib.settings.profiles import profile
 from dphlib.settings.studies import STUDIES, comparisons
 from dphlib.settings.variants import VARIANTS, RunConfig, parse, parse_seeds
@@ -104,9 +107,36 @@ def test_the_authors_average_over_all_rows_is_an_eighth_of_eta():
     assert RunConfig("dph_js", "js_scale=2", 0).method_config.eta == 2 * METHOD_CONFIGS["dph_js"].eta
 
 
-def test_the_weight_of_rkl_is_its_coefficient():
-    config = RunConfig("rkl", "eta=0.01", 0).method_config
+@pytest.mark.parametrize("method", ["rkl", "rkl_k2"])
+def test_the_weight_of_rkl_is_its_coefficient(method):
+    config = RunConfig(method, "eta=0.01", 0).method_config
     assert (config.rkl_coef, config.eta) == (0.01, 0.0)
+
+
+@pytest.mark.parametrize("name", ["cpu", "lm", "gpu80"])
+def test_reverse_kl_on_stored_answers_is_as_strong_as_forward_kl_and_rkl_by_k2_as_rkl(name):
+    """In every profile, also where it has other weights than the CPU world's."""
+    settings = profile(name)
+    configs = {m: settings.method_config(RunConfig(m, "main", 0)) for m in ("dph_f", "dph_rkl", "rkl", "rkl_k2")}
+    strength = {m: config.weight * config.curvature for m, config in configs.items()}
+    assert strength["dph_rkl"] == strength["dph_f"] and strength["rkl_k2"] == strength["rkl"]
+    assert replace(configs["dph_rkl"], divergence="forward_kl") == configs["dph_f"]
+    assert replace(configs["rkl_k2"], rkl_estimator="k3") == configs["rkl"]
+
+
+def test_the_factorial_crosses_what_is_explored_with_what_is_rehearsed_at_one_clip():
+    arms = {arm for one in comparisons(SETTINGS, "factorial") for arm in (one.arm, one.against)}
+    configs = [SETTINGS.method_config(RunConfig(*arm, 0)) for arm in arms]
+    cells = {(config.explores, config.rehearses) for config in configs}
+    assert cells == set(product(("all", "exploration"), ("none", "near_perfect", "all"))) and len(configs) == 6
+    common = {replace(c, explores="all", rehearses="all", divergence="forward_kl", eta=0.2) for c in configs}
+    assert len(common) == 1, "nothing else differs"
+
+
+def test_a_method_rehearses_by_a_divergence_or_not_at_all():
+    for rehearses, divergence in (("none", "js"), ("all", None)):
+        with pytest.raises(ValueError, match="give both or neither"):
+            MethodConfig("all", rehearses, divergence)
 
 
 @pytest.mark.parametrize("text", ["", ",", "many", "1,1", "0,x", "-1", "0"])

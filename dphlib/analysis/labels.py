@@ -36,6 +36,10 @@ LOOKS = {
     "grpo_dexp": Look("GRPO on D_exp", "#F4B6A0", ">", (0, (4, 1, 1, 1))),
     "sft_rehearsal": Look("SFT rehearsal", "#2E6B57", "P"),
     "dph_f_all": Look("DPH-F on all prompts", "#8FC7F2", "*", (0, (2, 1))),
+    "dph_f_explore_all": Look("DPH-F exploring all", "#3E8FC9", "d", (0, (6, 1))),
+    "dph_f_rehearse_all": Look("DPH-F rehearsing all", "#5C6F91", "8", (0, (1, 1))),
+    "rkl_k2": Look("RKL with k2", "#7A1F5C", "x", (0, (2, 2))),
+    "dph_rkl": Look("DPH-RKL", "#D98CB8", "+", (0, (3, 2))),
 }
 NAMES = {method: look.name for method, look in LOOKS.items()}
 COLOURS = {method: look.colour for method, look in LOOKS.items()}

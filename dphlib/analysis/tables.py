@@ -182,7 +182,7 @@ def methods_table(profile: Profile) -> pd.DataFrame:
         rows.append(
             {
                 "Method": NAMES[name],
-                "trains on": "all prompts" if method.trains_on == "all" else "D_exp, rehearses D_pef",
+                "trains on": "all prompts" if method.explores == "all" else "D_exp, rehearses D_pef",
                 "divergence": _divergence(method),
                 "weight": f"{method.eta or method.rkl_coef:g}" if method.eta or method.rkl_coef else "0",
                 "authors' weight": paper.ETA.get(name, "not available"),

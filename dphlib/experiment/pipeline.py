@@ -343,7 +343,7 @@ class Pipeline:
     def _source(self, run: RunConfig) -> tuple[str, Stage]:
         """Training suite of a run and the partition of it."""
         suite, config = self._drawn(run)
-        everywhere = run.method_config.rehearses_all
+        everywhere = run.method_config.rehearses == "all"
         return suite, self.partition(suite, config=config, everywhere=everywhere, seed=run.seed)
 
     # --- training and evaluation ---
@@ -394,7 +394,7 @@ class Pipeline:
             inputs = train_run.Inputs(
                 base=self.base_folder(index),
                 databases=self.databases(),
-                prompts=self.suite(suite) if method.trains_on == "all" else parts.exploration,
+                prompts=self.suite(suite) if method.explores == "all" else parts.exploration,
                 references=self.references(suite, source, method, run.seed),
                 waypoint_problems=self.suite(settings.evaluation.step_suite) if waypoints else [],
                 waypoints=waypoints,

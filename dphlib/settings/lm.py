@@ -61,7 +61,7 @@ LM: dict[str, Any] = {
     "ablations": False,
     "cost_iterations": 2,
     "methods": ("grpo", "rkl", "grpo_dexp", "dph_f", "dph_js"),
-    "weights": {"rkl": 0.2, "dph_js": 0.8},
+    "weights": {"rkl": 0.2, "rkl_k2": 0.2, "dph_js": 0.8},
 }
 """Weights: equal strength, eta f''(1) as DPH-F's."""
 

@@ -17,29 +17,41 @@ class MethodConfig:
     """What sets one method apart from the others.
 
     Args:
-        trains_on: `all` prompts (the baselines) or D_exp only (`exploration`), with D_pef rehearsed. With `all` and a
-            divergence there is no partition: every prompt that has a stored answer is rehearsed too.
-        divergence: generator on the stored answers, or `likelihood` (plain -log pi_theta); None rehearses nothing.
+        explores: prompts that are rolled out: `all` (the baselines), or those of D_exp (`exploration`).
+        rehearses: prompts whose stored answers are rehearsed: `none` (the baselines), those of D_pef (`near_perfect`),
+            or `all` that have one.
+        divergence: generator on the stored answers, or `likelihood` (plain -log pi_theta); None where nothing is
+            rehearsed.
         alpha: of the alpha-divergence.
         eta: weight of the D_pef loss, two separate means (the authors' scripts average all rows together,
             which makes their effective weight eta / 8).
         rkl_coef: weight of the reverse KL on all training rows, against an online reference.
+        rkl_estimator: `k3` as the authors have it, whose expected gradient is forward KL's, or `k2`, whose is reverse
+            KL's; see `losses`.
         clip_low, clip_high: PPO-clip; GRPO 0.2 / 0.2, the others 0.2 / 0.28 [code].
         dynamic_sampling: groups with equal rewards are replaced by further draws (DAPO).
         overlong_shaping: soft penalty before the token limit (DAPO).
         entropy_coef: of an entropy bonus on the tokens that explore; 0 as in the authors' scripts [code].
     """
 
-    trains_on: Literal["all", "exploration"]
+    explores: Literal["all", "exploration"]
+    rehearses: Literal["none", "near_perfect", "all"] = "none"
     divergence: str | None = None
     alpha: float | None = None
     eta: float = 0.0
     rkl_coef: float = 0.0
+    rkl_estimator: Literal["k3", "k2"] = "k3"
     clip_low: float = 0.2
     clip_high: float = 0.28
     dynamic_sampling: bool = False
     overlong_shaping: bool = False
     entropy_coef: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.rehearses == "none") != (self.divergence is None):
+            raise ValueError(
+                f"rehearses is {self.rehearses!r} and divergence {self.divergence!r}: give both or neither"
+            )
 
     @property
     def needs_reference(self) -> bool:
@@ -47,9 +59,9 @@ class MethodConfig:
         return self.rkl_coef > 0 or self.divergence == "js_definition"
 
     @property
-    def rehearses_all(self) -> bool:
-        """Whether the stored answers of all prompts are rehearsed, not those of D_pef."""
-        return self.trains_on == "all" and self.divergence is not None
+    def partitioned(self) -> bool:
+        """Whether the partition decides what it trains on."""
+        return self.explores == "exploration" or self.rehearses == "near_perfect"
 
     @property
     def weight(self) -> float:
@@ -85,27 +97,33 @@ METHOD_CONFIGS: dict[str, MethodConfig] = {
     "grpo": MethodConfig("all", clip_high=0.2),
     "dapo": MethodConfig("all", dynamic_sampling=True, overlong_shaping=True),
     "rkl": MethodConfig("all", rkl_coef=0.04),
-    "alpha_0.2": MethodConfig("exploration", divergence="alpha", alpha=0.2, eta=0.2),
-    "alpha_0.5": MethodConfig("exploration", divergence="alpha", alpha=0.5, eta=0.2),
-    "alpha_0.8": MethodConfig("exploration", divergence="alpha", alpha=0.8, eta=0.2),
-    "dph_f": MethodConfig("exploration", divergence="forward_kl", eta=0.2),
-    "dph_js": MethodConfig("exploration", divergence="js", eta=0.5),
-    "dph_js_definition": MethodConfig("exploration", divergence="js_definition", eta=0.5),
+    "alpha_0.2": MethodConfig("exploration", "near_perfect", "alpha", alpha=0.2, eta=0.2),
+    "alpha_0.5": MethodConfig("exploration", "near_perfect", "alpha", alpha=0.5, eta=0.2),
+    "alpha_0.8": MethodConfig("exploration", "near_perfect", "alpha", alpha=0.8, eta=0.2),
+    "dph_f": MethodConfig("exploration", "near_perfect", "forward_kl", eta=0.2),
+    "dph_js": MethodConfig("exploration", "near_perfect", "js", eta=0.5),
+    "dph_js_definition": MethodConfig("exploration", "near_perfect", "js_definition", eta=0.5),
 }
 # What the controls leave out or replace, all else equal. `grpo_dexp` is GRPO without D_pef's prompts: data selection
 # alone; with clip_high=0.28 it is DPH with eta = 0. `sft_rehearsal` has the curvature and the weight of forward KL.
 # `dph_f_all` is DPH-F without the partition. DDRL, its model, takes forward KL to a data distribution on all of the
-# data; ours has no data but the initial policy's own correct answers, so it stays a rehearsal of that policy.
+# data; ours has no data but the initial policy's own correct answers, so it stays a rehearsal of that policy. The next
+# two are the factorial's other cells: all prompts or D_exp explored, D_pef or all rehearsed. The last two have the
+# reverse KL that RKL's k3 has only in value: on the policy's own answers, and on DPH-F's stored answers.
 CONTROL_CONFIGS: dict[str, MethodConfig] = {
     "grpo_dexp": MethodConfig("exploration", clip_high=0.2),
-    "sft_rehearsal": MethodConfig("exploration", divergence="likelihood", eta=0.2),
-    "dph_f_all": MethodConfig("all", divergence="forward_kl", eta=0.2),
+    "sft_rehearsal": MethodConfig("exploration", "near_perfect", "likelihood", eta=0.2),
+    "dph_f_all": MethodConfig("all", "all", "forward_kl", eta=0.2),
+    "dph_f_explore_all": MethodConfig("all", "near_perfect", "forward_kl", eta=0.2),
+    "dph_f_rehearse_all": MethodConfig("exploration", "all", "forward_kl", eta=0.2),
+    "rkl_k2": MethodConfig("all", rkl_coef=0.04, rkl_estimator="k2"),
+    "dph_rkl": MethodConfig("exploration", "near_perfect", "reverse_kl", eta=0.2),
 }
 
 CONFIGS = METHOD_CONFIGS | CONTROL_CONFIGS
 METHODS: tuple[str, ...] = ("base", *METHOD_CONFIGS)
 """The base and the nine methods of the paper."""
 CONTROLS: tuple[str, ...] = tuple(CONTROL_CONFIGS)
-"""Not the paper's: they ask whether it is the divergence, or the data, or the partition."""
+"""Not the paper's: they ask whether it is the divergence, its direction, or the data, or the partition."""
 HEADLINE: tuple[str, ...] = ("base", "grpo", "dapo", "rkl", "dph_f", "dph_js")
 """Those that most figures show, and of which Pass@k is measured on the way."""

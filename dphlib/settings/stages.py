@@ -156,7 +156,8 @@ class TrainConfig:
         max_new_tokens: of a rollout.
         top_p: nucleus that rollouts are drawn from (authors: 0.9, with log-probs without it, a hidden bias).
         overlong_buffer: tokens before the limit in which DAPO's penalty grows from 0 to 1.
-        max_draws: rounds of rollouts that dynamic sampling may take for one batch.
+        max_draws: rounds of rollouts, each of a whole batch of prompts, that dynamic sampling may take for one batch;
+            10 in verl's recipe of DAPO, there called `max_num_gen_batches`.
         importance_cap: bound of the importance weights between sampler and trainer, None for no weights: right where
             one program computes both (see `training.importance`). The authors have none [code].
         token_budget: padded tokens per micro-batch, a prompt that is passed once for several rows counted once; twice
@@ -180,7 +181,7 @@ class TrainConfig:
     max_new_tokens: int = 48
     top_p: float = 1.0
     overlong_buffer: int = 8
-    max_draws: int = 3
+    max_draws: int = 10
     importance_cap: float | None = None
     token_budget: int = 8192
     diagnose_every: int = 5

@@ -74,6 +74,34 @@ def _eta(settings: Profile) -> list[Comparison]:
     return _set(*arms)
 
 
+# Explored prompts x rehearsed answers, all at DPH's upper clip.
+_CELLS = {
+    ("all", "nothing"): Arm("grpo", "clip_high=0.28"),
+    ("D_exp", "nothing"): _GRPO_DEXP_HIGH,
+    ("all", "D_pef"): Arm("dph_f_explore_all"),
+    ("D_exp", "D_pef"): Arm("dph_f"),
+    ("all", "all"): Arm("dph_f_all"),
+    ("D_exp", "all"): Arm("dph_f_rehearse_all"),
+}
+
+
+def _factorial(settings: Profile) -> list[Comparison]:
+    """Every step of one factor at every level of the other."""
+    found = [
+        Comparison(
+            _CELLS[explored, to],
+            _CELLS[explored, before],
+            f"Rehearsing {to} instead of {before}, exploring {explored},",
+        )
+        for before, to in (("nothing", "D_pef"), ("D_pef", "all"))
+        for explored in ("all", "D_exp")
+    ]
+    for rehearsed in ("nothing", "D_pef", "all"):
+        change = f"Exploring D_exp instead of all, rehearsing {rehearsed},"
+        found.append(Comparison(_CELLS["D_exp", rehearsed], _CELLS["all", rehearsed], change))
+    return found
+
+
 def _as_strong(method: str, name: str, variant: str = "strength=equal") -> Comparison:
     return Comparison(Arm(method, variant), Arm("dph_f"), f"{name} instead of forward KL at equal strength")
 
@@ -96,6 +124,19 @@ STUDIES: dict[str, Study] = {
             *(_as_strong(f"alpha_{a}", f"Alpha {a}", MAIN) for a in (0.2, 0.5, 0.8)),
         ],
     ),
+    "direction": Study(
+        "Does the divergence's direction matter, on the policy's own answers and on the same stored ones?",
+        lambda settings: [
+            Comparison(Arm("dph_rkl"), Arm("dph_f"), "Reverse instead of forward KL on the same stored answers"),
+            Comparison(
+                Arm("rkl_k2", "strength=equal"),
+                Arm("rkl", "strength=equal"),
+                "Reverse KL's gradient (k2) instead of forward KL's (k3) in RKL, both at DPH-F's strength,",
+            ),
+            Comparison(Arm("rkl_k2"), Arm("rkl"), "Reverse KL's gradient (k2) instead of forward KL's (k3) in RKL"),
+        ],
+    ),
+    "factorial": Study("What do exploring on D_exp and rehearsing each do, alone and together?", _factorial),
     "threshold": Study(
         "How sure must a prompt be to be rehearsed and not explored?",
         lambda settings: _set(
@@ -178,8 +219,11 @@ def comparisons(settings: Profile, name: str) -> list[Comparison]:
     """
     if name == HARD:
         return []
-    made = [one._replace(arm=_main_or(settings, one.arm)) for one in STUDIES[name].comparisons(settings)]
-    return [one for one in made if one.arm != one.against][: settings.study_comparisons]
+    made: dict[tuple[Arm, Arm], Comparison] = {}
+    for one in STUDIES[name].comparisons(settings):
+        arm, against = _main_or(settings, one.arm), _main_or(settings, one.against)
+        made.setdefault((arm, against), one._replace(arm=arm, against=against))
+    return [one for one in made.values() if one.arm != one.against][: settings.study_comparisons]
 
 
 def _main_or(settings: Profile, arm: Arm) -> Arm:

@@ -52,9 +52,7 @@ _WHOLE = Values(int, "a whole number from 1 on", lambda value: value >= 1)
 _ANY = Applies(lambda method: True)
 _WEIGHTED = Applies(lambda method: method.weight > 0, "it has no divergence to weigh")
 _REHEARSING = Applies(lambda method: method.divergence is not None, "it rehearses no stored answer")
-_PARTITIONED = Applies(
-    lambda method: method.trains_on == "exploration", "it trains on all prompts, without a partition"
-)
+_PARTITIONED = Applies(lambda method: method.partitioned, "it trains on all prompts, without a partition")
 _JS = Applies(lambda method: (method.divergence or "").startswith("js"), "its divergence is not JS")
 
 VARIANTS: dict[str, Setting] = {

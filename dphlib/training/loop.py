@@ -149,7 +149,7 @@ class _Run:
             self.sampler.sync(policy)
             drawn_by = self.sampler.record()
             clock.lap("sync_s")
-            groups = self._roll_out(draw_seed, clock)
+            groups, rounds = self._roll_out(draw_seed, clock)
             rows, rewards = exploration_rows(groups, method, config)
 
             # 2. Rehearse: stored answers with the log-probs that pi_ref gave them.
@@ -194,27 +194,32 @@ class _Run:
             clock,
             kl_to_base=kl_to_base,
             lr=lr,
+            rounds=rounds,
             rl_rows=len(rows),
             rehearsal_rows=len(rehearsal),
             reference_tokens=reference_tokens,
             sampler=drawn_by,
         )
 
-    def _roll_out(self, seed: int, clock: Clock) -> list[Group]:
-        """A batch of verified groups; with dynamic sampling, further draws replace groups with equal rewards."""
+    def _roll_out(self, seed: int, clock: Clock) -> tuple[list[Group], int]:
+        """A batch of verified groups, and the rounds of rollouts that it took.
+
+        Dynamic sampling draws a whole batch in each round, leaves out groups with equal rewards, and goes on until a
+        batch is full, which it is cut to; after `max_draws` rounds the batch is what there is.
+        """
         dynamic, config = self.method.dynamic_sampling, self.config
         setting = SamplingConfig(config.rollouts, 1.0, config.top_p, config.max_new_tokens)
         groups: list[Group] = []
-        for attempt in range(config.max_draws if dynamic else 1):
-            drawn = self.prompts.draw(config.prompts - len(groups))
-            answers = self.sampler.sample(drawn, setting, derive_seed(seed, attempt))
+        rounds = 0
+        while rounds < (config.max_draws if dynamic else 1) and len(groups) < config.prompts:
+            drawn = self.prompts.draw(config.prompts)
+            answers = self.sampler.sample(drawn, setting, derive_seed(seed, rounds))
             clock.lap("sample_s")
             verified = self.verifier.groups(drawn, answers)
             clock.lap("verify_s")
             groups += [g for g in verified if not dynamic or 0 < g.correct < len(g.answers)]
-            if len(groups) == config.prompts:
-                break
-        return groups
+            rounds += 1
+        return groups[: config.prompts], rounds
 
     def _on_policy_rows(self, problems: Sequence[Problem], seed: int, clock: Clock) -> list[Row]:
         """The second half of JS by its definition: one answer of the policy as it is now to each rehearsed prompt."""

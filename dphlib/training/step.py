@@ -122,6 +122,7 @@ def _loss(
         clip_high=method.clip_high,
         dual_clip=config.dual_clip,
         rkl_coef=method.rkl_coef,
+        rkl_estimator=method.rkl_estimator,
         entropy_coef=method.entropy_coef,
         denominators=denominators,
         **aggregation(config),
