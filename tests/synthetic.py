@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dphlib.rivals import RIVALS
 from dphlib.settings.methods import CONTROLS, METHODS
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import study_runs
@@ -47,6 +48,7 @@ SHAPE = {
     "dph_f_rehearse_all": (1.0, 0.86, 0.96),
     "rkl_k2": (3.2, 0.87, 0.20),
     "dph_rkl": (1.8, 0.87, 0.80),
+    **dict.fromkeys(RIVALS, (2.5, 0.87, 0.60)),
 }
 
 

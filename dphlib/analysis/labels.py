@@ -6,8 +6,10 @@ drawn together), and each method has a line style or marker beside its colour. T
 
 from __future__ import annotations
 
+from colorsys import hls_to_rgb
 from typing import NamedTuple
 
+from dphlib.rivals import RIVALS
 from dphlib.settings.variants import MAIN, reading
 
 Dashes = str | tuple[int, tuple[float, ...]]
@@ -37,10 +39,19 @@ LOOKS = {
     "sft_rehearsal": Look("SFT rehearsal", "#2E6B57", "P"),
     "dph_f_all": Look("DPH-F on all prompts", "#8FC7F2", "*", (0, (2, 1))),
     "dph_f_explore_all": Look("DPH-F exploring all", "#3E8FC9", "d", (0, (6, 1))),
-    "dph_f_rehearse_all": Look("DPH-F rehearsing all", "#5C6F91", "8", (0, (1, 1))),
+    "dph_f_rehearse_all": Look("DPH-F rehearsing all", "#5C6F91", "1", (0, (1, 1))),
     "rkl_k2": Look("RKL with k2", "#7A1F5C", "x", (0, (2, 2))),
     "dph_rkl": Look("DPH-RKL", "#D98CB8", "+", (0, (3, 2))),
 }
+
+
+def _rival_look(label: str, place: int) -> Look:
+    """A muted colour around the wheel, and a letter for a marker."""
+    rgb = hls_to_rgb((place + 0.5) / len(RIVALS), 0.42, 0.3)
+    return Look(label, "#" + "".join(f"{round(255 * part):02X}" for part in rgb), f"${chr(97 + place)}$", ":")
+
+
+LOOKS |= {name: _rival_look(rival.label, place) for place, (name, rival) in enumerate(RIVALS.items())}
 NAMES = {method: look.name for method, look in LOOKS.items()}
 COLOURS = {method: look.colour for method, look in LOOKS.items()}
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -192,7 +193,8 @@ class Product:
 
 
 CONTROL_STUDIES = ("controls", "strength")
-ABLATION_STUDIES = tuple(name for name in studies.STUDIES if name not in CONTROL_STUDIES)
+ARM_STUDIES = ("direction", "factorial", "rivals")
+ABLATION_STUDIES = tuple(name for name in studies.STUDIES if name not in (*CONTROL_STUDIES, *ARM_STUDIES))
 _SETTING_STUDIES = tuple(name for name in ABLATION_STUDIES if name != "eta")
 
 FIGURES: dict[str, Product] = {
@@ -212,6 +214,7 @@ FIGURES: dict[str, Product] = {
     "fig12_eta": Product(lambda r: weight_figure(r.study(("eta",)), r.settings), ("eta",)),
     "fig13_ablations": Product(lambda r: comparison_figure(r.study(_SETTING_STUDIES)), _SETTING_STUDIES),
     "fig14_hard": Product(lambda r: figures.pass_curves(_hard(r), ("base", *hard.HARD_METHODS)), hard=True),
+    "fig15_arms": Product(lambda r: comparison_figure(r.study(ARM_STUDIES)), ARM_STUDIES),
 }
 """All but `CLAIMS_FIGURE`."""
 
@@ -228,6 +231,7 @@ TABLES: dict[str, Product] = {
     "methods": Product(lambda r: tables.methods_table(r.settings)),
     "table_controls": Product(lambda r: r.study(CONTROL_STUDIES), CONTROL_STUDIES),
     "table_ablations": Product(lambda r: r.study(ABLATION_STUDIES), ABLATION_STUDIES),
+    "table_arms": Product(lambda r: r.study(ARM_STUDIES), ARM_STUDIES),
     "table_hard": Product(lambda r: hard.hard_table(_hard(r)), hard=True),
 }
 
@@ -269,8 +273,11 @@ def left_out(results: Results) -> dict[str, str]:
 
 
 def recorded_studies(results: Results, names: Sequence[str] = tuple(studies.STUDIES)) -> list[str]:
-    """The studies of which the records hold an arm that no other run has."""
-    return [name for name in names if results.recorded & set(studies.arms_beyond(results.settings, [name]))]
+    """The studies of which the records hold an arm that no other run has; if a study has one of its own, such a one."""
+    beyond = {name: studies.arms_beyond(results.settings, [name]) for name in studies.STUDIES}
+    shared = Counter(arm for arms in beyond.values() for arm in arms)
+    telling = {name: {arm for arm in arms if shared[arm] == 1} or set(arms) for name, arms in beyond.items()}
+    return [name for name in names if results.recorded & telling[name]]
 
 
 def figure(name: str, results: Results, root: Path) -> Figure:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from dphlib.generators import GENERATORS, Generator
+from dphlib.rivals import RIVALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class MethodConfig:
         dynamic_sampling: groups with equal rewards are replaced by further draws (DAPO).
         overlong_shaping: soft penalty before the token limit (DAPO).
         entropy_coef: of an entropy bonus on the tokens that explore; 0 as in the authors' scripts [code].
+        rival: a name of `rivals.RIVALS`, whose rule takes the place of GRPO's; None for GRPO's.
+        base_share: of the initial policy's weights in the weights that are kept in the end.
     """
 
     explores: Literal["all", "exploration"]
@@ -46,6 +49,8 @@ class MethodConfig:
     dynamic_sampling: bool = False
     overlong_shaping: bool = False
     entropy_coef: float = 0.0
+    rival: str | None = None
+    base_share: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.rehearses == "none") != (self.divergence is None):
@@ -118,12 +123,13 @@ CONTROL_CONFIGS: dict[str, MethodConfig] = {
     "dph_f_rehearse_all": MethodConfig("exploration", "all", "forward_kl", eta=0.2),
     "rkl_k2": MethodConfig("all", rkl_coef=0.04, rkl_estimator="k2"),
     "dph_rkl": MethodConfig("exploration", "near_perfect", "reverse_kl", eta=0.2),
+    **{name: MethodConfig("all", rival=name, **{"clip_high": 0.2, **rival.changes}) for name, rival in RIVALS.items()},
 }
 
 CONFIGS = METHOD_CONFIGS | CONTROL_CONFIGS
 METHODS: tuple[str, ...] = ("base", *METHOD_CONFIGS)
 """The base and the nine methods of the paper."""
 CONTROLS: tuple[str, ...] = tuple(CONTROL_CONFIGS)
-"""Not the paper's: they ask whether it is the divergence, its direction, or the data, or the partition."""
+"""Not the paper's: is it the divergence, its direction, the data, the partition; and what the rivals do."""
 HEADLINE: tuple[str, ...] = ("base", "grpo", "dapo", "rkl", "dph_f", "dph_js")
 """Those that most figures show, and of which Pass@k is measured on the way."""

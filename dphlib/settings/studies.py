@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from dphlib.rivals import RIVALS
 from dphlib.runtime.files import InputError
 from dphlib.settings.methods import CONTROLS, METHOD_CONFIGS
 from dphlib.settings.profiles import Profile
@@ -102,6 +103,15 @@ def _factorial(settings: Profile) -> list[Comparison]:
     return found
 
 
+def _rivals(settings: Profile) -> list[Comparison]:
+    """Each rival against GRPO, which it changes, and against DPH-F."""
+    return [
+        Comparison(Arm(name), Arm(other), f"{rival.label} instead of {shown}")
+        for name, rival in RIVALS.items()
+        for other, shown in (("grpo", "GRPO"), ("dph_f", "DPH-F"))
+    ]
+
+
 def _as_strong(method: str, name: str, variant: str = "strength=equal") -> Comparison:
     return Comparison(Arm(method, variant), Arm("dph_f"), f"{name} instead of forward KL at equal strength")
 
@@ -137,6 +147,7 @@ STUDIES: dict[str, Study] = {
         ],
     ),
     "factorial": Study("What do exploring on D_exp and rehearsing each do, alone and together?", _factorial),
+    "rivals": Study("Do other ways to keep a policy broad do as well?", _rivals),
     "threshold": Study(
         "How sure must a prompt be to be rehearsed and not explored?",
         lambda settings: _set(
