@@ -133,6 +133,22 @@ def test_the_factorial_crosses_what_is_explored_with_what_is_rehearsed_at_one_cl
     assert len(common) == 1, "nothing else differs"
 
 
+@pytest.mark.parametrize("name", ["cpu", "lm", "gpu80"])
+def test_every_divergence_has_three_strengths_to_choose_from_and_the_same(name):
+    settings = profile(name)
+    strengths = {}
+    for one in comparisons(settings, "coefficients"):
+        config = settings.method_config(RunConfig(*one.arm, 0))
+        strengths.setdefault(one.arm.method, set()).add(round(config.weight * config.curvature, 6))
+    for method, found in strengths.items():
+        main = settings.method_config(RunConfig(method, "main", 0))
+        found.add(round(main.weight * main.curvature, 6))
+    equal = settings.weight("dph_f")
+    weighed = {method for method, config in METHOD_CONFIGS.items() if config.weight} | {"rkl_k2", "dph_rkl"}
+    assert set(strengths) == weighed
+    assert all(found >= {round(factor * equal, 6) for factor in (0.25, 1, 4)} for found in strengths.values())
+
+
 def test_a_method_rehearses_by_a_divergence_or_not_at_all():
     for rehearses, divergence in (("none", "js"), ("all", None)):
         with pytest.raises(ValueError, match="give both or neither"):

@@ -136,7 +136,7 @@ def train(
     """Trains one run.
 
     Args:
-        method: of the paper, or a control: grpo_dexp, sft_rehearsal, dph_f_all.
+        method: of the paper, or a control or rival of `dphlib.settings.methods`, such as grpo_dexp.
         seed: of training; it decides the base and the pre-sampling too.
         variant: main, or one setting that differs: eta=..., strength=equal, authors_eta=8, js_scale=2, threshold=...,
             k=..., answers=..., clip_high=..., top_p=..., entropy=..., iterations=..., domain=sums.

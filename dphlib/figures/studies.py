@@ -51,18 +51,19 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
     return fig
 
 
-def weight_figure(table: pd.DataFrame, settings: Profile) -> Figure:
+def weight_figure(table: pd.DataFrame, settings: Profile, study: str = "eta") -> Figure:
     """Four measures against the weight of the divergence, log scale, one line per method.
 
     Args:
-        table: `analysis.studies.study_table` of the study `eta`.
+        table: `analysis.studies.study_table` of the study.
         settings: the profile that it was made with.
+        study: its name, one that sets weights alone.
 
     Raises:
         ValueError: nothing of it was run.
     """
     _demand_a_run(table)
-    arms = {label(*arm): arm for one in comparisons(settings, "eta") for arm in (one.arm, one.against)}
+    arms = {label(*arm): arm for one in comparisons(settings, study) for arm in (one.arm, one.against)}
     weights = {name: settings.method_config(RunConfig(*arm, 0)).weight for name, arm in arms.items()}
     methods = table["arm"].map(lambda name: arms[name].method)
     table = table.assign(method=methods, x=table["arm"].map(weights), against_x=table["against"].map(weights))

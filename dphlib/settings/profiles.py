@@ -213,7 +213,7 @@ _SMALLEST_CPU = Profile(
     evaluation=EvalConfig(samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(1,)),
     seeds=(0,),
     cost_iterations=1,
-    studies="controls,eta,answers,direction",
+    studies="controls,eta,answers,direction,coefficients",
     study_comparisons=1,
     bases=1,
     shipped="",

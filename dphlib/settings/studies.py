@@ -112,6 +112,20 @@ def _rivals(settings: Profile) -> list[Comparison]:
     ]
 
 
+_WEIGHED = ("rkl", "rkl_k2", "alpha_0.2", "alpha_0.5", "alpha_0.8", "dph_f", "dph_js", "dph_js_definition", "dph_rkl")
+_STRENGTHS = (0.25, 1, 4)
+
+
+def _coefficients(settings: Profile) -> list[Comparison]:
+    """The same number of weights for every divergence, at the same strengths."""
+    arms = []
+    for method in _WEIGHED:
+        equal = settings.weight("dph_f") / settings.method_config(RunConfig(method, MAIN, 0)).curvature
+        of_method = {factor: "strength=equal" if factor == 1 else f"eta={factor * equal:g}" for factor in _STRENGTHS}
+        arms += [(method, of_method[factor]) for factor in _STRENGTHS]
+    return _set(*arms)
+
+
 def _as_strong(method: str, name: str, variant: str = "strength=equal") -> Comparison:
     return Comparison(Arm(method, variant), Arm("dph_f"), f"{name} instead of forward KL at equal strength")
 
@@ -124,6 +138,7 @@ def _instead_of_bonus(entropy: str) -> Comparison:
 STUDIES: dict[str, Study] = {
     "controls": Study("Is it the divergence, the data that it selects, or the partition?", _controls),
     "eta": Study("What does the weight of each divergence do?", _eta),
+    "coefficients": Study("Which weight of each divergence is best, each with as many to choose from?", _coefficients),
     "strength": Study(
         "At equal strength, eta f''(1) as DPH-F's, does the divergence still matter?",
         lambda settings: [
