@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import ttest_ind, ttest_rel
 
@@ -227,3 +228,45 @@ def test_holm_is_the_step_down_rule_and_never_more_lenient_than_one_test():
     assert np.isnan(with_gap[1]) and with_gap[[0, 2]].tolist() == [0.04, 0.5]
     with pytest.raises(ValueError, match="holm"):
         holm([1.5])
+
+
+# ---------------------------------------------------------------------------------------------- power
+
+
+@pytest.fixture
+def analysis(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
+    return importlib.import_module("power")
+
+
+def normal_arms(rng, of, at, effect):
+    """Two arms with the components of `power.Components`, each but the first shared out evenly."""
+    size, base_of = at.bases * at.runs, np.arange(at.bases * at.runs) % at.bases
+    family = [f"f{i % at.families}" for i in range(at.problems)]
+    made = []
+    for name, shift in (("a", effect), ("b", 0.0)):
+        values = shift + rng.normal(0, of.base / np.sqrt(2), at.bases)[base_of, None] + np.zeros((size, at.problems))
+        values += rng.normal(0, of.run / np.sqrt(2), (size, 1)) + rng.normal(0, of.problem / np.sqrt(2), at.problems)
+        values += rng.normal(0, of.residual / np.sqrt(2), values.shape)
+        made.append(arm(name, values, base_of.tolist(), family))
+    return made
+
+
+@pytest.mark.parametrize("base, bases, runs", [(2.0, 6, 3), (0.0, 6, 1), (0.0, 1, 4)])
+def test_the_power_analysis_foretells_what_intervals_do(analysis, base, bases, runs):
+    of, at = analysis.Components(base, 2.0, 12.0, 18.0), analysis.Design(bases, runs, 96, 8)
+    expected = analysis.power(of, at, 3.0)
+    rng = np.random.default_rng(14)
+    got = [interval(normal_arms(rng, of, at, 3.0), np.subtract) for _ in range(300)]
+    assert np.mean([one.low > 0 for one in got]) == pytest.approx(expected["power"], abs=0.08)
+    assert np.mean([one.high - one.low for one in got]) / 2 == pytest.approx(expected["half_width"], rel=0.1)
+
+
+def test_components_are_found_again_in_records_that_have_them(analysis):
+    of, at = analysis.Components(4.0, 3.0, 12.0, 18.0), analysis.Design(8, 3, 160, 8)
+    rng, found = np.random.default_rng(15), []
+    for _ in range(20):
+        arms = normal_arms(rng, of, at, 0.0)
+        wide = [pd.DataFrame(one.values_SP, index=one.seeds, columns=one.problems) for one in arms]
+        found.append(np.square(analysis.components(wide, np.array(arms[0].strata), at.bases)))
+    assert np.sqrt(np.mean(found, axis=0)) == pytest.approx(of, rel=0.15)
