@@ -244,10 +244,10 @@ def make_presample(problems: int = 128, k: int = 8) -> pd.DataFrame:
 def make_tables(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The tables of the records, by the names of their files."""
     from dphlib.analysis import tables
+    from dphlib.scores import ArmScores
     from dphlib.settings.profiles import profile
-    from dphlib.stats import FinalScores
 
-    scores = FinalScores(records)
+    scores = ArmScores.final(records)
     made = {name: getattr(tables, name)(scores) for name in ("table1", "table2", "table3", "table4", "table5")}
     return {**made, "methods": tables.methods_table(profile("cpu"))}
 
@@ -261,11 +261,12 @@ def make_run(folder: Path, **records: object) -> Path:
     from dphlib.figures.results import styles
     from dphlib.figures.style import save
     from dphlib.figures.training import cost_figure
+    from dphlib.scores import ArmScores
 
     folder.mkdir(parents=True, exist_ok=True)
     frame = make_records(steps=False, **records)
     frame.to_parquet(folder / "records.parquet", index=False)
-    (folder / "claims.json").write_text(to_json(evaluate_claims(frame, make_train_logs(), "cpu")))
+    (folder / "claims.json").write_text(to_json(evaluate_claims(ArmScores.final(frame), make_train_logs(), "cpu")))
     for name, table in make_tables(frame).items():
         tables.to_csv(table, folder / "tables" / f"{name}.csv")
     save(styles(frame), folder / "figures", "fig4_styles")

@@ -15,7 +15,9 @@ from dphlib.analysis.labels import SUITES
 from dphlib.experiment import hard
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.experiment.results import FIGURES, TABLES, Results, draw, figure, table
+from dphlib.intervals import interval
 from dphlib.runtime.files import RunError
+from dphlib.scores import ArmScores
 from dphlib.settings.profiles import profile
 from dphlib.settings.stages import EvalConfig
 from dphlib.settings.studies import HARD, STUDIES, chosen, planned_runs, study_runs
@@ -100,12 +102,12 @@ def test_collected_they_are_the_stages_of_base_and_main_runs(built, monkeypatch)
 
 def test_they_are_not_compared_with_plain_answers(records):
     plain = make_records(("base", "grpo"), (0, 1), ablations=False)
-    of_hard = stats.FinalScores(records).of("base", "in_domain", "pass", 8)
+    of_hard = ArmScores.final(records).of("base", "in_domain", "pass", 8)
     same = plain[plain["problem_id"].isin(set(records["problem_id"]))]
     for rows, differ in ((plain, "their problems differ"), (same, r"drawn 32\.0 and 64\.0|drawn 64\.0 and 32\.0")):
         with pytest.raises(ValueError, match=differ):
-            of_plain = stats.FinalScores(rows).of("grpo", "in_domain", "pass", 8)
-            stats.bootstrap([of_plain, of_hard], lambda a, b: a - b)
+            of_plain = ArmScores.final(rows).of("grpo", "in_domain", "pass", 8)
+            interval([of_plain, of_hard], lambda a, b: a - b)
 
 
 def test_the_table_has_pass_at_k_of_all_answers_and_counts_problems(records):

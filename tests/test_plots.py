@@ -10,12 +10,13 @@ import pytest
 from matplotlib.colors import to_rgb
 from synthetic import make_cost, make_presample, make_records, make_train_logs
 
-from dphlib import stats
 from dphlib.analysis.labels import COLOURS, FAMILY, LOOKS
 from dphlib.figures.method import method_figure
 from dphlib.figures.results import keep_explore, pass_curves, pass_over_steps, styles
 from dphlib.figures.training import base_regime, cost_figure, divergence_curves, training_curves
+from dphlib.intervals import interval
 from dphlib.lessons import categorical
+from dphlib.scores import ArmScores, keep_and_explore
 from dphlib.settings.methods import CONTROLS, HEADLINE, METHODS
 
 # Machado et al. 2009, full severity, on linear RGB.
@@ -75,12 +76,12 @@ def test_colours_drawn_together_are_told_apart(kind, together):
 def test_pass_curves_draw_the_means_and_their_paired_differences_to_the_base(records):
     fig = pass_curves(records, ("base", "grpo"), ks=(1, 8))
     top, bottom = fig.axes[0], fig.axes[3]
-    scores = stats.FinalScores(records)
+    scores = ArmScores.final(records)
     of_k = {m: [scores.of(m, "in_domain", "pass", k) for k in (1, 8)] for m in ("base", "grpo")}
     for method, found in of_k.items():
         drawn = [line.get_ydata() for line in top.lines if line.get_color() == COLOURS[method]]
         assert any(np.allclose(y, [100 * one.values_SP.mean() for one in found]) for y in drawn)
-    got = [stats.bootstrap(pair, np.subtract) for pair in zip(of_k["grpo"], of_k["base"], strict=True)]
+    got = [interval(pair, np.subtract) for pair in zip(of_k["grpo"], of_k["base"], strict=True)]
     line = next(line for line in bottom.lines if line.get_color() == COLOURS["grpo"])
     assert np.allclose(line.get_ydata(), [100 * one.estimate for one in got])
     band = bottom.collections[0].get_paths()[0].vertices[:, 1]
@@ -103,8 +104,8 @@ def test_one_seed_says_that_its_interval_is_over_problems_only():
 
 def test_keep_explore_agrees_with_the_statistics_and_shows_an_unchanged_base(records):
     fig = keep_explore(records, ks=(8,), methods=("base", "grpo"))
-    scores = stats.FinalScores(records)
-    splits = {method: stats.keep_explore(scores, method, "in_domain", 8) for method in ("base", "grpo")}
+    scores = ArmScores.final(records)
+    splits = {method: keep_and_explore(scores, method, "in_domain", 8) for method in ("base", "grpo")}
     for ax, name in zip(fig.axes, ("keep", "explore"), strict=True):
         expected = {method: 100 * getattr(split, name)().estimate for method, split in splits.items()}
         points = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == LOOKS["grpo"].marker]

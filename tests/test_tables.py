@@ -9,6 +9,7 @@ from synthetic import make_records, make_tables
 
 from dphlib import stats
 from dphlib.analysis import paper, tables
+from dphlib.scores import ArmScores
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.profiles import profile
 from dphlib.world.sums import SUBSETS
@@ -107,7 +108,7 @@ def test_methods_table_has_a_row_each_and_no_weight_that_nobody_gave(every):
 
 
 def test_an_absent_arm_keeps_its_row_as_not_run(records):
-    table = tables.table1(stats.FinalScores(records[records["method"] != "dapo"]))
+    table = tables.table1(ArmScores.final(records[records["method"] != "dapo"]))
     rows = table[table["method"] == "dapo"]
     assert len(rows) == 6 and set(rows["status"]) == {"not run"} and rows["ours"].isna().all()
     shown = tables.wide(table).set_index("")
@@ -116,13 +117,13 @@ def test_an_absent_arm_keeps_its_row_as_not_run(records):
 
 
 def test_a_suite_that_was_not_evaluated_is_not_run_either(records):
-    table = tables.table2(stats.FinalScores(records[records["suite"] != "out_of_domain"]))
+    table = tables.table2(ArmScores.final(records[records["suite"] != "out_of_domain"]))
     assert set(table["status"]) == {"not run", "paper only"} and set(SUBSETS) <= set(table["column"])
 
 
 def test_too_few_answers_are_refused_not_hidden(records):
     with pytest.raises(ValueError, match="pass@16"):
-        tables.table1(stats.FinalScores(records[records["sample"] < 10]))
+        tables.table1(ArmScores.final(records[records["sample"] < 10]))
 
 
 # ---------------------------------------------------------------------------------------------- files

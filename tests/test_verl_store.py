@@ -342,6 +342,7 @@ def test_verls_weights_become_a_run_that_is_evaluated_drawn_and_judged(of_verl, 
     from dphlib.analysis.studies import token_budget
     from dphlib.cli import main as cli
     from dphlib.figures.training import training_curves
+    from dphlib.scores import ArmScores
     from dphlib.settings.variants import MAIN, RunConfig
 
     pipeline, root, folder = of_verl
@@ -370,7 +371,7 @@ def test_verls_weights_become_a_run_that_is_evaluated_drawn_and_judged(of_verl, 
         logs = pipeline.train_logs(chosen)
         training_curves(logs)
         token_budget(logs, prompts=4)
-        evaluate_claims(pd.concat([base, records]), logs, "cpu")
+        evaluate_claims(ArmScores.final(pd.concat([base, records])), logs, "cpu")
 
     assert cli.main([*command, "--method", "dph_f"]) == 1
     assert "dph_f-main-seed0 is trained already" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from dphlib import __version__
 from dphlib.analysis import claims
 from dphlib.experiment.results import Results
 from dphlib.runtime.files import RunError
+from dphlib.scores import ArmScores
 from dphlib.settings.profiles import profile
 from tools import findings, run, site, third_party, verifier
 from tools.blocks import fill
@@ -174,7 +175,7 @@ def test_of_a_run_without_studies_the_page_says_what_makes_them():
     methods = ("base", "grpo", "dapo", "rkl", "dph_f", "dph_js")
     records, logs = make_records(methods, (0, 1, 2)), make_train_logs(methods, (0, 1, 2))
     results = Results(profile("cpu", "3"), records, logs, pd.DataFrame())
-    decided = claims.evaluate_claims(records, logs, "cpu")
+    decided = claims.evaluate_claims(ArmScores.final(records), logs, "cpu")
     made = findings.made(results, {"command": "", "counts": "", "claims": decided}, {"coverage": [], "families": []})
     for name in ("strength", "eta", "controls", "length"):
         assert f"`./run_all.sh cpu --studies {name}` makes it." in made[name] and made[name].count("\n") == 1
@@ -195,6 +196,6 @@ def test_the_words_on_strength_follow_the_corrected_differences(p, words, monkey
     )
     monkeypatch.setattr(findings, "_study", lambda results, name: {"said": "", "rows": rows})
     results = Results(profile("cpu", "3"), make_records(("base", "grpo"), (0, 1, 2)), pd.DataFrame(), pd.DataFrame())
-    facts = {"command": "", "counts": "", "claims": claims.evaluate_claims(results.records, None, "cpu")}
+    facts = {"command": "", "counts": "", "claims": claims.evaluate_claims(results.scores, None, "cpu")}
     block = findings.made(results, facts, {"coverage": [], "families": []})["strength"]
     assert words in block
