@@ -263,13 +263,15 @@ def _within(values_UP: np.ndarray, strata: np.ndarray) -> tuple[float, int]:
 def _per_seed(scores: Sequence[Scores], effect: Callable[..., np.ndarray]) -> tuple[tuple[int, float], ...]:
     """The effect at each seed that every trained arm has, a base model in the place of its runs'."""
     trained = [one for one in scores if one.trained] or list(scores)
-    shared = sorted(set.intersection(*(set(one.seeds) for one in trained)))
     base_of = dict(zip(trained[0].seeds, trained[0].bases, strict=True))
-    rows = [
-        [one.seeds.index(seed) if one.trained else one.bases.index(base_of[seed]) for one in scores] for seed in shared
-    ]
-    means = [[one.values_SP[i].mean() for one, i in zip(scores, row, strict=True)] for row in rows]
-    return tuple((seed, float(effect(*row))) for seed, row in zip(shared, means, strict=True))
+    shared = set.intersection(*(set(one.seeds) for one in trained))
+    found = []
+    for seed in sorted(shared):
+        units = [(one, *((one.seeds, seed) if one.trained else (one.bases, base_of[seed]))) for one in scores]
+        if all(unit in of for _, of, unit in units):
+            means = [one.values_SP[of.index(unit)].mean() for one, of, unit in units]
+            found.append((seed, float(effect(*means))))
+    return tuple(found)
 
 
 def holm(p: ArrayLike) -> np.ndarray:

@@ -19,13 +19,14 @@ from dphlib.stats import SETTINGS, Metric
 from dphlib.types import base_of
 
 BASE = "base"
+MIN_PROBLEMS = 5
+"""A share of fewer problems, by their effective number, has no interval: a ratio to one problem would have no width."""
 
 
 def base_count(records: pd.DataFrame) -> int:
     """The fewest base models by which every run started from one that has rows, and every one that has rows was used.
 
-    1 where there is no base model, as in part of a run's records. Where seeds are not 0, 1, 2, ... the profile's own
-    number, `Profile.bases`, is safer.
+    That is the run's own number, for seeds 0, 1, 2, ... up to the bases that were used. 1 where there is no base model.
     """
     is_base = records["method"] == BASE
     bases, runs = (set(records.loc[rows, "seed"]) for rows in (is_base, ~is_base))
@@ -184,16 +185,28 @@ class Split:
         return self.new.mean * self.problems
 
     def keep(self) -> Interval | None:
-        """The share of what the base solves that it still solves, None where it solves nothing."""
+        """The share of what the base solves that it still solves, None where it solves nothing.
+
+        The ends are NaN where that is of too few problems.
+        """
         return _share(self.both, self.solved)
 
     def explore(self) -> Interval | None:
-        """The share of what the base does not solve that it newly solves, None where it solves everything."""
+        """The share of what the base does not solve that it newly solves, None where it solves everything.
+
+        The ends are NaN where that is of too few problems.
+        """
         return _share(self.new, self.unsolved)
 
 
 def _share(part: Scores, whole: Scores) -> Interval | None:
-    return interval([part, whole], np.divide) if whole.started_from(part.bases).mean > 0 else None
+    weight_P = whole.started_from(part.bases).units_UP.mean(axis=0)
+    if not weight_P.sum() > 0:
+        return None
+    got = interval([part, whole], np.divide)
+    if weight_P.sum() ** 2 / np.square(weight_P).sum() < MIN_PROBLEMS:
+        return replace(got, low=np.nan, high=np.nan, standard_error=np.nan)
+    return got
 
 
 def keep_and_explore(scores: ArmScores, method: str, suite: str, k: int) -> Split:

@@ -99,7 +99,7 @@ def test_absent_arms_are_named_and_the_base_is_demanded(few, draw):
 
 def test_one_seed_says_that_its_interval_is_over_problems_only():
     one = make_records(("base", "grpo"), seeds=(0,), ablations=False)
-    assert "over problems only (one seed)" in text_of(pass_curves(one))
+    assert "over problems only (one run)" in text_of(pass_curves(one))
 
 
 def test_keep_explore_agrees_with_the_statistics_and_shows_an_unchanged_base(records):

@@ -86,7 +86,7 @@ class Results:
     @cached_property
     def scores(self) -> ArmScores:
         """The scores of the final models."""
-        return ArmScores.final(self.records, self.settings.bases)
+        return ArmScores.final(self.records)
 
     @cached_property
     def recorded(self) -> set[tuple[str, str]]:
