@@ -136,7 +136,7 @@ class EvalRecord:
     Args:
         method: a name of `settings.methods.METHODS` or `CONTROLS`; `base` is the model before any RL.
         variant: `main`, or the one setting that differs from it, such as `eta=0.1`.
-        seed: training seed; the base model, which no seed changes, has seed -1.
+        seed: of the run; of a base model its index, see `base_of`.
         step: optimizer iterations done when the answer was drawn; 0 for the base.
         suite: evaluated suite.
         subset: part of the suite that has a figure of its own (a question family, a set of sums).

@@ -76,7 +76,7 @@ def test_what_is_lost_twice_is_named_with_the_way_out(drawn):
 
 def evaluated(verifier, sampler=None, model=None, **options):
     problems = {"out_of_domain": sum_problems(5)}
-    who = evaluate.Identity("base", "main", -1, 0)
+    who = evaluate.Identity("base", "main", 0, 0)
     return evaluate.evaluate(
         model or policy(),
         tokenizer(),

@@ -63,7 +63,7 @@ def built(tmp_path_factory):
     evaluation = EvalConfig(samples=dict.fromkeys(SUITES, 4), steps=(), max_new_tokens=12)
     pipeline = Pipeline(tmp_path_factory.mktemp("run"), small_profile(evaluation=evaluation))
     plain = [pipeline.evaluate_one(), pipeline.evaluate_one(RUN)]
-    return pipeline, plain, [hard.answered(pipeline, run) for run in (None, RUN)]
+    return pipeline, plain, [hard.answered(pipeline, run) for run in (0, RUN)]
 
 
 def test_all_models_answer_the_hard_problems_anew(built):
@@ -79,7 +79,7 @@ def test_all_models_answer_the_hard_problems_anew(built):
         both = rows.merge(first, on=["suite", "problem_id", "sample"])
         assert len(both) and (both["logprob_x"] != both["logprob_y"]).mean() > 0.5  # other random numbers
     shorter = replace(pipeline.settings.evaluation, max_new_tokens=8)
-    for settings, run in ((pipeline.settings, RUN), (replace(pipeline.settings, evaluation=shorter), None)):
+    for settings, run in ((pipeline.settings, RUN), (replace(pipeline.settings, evaluation=shorter), 0)):
         assert hard.answered(Pipeline(pipeline.run.root, settings), run).reused == (settings is pipeline.settings)
 
 

@@ -18,7 +18,7 @@ def records() -> pd.DataFrame:
     return make_records(("base", "grpo", "dph_js"), (0, 1), ablations=False)
 
 
-BASE = rows("base", -1, [[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+BASE = rows("base", 0, [[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 TUNED = rows("grpo", 0, [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
 
 
@@ -42,7 +42,7 @@ def test_losses_are_shares_of_the_bases():
 
 
 def test_a_base_that_solves_nothing_has_no_share_to_lose():
-    nothing = rows("base", -1, [[0] * 4] * 4)
+    nothing = rows("base", 0, [[0] * 4] * 4)
     got = retention.losses(pd.concat([nothing, TUNED]), k=4)
     assert got["in domain"].isna().all() and retention.readable(got)["in domain (%)"].tolist() == ["-"]
     split = retention.capability_split(pd.concat([nothing, TUNED]), k=4)

@@ -86,7 +86,7 @@ def test_final_keeps_each_runs_own_last_step():
     assert set(zip(kept["method"], kept["seed"], kept["step"], strict=True)) == {
         ("grpo", 0, 20),
         ("grpo", 1, 10),
-        ("base", -1, 0),
+        ("base", 0, 0),
     }
 
 
