@@ -152,7 +152,7 @@ def make_records(
     *,
     ablations: bool = True,
     steps: bool = True,
-    bases: Sequence[int] = (-1,),
+    bases: Sequence[int] = (0,),
 ) -> pd.DataFrame:
     """The frame of `records.parquet`: base models, main runs, ablations with two seeds, rows at steps 5, 15, 30."""
     parts = []

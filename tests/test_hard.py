@@ -60,7 +60,7 @@ def test_it_is_asked_for_like_a_study_and_changes_no_plain_run():
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The base and one run of a small world, evaluated plainly, then on the hard problems."""
-    evaluation = EvalConfig(samples=dict.fromkeys(SUITES, 4), steps=(), max_new_tokens=12)
+    evaluation = EvalConfig(samples=dict.fromkeys(SUITES, 4), steps=(), step_suite="in_domain", max_new_tokens=12)
     pipeline = Pipeline(tmp_path_factory.mktemp("run"), small_profile(evaluation=evaluation))
     plain = [pipeline.evaluate_one(), pipeline.evaluate_one(RUN)]
     return pipeline, plain, [hard.answered(pipeline, run) for run in (0, RUN)]

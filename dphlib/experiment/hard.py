@@ -75,7 +75,7 @@ def hard_records(pipeline: Pipeline) -> pd.DataFrame:
     pipeline.train(runs)
     bases = list(range(pipeline.settings.bases))
     pipeline.build_all("evaluate", bases, evaluate_job, Pipeline.evaluate_one)
-    models: list[RunConfig | int] = [*runs, *sorted({pipeline.settings.base_index(run.seed) for run in runs})]
+    models: list[RunConfig | int] = [*sorted({pipeline.settings.base_index(run.seed) for run in runs}), *runs]
     pipeline.build_all("hard problems", models, hard_job, answered)
     stages = [answered(pipeline, model) for model in models]
     return pd.concat([pd.read_parquet(stage.path / "records.parquet") for stage in stages], ignore_index=True)
