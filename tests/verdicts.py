@@ -32,6 +32,8 @@ threshold_8_as_good_as_6 dph_f:threshold=8,dph_js:threshold=8 itself in_domain g
 
 def problems(answers):
     """One row per run, suite, problem and temperature: n, correct, and how many answers have each style."""
+    if "n" in answers:
+        return answers  # are such rows already
     keys = [*RUN, "suite", "subset", "problem_id", "temperature", "top_p", "max_new_tokens"]
     styled = pd.get_dummies(answers["style"]).reindex(columns=STYLES, fill_value=False)
     return pd.concat([answers[[*keys, "correct"]].assign(n=1), styled], axis=1).groupby(keys).sum().reset_index()
