@@ -18,6 +18,7 @@ from dphlib.cli import verl
 from dphlib.experiment import bases
 from dphlib.experiment import pipeline as pipeline_module
 from dphlib.experiment.pipeline import Pipeline
+from dphlib.experiment.results import collect, figure
 from dphlib.experiment.store import code_version
 from dphlib.runtime.files import InputError, RunError, sha256_file
 from dphlib.settings.environment import RETRAIN, ask_to_retrain, chosen_by_environment
@@ -336,3 +337,16 @@ def test_pre_samplings_and_bases_are_made_side_by_side_each_once(crossed, tmp_pa
     assert here[2:] == ["base-0", "base-1"] and set(records["seed"]) == {0, 1}
     pipeline.presample_all([("train", config, seed) for seed in (0, 1)])
     assert len(here) == 4, "what is there is not made again"
+
+
+def test_results_hold_each_base_with_the_pre_samples_of_its_first_seed(crossed, here):
+    settings = replace(crossed.settings, seeds=(3, 2, 1))
+    results = collect(Pipeline(crossed.run.root, settings), [])
+    assert results.bases == [0, 1]
+    for index, seed in ((0, 2), (1, 3)):
+        records, presample = results.of_base(index)
+        assert set(records["seed"]) == {index} and len(records) == len(results.records) / 2
+        for suite in ("train", "sums_train"):
+            correct = presample.loc[presample["suite"] == suite].set_index("problem_id")["correct"].to_dict()
+            assert correct == {group.problem.id: group.correct for group in crossed.groups(suite, seed=seed)}
+    assert figure("fig9_base", results, crossed.run.root) and results.of_base(1)[1]["base"].eq(1).all()

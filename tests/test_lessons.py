@@ -179,6 +179,7 @@ def test_figures_are_drawn():
         (lesson_plots.one_mode_fits(fits), 4),
         (lesson_plots.direction_and_strength(held), 3),
         (lesson_plots.sft_curve([3.0, 2.0, 1.0]), 1),
+        (lesson_plots.sft_curve([3.0, 2.0, 1.0], every=25), 1),
         (lesson_plots.estimators(collapse("js", [0.0, 1.0]), lumping(("js", "alpha_0.2"), [1, 8])), 3),
         (lesson_plots.estimator_costs(costs), 1),
     ):

@@ -86,3 +86,14 @@ def test_threshold_outside_and_nothing_drawn_are_told():
         presample_views.sets(GROUPS, EXTRA, 5)
     with pytest.raises(ValueError, match="pre-sample the suite first"):
         presample_views.partition_figure([], [], 1)
+
+
+def test_each_base_has_a_row_with_its_own_partition():
+    table = presample_views.of_bases({0: (GROUPS, EXTRA), 4: (GROUPS[2:], EXTRA[2:])}, 3)
+    assert table.to_dict("list") == {
+        "base": [0, 4],
+        "correct (%)": [100 * 10 / 16, 100 * 3 / 8],
+        "D_pef": [3, 1],
+        "D_exp": [1, 1],
+        "references": [2, 1],
+    }

@@ -256,7 +256,7 @@ def _divergences() -> Figure:
 
 
 def _base_regime(results: Results) -> Figure:
-    records, presample = results.of_base(results.bases[0])
+    records, presample = results.of_base(results.settings.base_index(results.settings.seeds[0]))
     sql, config = presample[presample["suite"] == "train"], results.settings.presample
     return base_regime(records, sql, k=config.k, threshold=config.threshold)
 

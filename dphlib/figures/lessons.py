@@ -143,13 +143,19 @@ def estimator_costs(measured: pd.DataFrame) -> Figure:
     return fig
 
 
-def sft_curve(losses: Sequence[float], window: int = 20) -> Figure:
-    """The loss of supervised fine-tuning over its steps, thin, and its mean over `window` steps, thick."""
+def sft_curve(losses: Sequence[float], every: int = 1, window: int = 20) -> Figure:
+    """The loss of supervised fine-tuning over its steps, thin, and its mean over `window` steps, thick.
+
+    Where only each mean over `every` steps is known, that alone.
+    """
     fig, axes = panels(1, 1, 2.1, width=4.2)
     ax = axes[0, 0]
-    steps = np.arange(1, len(losses) + 1)
-    ax.plot(steps, losses, color="#1A1A1A", linewidth=0.5, alpha=0.3)
-    ax.plot(steps, pd.Series(losses).rolling(window, center=True, min_periods=1).mean(), color="#1A1A1A")
+    steps, means, said = every * np.arange(1, len(losses) + 1), pd.Series(losses), f"Mean over every {every} steps."
+    if every == 1:
+        ax.plot(steps, losses, color="#1A1A1A", linewidth=0.5, alpha=0.3)
+        means = means.rolling(window, center=True, min_periods=1).mean()
+        said = f"Thin: each step. Thick: mean over {window} steps."
+    ax.plot(steps, means, color="#1A1A1A")
     ax.set(xlabel="step", ylabel="loss (nats / token)", ylim=(0, min(max(losses), 6 * float(np.median(losses)))))
-    note(fig, [f"Thin: each step. Thick: mean over {window} steps. Answers' tokens only."])
+    note(fig, [f"{said} Answers' tokens only."])
     return fig

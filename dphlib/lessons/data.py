@@ -132,6 +132,15 @@ def about_base(settings: Profile) -> str:
     )
 
 
+def about_shipped(index: int) -> str:
+    """How a base that is shipped came to be, and how to train it again."""
+    return (
+        f"Base {index} is shipped in `artifacts/bases`: the loss is that of its making. `./run_all.sh cpu "
+        "--retrain-base` trains the bases here; for notebooks opened in Jupyter, start it with `DPH_RETRAIN_BASE=1` in "
+        "its environment. Another processor rounds otherwise, and makes another base."
+    )
+
+
 def _tables(problem: Problem) -> list[str]:
     """Tables that the gold reads, in its order; [] where sqlglot cannot read it."""
     tree = parse_sql(problem.gold)

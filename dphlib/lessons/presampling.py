@@ -1,12 +1,12 @@
 """What the pre-samples look like and what a threshold makes of them: tables, and the figure of the partition.
 
 Each function takes the verified groups of the pre-sampling (`Pipeline.groups`) and gives what a reader looks at. The
-partition itself is `partition.partition`. Suites without the label `subset` (clean or hidden) have one part, `all`.
+partition itself is `partition.partition`. Suites without the label `subset` (clean, hidden, hard) have one part, `all`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from dphlib.figures.training import EXPLORE, REHEARSE
 from dphlib.partition import Reference, partition
 from dphlib.types import OUTCOMES, Group
 
-PARTS = {"clean": "#9CC2B1", "hidden": "#5A4E7C"}
+PARTS = {"clean": "#9CC2B1", "hidden": "#5A4E7C", "hard": "#C9B27C"}
 
 
 def _part(group: Group) -> str:
@@ -78,6 +78,21 @@ def sets(groups: Sequence[Group], extra: Sequence[Group], threshold: int) -> pd.
         row |= {"with a reference": len({r.problem.id for r in parts.references} & ids)}
         row |= {f"correct of the {k} (%)": 100 * np.mean([g.correct / k for g in members]) if members else np.nan}
         rows.append(row | {"correct of the extra one (%)": 100 * np.mean(again) if again else np.nan})
+    return pd.DataFrame(rows)
+
+
+def of_bases(drawn: Mapping[int, tuple[Sequence[Group], Sequence[Group]]], threshold: int) -> pd.DataFrame:
+    """The partition of each base in one row: prompts by set, references, accuracy in the k draws.
+
+    Args:
+        drawn: index of a base -> its groups of the k draws and of the extra one.
+    """
+    rows = []
+    for index, (groups, extra) in drawn.items():
+        near, exploration, references = partition(groups, threshold, extra)
+        accuracy = 100 * np.mean([g.correct / _size(groups) for g in groups])
+        sizes = {"D_pef": len(near), "D_exp": len(exploration), "references": len(references)}
+        rows.append({"base": index, "correct (%)": accuracy, **sizes})
     return pd.DataFrame(rows)
 
 
