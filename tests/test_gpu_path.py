@@ -307,6 +307,6 @@ def test_the_lesson_on_all_weights_of_a_large_base_trains_an_adapter(base_folder
     prompt = words("question : 1 answer :")["input_ids"]
     batch = [Row((prompt, (5, 6)), NEAR_PERFECT, 0.0, (), (-1.0, -2.0), [1.0, 1.0])]
     space = {"settings": settings, "policies": policies, "policy": policy, "tokenizer": words, "batch": batch}
-    space |= {"pipeline": SimpleNamespace(base_folder=lambda: base_folder), "lesson_steps": 1}
+    space |= {"pipeline": SimpleNamespace(base_folder=lambda index: base_folder), "lesson_steps": 1, "seed": 0}
     exec(source, space | {"lesson": settings.method_config(RunConfig("dph_f", "main", 0))})
     assert len(trained) == 2 and 0 < max(trained) < whole / 5

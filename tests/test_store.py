@@ -48,7 +48,7 @@ def test_what_the_command_exports_are_the_log_probs_of_the_trainer(tmp_path, par
     settings = replace(small_profile(), base=base_config(base, 32), backend=BackendConfig("vllm"))
     monkeypatch.setattr(policies, "placement_of", lambda settings: Placement("cpu", "float32", "sdpa"))
     monkeypatch.setattr(Pipeline, "_read_parts", lambda *_: parts._replace(references=stored))
-    monkeypatch.setattr(Pipeline, "partition", lambda pipeline, *_: pipeline.base())
+    monkeypatch.setattr(Pipeline, "partition", lambda pipeline, *_, **__: pipeline.base())
     monkeypatch.setattr(cli, "_pipeline", lambda *_: Pipeline(tmp_path / "run", settings))
     assert cli.main(["partition", "--export", str(tmp_path / "store")]) == 0
     held = store.read(tmp_path / "store").references

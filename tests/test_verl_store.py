@@ -207,7 +207,7 @@ def test_the_command_writes_both_files_of_a_run(monkeypatch, tmp_path, capsys):
     from dphlib.cli import main as cli
     from dphlib.experiment.pipeline import Pipeline
 
-    def parts(pipeline, suite):  # three training steps make no policy that is right
+    def parts(pipeline, suite, **_):  # three training steps make no policy that is right
         problems = pipeline.suite(suite)
         return Partition(problems[:3], problems[3:], [Reference(p, (5, 2), (-0.5, -0.25)) for p in problems[:3]])
 
