@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import tyro
 from filelock import FileLock, Timeout
 
-from dphlib.experiment import bases
+from dphlib.experiment import bases, protocol
 from dphlib.experiment import plan as plan_module
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.experiment.store import code_version, verify_run_manifest, write_run_manifest
@@ -31,7 +31,7 @@ from dphlib.report.notebooks import (
 from dphlib.runtime.files import clear_errors, digest, make_folder, read_manifest, require_space, say, write_json
 from dphlib.runtime.jobs import duration
 from dphlib.runtime.machine import pin_kernels, versions
-from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS
+from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, PROTOCOL
 from dphlib.settings.environment import ask_to_retrain, profile_from_environment
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import chosen
@@ -67,6 +67,8 @@ def run(
     ask_to_retrain(retrain_base)
     settings, started = profile_from_environment(profile_name, seeds, study_seeds), time.monotonic()
     chosen(studies)
+    if settings.name == "cpu":
+        protocol.check(PROTOCOL)
     require_machine(settings)
     out = artifacts.resolve() / settings.name
     make_folder(out)

@@ -15,16 +15,16 @@ from dphlib.analysis.claims import CLAIMS
 from dphlib.analysis.stopping import GAIN, PATIENCE
 from dphlib.runtime.files import InputError
 from dphlib.settings.methods import CONFIGS
-from dphlib.settings.profiles import Profile, profile
+from dphlib.settings.profiles import profile
 from dphlib.settings.studies import STUDIES, comparisons
 
 _PARTS = ("world", "model", "sft", "presample", "train", "evaluation")
 _CHANGES_NO_NUMBER = {"checkpoint_every", "threads"}
 
 
-def configuration(settings: Profile | None = None) -> dict[str, Any]:
-    """The settings that decide the CPU world's numbers, as plain data; of the profile `cpu` unless given."""
-    settings = settings or profile("cpu")
+def configuration() -> dict[str, Any]:
+    """The settings that decide the numbers of the profile `cpu`, and how they are judged, as plain data."""
+    settings = profile("cpu")
     return json.loads(
         json.dumps(
             {
@@ -58,13 +58,15 @@ def differences(fixed: Any, now: Any, name: str = "") -> Iterator[str]:
         yield f"{name} is {json.dumps(now)}, the protocol has {json.dumps(fixed)}"
 
 
-def check(path: Path, settings: Profile | None = None) -> None:
-    """Refuses settings that are not those of the protocol in `path`.
+def check(path: Path) -> None:
+    """Refuses settings that are not those of the protocol in `path`; without that file there is nothing to hold to.
 
     Raises:
         InputError: names the first value that differs.
     """
-    found = list(differences(json.loads(path.read_text(encoding="utf-8")), configuration(settings)))
+    if not path.is_file():
+        return
+    found = list(differences(json.loads(path.read_text(encoding="utf-8")), configuration()))
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise InputError(f"{found[0]}{more}; undo it, or record the deviation in docs/protocol.md")
