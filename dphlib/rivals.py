@@ -262,7 +262,7 @@ RIVALS: dict[str, Rival] = {
         "MARA",
         "GX-Chen et al., arXiv 2510.20817, Algorithm 1 [2nd]; their weight of the KL is not known, here RKL's",
         advantages=mode_anchored,
-        changes={"rkl_coef": 0.04, "rkl_estimator": "k2"},
+        changes={"rkl_coef": 0.2, "rkl_estimator": "k2"},
     ),
     "kl_cov": Rival(  # its loss has no clip
         "KL-Cov",

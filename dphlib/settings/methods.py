@@ -96,18 +96,18 @@ class MethodConfig:
         return replace(self, rkl_coef=weight) if self.rkl_coef else replace(self, eta=weight)
 
 
-# eta: forward KL 0.2, JS 0.5, RKL 0.04 were set in a feasibility trial on another world, before this one existed; alpha
-# takes forward KL's, whose curvature f''(1) = 1 it shares. The paper's 0.01 to 0.2 belong to lr 1e-6.
+# Forward KL's 0.2 was set in a feasibility trial on another world; the others have its strength, eta f''(1). So have the
+# authors' ranges: 0.01 to 0.05 for forward KL, alpha and RKL, 0.05 to 0.2 for JS [code], at lr 1e-6.
 METHOD_CONFIGS: dict[str, MethodConfig] = {
     "grpo": MethodConfig("all", clip_high=0.2),
     "dapo": MethodConfig("all", dynamic_sampling=True, overlong_shaping=True),
-    "rkl": MethodConfig("all", rkl_coef=0.04),
+    "rkl": MethodConfig("all", rkl_coef=0.2),
     "alpha_0.2": MethodConfig("exploration", "near_perfect", "alpha", alpha=0.2, eta=0.2),
     "alpha_0.5": MethodConfig("exploration", "near_perfect", "alpha", alpha=0.5, eta=0.2),
     "alpha_0.8": MethodConfig("exploration", "near_perfect", "alpha", alpha=0.8, eta=0.2),
     "dph_f": MethodConfig("exploration", "near_perfect", "forward_kl", eta=0.2),
-    "dph_js": MethodConfig("exploration", "near_perfect", "js", eta=0.5),
-    "dph_js_definition": MethodConfig("exploration", "near_perfect", "js_definition", eta=0.5),
+    "dph_js": MethodConfig("exploration", "near_perfect", "js", eta=0.8),
+    "dph_js_definition": MethodConfig("exploration", "near_perfect", "js_definition", eta=0.8),
 }
 # What the controls leave out or replace, all else equal. `grpo_dexp` is GRPO without D_pef's prompts: data selection
 # alone; with clip_high=0.28 it is DPH with eta = 0. `sft_rehearsal` has the curvature and the weight of forward KL.
@@ -121,7 +121,7 @@ CONTROL_CONFIGS: dict[str, MethodConfig] = {
     "dph_f_all": MethodConfig("all", "all", "forward_kl", eta=0.2),
     "dph_f_explore_all": MethodConfig("all", "near_perfect", "forward_kl", eta=0.2),
     "dph_f_rehearse_all": MethodConfig("exploration", "all", "forward_kl", eta=0.2),
-    "rkl_k2": MethodConfig("all", rkl_coef=0.04, rkl_estimator="k2"),
+    "rkl_k2": MethodConfig("all", rkl_coef=0.2, rkl_estimator="k2"),
     "dph_rkl": MethodConfig("exploration", "near_perfect", "reverse_kl", eta=0.2),
     **{name: MethodConfig("all", rival=name, **{"clip_high": 0.2, **rival.changes}) for name, rival in RIVALS.items()},
 }

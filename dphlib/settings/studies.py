@@ -65,14 +65,10 @@ def _controls(settings: Profile) -> list[Comparison]:
 
 
 def _eta(settings: Profile) -> list[Comparison]:
-    """Every divergence at two more weights at least; those that other studies ask for are used here too."""
-    arms = [("rkl", f"eta={settings.weight('rkl') / 4:g}"), ("rkl", "strength=equal")]
-    for method in ("alpha_0.2", "alpha_0.5", "alpha_0.8", "dph_f"):
-        arms += [(method, f"eta={factor * settings.weight(method):g}") for factor in (0.25, 4)]
-    arms += [("dph_f", "authors_eta=8"), ("dph_js", "js_scale=2")]
-    for method in ("dph_js", "dph_js_definition"):
-        arms += [*((method, f"eta={eta}") for eta in settings.table5_etas), (method, "strength=equal")]
-    return _set(*arms)
+    """Every divergence at a quarter and at four times its weight, and RKL at the authors' ratio to DPH's effective eta."""
+    methods = [name for name, config in METHOD_CONFIGS.items() if config.weight] + ["rkl_k2", "dph_rkl"]
+    arms = [(name, f"eta={factor * settings.weight(name):g}") for name in methods for factor in (0.25, 4)]
+    return _set(*arms, *((name, f"eta={8 * settings.weight(name):g}") for name in ("rkl", "rkl_k2")))
 
 
 # Explored prompts x rehearsed answers, all at DPH's upper clip.
@@ -126,8 +122,8 @@ def _coefficients(settings: Profile) -> list[Comparison]:
     return _set(*arms)
 
 
-def _as_strong(method: str, name: str, variant: str = "strength=equal") -> Comparison:
-    return Comparison(Arm(method, variant), Arm("dph_f"), f"{name} instead of forward KL at equal strength")
+def _as_strong(method: str, name: str) -> Comparison:
+    return Comparison(Arm(method), Arm("dph_f"), f"{name} instead of forward KL at equal strength")
 
 
 def _instead_of_bonus(entropy: str) -> Comparison:
