@@ -16,7 +16,7 @@ from dphlib.report.notebooks import check_executed
 
 pytestmark = pytest.mark.slow
 
-STUDIES = "controls,eta,answers,direction,coefficients,hard"  # smoke's own and the hard problems
+STUDIES = "controls,eta,answers,direction,hard"  # smoke's own and the hard problems
 NOTEBOOKS = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 
 

@@ -76,7 +76,7 @@ def test_the_paper_profile_weighs_js_as_strongly_as_forward_kl():
     assert main.eta * main.curvature == forward.eta * forward.curvature
     assert settings.method_config(RunConfig("dph_js", "eta=0.01", 0)).eta == 0.01
     with pytest.raises(ValueError, match="is its main run"):
-        settings.method_config(RunConfig("dph_js", "strength=equal", 0))
+        settings.method_config(RunConfig("dph_js", "eta=0.2", 0))
 
 
 def test_estimates_follow_the_settings():

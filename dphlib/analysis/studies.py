@@ -119,7 +119,6 @@ def readable_study(table: pd.DataFrame) -> pd.DataFrame:
 
 _NOUNS: dict[str, tuple[str, Callable[[RunConfig, Profile], float]]] = {
     "eta": ("the weight eta of {name}", lambda run, s: s.method_config(run).weight),
-    "strength": ("the weight eta of {name} to equal strength,", lambda run, s: s.method_config(run).weight),
     "authors_eta": ("the weight of {name} to the authors' eta / {value},", lambda run, s: s.method_config(run).weight),
     "js_scale": ("the weight of {name} by the authors' {value} x JS,", lambda run, s: s.method_config(run).weight),
     "clip_high": ("the upper clip of {name}", lambda run, settings: run.method_config.clip_high),

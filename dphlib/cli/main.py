@@ -138,7 +138,7 @@ def train(
     Args:
         method: of the paper, or a control or rival of `dphlib.settings.methods`, such as grpo_dexp.
         seed: of training; it decides the base and the pre-sampling too.
-        variant: main, or one setting that differs: eta=..., strength=equal, authors_eta=8, js_scale=2, threshold=...,
+        variant: main, or one setting that differs: eta=..., authors_eta=8, js_scale=2, threshold=...,
             k=..., answers=..., clip_high=..., top_p=..., entropy=..., iterations=..., domain=sums.
         profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: folder of the runs.

@@ -194,10 +194,7 @@ class Product:
 
 CONTROL_STUDIES = ("controls", "strength")
 ARM_STUDIES = ("direction", "factorial", "rivals")
-WEIGHT_STUDIES = ("coefficients",)
-ABLATION_STUDIES = tuple(
-    name for name in studies.STUDIES if name not in (*CONTROL_STUDIES, *ARM_STUDIES, *WEIGHT_STUDIES)
-)
+ABLATION_STUDIES = tuple(name for name in studies.STUDIES if name not in (*CONTROL_STUDIES, *ARM_STUDIES))
 _SETTING_STUDIES = tuple(name for name in ABLATION_STUDIES if name != "eta")
 
 FIGURES: dict[str, Product] = {
@@ -217,10 +214,7 @@ FIGURES: dict[str, Product] = {
     "fig12_eta": Product(lambda r: weight_figure(r.study(("eta",)), r.settings), ("eta",)),
     "fig13_ablations": Product(lambda r: comparison_figure(r.study(_SETTING_STUDIES)), _SETTING_STUDIES),
     "fig14_hard": Product(lambda r: figures.pass_curves(_hard(r), ("base", *hard.HARD_METHODS)), hard=True),
-    "fig15_arms": Product(lambda r: comparison_figure(r.study(ARM_STUDIES)), ARM_STUDIES),
-    "fig16_coefficients": Product(
-        lambda r: weight_figure(r.study(WEIGHT_STUDIES), r.settings, "coefficients"), WEIGHT_STUDIES
-    ),
+    "fig17_arms": Product(lambda r: comparison_figure(r.study(ARM_STUDIES)), ARM_STUDIES),
 }
 """All but `CLAIMS_FIGURE`."""
 
@@ -238,7 +232,6 @@ TABLES: dict[str, Product] = {
     "table_controls": Product(lambda r: r.study(CONTROL_STUDIES), CONTROL_STUDIES),
     "table_ablations": Product(lambda r: r.study(ABLATION_STUDIES), ABLATION_STUDIES),
     "table_arms": Product(lambda r: r.study(ARM_STUDIES), ARM_STUDIES),
-    "table_coefficients": Product(lambda r: r.study(WEIGHT_STUDIES), WEIGHT_STUDIES),
     "table_hard": Product(lambda r: hard.hard_table(_hard(r)), hard=True),
 }
 

@@ -51,20 +51,20 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
     return fig
 
 
-def weight_figure(table: pd.DataFrame, settings: Profile, study: str = "eta") -> Figure:
-    """Four measures against the weight of the divergence, log scale, one line per method.
+def weight_figure(table: pd.DataFrame, settings: Profile) -> Figure:
+    """Four measures against the strength of the divergence, eta f''(1), log scale, one line per method.
 
     Args:
-        table: `analysis.studies.study_table` of the study.
+        table: `analysis.studies.study_table` of `eta`.
         settings: the profile that it was made with.
-        study: its name, one that sets weights alone.
 
     Raises:
         ValueError: nothing of it was run.
     """
     _demand_a_run(table)
-    arms = {label(*arm): arm for one in comparisons(settings, study) for arm in (one.arm, one.against)}
-    weights = {name: settings.method_config(RunConfig(*arm, 0)).weight for name, arm in arms.items()}
+    arms = {label(*arm): arm for one in comparisons(settings, "eta") for arm in (one.arm, one.against)}
+    configs = {name: settings.method_config(RunConfig(*arm, 0)) for name, arm in arms.items()}
+    weights = {name: config.weight * config.curvature for name, config in configs.items()}
     methods = table["arm"].map(lambda name: arms[name].method)
     table = table.assign(method=methods, x=table["arm"].map(weights), against_x=table["against"].map(weights))
     ran = table[table["status"] == "run"]
@@ -74,7 +74,7 @@ def weight_figure(table: pd.DataFrame, settings: Profile, study: str = "eta") ->
         of_panel = ran[(ran["suite"] == suite) & (ran["measure"] == measure)].sort_values("x")
         for method in drawn:
             _sweep(ax, of_panel[of_panel["method"] == method], method)
-        ax.set(xscale="log", title=title, xlabel="weight")
+        ax.set(xscale="log", title=title, xlabel="strength, eta f''(1)")
     axes[0, 0].set_ylabel("% (style entropy: nats)")
     legend(fig, drawn, columns=4)
     absent = [name for name in dict.fromkeys(table["arm"]) if name not in set(ran["arm"])]

@@ -96,8 +96,8 @@ class MethodConfig:
         return replace(self, rkl_coef=weight) if self.rkl_coef else replace(self, eta=weight)
 
 
-# Forward KL's 0.2 was set in a feasibility trial on another world; the others have its strength, eta f''(1). So have the
-# authors' ranges: 0.01 to 0.05 for forward KL, alpha and RKL, 0.05 to 0.2 for JS [code], at lr 1e-6.
+# Forward KL's 0.2 was set in a feasibility trial on another world; the others have its strength, eta f''(1). So have
+# the authors' ranges: 0.01 to 0.05 for forward KL, alpha and RKL, 0.05 to 0.2 for JS [code], at lr 1e-6.
 METHOD_CONFIGS: dict[str, MethodConfig] = {
     "grpo": MethodConfig("all", clip_high=0.2),
     "dapo": MethodConfig("all", dynamic_sampling=True, overlong_shaping=True),

@@ -157,8 +157,9 @@ class Profile:
 
     @property
     def table5_etas(self) -> tuple[float, float]:
-        """The two lower weights of Table 5; at the paper's learning rate its own."""
-        return (0.025, 0.125) if self.base is None else (0.01, 0.05)
+        """The two lower weights of Table 5: the highest / 20 and / 4, as the paper's 0.01, 0.05 and 0.2."""
+        highest = self.weight("dph_js")
+        return highest / 20, highest / 4
 
     def waypoints(self, run: RunConfig) -> tuple[int, ...]:
         """Iterations after which a run is measured on its way.
@@ -186,7 +187,7 @@ class Profile:
         """Table 5 (eta), Table 4 (threshold) and Table 3 (RL on the sums)."""
         if not self.ablations:
             return []
-        arms = [(m, f"eta={eta}") for eta in self.table5_etas for m in ("dph_js", "dph_js_definition")]
+        arms = [(m, f"eta={eta:g}") for eta in self.table5_etas for m in ("dph_js", "dph_js_definition")]
         arms += [(m, f"threshold={self.presample.k}") for m in ("dph_f", "dph_js")]
         if self.data is None or "sums_train" in self.data.suites:
             arms += [(m, "domain=sums") for m in ("grpo", "dph_f", "dph_js")]
@@ -213,7 +214,7 @@ _SMALLEST_CPU = Profile(
     evaluation=EvalConfig(samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(1,)),
     seeds=(0,),
     cost_iterations=1,
-    studies="controls,eta,answers,direction,coefficients",
+    studies="controls,eta,answers,direction",
     study_comparisons=1,
     bases=1,
     shipped="",

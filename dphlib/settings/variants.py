@@ -58,8 +58,6 @@ _JS = Applies(lambda method: (method.divergence or "").startswith("js"), "its di
 VARIANTS: dict[str, Setting] = {
     # Weight of the divergence; of RKL its coefficient.
     "eta": Setting(_POSITIVE, _WEIGHTED, "eta {}"),
-    # eta scaled so that eta f''(1) is that of DPH-F: equal curvature where the policy leaves the reference.
-    "strength": Setting(Values(str, "equal", lambda value: value == "equal"), _WEIGHTED, "{} strength"),
     # eta divided by this: 8 is what averaging 2,048 RL rows and 256 D_pef rows together comes to.
     "authors_eta": Setting(Values(float, "> 1", lambda value: 1 < value < float("inf")), _REHEARSING, "eta / {}"),
     # JS times this: 2 is the authors' form without the 1/2.
@@ -123,7 +121,6 @@ def reading(variant: str) -> str:
 # How a variant's value changes the weight of a method's divergence, and which of its other settings it is.
 _WEIGHTS: dict[str, Callable[[Mapping[str, MethodConfig], MethodConfig, Any], float]] = {
     "eta": lambda configs, config, value: value,
-    "strength": lambda configs, config, value: configs["dph_f"].eta * configs["dph_f"].curvature / config.curvature,
     "authors_eta": lambda configs, config, value: config.weight / value,
     "js_scale": lambda configs, config, value: config.weight * value,  # the loss is linear in f
 }
