@@ -25,6 +25,10 @@ out_every_rl_loses base grpo,dapo,rkl,dph_f,dph_js out_of_domain 8 0 room
 out_dph_loses_least dph_f,dph_js grpo,dapo,rkl out_of_domain 8 0 room
 out_rkl_loses_most grpo,dapo rkl out_of_domain 8 0 room
 loss_grows_with_shift grpo,rkl base in_domain>cross_domain,cross_domain>out_of_domain 8 0 room
+forward_keeps_more_than_reverse dph_f dph_rkl in_domain,cross_domain 8 0 -
+dph_above_reverse_gradient dph_f,dph_js rkl,rkl_k2 in_domain 8 0 -
+rehearsal_beyond_selection dph_f,dph_js grpo_dexp:clip_high=0.28 in_domain 8 0 -
+partition_costs_nothing dph_f dph_f_all in_domain greedy,8 2 -
 generator_as_good_as_definition dph_js dph_js_definition in_domain greedy,16 2 -
 generator_as_good_as_definition dph_js_definition dph_js in_domain greedy,16 2 -
 threshold_8_as_good_as_6 dph_f:threshold=8,dph_js:threshold=8 itself in_domain greedy,8 2 -"""

@@ -142,7 +142,7 @@ class Claim:
     paper_ref: str
     check: Callable[[Evidence], list[PartResult]]
     testable: Callable[[Evidence], str] | None = None
-    headline: bool = True
+    headline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,9 +317,14 @@ def base_has_room(*suites: str, k: int = 8) -> Callable[[Evidence], str]:
 
 
 def _claim(
-    name: str, text: str, paper_ref: str, *parts: Part, testable: Callable[[Evidence], str] | None = None
+    name: str,
+    text: str,
+    paper_ref: str,
+    *parts: Part,
+    testable: Callable[[Evidence], str] | None = None,
+    headline: bool = False,
 ) -> Claim:
-    return Claim(name, text, paper_ref, lambda evidence: [decide(part, evidence) for part in parts], testable)
+    return Claim(name, text, paper_ref, lambda evidence: [decide(part, evidence) for part in parts], testable, headline)
 
 
 BASE = ("base",)
@@ -340,6 +345,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Table 1",
         *all_above(BASE, GRPO_DAPO, IN, ks=(8, 16)),
         testable=base_has_room(IN),
+        headline=True,
     ),
     _claim(
         "pass_16_falls_rkl",
@@ -373,6 +379,7 @@ CLAIMS: tuple[Claim, ...] = (
         "DPH-JS's in-domain Pass@8 is above GRPO's.",
         "Table 1",
         *all_above(JS, ("grpo",), IN, ks=(8,)),
+        headline=True,
     ),
     _claim(
         "dph_nearer_at_large_k",
@@ -380,6 +387,7 @@ CLAIMS: tuple[Claim, ...] = (
         "GRPO, or above it: their in-domain Pass@k is greater.",
         "Figure 2",
         *all_above(DPH, ("grpo",), IN, ks=(LARGE,)),
+        headline=True,
     ),
     _claim(
         "cross_every_rl_loses",
@@ -394,6 +402,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Table 1",
         *all_above(DPH, BASELINES, CROSS, ks=(8,)),
         testable=base_has_room(CROSS),
+        headline=True,
     ),
     _claim(
         "out_every_rl_loses",
@@ -408,6 +417,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Table 2",
         *all_above(DPH, BASELINES, OUT, ks=(8,)),
         testable=base_has_room(OUT),
+        headline=True,
     ),
     _claim(
         "out_rkl_loses_most",
@@ -423,6 +433,38 @@ CLAIMS: tuple[Claim, ...] = (
         "Tables 1 and 2",
         *(_loss_grows(m, near, far) for m in ("grpo", "rkl") for near, far in ((IN, CROSS), (CROSS, OUT))),
         testable=base_has_room(IN, CROSS, OUT),
+    ),
+    _claim(
+        "forward_keeps_more_than_reverse",
+        "On the same stored answers and at equal strength forward KL keeps more than reverse KL: DPH-F's in-domain and "
+        "cross-domain Pass@8 are above DPH-RKL's.",
+        "abstract",
+        *all_above(("dph_f",), ("dph_rkl",), IN, ks=(8,)),
+        *all_above(("dph_f",), ("dph_rkl",), CROSS, ks=(8,)),
+        headline=True,
+    ),
+    _claim(
+        "dph_above_reverse_gradient",
+        "DPH-F's and DPH-JS's in-domain Pass@8 are above RKL's at equal strength, also where its gradient is reverse "
+        "KL's (k2).",
+        "Table 1",
+        *all_above(DPH, ("rkl", "rkl_k2"), IN, ks=(8,)),
+    ),
+    _claim(
+        "rehearsal_beyond_selection",
+        "DPH-F's and DPH-JS's in-domain Pass@8 are above that of GRPO on D_exp at the same clip: it is not the "
+        "selection of the prompts alone.",
+        "ours",
+        *(above(Quantity(m, IN, k=8), Quantity("grpo_dexp", IN, k=8, variant="clip_high=0.28")) for m in DPH),
+    ),
+    _claim(
+        "partition_costs_nothing",
+        "With the partition DPH-F is no more than two points worse in in-domain greedy accuracy and Pass@8 than when "
+        "it explores and rehearses all prompts.",
+        "ours",
+        *all_above(("dph_f",), ("dph_f_all",), IN, "greedy", tolerance=TIE),
+        *all_above(("dph_f",), ("dph_f_all",), IN, ks=(8,), tolerance=TIE),
+        headline=True,
     ),
     Claim(
         "no_reference_model",
