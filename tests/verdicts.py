@@ -34,6 +34,10 @@ generator_as_good_as_definition dph_js_definition dph_js in_domain greedy,16 2 -
 threshold_8_as_good_as_6 dph_f:threshold=8,dph_js:threshold=8 itself in_domain greedy,8 2 -"""
 
 
+HEADLINES = """pass_k_falls js_pass_8_above_grpo dph_nearer_at_large_k cross_dph_loses_least out_dph_loses_least
+forward_keeps_more_than_reverse partition_costs_nothing""".split()
+
+
 def problems(answers):
     """One row per run, suite, problem and temperature: n, correct, and how many answers have each style."""
     if "n" in answers:
@@ -126,7 +130,7 @@ def at_once(claims):
 
 
 def verdicts(records, logs):
-    """Claim -> (verdict, whether it holds with all at once, [(verdict, estimate, low, high, p) of each part])."""
+    """Claim -> (verdict, whether a headline's holds with all at once, [(verdict, estimate, low, high, p) per part])."""
     last = records["step"] == records.groupby(RUN)["step"].transform("max")
     rows, out = problems(records[last]).astype({"method": str, "variant": str, "suite": str}), {}
     count = int(max(0, *rows.loc[rows["method"] == "base", "seed"])) + 1 if len(rows) else 1
@@ -144,11 +148,15 @@ def verdicts(records, logs):
         told = told if len(ratio) > 2 else "inconclusive" if len(ratio) else "not run"
         out.setdefault("no_reference_model", []).append((told, ratio.mean(), ratio.min(), ratio.max(), None))
     order = ("not supported", "not run", "not testable", "inconclusive", "supported").index
-    alone, joint = ({k: min((x[0] for x in of), key=order) for k, of in x.items()} for x in (out, at_once(out)))
-    return {claim: (alone[claim], alone[claim] == joint[claim], parts) for claim, parts in out.items()}
+    together = at_once({claim: out[claim] for claim in HEADLINES})
+    alone, joint = ({k: min((x[0] for x in of), key=order) for k, of in x.items()} for x in (out, together))
+    return {
+        claim: (alone[claim], alone[claim] == joint[claim] if claim in joint else None, parts)
+        for claim, parts in out.items()
+    }
 
 
 if __name__ == "__main__":
     found = verdicts(*(pd.read_parquet(f"{sys.argv[1]}/{name}.parquet") for name in ("records", "train_log")))
     for name, (verdict, jointly, _) in found.items():
-        print(f"{verdict:<14}{name}{'' if jointly else ' (not with all at once)'}")
+        print(f"{verdict:<14}{name}{' (not with all at once)' if jointly is False else ''}")
