@@ -31,15 +31,16 @@ threshold_8_as_good_as_6 dph_f:threshold=8,dph_js:threshold=8 itself in_domain g
 def arm(arms, method, variant, suite, measure):
     """(seeds x problems, how drawn), None without it or k answers; Pass@k is 1 - prod_{i < k} (n - c - i) / (n - i)."""
     rows = arms.get((method, variant, suite, measure == "greedy"), arms[None])
-    n, c = (getattr(rows.groupby(["seed", "problem_id"])["correct"], f)().unstack() for f in ("size", "sum"))
+    grid = rows.set_index(["seed", "problem_id"])
+    n, c = grid["n"].unstack(), grid["correct"].unstack()
     least = n.min(axis=None) if n.size else 0
     k = {"greedy": 1, "styles": 1, "large": 2 ** int(np.log2(min(max(least, 16), 64)))}.get(measure)
     if (k := k or int(measure)) > least:
         return None
     drawn = str((least, n.max(axis=None), list(n), rows.filter(regex="temp|top_p|max_").agg(["min", "max"])))
     if measure == "styles":
-        count = rows[rows["style"] != "other"].groupby(["seed", "problem_id", "style"]).size().unstack(fill_value=0)
-        share = count.div(count.sum(axis=1), axis=0).reindex(n.stack().index, fill_value=0)
+        count = grid[["direct", "aliased", "nested", "stepwise"]]
+        share = count.div(count.sum(axis=1).clip(lower=1), axis=0)
         return -(share * np.log(share.where(share > 0, 1))).sum(axis=1).unstack().to_numpy(), drawn
     return 1 - np.prod([(n.values - c.values - i).clip(0) / (n.values - i) for i in range(k)], axis=0), drawn
 
@@ -80,7 +81,7 @@ def verdicts(root):
     """Claim -> (verdict, [(verdict, estimate, low, high) of each part]) of a results folder."""
     rows, out = pd.read_parquet(f"{root}/records.parquet"), {}
     rows = rows[rows["step"] == rows.groupby(["method", "variant", "seed"])["step"].transform("max")]
-    arms = {None: rows.iloc[:0], **dict(list(rows.groupby(["method", "variant", "suite", rows["sample"] < 0])))}
+    arms = {None: rows.iloc[:0], **dict(list(rows.groupby(["method", "variant", "suite", rows["temperature"] == 0])))}
     for claim, *lists, points in map(str.split, CLAIMS.splitlines()):
         for part in product(*(texts.split(",") for texts in lists)):
             out.setdefault(claim, []).append(judge(arms, *part, int(points) / 100))

@@ -41,8 +41,8 @@ def hard_problems(records: pd.DataFrame) -> dict[str, list[str]]:
     A suite without one is left out. Raises ValueError where no suite has one, or the base is not in the records.
     """
     base = records[records["method"] == "base"]
-    table = stats.problem_table(stats.sampled(base))
-    hard = table[table["c"] <= SHARE * table["n"]]
+    rows = stats.once(stats.sampled(base))
+    hard = rows[rows["correct"] <= SHARE * rows["n"]]
     if hard.empty:
         raise InputError(f"the base solves every problem in more than {SHARE:.3g} of its answers: none is hard")
     return {
@@ -65,7 +65,7 @@ def hard_runs(settings: Profile) -> list[RunConfig]:
 
 
 def hard_records(pipeline: Pipeline) -> pd.DataFrame:
-    """`EvalRecord` rows of the base and of `hard_runs`; suites hold their hard problems only, no greedy answer.
+    """`EvalRecord` rows of the base and of `hard_runs`; suites hold their hard problems only, no greedy one.
 
     Trains and evaluates what is not there yet. Raises ValueError where no problem is hard.
     """
