@@ -30,15 +30,6 @@ generator_as_good_as_definition dph_js_definition dph_js in_domain greedy,16 2 -
 threshold_8_as_good_as_6 dph_f:threshold=8,dph_js:threshold=8 itself in_domain greedy,8 2 -"""
 
 
-def problems(answers):
-    """One row per run, suite, problem and temperature: n, correct, and how many answers have each style."""
-    if "n" in answers:
-        return answers  # are such rows already
-    keys = [*RUN, "suite", "subset", "problem_id", "temperature", "top_p", "max_new_tokens"]
-    styled = pd.get_dummies(answers["style"]).reindex(columns=STYLES, fill_value=False)
-    return pd.concat([answers[[*keys, "correct"]].assign(n=1), styled], axis=1).groupby(keys).sum().reset_index()
-
-
 def arm(arms, method, variant, suite, measure):
     """(runs x problems, how drawn); None without it, or k answers; Pass@k is 1 - prod_{i < k} (n - c - i) / (n - i)."""
     rows = arms.get((method, variant, suite, measure == "greedy"), arms[None])
@@ -124,7 +115,7 @@ def at_once(claims):
 def verdicts(records, logs):
     """Claim -> (verdict, whether it holds with all at once, [(verdict, estimate, low, high, p) of each part])."""
     last = records["step"] == records.groupby(RUN)["step"].transform("max")
-    rows, out = problems(records[last]).astype({"method": str, "variant": str, "suite": str}), {}
+    rows, out = records[last].astype({"method": str, "variant": str, "suite": str}), {}
     count = int(max(0, *rows.loc[rows["method"] == "base", "seed"])) + 1 if len(rows) else 1
     arms = {None: rows.iloc[:0], **dict(list(rows.groupby([*ARM, rows["temperature"] == 0])))}
     for claim, *lists, points, checked in map(str.split, CLAIMS.splitlines()):
