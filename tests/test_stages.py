@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from small import small_profile, untimed
+from small import RewardsFirstToken, small_profile, untimed
 
 from dphlib.cli import main as cli
+from dphlib.experiment import train_run
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.integrations import store
 from dphlib.runtime.files import read_jsonl
@@ -18,6 +19,7 @@ from dphlib.settings.stages import TuningConfig
 from dphlib.settings.variants import RunConfig
 from dphlib.training import loop
 from dphlib.types import EvalRecord, Verdict
+from dphlib.verify import Verifier
 
 pytestmark = pytest.mark.slow
 
@@ -234,3 +236,30 @@ def test_unknown_and_empty_suites_are_named(built, tmp_path):
     empty = replace(settings, world=replace(settings.world, problems={**settings.world.problems, "in_domain": 0}))
     with pytest.raises(ValueError, match="'in_domain' has no problem"):
         Pipeline(tmp_path, empty).suite("in_domain")
+
+
+def test_each_cell_of_the_factorial_explores_and_rehearses_what_it_says(tmp_path, monkeypatch):
+    """All prompts or D_exp; no stored answer, those of D_pef, or those of every prompt that has one."""
+    monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)
+    cells = {}
+
+    def build(out, kept, settings, run, inputs, *_):
+        cells[run.method] = inputs
+        (out / "policy").write_text(run.name)
+
+    monkeypatch.setattr(train_run, "build", build)
+    settings = small_profile()
+    pipeline = Pipeline(tmp_path, replace(settings, presample=replace(settings.presample, threshold=5)))
+    for name in ("grpo", "grpo_dexp", "dph_f_explore_all", "dph_f", "dph_f_all", "dph_f_rehearse_all"):
+        pipeline.train_one(RunConfig(name, "main", 0))
+    parts = pipeline.parts()
+    near_perfect, exploration = ({p.id for p in found} for found in (parts.near_perfect, parts.exploration))
+    stored = {name: {reference.problem.id for reference in inputs.references} for name, inputs in cells.items()}
+    explored = {name: {problem.id for problem in inputs.prompts} for name, inputs in cells.items()}
+    assert near_perfect and exploration and stored["dph_f"]
+    for name in ("grpo", "dph_f_explore_all", "dph_f_all"):
+        assert explored[name] == near_perfect | exploration
+    for name in ("grpo_dexp", "dph_f", "dph_f_rehearse_all"):
+        assert explored[name] == exploration
+    assert stored["dph_f"] == stored["dph_f_explore_all"] and stored["dph_f"] <= near_perfect
+    assert stored["dph_f_all"] == stored["dph_f_rehearse_all"] and stored["dph_f_all"] & exploration
