@@ -38,7 +38,7 @@ def base_count(records: pd.DataFrame) -> int:
 class ArmScores:
     """The scores of each arm on each suite at one point of training, each computed once.
 
-    Metrics: `greedy` accuracy, `pass` (unbiased pass@k), and `styles_nats` (`stats.problem_table`).
+    Metrics: `greedy` accuracy, `pass` (unbiased pass@k), and `styles_nats` (`stats.styles_nats`).
 
     Args:
         rows: records with one step per run, such as `stats.final(records)`; runs may differ in their step.
@@ -55,7 +55,7 @@ class ArmScores:
         self._tables: dict[tuple[str, ...], pd.DataFrame] = {}
         for kind, part in (("greedy", stats.greedy(rows)), ("sampled", stats.sampled(rows))):
             if len(part):
-                groups = stats.problem_table(part).groupby(["method", "variant", "suite"], observed=True)
+                groups = stats.once(part).groupby(["method", "variant", "suite"], observed=True)
                 self._tables |= {(kind, *map(str, key)): table for key, table in groups}
         self._scores: dict[tuple[str, str, str, int, str, str], Scores | None] = {}
 
@@ -75,7 +75,7 @@ class ArmScores:
 
     def _table(self, method: str, suite: str, metric: Metric, variant: str) -> pd.DataFrame | None:
         table = self._tables.get(("greedy" if metric == "greedy" else "sampled", method, variant, suite))
-        if table is None or (metric == "styles_nats" and table["styles_nats"].isna().any()):
+        if table is None or (metric == "styles_nats" and not stats.has_styles(table)):
             return None
         return table
 
@@ -116,7 +116,7 @@ def _scores(rows: pd.DataFrame, metric: Metric, k: int, bases: int) -> Scores:
     first = rows.iloc[0]
     arm, suite = f"{first['method']} ({first['variant']})", str(first["suite"])
     order = np.lexsort((rows["problem_id"].to_numpy().astype(str), rows["seed"].to_numpy()))
-    value_N = (rows["styles_nats"].to_numpy(float) if metric == "styles_nats" else stats.pass_column(rows, k))[order]
+    value_N = (stats.styles_nats(rows) if metric == "styles_nats" else stats.pass_column(rows, k))[order]
     # Arrays: figures and tables ask for a thousand scores.
     columns = {name: rows[name].to_numpy()[order] for name in ("seed", "problem_id", "subset", "drawn", *SETTINGS)}
     starts = np.flatnonzero(np.diff(columns["seed"], prepend=columns["seed"][0] - 1)).tolist()

@@ -1,8 +1,8 @@
 """Numbers from the records: unbiased pass@k, styles, entropy.
 
 Input is the frame of `records.parquet`, one row per `EvalRecord`, or plain arrays; output is a tidy frame or a number.
-The functions on a frame use every step that it holds: pass `final(records)` for the end of training. An answer with
-outcome `infra_error` was not judged. It is left out of n, never counted as wrong.
+The functions on a frame use every step that it holds: pass `final(records)` for the end of training. Answers that were
+not judged (`infra_error`) are left out of n, never counted as wrong.
 
 Not here: the scores of arms that are compared (`scores`) and their intervals (`intervals`).
 """
@@ -18,15 +18,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from dphlib.types import GREEDY_SAMPLE
+from dphlib.types import STYLE_COUNTS
 
 Metric = Literal["greedy", "pass", "styles_nats"]
 
 RUN = ["method", "variant", "seed", "step", "suite"]
 PROBLEM = ["method", "variant", "seed", "step", "suite", "subset", "problem_id"]
 SETTINGS = ["temperature", "top_p", "max_new_tokens"]
-NO_STYLE = "other"
-UNKNOWN_STYLE = ""
+STYLES = list(STYLE_COUNTS[:-1])  # `other` is no style
 NO_ROWS = "no records: the method, the suite or the kind of answer (greedy, sampled) is not in the frame"
 
 
@@ -65,12 +64,12 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> float | np.ndarray:
 
 def sampled(records: pd.DataFrame) -> pd.DataFrame:
     """The rows of sampled answers."""
-    return records[records["sample"] != GREEDY_SAMPLE]
+    return records[records["temperature"] > 0]
 
 
 def greedy(records: pd.DataFrame) -> pd.DataFrame:
     """The rows of greedy answers."""
-    return records[records["sample"] == GREEDY_SAMPLE]
+    return records[records["temperature"] == 0]
 
 
 def final(records: pd.DataFrame) -> pd.DataFrame:
@@ -79,38 +78,26 @@ def final(records: pd.DataFrame) -> pd.DataFrame:
     return records[records["step"] == last]
 
 
-def problem_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per problem of a run: columns of `PROBLEM`, `drawn`, `n` judged, `c` correct, `styles_nats`, `SETTINGS`.
+def once(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, each problem of a run there once: pass it `sampled(...)` or `greedy(...)`.
 
-    Pass it `sampled(...)` or `greedy(...)`: greedy accuracy is pass@1 of the greedy table. `styles_nats` is
-    the entropy in nats of the styles of the problem's answers, `other` left out, 0 where none is left, NaN where
-    styles are unknown; a plug-in estimate, so compare at equal `drawn`. Raises ValueError for no rows, for an
-    answer that is there twice, and for answers to one problem drawn under different settings.
+    Raises ValueError for no rows, and for a problem that is there twice.
     """
-    rows = _some(rows).reset_index(drop=True)
-    groups = rows.groupby(PROBLEM, observed=True, sort=True)
-    group = groups.ngroup().to_numpy()
-    twice = pd.DataFrame({"group": group, "sample": rows["sample"]}).duplicated()
-    if twice.any():
-        key = rows.loc[twice.idxmax(), [*PROBLEM, "sample"]].to_dict()
-        raise ValueError(f"{int(twice.sum())} answers stand twice, such as {key}: join each run once")
-    table = groups[SETTINGS].min()
-    for name in SETTINGS:
-        mixed = table[name] != groups[name].max()
-        if mixed.any():
-            raise ValueError(f"{mixed.idxmax()}: more than one {name}; take greedy(...) and sampled(...) apart")
-    judged = (rows["outcome"] != "infra_error").to_numpy()
-    size = len(table)
-    table["drawn"] = np.bincount(group, minlength=size)
-    table["n"] = np.bincount(group[judged], minlength=size)
-    table["c"] = np.bincount(group[judged & rows["correct"].to_numpy(bool)], minlength=size)
-    codes, names = pd.factorize(rows["style"], sort=True)
-    known, styled = (codes != code for code in pd.Index(names).get_indexer([UNKNOWN_STYLE, NO_STYLE]))  # -1 if absent
-    styled &= known
-    counts = np.bincount(group[styled] * len(names) + codes[styled], minlength=size * len(names))
-    entropies = _entropy(counts.reshape(size, len(names)))
-    table["styles_nats"] = np.where(np.bincount(group[known], minlength=size) > 0, entropies, np.nan)
-    return table.reset_index()
+    if rows.empty:
+        raise ValueError(NO_ROWS)
+    if (twice := rows.duplicated(PROBLEM)).any():
+        key = rows.loc[twice, PROBLEM].iloc[0].to_dict()
+        raise ValueError(f"{int(twice.sum())} problems stand twice, such as {key}: join each run once, drawn one way")
+    return rows
+
+
+def styles_nats(rows: pd.DataFrame) -> np.ndarray:
+    """Entropy in nats of the styles of each row's answers, `other` left out, 0 where none is left; NaN where unknown.
+
+    A plug-in estimate, so compare at equal `drawn`.
+    """
+    known = rows[list(STYLE_COUNTS)].to_numpy().any(axis=1)
+    return np.where(known, _entropy(rows[STYLES].to_numpy()), np.nan)
 
 
 def _entropy(counts: np.ndarray) -> np.ndarray:
@@ -124,14 +111,14 @@ def _name(row: pd.Series) -> str:
 
 
 def pass_column(table: pd.DataFrame, k: int) -> np.ndarray:
-    """Unbiased pass@k of each row of a `problem_table`. Raises ValueError naming a row of fewer than k answers."""
+    """Unbiased pass@k of each row. Raises ValueError naming one of fewer than k judged answers."""
     if len(short := table[table["n"] < k]):
         row = short.iloc[0]
         raise ValueError(
             f"pass@{k}: {_name(row)}, seed {row['seed']}, step {row['step']}, {row['problem_id']}: "
             f"n={row['n']} judged, {row['drawn']} drawn: lower k, draw more, or take final(records)"
         )
-    return np.asarray(pass_at_k(table["n"].to_numpy(), table["c"].to_numpy(), k))
+    return np.asarray(pass_at_k(table["n"].to_numpy(), table["correct"].to_numpy(), k))
 
 
 def _with_pass(table: pd.DataFrame, k: int) -> pd.DataFrame:
@@ -143,26 +130,15 @@ def _with_pass(table: pd.DataFrame, k: int) -> pd.DataFrame:
 
 def pass_curve(records: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
     """Mean unbiased pass@k of each run and suite: `RUN`, k, pass_at_k, problems."""
-    table = problem_table(sampled(records))
-    parts = [_with_pass(table, int(k)).groupby([*RUN, "k"], observed=True)["pass_at_k"] for k in ks]
+    rows = once(sampled(records))
+    parts = [_with_pass(rows, int(k)).groupby([*RUN, "k"], observed=True)["pass_at_k"] for k in ks]
     return pd.concat([part.agg(pass_at_k="mean", problems="size") for part in parts]).reset_index()
 
 
 def greedy_accuracy(records: pd.DataFrame) -> pd.DataFrame:
     """Share of problems whose greedy answer is correct: columns of `RUN`, greedy, problems."""
-    groups = _with_pass(problem_table(greedy(records)), 1).groupby(RUN, observed=True)["pass_at_k"]
+    groups = _with_pass(once(greedy(records)), 1).groupby(RUN, observed=True)["pass_at_k"]
     return groups.agg(greedy="mean", problems="size").reset_index()
-
-
-def _first(records: pd.DataFrame, k: int) -> pd.DataFrame:
-    rows = sampled(records)
-    rows = rows[rows["sample"] < k]
-    if rows.empty:
-        raise ValueError("no sampled answers in these records")
-    size = rows.groupby(PROBLEM, observed=True).size()
-    if size.min() < k:
-        raise ValueError(f"k={k}, but {size.idxmin()} has only {size.min()} samples: lower k or draw more")
-    return rows
 
 
 def auc_at_k(records: pd.DataFrame, k: int) -> pd.DataFrame:
@@ -183,90 +159,75 @@ def auc_at_k(records: pd.DataFrame, k: int) -> pd.DataFrame:
 
 def has_styles(records: pd.DataFrame) -> bool:
     """Whether the styles of answers are known; those to data sets have none."""
-    return bool((records["style"] != UNKNOWN_STYLE).any())
+    return bool(records[list(STYLE_COUNTS)].to_numpy().any())
 
 
 def style_shares(records: pd.DataFrame) -> pd.DataFrame:
-    """Share of each style among the sampled answers, `other` included: `RUN`, style, share."""
-    rows = _some(sampled(records))
-    counts = rows.groupby([*RUN, "style"], observed=True).size().rename("count").reset_index()
-    total = counts.groupby(RUN, observed=True)["count"].transform("sum")
-    return counts.assign(share=counts["count"] / total).drop(columns="count")
+    """Share of each style among the sampled answers: `RUN` and `STYLE_COUNTS`; NaN where styles are unknown."""
+    counts = _sums(sampled(records), list(STYLE_COUNTS))
+    return counts.div(counts.sum(axis=1), axis=0).reset_index()
 
 
 def style_entropy(records: pd.DataFrame) -> pd.DataFrame:
     """Entropy in nats of the styles of sampled answers, `other` left out (it is no style; see
     `style_shares`).
 
-    `per_problem_nats` is the mean over problems of the entropy within a problem's answers (`problem_table`):
+    `per_problem_nats` is the mean over problems of the entropy within a problem's answers (`styles_nats`):
     what is left to draw from on one prompt. `pooled_nats` is that of all answers of the run together; it
     stays high when each kind of problem has its own one style. `styles` counts those with a share of 1 % or
     more. All three are NaN where styles are unknown.
     """
-    rows = sampled(records)
-    within = problem_table(rows).groupby(RUN, observed=True)["styles_nats"].mean().rename("per_problem_nats")
-    if not has_styles(rows):
-        return within.to_frame().assign(pooled_nats=np.nan, styles=np.nan).reset_index()
-    styled = rows[~rows["style"].isin([NO_STYLE, UNKNOWN_STYLE])].groupby([*RUN, "style"], observed=True).size()
-    counts = styled.unstack("style").reindex(within.index).fillna(0.0)
+    rows = once(sampled(records))
+    within = rows.assign(nats=styles_nats(rows)).groupby(RUN, observed=True)["nats"].mean()
+    counts = _sums(rows, STYLES)
     share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
-    pooled = _entropy(counts.to_numpy())
-    return within.to_frame().assign(pooled_nats=pooled, styles=(share >= 0.01).sum(axis=1)).reset_index()
+    pooled = within.where(within.isna(), _entropy(counts.to_numpy()))
+    used = (share >= 0.01).sum(axis=1).where(within.notna())
+    return pd.DataFrame({"per_problem_nats": within, "pooled_nats": pooled, "styles": used}).reset_index()
 
 
 def answer_statistics(records: pd.DataFrame) -> pd.DataFrame:
     """Of each run's sampled answers: columns of `RUN` and
 
-    - entropy_nats: policy's entropy per token, sum of (entropy * tokens) / sum of tokens, NaN where unknown (vLLM);
-    - kl_to_base_nats: estimate of KL(policy || base) per token, sum of (logprob - base_logprob) / sum of tokens
-      over the rows that have a base_logprob, NaN where none has. Unbiased for the sum per sequence if the
-      answers were drawn at temperature 1 and top_p 1, otherwise the mean log-ratio under the distribution
-      they were drawn from;
+    - entropy_nats: policy's entropy per token, NaN where unknown (vLLM);
+    - kl_to_base_nats: estimate of KL(policy || base) per token, sum of `log_ratio` / sum of `compared_tokens`, NaN
+      where no answer was compared. Unbiased for the sum per sequence if the answers were drawn at temperature 1 and
+      top_p 1, otherwise the mean log-ratio under the distribution they were drawn from;
     - tokens: mean length; truncated: share that the token limit ended; answers: their number.
     """
-    rows = _some(sampled(records))
-    known = rows["base_logprob"].notna()
-    rows = rows.assign(
-        _unknown=rows["entropy"].isna() & (rows["tokens"] > 0),
-        _entropy=rows["entropy"].where(rows["tokens"] > 0, 0.0) * rows["tokens"],
-        _ratio=(rows["logprob"] - rows["base_logprob"]).where(known, 0.0),
-        _known=rows["tokens"].where(known, 0),
-    )
-    groups = rows.groupby(RUN, observed=True)
-    total = groups[["_entropy", "_ratio", "_known", "tokens"]].sum().astype(float)
-    out = pd.DataFrame(
-        {
-            "entropy_nats": total["_entropy"].where(~groups["_unknown"].any())
-            / total["tokens"].where(total["tokens"] > 0),
-            "kl_to_base_nats": total["_ratio"] / total["_known"].where(total["_known"] > 0),
-            "tokens": groups["tokens"].mean(),
-            "truncated": groups["truncated"].mean(),
-            "answers": groups.size(),
-        }
-    )
-    return out.reset_index()
+    rows = sampled(records)
+    total = _sums(rows, ["entropy", "log_ratio", "compared_tokens", "tokens", "truncated", "drawn"]).astype(float)
+    unknown = rows["entropy"].isna().groupby([rows[name] for name in RUN], observed=True).any()
+    out = {
+        "entropy_nats": total["entropy"].where(~unknown) / total["tokens"].where(total["tokens"] > 0),
+        "kl_to_base_nats": total["log_ratio"] / total["compared_tokens"].where(total["compared_tokens"] > 0),
+        "tokens": total["tokens"] / total["drawn"],
+        "truncated": total["truncated"] / total["drawn"],
+        "answers": total["drawn"].astype(int),
+    }
+    return pd.DataFrame(out).reset_index()
 
 
 def truncation_rate(records: pd.DataFrame) -> pd.DataFrame:
     """Share of answers, sampled and greedy, that the token limit ended: `RUN`, truncated, answers."""
-    groups = _some(records).groupby(RUN, observed=True)["truncated"]
-    return groups.agg(truncated="mean", answers="size").reset_index()
+    total = _sums(records, ["truncated", "drawn"])
+    return pd.DataFrame({"truncated": total["truncated"] / total["drawn"], "answers": total["drawn"]}).reset_index()
 
 
-def distinct_correct(records: pd.DataFrame, samples: int) -> pd.DataFrame:
-    """Mean number of different correct answers (by answer_hash) among each problem's first `samples` samples.
+def distinct_correct(records: pd.DataFrame) -> pd.DataFrame:
+    """Mean number of different correct answers among each problem's sampled ones: `RUN`, distinct_correct, drawn.
 
-    The number grows with the samples, so it is fixed: fewer in any problem raises ValueError.
-    Columns: `RUN`, samples, distinct_correct, problems.
+    The number grows with the answers, so all problems of a run have as many, or it raises ValueError.
     """
-    rows = _first(records, samples)
-    hashes = rows["answer_hash"].where(rows["correct"].astype(bool) & (rows["answer_hash"] != ""))
-    counts = hashes.groupby([rows[name] for name in PROBLEM], observed=True).nunique()
-    groups = counts.groupby(level=RUN, observed=True)
-    return groups.agg(distinct_correct="mean", problems="size").reset_index().assign(samples=samples)
+    groups = once(sampled(records)).groupby(RUN, observed=True)
+    drawn = groups["drawn"].agg(["min", "max"])
+    if len(differ := drawn[drawn["min"] < drawn["max"]]):
+        run, (least, most) = dict(zip(RUN, differ.index[0], strict=True)), differ.iloc[0]
+        raise ValueError(f"{run}: problems were answered {least} to {most} times; compare those answered alike")
+    return pd.DataFrame({"distinct_correct": groups["distinct"].mean(), "drawn": drawn["min"]}).reset_index()
 
 
-def _some(rows: pd.DataFrame) -> pd.DataFrame:
+def _sums(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     if rows.empty:
         raise ValueError(NO_ROWS)
-    return rows
+    return rows.groupby(RUN, observed=True)[columns].sum()

@@ -18,9 +18,9 @@ from dphlib.rivals import RIVALS
 from dphlib.settings.methods import CONTROLS, METHODS
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import study_runs
+from dphlib.types import STYLE_COUNTS, EvalRecord
 from dphlib.world.sums import SUBSETS
 
-STYLES = ("direct", "aliased", "nested", "stepwise")
 STEPS = 45
 PROBLEMS = {"in_domain": 24, "cross_domain": 18, "out_of_domain": 20}
 SAMPLES = {"in_domain": 32, "cross_domain": 16, "out_of_domain": 16}
@@ -65,14 +65,11 @@ def make_rows(
     Args:
         correct: one entry per problem, one flag per sampled answer.
         greedy: one flag per problem, for its greedy answer.
-        columns: other values; a list has the form of `correct`.
+        columns: other values, one or one per row; the rows of greedy answers come last.
     """
-    cells = [(f"p{p}", s, bool(flag)) for p, flags in enumerate(correct) for s, flag in enumerate(flags)]
-    frame = pd.DataFrame(cells, columns=["problem_id", "sample", "correct"])
-    if len(greedy):
-        first = pd.DataFrame({"problem_id": [f"p{p}" for p in range(len(greedy))], "sample": -1, "correct": greedy})
-        frame = pd.concat([frame, first.astype({"correct": bool})], ignore_index=True)
-    problem = frame["problem_id"].str[1:].astype(int)
+    flags = [*correct, *([flag] for flag in greedy)]
+    problem = np.array([*range(len(correct)), *range(len(greedy))])
+    drawn, right = (np.array([function(row) for row in flags]) for function in (len, np.count_nonzero))
     values = {
         "method": method,
         "variant": "main",
@@ -80,20 +77,34 @@ def make_rows(
         "step": 0 if method == "base" else 5,
         "suite": "in_domain",
         "subset": np.where(problem % 2, "family1", "family0"),
-        "outcome": np.where(frame["correct"], "correct", "wrong"),
-        "style": "direct",
-        "answer_hash": [f"{p}{int(flag)}" for p, flag in zip(problem, frame["correct"], strict=True)],
-        "tokens": 10,
-        "truncated": False,
-        "entropy": 0.5,
-        "logprob": -5.0,
-        "base_logprob": -6.0,
-        "temperature": np.where(frame["sample"] < 0, 0.0, 1.0),
+        "problem_id": [f"p{p}" for p in problem],
+        "temperature": np.repeat([1.0, 0.0], [len(correct), len(greedy)]),
         "top_p": 1.0,
         "max_new_tokens": 64,
+        "drawn": drawn,
+        "n": drawn,
+        "correct": right,
+        "direct": drawn,
+        **dict.fromkeys(STYLE_COUNTS[1:], 0),
+        "distinct": np.minimum(right, 1),
+        "tokens": 10 * drawn,
+        "truncated": 0,
+        "entropy": 5.0 * drawn,
+        "compared_tokens": 10 * drawn,
+        "log_ratio": 1.0 * drawn,
     }
-    values |= {key: np.concatenate(value) if isinstance(value, list) else value for key, value in columns.items()}
-    return frame.assign(**values)
+    return pd.DataFrame(values).assign(**columns)
+
+
+def with_styles(records: pd.DataFrame, styles: int) -> pd.DataFrame:
+    """The records with the answers to each problem spread over the first `styles` styles as evenly as they can be."""
+    counts = {name: (records["drawn"] + styles - 1 - i) // styles for i, name in enumerate(STYLE_COUNTS[:styles])}
+    return records.assign(**{**dict.fromkeys(STYLE_COUNTS, 0), **counts})
+
+
+def with_draws(records: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The records as if no problem had been answered more than `most` times, with as many correct answers as fit in."""
+    return records.assign(**{name: records[name].clip(upper=most) for name in ("drawn", "n", "correct")})
 
 
 def _run(method: str, variant: str, seed: int, step: int, samples: Mapping[str, int], greedy: bool) -> pd.DataFrame:
@@ -116,29 +127,33 @@ def _run(method: str, variant: str, seed: int, step: int, samples: Mapping[str, 
         if greedy:
             style_PG[:, 0] = share_S.argmax()
         correct_PG = right_PS[np.arange(problems)[:, None], style_PG] & (rng.random((problems, draws)) < reliability)
-        problem, draw = np.divmod(np.arange(problems * draws), draws)
-        style, correct, sample = style_PG.ravel(), correct_PG.ravel(), draw - greedy
-        tokens = rng.integers(12, 30, size=problem.size)
-        entropy = round(0.45 / (1 + sharp), 4)
-        columns = {
+        tokens_PG = rng.integers(12, 30, size=(problems, draws))
+        told_PG = np.where(rng.random((problems, draws)) < 0.01, STYLE_COUNTS.index("other"), style_PG)
+        truncated_PG = rng.random((problems, draws)) < 0.005
+        of_problem = {
             "suite": suite,
-            "subset": [SUBSETS[p % 5] if suite == "out_of_domain" else f"family{p % 4}" for p in problem],
-            "problem_id": [f"{suite}-{p:03d}" for p in problem],
-            "sample": sample,
-            "correct": correct,
-            "outcome": np.where(correct, "correct", "wrong"),
-            "style": np.where(rng.random(problem.size) < 0.01, "other", np.array(STYLES)[style]),
-            "answer_hash": [f"{s:04x}{c:04x}" for s, c in zip(style, correct, strict=True)],
-            "tokens": tokens,
-            "truncated": rng.random(problem.size) < 0.005,
-            "entropy": entropy,
-            "logprob": -entropy * tokens,
-            "base_logprob": np.where((sample >= 0) & (sample < 4), -(entropy + 0.1 * sharp) * tokens, np.nan),
-            "temperature": np.where(sample < 0, 0.0, 1.0),
+            "subset": [SUBSETS[p % 5] if suite == "out_of_domain" else f"family{p % 4}" for p in range(problems)],
+            "problem_id": [f"{suite}-{p:03d}" for p in range(problems)],
         }
-        frames.append(pd.DataFrame(columns))
+        for temperature, part in ((1.0, slice(greedy, None)), (0.0, slice(greedy))):
+            style, correct, tokens, told = (x[:, part] for x in (style_PG, correct_PG, tokens_PG, told_PG))
+            total, compared = tokens.sum(axis=1), tokens[:, :4].sum(axis=1) if temperature else 0
+            columns = {
+                "temperature": temperature,
+                "drawn": tokens.shape[1],
+                "n": tokens.shape[1],
+                "correct": correct.sum(axis=1),
+                **{name: (told == i).sum(axis=1) for i, name in enumerate(STYLE_COUNTS)},
+                "distinct": sum((correct & (style == i)).any(axis=1).astype(int) for i in range(4)),
+                "tokens": total,
+                "truncated": truncated_PG[:, part].sum(axis=1),
+                "entropy": round(0.45 / (1 + sharp), 4) * total,
+                "compared_tokens": compared,
+                "log_ratio": 0.1 * sharp * compared,
+            }
+            frames += [pd.DataFrame({**of_problem, **columns})] if tokens.shape[1] else []
     settings = {"method": method, "variant": variant, "seed": seed, "step": step, "top_p": 1.0, "max_new_tokens": 48}
-    return pd.concat(frames, ignore_index=True).assign(**settings)
+    return pd.concat(frames, ignore_index=True).assign(**settings)[list(EvalRecord.__slots__)]
 
 
 def _suites(variant: str) -> dict[str, int]:
@@ -181,7 +196,7 @@ def make_study_records(settings: Profile, names: Sequence[str]) -> pd.DataFrame:
 def make_hard_records(
     methods: Sequence[str] = ("base", "grpo", "rkl", "dph_f", "dph_js"), seeds: Sequence[int] = (0, 1), draws: int = 64
 ) -> pd.DataFrame:
-    """The frame of `hard.parquet`: every second problem of two suites, many answers, no greedy one."""
+    """The frame of `hard.parquet`: every second problem of two suites, many answers, none of them greedy."""
     samples = dict.fromkeys(("in_domain", "out_of_domain"), draws)
     runs = [(m, seed) for m in methods for seed in ((0,) if m == "base" else seeds)]
     frames = [_run(m, "main", seed, STEPS * (m != "base"), samples, greedy=False) for m, seed in runs]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import make_records, make_rows, make_train_logs
+from synthetic import make_records, make_rows, make_train_logs, with_styles
 
 from dphlib.analysis.claims import (
     CLAIMS,
@@ -26,7 +26,6 @@ from dphlib.analysis.claims import (
 from dphlib.figures.claims import claims_figure, claims_table, parts_table
 from dphlib.scores import ArmScores
 
-STYLES = np.array(["direct", "aliased", "nested", "stepwise"])
 SUITES = ("in_domain", "cross_domain", "out_of_domain")
 # method: (greedy accuracy, share of problems that every sample solves in / cross / out of domain, styles)
 PAPER = {
@@ -52,8 +51,7 @@ def run(method, seed, greedy, solvable, styles, *, variant="main", samples=16, j
         solved[rng.integers(PROBLEMS)] ^= jitter
         flags = np.repeat(solved[:, None], samples, axis=1)
         frames.append(make_rows(method, seed, flags, greedy=right, suite=suite, variant=variant))
-    frame = pd.concat(frames, ignore_index=True)
-    return frame.assign(style=STYLES[frame["sample"].to_numpy() % styles], **columns)
+    return with_styles(pd.concat(frames, ignore_index=True), styles).assign(**columns)
 
 
 def world(spec=PAPER, seeds=(0, 1, 2), **over):
@@ -237,7 +235,7 @@ def test_ablation_variants_are_judged_when_they_are_there():
 
 
 def test_intermediate_steps_do_not_count():
-    early = RECORDS[RECORDS["method"] == "grpo"].assign(step=1, correct=False, outcome="wrong")
+    early = RECORDS[RECORDS["method"] == "grpo"].assign(step=1, correct=0)
     assert to_json(list(verdicts(pd.concat([RECORDS, early])).values())) == to_json(list(verdicts().values()))
 
 
@@ -247,9 +245,10 @@ def test_large_k_is_the_largest_that_was_drawn():
 
 
 def test_arms_that_were_drawn_differently_are_refused():
-    hot = RECORDS.assign(temperature=RECORDS["temperature"].mask(RECORDS["method"] == "grpo", 0.7))
+    ours = (RECORDS["method"] == "grpo") & (RECORDS["temperature"] > 0)
+    hot = RECORDS.assign(temperature=RECORDS["temperature"].mask(ours, 0.7))
     with pytest.raises(ValueError, match=r"cannot be compared, they differ in temperature (1.0 and 0.7|0.7 and 1.0)"):
-        verdicts(hot[hot["sample"] >= 0])
+        verdicts(hot)
 
 
 def test_a_base_that_solves_nothing_leaves_relative_losses_open():

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 from small import small_profile
-from synthetic import make_hard_records, make_presample, make_records, make_train_logs
+from synthetic import make_hard_records, make_presample, make_records, make_train_logs, with_draws
 
 from dphlib import stats
 from dphlib.analysis.labels import SUITES
-from dphlib.experiment import hard
+from dphlib.experiment import evaluate, hard
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.experiment.results import FIGURES, TABLES, Results, draw, figure, table
 from dphlib.intervals import interval
@@ -35,16 +35,16 @@ def records() -> pd.DataFrame:
 
 def test_hard_is_what_the_base_solves_in_an_eighth_of_its_answers_or_less():
     made = make_records(("base", "grpo"), (0,), ablations=False)
-    in_domain = (made["suite"] == "in_domain") & (made["sample"] >= 0)
+    in_domain = (made["suite"] == "in_domain") & (made["temperature"] > 0)
     ids = sorted(set(made.loc[in_domain, "problem_id"]))[:4]
     for problem, correct in zip(ids, (0, 4, 5, 32), strict=True):  # of 32 answers
-        made.loc[in_domain & (made["problem_id"] == problem), "correct"] = made["sample"] < correct
+        made.loc[in_domain & (made["problem_id"] == problem), "correct"] = correct
     got = hard.hard_problems(made)
     assert set(ids[:2]) <= set(got["in_domain"]) and not set(ids[2:]) & set(got["in_domain"])
-    flags = made[made["method"] == "base"].groupby("problem_id")["correct"].mean()
-    assert all(flags[problem] <= 0.15 for problems in got.values() for problem in problems)  # the greedy one aside
+    base = stats.sampled(made[made["method"] == "base"]).set_index("problem_id")
+    assert all(8 * base.loc[one, "correct"] <= base.loc[one, "n"] for problems in got.values() for one in problems)
     with pytest.raises(ValueError, match="none is hard"):
-        hard.hard_problems(made.assign(correct=True))
+        hard.hard_problems(made.assign(correct=made["n"]))
 
 
 def test_it_is_asked_for_like_a_study_and_changes_no_plain_run():
@@ -62,22 +62,23 @@ def built(tmp_path_factory):
     """The base and one run of a small world, evaluated plainly, then on the hard problems."""
     evaluation = EvalConfig(samples=dict.fromkeys(SUITES, 4), steps=(), step_suite="in_domain", max_new_tokens=12)
     pipeline = Pipeline(tmp_path_factory.mktemp("run"), small_profile(evaluation=evaluation))
-    plain = [pipeline.evaluate_one(), pipeline.evaluate_one(RUN)]
-    return pipeline, plain, [hard.answered(pipeline, run) for run in (0, RUN)]
+    seeds, build = [], evaluate.build
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "build", lambda *a, **o: (seeds.append(o["draw_seed"]), build(*a, **o)))
+        plain = [pipeline.evaluate_one(), pipeline.evaluate_one(RUN)]
+        return pipeline, plain, [hard.answered(pipeline, run) for run in (0, RUN)], seeds
 
 
 def test_all_models_answer_the_hard_problems_anew(built):
-    pipeline, plain, stages = built
+    pipeline, plain, stages, seeds = built
     base = pd.read_parquet(plain[0].path / "records.parquet")
     problems = hard.hard_problems(base)
     for stage, method in zip(stages, ("base", "grpo"), strict=True):
         rows = pd.read_parquet(stage.path / "records.parquet")
         assert {s: sorted(set(part["problem_id"])) for s, part in rows.groupby("suite")} == problems
-        assert set(rows.groupby("problem_id").size()) == {hard.draws(pipeline.settings)} == {16}
-        assert set(rows["method"]) == {method} and rows["sample"].min() == 0
-        first = pd.read_parquet(plain[0 if method == "base" else 1].path / "records.parquet")
-        both = rows.merge(first, on=["suite", "problem_id", "sample"])
-        assert len(both) and (both["logprob_x"] != both["logprob_y"]).mean() > 0.5  # other random numbers
+        assert set(rows["drawn"]) == {hard.draws(pipeline.settings)} == {16} and rows["problem_id"].is_unique
+        assert set(rows["method"]) == {method} and set(rows["temperature"]) == {1.0}
+    assert len(set(seeds)) == len(seeds) == 4, "the answers are others than those that chose the problems"
     shorter = replace(pipeline.settings.evaluation, max_new_tokens=8)
     for settings, run in ((pipeline.settings, RUN), (replace(pipeline.settings, evaluation=shorter), 0)):
         assert hard.answered(Pipeline(pipeline.run.root, settings), run).reused == (settings is pipeline.settings)
@@ -85,7 +86,7 @@ def test_all_models_answer_the_hard_problems_anew(built):
 
 def test_a_plain_run_is_what_it_was(built):
     """The stages of a plain run are found again after the hard problems were answered, under the same keys."""
-    pipeline, plain, _ = built
+    pipeline, plain, *_ = built
     later = Pipeline(pipeline.run.root, pipeline.settings)
     found = [later.evaluate_one(), later.evaluate_one(RUN)]
     assert all(stage.reused for stage in found)
@@ -94,7 +95,7 @@ def test_a_plain_run_is_what_it_was(built):
 
 
 def test_collected_they_are_the_stages_of_base_and_main_runs(built, monkeypatch):
-    pipeline, _, stages = built
+    pipeline, _, stages, _ = built
     monkeypatch.setattr(hard, "HARD_METHODS", ("grpo",))
     got = hard.hard_records(pipeline)
     assert_frame_equal(got, pd.concat([pd.read_parquet(s.path / "records.parquet") for s in stages], ignore_index=True))
@@ -133,7 +134,7 @@ def test_they_are_recorded_apart_drawn_where_there_and_leave_nothing_where_not(r
         one.write(tmp_path / str(one is with_hard))
     assert (tmp_path / "True/records.parquet").read_bytes() == (tmp_path / "False/records.parquet").read_bytes()
     again = Results.load(tmp_path / "True", results.settings)
-    order = ["method", "variant", "seed", "step", "suite", "problem_id", "answer_hash", "sample"]
+    order = ["method", "variant", "seed", "step", "suite", "temperature", "problem_id"]
     rows = records.sort_values(order, ignore_index=True)
     assert_frame_equal(again.hard.astype(records.dtypes), rows, check_exact=True)
     assert Results.load(tmp_path / "False", results.settings).hard is None
@@ -142,7 +143,7 @@ def test_they_are_recorded_apart_drawn_where_there_and_leave_nothing_where_not(r
         of_hard = {key: product for key, product in known.items() if product.hard}
         monkeypatch.setattr(f"dphlib.experiment.results.{name}", of_hard)
     monkeypatch.setattr("dphlib.experiment.results.decide_claims", lambda results, root: [])
-    for one in (results, replace(with_hard, hard=records[records["sample"] < 4])):
+    for one in (results, replace(with_hard, hard=with_draws(records, 4))):
         draw(one, tmp_path / f"drawn{one.hard is not None}")
     drawn = {p.name for p in (tmp_path / "drawnTrue").rglob("*.*")} - {
         p.name for p in (tmp_path / "drawnFalse").rglob("*.*")

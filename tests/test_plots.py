@@ -120,7 +120,7 @@ def test_keep_explore_refuses_a_k_without_enough_answers(records):
 
 def test_keep_explore_says_where_there_are_too_few_problems_for_an_interval(few):
     first = few["problem_id"] == "in_domain-000"
-    nearly_all = few.assign(correct=~first, outcome=np.where(first, "wrong", "correct"))  # one problem left to explore
+    nearly_all = few.assign(correct=few["n"].mask(first, 0))  # one problem left to explore
     fig = keep_explore(nearly_all, ks=(8,))
     assert "No bar: too few problems for an interval." in text_of(fig)
     assert "No bar" not in text_of(keep_explore(few, ks=(8,)))

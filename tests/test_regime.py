@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from math import log
 
-import numpy as np
 import pandas as pd
 import pytest
-from synthetic import STYLES, make_records, make_rows
+from synthetic import make_records, make_rows, with_draws, with_styles
 
 from dphlib.analysis.regime import RegimeError, regime, require_regime
 from dphlib.settings.profiles import profile
@@ -23,8 +22,7 @@ def a_base() -> pd.DataFrame:
         make_rows(correct=[[1] * 16 + [0] * 16] * 17 + [[0] * 32] * 3, suite="cross_domain"),
         make_rows(correct=[[1] * 13 + [0] * 19] * 10, suite="out_of_domain"),
     ]
-    frame = pd.concat(parts, ignore_index=True)
-    return frame.assign(style=np.array(STYLES)[frame["sample"].to_numpy() % 4])
+    return with_styles(pd.concat(parts, ignore_index=True), 4)
 
 
 def presamples(sql: list[int], sums: list[int]) -> pd.DataFrame:
@@ -59,9 +57,9 @@ def test_other_methods_do_not_change_it():
 @pytest.mark.parametrize(
     ("records", "presample", "quantity"),
     [
-        (a_base().assign(correct=True, outcome="correct"), GOOD, "in domain, Pass@64"),  # saturated
-        (a_base().assign(correct=False, outcome="wrong"), GOOD, "in domain, greedy"),
-        (a_base().assign(style="direct"), GOOD, "style entropy"),  # one style is left
+        (a_base().assign(correct=a_base()["n"]), GOOD, "in domain, Pass@64"),  # saturated
+        (a_base().assign(correct=0), GOOD, "in domain, greedy"),
+        (with_styles(a_base(), 1), GOOD, "style entropy"),  # one style is left
         (a_base(), presamples([8, 8, 8, 7], [7, 0]), "share of SQL prompts"),  # nothing to explore
         (a_base(), presamples([8, 0, 0], [0, 0]), "share of sums"),
     ],
@@ -75,7 +73,7 @@ def test_outside_is_refused_by_name_on_cpu_and_only_shown_on_smoke(records, pres
 
 def test_too_few_answers_are_not_measured_and_not_inside():
     records = a_base()
-    frame = regime(records[records["sample"] < 16], GOOD, CPU).set_index("quantity")
+    frame = regime(with_draws(records, 16), GOOD, CPU).set_index("quantity")
     assert pd.isna(frame.loc["in domain, Pass@64 (%)", "value"]) and not frame.loc["in domain, Pass@64 (%)", "inside"]
     assert frame.loc["in domain, Pass@8 (%)", "inside"]
     with pytest.raises(RegimeError, match=r"Pass@64 .* is not measured, 85 to 99"):

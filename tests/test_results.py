@@ -29,7 +29,7 @@ from dphlib.settings.profiles import profile
 pytestmark = pytest.mark.slow
 
 METHODS = ("base", "grpo", "dph_js")
-SORTED_BY = ["method", "variant", "seed", "step", "suite", "problem_id", "answer_hash", "sample"]
+SORTED_BY = ["method", "variant", "seed", "step", "suite", "temperature", "problem_id"]
 
 
 @pytest.fixture(scope="module")

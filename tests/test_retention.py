@@ -85,7 +85,7 @@ def test_every_measure_is_that_of_its_own_function(records):
     assert got.loc[("out of domain", "base"), "keep"] == split.loc["base, drawn again", "keep"]
     of_grpo = rows[rows["method"] == "grpo"]
     assert one["AUC@16 (%)"] == pytest.approx(100 * stats.auc_at_k(of_grpo, 16)["auc_at_k"].mean())
-    distinct = stats.distinct_correct(of_grpo, 16)["distinct_correct"].mean()
+    distinct = stats.distinct_correct(of_grpo)["distinct_correct"].mean()
     assert one["distinct_correct"] == pytest.approx(distinct) and one["seeds"] == 2
 
 

@@ -611,10 +611,10 @@ def test_pinned_kernels_are_avx2s_and_none_is_fetched(tmp_path):
 
 
 def test_a_run_says_how_many_of_its_records_equal_the_references(tmp_path, monkeypatch):
-    row = {**dict.fromkeys(KEY, 0), "method": "grpo", "correct": True, "base_logprob": float("nan")}
-    reference = pd.DataFrame([{**row, "sample": sample} for sample in range(1000)])
-    run = reference.astype({"method": "category"}).query("sample < 900").copy()
-    run.loc[3, "correct"] = False
+    row = {**dict.fromkeys(KEY, 0), "method": "grpo", "correct": 1, "entropy": float("nan")}
+    reference = pd.DataFrame([{**row, "problem_id": problem} for problem in range(1000)])
+    run = reference.astype({"method": "category"}).query("problem_id < 900").copy()
+    run.loc[3, "correct"] = 0
     for folder, frame in (("run", run), ("reference", reference)):
         (tmp_path / folder).mkdir()
         frame.to_parquet(tmp_path / folder / "records.parquet")

@@ -36,9 +36,9 @@ def test_scores_are_seeds_by_problems_in_order_and_name_what_is_missing():
 
 
 def test_styles_that_are_unknown_have_no_score():
-    known = rows("grpo", 0, correct=((0, 0),), style=[["direct", "nested"]])
+    known = rows("grpo", 0, correct=((0, 0),), direct=1, nested=1)
     assert scores_of(known, "grpo", "in_domain", "styles_nats").values_SP.tolist() == [[pytest.approx(log(2))]]
-    assert ArmScores.final(rows("grpo", 0, style="")).get("grpo", "in_domain", "styles_nats") is None
+    assert ArmScores.final(rows("grpo", 0, direct=0)).get("grpo", "in_domain", "styles_nats") is None
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ import pytest
 from synthetic import make_rows as rows
 
 from dphlib import stats
+from dphlib.types import STYLE_COUNTS, EvalRecord
+from dphlib.world.templates import OTHER_STYLE, STYLES
 
 
 def greedy_rows(*args, **kwargs):
-    return rows(*args, **kwargs).assign(sample=-1, temperature=0.0)
+    return rows(*args, **kwargs).assign(temperature=0.0)
 
 
 # ---------------------------------------------------------------------------------------------- pass@k
@@ -64,20 +66,21 @@ def test_greedy_and_sampled_answers_never_mix():
     records = pd.concat([rows(correct=((0, 0), (0, 0))), greedy_rows(correct=((1,), (0,)))])
     assert stats.greedy_accuracy(records)["greedy"].item() == 0.5
     assert stats.pass_curve(records, [2])["pass_at_k"].item() == 0.0
-    with pytest.raises(ValueError, match="more than one temperature"):
-        stats.problem_table(records)
+    with pytest.raises(ValueError, match="2 problems stand twice"):
+        stats.once(records)
 
 
 def test_unjudged_answers_leave_n_and_are_not_wrong():
-    records = rows(correct=((1, 0, 0, 0),), outcome=[["correct", "wrong", "infra_error", "infra_error"]])
-    table = stats.problem_table(records)
-    assert table[["drawn", "n", "c"]].iloc[0].to_list() == [4, 2, 1]
+    records = rows(correct=((1, 0, 0, 0),), n=2)
     assert stats.pass_curve(records, [1])["pass_at_k"].item() == 0.5
+    with pytest.raises(ValueError, match="n=2 judged, 4 drawn"):
+        stats.pass_curve(records, [4])
 
 
-def test_an_answer_that_stands_twice_is_refused():
-    with pytest.raises(ValueError, match="stand twice"):
-        stats.pass_curve(pd.concat([rows(), rows()]), [1])
+@pytest.mark.parametrize("change", [{}, {"top_p": 0.9}])
+def test_a_problem_that_stands_twice_is_refused(change):
+    with pytest.raises(ValueError, match=r"1 problems stand twice, such as .*'p0'"):
+        stats.pass_curve(pd.concat([rows(), rows(**change)]), [1])
 
 
 def test_final_keeps_each_runs_own_last_step():
@@ -105,54 +108,57 @@ def test_auc_is_the_mean_height_over_log2_k():
 
 def test_style_entropy_tells_one_style_a_problem_from_one_style_in_all():
     flags = ((0,) * 4,) * 2
-    own = rows("grpo", 0, correct=flags, style=[["direct"] * 4, ["nested"] * 4])
-    mixed = rows("dph_f", 0, correct=flags, style=[["direct", "nested"] * 2] * 2)
-    lost = rows("rkl", 0, correct=flags, style="other")
+    own = rows("grpo", 0, correct=flags, direct=[4, 0], nested=[0, 4])
+    mixed = rows("dph_f", 0, correct=flags, direct=2, nested=2)
+    lost = rows("rkl", 0, correct=flags, direct=0, other=4)
     got = stats.style_entropy(pd.concat([own, mixed, lost])).set_index("method")
     assert got["per_problem_nats"].to_dict() == pytest.approx({"grpo": 0.0, "dph_f": log(2), "rkl": 0.0})
     assert got["pooled_nats"].to_dict() == pytest.approx({"grpo": log(2), "dph_f": log(2), "rkl": 0.0})
     assert got["styles"].to_dict() == {"grpo": 2, "dph_f": 2, "rkl": 0}
 
 
+def test_every_style_of_the_world_has_its_count_in_the_records():
+    assert STYLE_COUNTS == (*STYLES, OTHER_STYLE)
+    assert [name for name in EvalRecord.__slots__ if name in STYLE_COUNTS] == list(STYLE_COUNTS)
+
+
 def test_style_shares_sum_to_one_and_show_other():
-    shares = stats.style_shares(rows(correct=((0,) * 4,), style=[["direct", "direct", "nested", "other"]]))
-    assert shares.set_index("style")["share"].to_dict() == {"direct": 0.5, "nested": 0.25, "other": 0.25}
+    shares = stats.style_shares(rows(correct=((0,) * 4,), direct=2, nested=1, other=1)).iloc[0]
+    assert shares[list(STYLE_COUNTS)].to_list() == [0.5, 0.0, 0.25, 0.0, 0.25]
 
 
-def test_entropy_and_kl_are_per_token_and_kl_skips_rows_without_a_base():
-    records = rows(
-        correct=((1, 0, 0),),
-        tokens=[[10, 30, 10]],
-        entropy=[[0.1, 0.5, 0.1]],
-        logprob=[[-4.0, -10.0, -1.0]],
-        base_logprob=[[-6.0, -12.0, np.nan]],
-        truncated=[[True, False, False]],
-    )
+def test_entropy_and_kl_are_per_token_of_their_own():
+    numbers = {"tokens": [20, 30], "entropy": [2.0, 15.0], "compared_tokens": [10, 30], "log_ratio": [2.0, 2.0]}
+    records = rows(correct=((1, 0), (0,)), truncated=[1, 0], **numbers)
     got = stats.answer_statistics(records).iloc[0]
     assert got["entropy_nats"] == pytest.approx(17 / 50)
     assert got["kl_to_base_nats"] == pytest.approx(4 / 40)
     assert got["truncated"] == pytest.approx(1 / 3)
-    assert np.isnan(stats.answer_statistics(records.assign(base_logprob=np.nan))["kl_to_base_nats"].item())
+    assert np.isnan(stats.answer_statistics(records.assign(compared_tokens=0, log_ratio=0.0))["kl_to_base_nats"].item())
+
+
+def test_an_entropy_that_some_answers_lack_is_unknown():
+    records = pd.concat([rows("grpo", 0, ((1,), (0,)), entropy=[0.5, np.nan]), rows("grpo", 1)])
+    assert stats.answer_statistics(records)["entropy_nats"].fillna(-1).to_list() == [-1, 0.5]
 
 
 def test_truncation_rate_counts_greedy_answers_too():
-    records = pd.concat([rows(correct=((1, 0, 0),)), greedy_rows(correct=((1,),), truncated=True)])
+    records = pd.concat([rows(correct=((1, 0, 0),)), greedy_rows(correct=((1,),), truncated=1)])
     assert stats.truncation_rate(records)["truncated"].item() == 0.25
 
 
-def test_distinct_correct_counts_each_correct_answer_once_in_the_first_samples():
-    records = rows(correct=((1, 1, 1, 0, 1), (0, 0, 0, 0, 1)), answer_hash=[["a", "a", "b", "c", "d"], ["x"] * 5])
-    assert stats.distinct_correct(records, 4)["distinct_correct"].item() == 1.0
-    assert stats.distinct_correct(records, 5)["distinct_correct"].item() == 2.0
-    with pytest.raises(ValueError, match="only 5 samples"):
-        stats.distinct_correct(records, 6)
+def test_distinct_correct_is_the_mean_over_problems_answered_alike():
+    records = rows(correct=((1, 1, 1, 0), (0, 0, 0, 1)), distinct=[2, 1])
+    assert stats.distinct_correct(records)[["distinct_correct", "drawn"]].iloc[0].to_list() == [1.5, 4]
+    with pytest.raises(ValueError, match=r"base.*answered 2 to 4 times"):
+        stats.distinct_correct(records.assign(drawn=[2, 4]))
 
 
 @pytest.mark.parametrize(
     "function",
     [
         lambda records: stats.pass_curve(records, [1]),
-        lambda records: stats.distinct_correct(records, 1),
+        stats.distinct_correct,
         stats.greedy_accuracy,
         stats.style_entropy,
         stats.answer_statistics,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from synthetic import ABLATIONS, make_cost, make_records, make_study_records, make_train_logs
+from synthetic import ABLATIONS, make_cost, make_records, make_study_records, make_train_logs, with_draws
 
 from dphlib import stats
 from dphlib.analysis import studies as ablations
@@ -203,7 +203,7 @@ def test_each_ablation_stands_against_its_own_main_arm(usual):
 
 
 def test_what_was_not_evaluated_or_needs_more_answers_is_left_out(usual):
-    got = ablations.effects(usual[usual["sample"] < 8])
+    got = ablations.effects(with_draws(usual, 8))
     assert set(got.loc[got["ablation"].str.contains("trained on sums"), "suite"]) == {"out of domain"}
     assert "Pass@8" in got and "Pass@16" not in got
     assert set(ablations.effects(usual, ["cross_domain"])["suite"]) == {"cross domain"}
@@ -212,7 +212,7 @@ def test_what_was_not_evaluated_or_needs_more_answers_is_left_out(usual):
 def test_any_number_of_seeds_will_do_and_different_numbers_of_answers_will_not(usual):
     one = make_records(("base", "dph_f"), (0,), steps=False)
     assert set(ablations.effects(one)["seeds"]) == {"1 against 1"}
-    fewer = usual[(usual["variant"] != "threshold=8") | (usual["sample"] < 24)]
+    fewer = usual.mask(usual["variant"] == "threshold=8", with_draws(usual, 24))
     with pytest.raises(ValueError, match=r"cannot be compared, they differ in drawn 24\.0 and 32\.0"):
         ablations.effects(fewer, ["in_domain"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import make_records, make_tables
+from synthetic import make_records, make_tables, with_draws
 
 from dphlib import stats
 from dphlib.analysis import paper, tables
@@ -123,7 +123,7 @@ def test_a_suite_that_was_not_evaluated_is_not_run_either(records):
 
 def test_too_few_answers_are_refused_not_hidden(records):
     with pytest.raises(ValueError, match="pass@16"):
-        tables.table1(ArmScores.final(records[records["sample"] < 10]))
+        tables.table1(ArmScores.final(with_draws(records, 10)))
 
 
 # ---------------------------------------------------------------------------------------------- files

@@ -364,9 +364,9 @@ def test_verls_weights_become_a_run_that_is_evaluated_drawn_and_judged(of_verl, 
     assert row["kl_to_base"] is None and row["reference_tokens"] == 0
 
     records = pd.read_parquet(pipeline.evaluate_one(runs[0]).path / "records.parquet")
-    assert set(records["method"]) == {"dph_f"} and records["base_logprob"].notna().any()
+    assert set(records["method"]) == {"dph_f"} and records["compared_tokens"].any()
     base = pd.read_parquet(pipeline.evaluate_one().path / "records.parquet")
-    assert not records["logprob"].equals(base["logprob"]), "the imported weights answer, not the base's"
+    assert not records["entropy"].equals(base["entropy"]), "the imported weights answer, not the base's"
     for chosen in (runs, runs[1:]):  # with a log of verl's, and with none at all
         logs = pipeline.train_logs(chosen)
         training_curves(logs)

@@ -38,15 +38,6 @@ HEADLINES = """pass_k_falls js_pass_8_above_grpo dph_nearer_at_large_k cross_dph
 forward_keeps_more_than_reverse partition_costs_nothing""".split()
 
 
-def problems(answers):
-    """One row per run, suite, problem and temperature: n, correct, and how many answers have each style."""
-    if "n" in answers:
-        return answers  # are such rows already
-    keys = [*RUN, "suite", "subset", "problem_id", "temperature", "top_p", "max_new_tokens"]
-    styled = pd.get_dummies(answers["style"]).reindex(columns=STYLES, fill_value=False)
-    return pd.concat([answers[[*keys, "correct"]].assign(n=1), styled], axis=1).groupby(keys).sum().reset_index()
-
-
 def arm(arms, method, variant, suite, measure):
     """(runs x problems, how drawn); None without it, or k answers; Pass@k is 1 - prod_{i < k} (n - c - i) / (n - i)."""
     rows = arms.get((method, variant, suite, measure == "greedy"), arms[None])
@@ -132,7 +123,7 @@ def at_once(claims):
 def verdicts(records, logs):
     """Claim -> (verdict, whether a headline's holds with all at once, [(verdict, estimate, low, high, p) per part])."""
     last = records["step"] == records.groupby(RUN)["step"].transform("max")
-    rows, out = problems(records[last]).astype({"method": str, "variant": str, "suite": str}), {}
+    rows, out = records[last].astype({"method": str, "variant": str, "suite": str}), {}
     count = int(max(0, *rows.loc[rows["method"] == "base", "seed"])) + 1 if len(rows) else 1
     arms = {None: rows.iloc[:0], **dict(list(rows.groupby([*ARM, rows["temperature"] == 0])))}
     for claim, *lists, points, checked in map(str.split, CLAIMS.splitlines()):

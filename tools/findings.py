@@ -59,7 +59,7 @@ def made(results: Results, facts: dict[str, Any], simulated: dict[str, Any]) -> 
     return blocks.rendered(
         "findings",
         **facts,
-        answers=len(records),
+        answers=int(records["n"].sum()),
         arms=_arms(records),
         simulated=simulated,
         studies=studied,

@@ -129,20 +129,17 @@ def measures(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLIN
     """Every measure of notebook 06 on every suite, one row per suite and model, means over seeds.
 
     Columns: suite, method, keep, explore (per cent, at k), AUC@K in per cent with K the fewest answers that a problem
-    of any suite has, distinct_correct of the first K, per_problem_nats, pooled_nats, entropy_nats and kl_to_base_nats
+    of any suite has, distinct_correct of all answers, per_problem_nats, pooled_nats, entropy_nats and kl_to_base_nats
     (per token), seeds. Of the base, keep and explore are against fresh answers of itself.
     """
     rows, out = _main(records), []
-    answers = int(stats.problem_table(rows)["n"].min())
+    answers = int(rows["n"].min())
     for suite in (s for s in SUITES if s in set(rows["suite"])):
         of_suite = rows[rows["suite"] == suite]
         split = capability_split(records, k, methods, suite).replace({"method": {AGAIN: NAMES["base"]}})
         area = stats.auc_at_k(of_suite, answers).groupby("method", observed=True)["auc_at_k"].mean()
-        distinct = stats.distinct_correct(of_suite, answers).groupby("method", observed=True)["distinct_correct"].mean()
         frame = behaviour(records, suite, methods).merge(split[["method", "keep", "explore"]], "left", "method")
-        by_name = {name: NAMES[name] for name in area.index}
-        frame[f"AUC@{answers} (%)"] = frame["method"].map(100 * area.rename(by_name))
-        frame["distinct_correct"] = frame["method"].map(distinct.rename(by_name))
+        frame[f"AUC@{answers} (%)"] = frame["method"].map(100 * area.rename(NAMES))
         out.append(frame.assign(suite=SUITES[suite]))
     columns = ["suite", "method", "keep", "explore", f"AUC@{answers} (%)", "distinct_correct"]
     columns += ["per_problem_nats", "pooled_nats", "entropy_nats", "kl_to_base_nats", "seeds"]
@@ -153,7 +150,7 @@ def behaviour(records: pd.DataFrame, suite: str, methods: Sequence[str] = METHOD
     """How each model answers on a suite, means over seeds, no interval.
 
     Columns: method, entropy_nats and kl_to_base_nats (per token), tokens, truncated (%), per_problem_nats, pooled_nats
-    and styles (`stats.style_entropy`), distinct_correct (of as many answers as every problem has), seeds.
+    and styles (`stats.style_entropy`), distinct_correct (of all answers), seeds.
     """
     rows = _main(records)
     rows = rows[(rows["suite"] == suite) & rows["method"].isin(methods)]
@@ -161,8 +158,7 @@ def behaviour(records: pd.DataFrame, suite: str, methods: Sequence[str] = METHOD
         raise ValueError(
             f"no sampled answers on {suite!r}; the records have {', '.join(sorted(set(records['suite'])))}"
         )
-    answers = int(rows.groupby(stats.PROBLEM, observed=True).size().min())
-    frames = [stats.answer_statistics(rows), stats.style_entropy(rows), stats.distinct_correct(rows, answers)]
+    frames = [stats.answer_statistics(rows), stats.style_entropy(rows), stats.distinct_correct(rows)]
     columns = ["entropy_nats", "kl_to_base_nats", "tokens", "truncated"]
     columns += ["per_problem_nats", "pooled_nats", "styles", "distinct_correct"]
     joined = pd.concat([frame.set_index(stats.RUN) for frame in frames], axis=1)[columns]

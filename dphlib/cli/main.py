@@ -172,9 +172,8 @@ def evaluate(
         "evaluation": partial(Pipeline.evaluate_one, run=run),
     }
     records = _pipeline(profile_name, artifacts, needed).evaluate([run])
-    final = stats.final(records)
-    least = int(final[final["sample"] >= 0].groupby("suite")["sample"].max().min()) + 1
-    print(stats.pass_curve(stats.sampled(final), [k for k in (1, 8, 16, 64) if k <= least]).to_string(index=False))
+    rows = stats.sampled(stats.final(records))
+    print(stats.pass_curve(rows, [k for k in (1, 8, 16, 64) if k <= rows["n"].min()]).to_string(index=False))
     return 0
 
 

@@ -11,8 +11,8 @@ from dphlib.report.facts import read_json
 from dphlib.runtime.machine import machine, pinned
 from dphlib.runtime.places import REFERENCE
 
-KEY = ["method", "variant", "seed", "step", "suite", "problem_id", "sample"]
-"""What identifies an answer of a run."""
+KEY = ["method", "variant", "seed", "step", "suite", "problem_id", "temperature"]
+"""What identifies a record of a run."""
 
 
 def equal_records(records: pd.DataFrame, reference: pd.DataFrame) -> tuple[int, int]:

@@ -43,8 +43,9 @@ def hard_problems(records: pd.DataFrame) -> dict[str, list[str]]:
     A suite without one is left out. Raises ValueError where no suite has one, or no base is in the records.
     """
     base = records[records["method"] == "base"]
-    table = stats.problem_table(stats.sampled(base)).groupby(["suite", "problem_id"], as_index=False)[["c", "n"]].sum()
-    hard = table[table["c"] <= SHARE * table["n"]]
+    keys = ["suite", "problem_id"]
+    rows = stats.once(stats.sampled(base)).groupby(keys, as_index=False, observed=True)[["correct", "n"]].sum()
+    hard = rows[rows["correct"] <= SHARE * rows["n"]]
     if hard.empty:
         raise InputError(f"the base solves every problem in more than {SHARE:.3g} of its answers: none is hard")
     return {

@@ -209,7 +209,7 @@ def pass_over_steps(
     rows = records[(records["variant"] == "main") & records["method"].isin(methods) & (records["suite"] == suite)]
     _main(rows, methods)
     rows = stats.sampled(rows)
-    usable = [k for k in ks if k <= stats.problem_table(rows)["n"].min()]
+    usable = [k for k in ks if k <= rows["n"].min()]
     curve = stats.pass_curve(rows, usable)
     fig, axes = panels(1, len(usable), 2.55)
     for ax, k in zip(axes[0], usable, strict=True):

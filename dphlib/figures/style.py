@@ -25,6 +25,7 @@ from PIL import Image
 from dphlib import stats
 from dphlib.analysis.labels import LOOKS
 from dphlib.runtime.files import atomic_path
+from dphlib.types import STYLE_COUNTS
 
 WIDTH = 7.0
 """Inches: the text width of a paper's page."""
@@ -161,9 +162,9 @@ def legend_of_bars(ax: Axes, columns: int, x: float, spacing: float) -> None:
 
 
 def style_shares(rows: pd.DataFrame) -> pd.DataFrame:
-    """Share of each style (columns) among the sampled answers of each method (rows), mean over seeds."""
-    shares = stats.style_shares(rows).groupby(["method", "style"], observed=True)["share"].sum().unstack(fill_value=0.0)
-    return shares.div(shares.sum(axis=1), axis=0)  # each seed's shares sum to 1
+    """Share of each style that occurs (columns) among the sampled answers of each method (rows), mean over seeds."""
+    shares = stats.style_shares(rows).groupby("method", observed=True)[list(STYLE_COUNTS)].mean()
+    return shares.loc[:, shares.any()]
 
 
 def powers_of_two(largest: int) -> list[int]:
