@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -340,9 +340,6 @@ def draw(
     for name in left_out(results):
         for path in (f"figures/{name}.png", f"figures/{name}.svg", f"tables/{name}.csv"):
             (Path(root) / path).unlink(missing_ok=True)
-    # Filters and groups of texts take three times as long as those of codes.
-    hard_rows = None if results.hard is None else _coded(results.hard)
-    results = replace(results, records=_coded(results.records), hard=hard_rows)
     for name in names:
         if name in FIGURES:
             plt.close(figure(name, results, root))
