@@ -85,8 +85,9 @@ class ArmScores:
         return None if table is None else int(table["n"].min())
 
     def subsets(self, suite: str) -> set[str]:
-        """Names of the suite's subsets in the records."""
-        return {name for key, table in self._tables.items() if key[3] == suite for name in table["subset"]}
+        """Names of the suite's subsets in the records; a family is of the subset that its first word names."""
+        families = {name for key, table in self._tables.items() if key[3] == suite for name in table["subset"]}
+        return {_subset(name) for name in families}
 
     def get(
         self, method: str, suite: str, metric: Metric = "pass", k: int = 1, variant: str = "main", subset: str = ""
@@ -99,7 +100,7 @@ class ArmScores:
         if key not in self._scores:
             table = self._table(method, suite, metric, variant)
             if table is not None and subset:
-                table = table[table["subset"] == subset].assign(suite=f"{suite}, {subset}")
+                table = table[table["subset"].map(_subset) == subset].assign(suite=f"{suite}, {subset}")
             empty = table is None or table.empty
             self._scores[key] = None if empty else _scores(table, metric, k, self._bases)
         return self._scores[key]
@@ -110,6 +111,10 @@ class ArmScores:
             have = (f"{m} ({v}) on {s}" for kind, m, v, s in self._tables if (kind == "greedy") == (metric == "greedy"))
             raise ValueError(f"no records of {method} ({variant}) on {suite}; there are: {', '.join(have)}")
         return found
+
+
+def _subset(family: str) -> str:
+    return family.partition(" ")[0]
 
 
 def _scores(rows: pd.DataFrame, metric: Metric, k: int, bases: int) -> Scores:

@@ -25,7 +25,7 @@ STEPS = 45
 PROBLEMS = {"in_domain": 24, "cross_domain": 18, "out_of_domain": 20}
 SAMPLES = {"in_domain": 32, "cross_domain": 16, "out_of_domain": 16}
 ABLATIONS = (
-    *((method, f"eta={eta}") for eta in (0.025, 0.125) for method in ("dph_js", "dph_js_definition")),
+    *((method, f"eta={eta}") for eta in (0.04, 0.2) for method in ("dph_js", "dph_js_definition")),
     *((method, "threshold=8") for method in ("dph_f", "dph_js")),
     *((method, "domain=sums") for method in ("grpo", "dph_f", "dph_js")),
 )
@@ -132,7 +132,7 @@ def _run(method: str, variant: str, seed: int, step: int, samples: Mapping[str, 
         truncated_PG = rng.random((problems, draws)) < 0.005
         of_problem = {
             "suite": suite,
-            "subset": [SUBSETS[p % 5] if suite == "out_of_domain" else f"family{p % 4}" for p in range(problems)],
+            "subset": [SUBSETS[p % 6] if suite == "out_of_domain" else f"family{p % 4}" for p in range(problems)],
             "problem_id": [f"{suite}-{p:03d}" for p in range(problems)],
         }
         for temperature, part in ((1.0, slice(greedy, None)), (0.0, slice(greedy))):

@@ -178,7 +178,7 @@ def test_a_longer_run_is_the_main_run_and_then_more(tmp_path):
     main, longer = (untimed(read_jsonl(pipeline.train_one(run).path / "train_log.jsonl")) for run in runs)
     assert len(longer) == 3 and longer[: len(main)] == main
     waypoints = pd.read_parquet(pipeline.train_one(runs[1]).path / "waypoints.parquet")
-    assert sorted(waypoints["step"].unique()) == [1, 2] and set(waypoints["variant"]) == {"iterations=3"}
+    assert sorted(waypoints["step"].unique()) == [1, 2, 3] and set(waypoints["variant"]) == {"iterations=3"}
     records = pd.read_parquet(pipeline.evaluate_one(runs[1]).path / "records.parquet")
     assert set(records["step"]) == {3} and set(records["suite"]) == set(settings.evaluation.samples)
 

@@ -41,8 +41,7 @@ def test_every_study_can_run_alone_and_a_usual_run_has_none_of_its_arms(name):
     for study in STUDIES:
         runs = study_runs(settings, [study])
         assert len(set(runs)) == len(runs)
-        of_main_runs_alone = study == "strength"  # whose weights are of equal strength
-        assert bool(arms_beyond(settings, [study])) != (of_main_runs_alone and name not in ("lm", "lm-smoke"))
+        assert bool(arms_beyond(settings, [study])) == (study != "strength"), "it is of main runs alone"
         arms = {(run.method, run.variant) for run in runs}
         compared = {tuple(arm) for one in comparisons(settings, study) for arm in (one.arm, one.against)}
         assert arms == compared and not usual & set(arms_beyond(settings, [study]))

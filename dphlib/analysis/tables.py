@@ -148,10 +148,10 @@ def table4(scores: ArmScores, k: int = 8, threshold: int = 6, other: int = 8) ->
     return _frame(cells)
 
 
-def table5(scores: ArmScores, main_eta: float = 0.5) -> pd.DataFrame:
+def table5(scores: ArmScores, main_eta: float = 0.8) -> pd.DataFrame:
     """Table 5: DPH-JS by its generator and by definition at three weights; `main_eta` is the main runs'."""
     cells = []
-    weights = {0.05 * main_eta: "0.01", 0.25 * main_eta: "0.05", main_eta: "0.2"}
+    weights = {main_eta / 20: "0.01", main_eta / 4: "0.05", main_eta: "0.2"}
     for eta, cited_eta in weights.items():
         for method, form in (("dph_js", "generator"), ("dph_js_definition", "definition")):
             variant = MAIN if eta == main_eta else f"eta={eta:g}"
