@@ -263,3 +263,16 @@ def test_each_cell_of_the_factorial_explores_and_rehearses_what_it_says(tmp_path
         assert explored[name] == exploration
     assert stored["dph_f"] == stored["dph_f_explore_all"] and stored["dph_f"] <= near_perfect
     assert stored["dph_f_all"] == stored["dph_f_rehearse_all"] and stored["dph_f_all"] & exploration
+
+
+def test_a_run_with_another_share_of_hidden_problems_has_its_own_world_and_the_same_base(built):
+    pipeline = Pipeline(built, small_profile())
+    run = RunConfig("dph_f", "hidden=0.8", 0)
+    mixed = pipeline.of(run)
+    assert mixed is not pipeline and pipeline.of(RunConfig("dph_f", "main", 0)) is pipeline
+    assert mixed.base().path == pipeline.base().path and mixed.world().path != pipeline.world().path
+    records = pipeline.evaluate([run])
+    trained = records[records["method"] == "dph_f"]
+    assert set(trained["variant"]) == {"hidden=0.8"} and set(trained["suite"]) == {"validation", "in_domain"}
+    ids = {problem.id for problem in mixed.suite("in_domain")}
+    assert set(trained.loc[trained["suite"] == "in_domain", "problem_id"]) == ids

@@ -59,7 +59,7 @@ def test_what_a_main_run_is_hangs_on_the_profiles_weights():
 
 def test_every_key_has_a_reader_and_changes_exactly_what_it_names():
     variants = "eta=0.3 authors_eta=8 js_scale=2 threshold=7 k=16 answers=4 clip_high=0.35 top_p=0.9"
-    variants += " entropy=0.01 iterations=120 domain=sums"
+    variants += " entropy=0.01 iterations=120 hidden=0.3 domain=sums"
     values = dict(variant.split("=") for variant in variants.split())
     assert set(values) == set(VARIANTS)
     main = RunConfig("dph_js", "main", 0)
@@ -69,7 +69,7 @@ def test_every_key_has_a_reader_and_changes_exactly_what_it_names():
         changed = run.method_config != main.method_config
         changed += run.train_config(SETTINGS.train) != SETTINGS.train
         changed += run.presample_config(SETTINGS.presample) != SETTINGS.presample
-        assert changed == (0 if key == "domain" else 1), key
+        assert changed == (0 if key in ("domain", "hidden") else 1), key
         assert run.setting(key) == parse(run.variant)[1] and run.setting("main") is None
 
 

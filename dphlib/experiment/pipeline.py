@@ -117,6 +117,20 @@ class Pipeline:
             if self.settings.base is not None and self.lacks(stage):
                 require_memory(self.settings, action)
 
+    def of(self, run: RunConfig) -> Pipeline:
+        """The pipeline of a run: this one, or for a run with another share of hidden problems one of that world."""
+        share, world = run.setting("hidden"), self.settings.world
+        if share is None or world.problem_shares is not None:
+            return self
+        evaluation = self.settings.evaluation
+        samples = {"in_domain": evaluation.samples["in_domain"]}
+        other = copy(self)
+        other.__dict__.pop("_problems", None)
+        other.settings = replace(
+            self.settings, world=world.mixed(share), evaluation=replace(evaluation, samples=samples)
+        )
+        return other
+
     # --- world and base ---
 
     def world(self) -> Stage:
@@ -188,7 +202,7 @@ class Pipeline:
             with Progress("supervised fine-tuning", config.steps, "steps") as progress:
                 sft.build(out, settings.world, settings.model, config, lambda step, loss: progress.update(step))
 
-        params = {"model": settings.model, "sft": config, "world": asdict(replace(settings.world, problems={}))}
+        params = {"model": settings.model, "sft": config, "world": asdict(settings.world.of_corpus)}
         return self.run.stage(f"base-{index}", params=params, code=CODE["base"], build=build)
 
     def _finetuned_base(self, config: PretrainedConfig) -> Stage:
@@ -212,7 +226,7 @@ class Pipeline:
                     on_step=lambda step, loss: progress.update(step),
                 )
 
-        params = {"pretrained": replace(config, checkpoint_every=0), "world": asdict(replace(world, problems={}))}
+        params = {"pretrained": replace(config, checkpoint_every=0), "world": asdict(world.of_corpus)}
         return self.run.stage("base", params=params, code=CODE["lm base"], build=build)
 
     def base_folder(self, index: int = 0) -> Path:
@@ -381,6 +395,8 @@ class Pipeline:
         Args:
             bring: fills the stage's folder with what another trainer made, instead of training.
         """
+        if (mixed := self.of(run)) is not self:
+            return mixed.train_one(run, bring)
         settings, index = self.settings, self.settings.base_index(run.seed)
         world, base = self.world(), self.base(index)
         suite, source = self._source(run)
@@ -409,7 +425,7 @@ class Pipeline:
             "waypoints": waypoints,
             "tuning": settings.tuning,
             "backend": settings.backend,
-            "evaluation": settings.evaluation if waypoints else None,
+            "evaluation": replace(settings.evaluation, samples={}) if waypoints else None,
         }
         return self.run.stage(
             f"train-{run.name}",
@@ -433,6 +449,8 @@ class Pipeline:
 
     def evaluate_one(self, run: RunConfig | int = 0, stopped: bool = False) -> Stage:
         """`records.parquet` of one run's final policy, of that at its stopping point, or of the base with an index."""
+        if isinstance(run, RunConfig) and (mixed := self.of(run)) is not self:
+            return mixed.evaluate_one(run, stopped)
         samples = dict(self.settings.evaluation.samples)
         if isinstance(run, RunConfig) and run.setting("domain") == "sums":
             samples = {"out_of_domain": samples["out_of_domain"]}
@@ -524,9 +542,9 @@ class Pipeline:
         runs = [model for model in missing if isinstance(model, RunConfig)]
         indices = [model for model in missing if not isinstance(model, RunConfig)]
         # Here, once, not in the jobs' processes.
-        self.presample_all([(*self._drawn(run), run.seed) for run in runs])
+        self.presample_all([(*self._drawn(run), run.seed) for run in runs if self.of(run) is self])
         for run in runs:
-            self._source(run)
+            self.of(run)._source(run)
         for index in indices:
             self.base(index)
         if len(indices) == 1 and not runs:

@@ -55,6 +55,11 @@ class WorldConfig:
     odds_concentration: float = 1.0
     habits_concentration: float = 0.45
 
+    @property
+    def of_corpus(self) -> WorldConfig:
+        """Without what the corpus, and so a base, does not depend on."""
+        return replace(self, problems={}, problem_shares=None)
+
     def mixed(self, hidden: float) -> WorldConfig:
         """The world whose problems in domain have another share of hidden contents, the others in their proportion."""
         rest = (1 - hidden) / (1 - self.content_shares["hidden"])

@@ -108,6 +108,15 @@ def _rivals(settings: Profile) -> list[Comparison]:
     ]
 
 
+def _complementarity(settings: Profile) -> list[Comparison]:
+    """DPH-F against GRPO, from problems that every style solves to those that mostly one does."""
+    if settings.data is not None:
+        return []
+    pairs = [(f"hidden={share:g}", f"where {100 * share:g} % of the problems are hidden") for share in (0, 0.2, 0.8)]
+    pairs.append((MAIN, "in the world as it is"))
+    return [Comparison(Arm("dph_f", v), Arm("grpo", v), f"DPH-F instead of GRPO {said}") for v, said in pairs]
+
+
 def _as_strong(method: str, name: str) -> Comparison:
     return Comparison(Arm(method), Arm("dph_f"), f"{name} instead of forward KL at equal strength")
 
@@ -138,6 +147,7 @@ STUDIES: dict[str, Study] = {
     ),
     "factorial": Study("What do exploring on D_exp and rehearsing each do, alone and together?", _factorial),
     "rivals": Study("Do other ways to keep a policy broad do as well?", _rivals),
+    "complementarity": Study("How much do styles have to complement one another for DPH to pay?", _complementarity),
     "threshold": Study(
         "How sure must a prompt be to be rehearsed and not explored?",
         lambda settings: _set(

@@ -76,6 +76,8 @@ VARIANTS: dict[str, Setting] = {
     "entropy": Setting(_POSITIVE, _ANY, "entropy bonus {}"),
     # Length of the training.
     "iterations": Setting(_WHOLE, _ANY, "{} iterations"),
+    # Share of the problems in domain whose content is hidden, in place of the world's.
+    "hidden": Setting(Values(float, "in [0, 1)", lambda value: 0 <= value < 1), _ANY, "hidden share {}"),
     # Domain of the training.
     "domain": Setting(Values(str, "sums", lambda value: value == "sums"), _ANY, "trained on {}"),
 }
