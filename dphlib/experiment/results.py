@@ -28,6 +28,7 @@ from dphlib.experiment.cost import measure_cost
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.figures import results as figures
 from dphlib.figures.claims import claims_figure
+from dphlib.figures.frontier import frontier
 from dphlib.figures.method import method_figure
 from dphlib.figures.studies import comparison_figure, weight_figure
 from dphlib.figures.style import save as save_figure
@@ -207,7 +208,7 @@ FIGURES: dict[str, Product] = {
     "fig5_training": Product(lambda r: training_curves(r.train_logs)),
     "fig6_cost": Product(lambda r: cost_figure(_cost(r))),
     "fig7_divergences": Product(lambda r: _divergences()),
-    "fig8_pass_over_steps": Product(lambda r: figures.pass_over_steps(r.records)),
+    "fig8_frontier": Product(lambda r: frontier(r.records)),
     "fig9_base": Product(lambda r: _base_regime(r)),
     "fig11_controls": Product(lambda r: comparison_figure(r.study(CONTROL_STUDIES)), CONTROL_STUDIES),
     "fig12_eta": Product(lambda r: weight_figure(r.study(("eta",)), r.settings), ("eta",)),

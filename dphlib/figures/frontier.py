@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,20 +20,23 @@ K = 8
 
 
 def trajectories(records: pd.DataFrame, methods: Sequence[str] = FRONTIER) -> pd.DataFrame:
-    """The way-points of main runs on the validation suite, mean over runs.
+    """The way-points of main runs, mean over runs, on the validation suite where there is one, else in domain.
 
     Returns:
-        One row per method and step, the base at step 0: method, step, runs, greedy, pass_1, pass_k (shares; K draws),
-        styles_nats.
+        One row per method and step, the base at step 0: method, step, runs, pass_1, pass_k (shares; K draws),
+        styles_nats, and greedy where every way-point has it.
     """
-    main = (records["variant"] == MAIN) & records["method"].isin(methods) & (records["suite"] == VALIDATION)
+    suite = VALIDATION if (records["suite"] == VALIDATION).any() else "in_domain"
+    main = (records["variant"] == MAIN) & records["method"].isin(methods) & (records["suite"] == suite)
     rows = records[main]
     curve = stats.pass_curve(rows, (1, K)).pivot(index=_RUN, columns="k", values="pass_at_k")
     table = curve.rename(columns={1: "pass_1", K: "pass_k"})
-    table["greedy"] = stats.greedy_accuracy(rows).set_index(_RUN)["greedy"]
     table["styles_nats"] = stats.style_entropy(rows).set_index(_RUN)["per_problem_nats"]
+    greedy = stats.greedy(rows)
+    if greedy.groupby(_RUN, observed=True).ngroups == len(table):
+        table["greedy"] = stats.greedy_accuracy(rows).set_index(_RUN)["greedy"]
     groups = table.reset_index().groupby(["method", "step"], observed=True)
-    means = groups[["greedy", "pass_1", "pass_k", "styles_nats"]].mean()
+    means = groups[list(table)].mean()
     means.insert(0, "runs", groups.size())
     return means.reset_index()
 
@@ -47,19 +50,22 @@ def frontier(records: pd.DataFrame, methods: Sequence[str] = FRONTIER) -> Figure
     An open circle is the mean stopping point of a method's runs, the larger marker the end.
 
     Raises:
-        ValueError: no way-points of the base and of a method.
+        ValueError: no records of the base or of a trained method.
     """
     table = trajectories(records, methods)
     there = [method for method in methods if method in set(table["method"])]
     if "base" not in there or len(there) < 2:
-        raise ValueError("no way-points on the validation suite: train with a profile that has them, then draw")
-    stops = stopping_steps(records[records["variant"] == MAIN]).groupby(level="method", observed=True).mean()
-    fig, axes = panels(1, 3, 3.1)
-    measures = (
-        ("pass_k", f"Pass@{K} (%)", 100),
-        ("styles_nats", "style entropy (nats)", 1),
-        ("greedy", "greedy (%)", 100),
-    )
+        raise ValueError("no records of the base model or of a trained method: evaluate them, then draw")
+    named = {
+        "pass_k": (f"Pass@{K} (%)", 100),
+        "styles_nats": ("style entropy (nats)", 1),
+        "greedy": ("greedy (%)", 100),
+    }
+    measures = [(column, *named[column]) for column in named if column in table and table[column].notna().all()]
+    fig, axes = panels(1, len(measures), 3.1)
+    stops: Mapping[str, float] = {}
+    if (records["suite"] == VALIDATION).any():
+        stops = stopping_steps(records[records["variant"] == MAIN]).groupby(level="method", observed=True).mean()
     for ax, (column, name, scale) in zip(axes[0], measures, strict=True):
         for method in there:
             _draw(ax, table, method, column, scale, stops.get(method))
@@ -70,7 +76,7 @@ def frontier(records: pd.DataFrame, methods: Sequence[str] = FRONTIER) -> Figure
     note(
         fig,
         [
-            f"Validation suite, mean over {runs} runs, a point every few iterations; open circle: mean stopping point.",
+            f"Mean over {runs} runs, from the base to the end of training; open circle: mean stopping point.",
             absent_note(methods, there),
         ],
     )

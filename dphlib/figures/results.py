@@ -1,4 +1,4 @@
-"""Figures of the results: Pass@k, keep and explore, styles, Pass@k over training.
+"""Figures of the results: Pass@k, keep and explore, styles.
 
     save(pass_curves(records), folder, "fig2_pass_at_k")
 
@@ -197,33 +197,3 @@ def _stacked_styles(ax: Axes, y: Sequence[float], percent: pd.DataFrame) -> None
     ax.set(xlim=(0, 100), xlabel="share of sampled answers (%)")
     ax.grid(visible=False)
     legend_of_bars(ax, 5, 0, 1.2)
-
-
-# ------------------------------------------------------------------------------------------------ Figure 8
-
-
-def pass_over_steps(
-    records: pd.DataFrame, ks: Sequence[int] = (1, 8, 16), methods: Sequence[str] = HEADLINE, suite: str = "in_domain"
-) -> Figure:
-    """Figure 8: Pass@k of each run at the steps at which it was evaluated; every run starts at the base."""
-    rows = records[(records["variant"] == "main") & records["method"].isin(methods) & (records["suite"] == suite)]
-    _main(rows, methods)
-    rows = stats.sampled(rows)
-    usable = [k for k in ks if k <= rows["n"].min()]
-    curve = stats.pass_curve(rows, usable)
-    fig, axes = panels(1, len(usable), 2.55)
-    for ax, k in zip(axes[0], usable, strict=True):
-        of_k = curve[curve["k"] == k]
-        base = 100 * float(of_k.loc[of_k["method"] == "base", "pass_at_k"].iloc[0])
-        ax.axhline(base, color=COLOURS["base"], linestyle=(0, (4, 1.6)), linewidth=1.2, zorder=6)
-        for method in (m for m in _present(rows, methods) if m != "base"):
-            wide = 100 * of_k[of_k["method"] == method].pivot(index="step", columns="seed", values="pass_at_k")
-            wide = pd.concat([pd.DataFrame(base, index=[0], columns=wide.columns), wide])
-            ax.plot(wide.index, wide, color=COLOURS[method], linewidth=0.6, alpha=0.35)
-            ax.plot(wide.index, wide.mean(axis=1), **line_style(method))
-        ax.set(title=f"Pass@{k}", xlabel="iteration")
-    axes[0, 0].set_ylabel(f"{SUITES.get(suite, suite)} (%)")
-    legend(fig, _present(rows, methods))
-    lines = "Thin: seeds; thick: mean over seeds. Dashed: the base, where every run starts."
-    note(fig, [lines, absent_note(methods, rows["method"])])
-    return fig

@@ -131,5 +131,10 @@ METHODS: tuple[str, ...] = ("base", *METHOD_CONFIGS)
 """The base and the nine methods of the paper."""
 CONTROLS: tuple[str, ...] = tuple(CONTROL_CONFIGS)
 """Not the paper's: is it the divergence, its direction, the data, the partition; and what the rivals do."""
+DECISIVE: tuple[str, ...] = (
+    *("grpo", "dapo", "rkl", "dph_f", "dph_js"),
+    *("grpo_dexp", "dph_f_all", "rkl_k2", "dph_rkl"),
+)
+"""Those that the headline claims compare: they have all seeds, the others at most `Profile.most_seeds`."""
 HEADLINE: tuple[str, ...] = ("base", "grpo", "dapo", "rkl", "dph_f", "dph_js")
 """Those that most figures show, and of which Pass@k is measured on the way."""

@@ -14,7 +14,7 @@ from dphlib.runtime.files import InputError
 from dphlib.runtime.machine import derive_seed
 from dphlib.settings.gpu import GPU_PROFILES, SMOKE, smallest
 from dphlib.settings.lm import LM, LM_SMOKE
-from dphlib.settings.methods import CONFIGS, HEADLINE, METHOD_CONFIGS, MethodConfig
+from dphlib.settings.methods import CONFIGS, DECISIVE, HEADLINE, METHOD_CONFIGS, MethodConfig
 from dphlib.settings.stages import (
     BackendConfig,
     BaseConfig,
@@ -43,6 +43,7 @@ class Profile:
 
     Args:
         seeds: of the main runs of the paper's methods and of the controls.
+        most_seeds: of these, for the methods that are not in `methods.DECISIVE`.
         ablation_seeds: of ablations and studies, but for the controls' main runs.
         ablations: whether the arms of Tables 3 to 5 are part of every run.
         studies: those that a run of all notebooks makes, as `studies.chosen` reads them.
@@ -68,6 +69,7 @@ class Profile:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
+    most_seeds: int = 6
     ablation_seeds: tuple[int, ...] = (0,)
     ablations: bool = True
     cost_iterations: int = 8
@@ -181,7 +183,15 @@ class Profile:
         return -length, not (method.needs_reference or method.entropy_coef > 0), method.divergence is None
 
     def main_runs(self) -> list[RunConfig]:
-        return [RunConfig(method, MAIN, seed) for method in self.methods for seed in self.seeds]
+        return [RunConfig(method, MAIN, seed) for method in self.methods for seed in self.seeds_of(method)]
+
+    def seeds_of(self, method: str) -> tuple[int, ...]:
+        """The seeds of a method's main runs.
+
+        >>> [len(profile("cpu", seeds="18").seeds_of(method)) for method in ("dph_f", "alpha_0.5")]
+        [18, 6]
+        """
+        return self.seeds if method in DECISIVE else self.seeds[: self.most_seeds]
 
     def ablation_runs(self) -> list[RunConfig]:
         """Table 5 (eta), Table 4 (threshold) and Table 3 (RL on the sums)."""

@@ -250,8 +250,11 @@ def arms_beyond(settings: Profile, names: Sequence[str] = tuple(STUDIES)) -> lis
 
 def study_runs(settings: Profile, names: Sequence[str]) -> list[RunConfig]:
     """Every run that studies need, those that they are compared with too, each once, with the profile's seeds."""
-    seeds = {arm: settings.seeds if arm.variant == MAIN else settings.ablation_seeds for arm in _arms(settings, names)}
-    return [RunConfig(*arm, seed) for arm in seeds for seed in seeds[arm]]
+
+    def seeds(arm: Arm) -> tuple[int, ...]:
+        return settings.seeds_of(arm.method) if arm.variant == MAIN else settings.ablation_seeds
+
+    return [RunConfig(*arm, seed) for arm in _arms(settings, names) for seed in seeds(arm)]
 
 
 def planned_runs(settings: Profile, names: Sequence[str] = ()) -> list[RunConfig]:
