@@ -10,8 +10,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from synthetic import make_cost, make_presample, make_records, make_train_logs
 
-from dphlib.analysis.labels import COLOURS, FAMILY, LOOKS
 from dphlib import stats
+from dphlib.analysis.labels import COLOURS, FAMILY, LOOKS
 from dphlib.analysis.stopping import stopping_steps
 from dphlib.figures.frontier import frontier, trajectories
 from dphlib.figures.method import method_figure
