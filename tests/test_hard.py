@@ -54,7 +54,7 @@ def test_it_is_asked_for_like_a_study_and_changes_no_plain_run():
     assert HARD not in chosen(settings.studies)
     runs = hard.hard_runs(settings)
     assert set(runs) <= set(settings.main_runs()) and {run.method for run in runs} == set(hard.HARD_METHODS)
-    assert hard.draws(settings) == 128
+    assert hard.draws(settings) == 256
 
 
 @pytest.fixture(scope="module")

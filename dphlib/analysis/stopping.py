@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from dphlib import stats
 from dphlib.types import VALIDATION
 
 PATIENCE = 2
@@ -30,7 +29,7 @@ def plateau(values: Sequence[float], patience: int = PATIENCE, gain: float = GAI
 
 def stopping_steps(records: pd.DataFrame) -> pd.Series:
     """Step of the first plateau of each run that has way-points; index method, variant, seed."""
-    rows = stats.sampled(records[records["suite"] == VALIDATION])
+    rows = records[(records["suite"] == VALIDATION) & (records["temperature"] > 0)]
     rows = rows.assign(passed=rows["correct"] / rows["n"])
     curves = rows.groupby([*_RUN, "step"], observed=True)["passed"].mean()
     return curves.groupby(level=_RUN, observed=True).agg(lambda curve: curve.index[plateau(list(curve))][-1])

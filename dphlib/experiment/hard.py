@@ -59,7 +59,7 @@ def draws(settings: Profile) -> int:
     >>> draws(Profile("cpu"))
     256
     """
-    return 4 * max(settings.evaluation.samples.values())
+    return 8 * max(settings.evaluation.samples.values())
 
 
 def hard_runs(settings: Profile) -> list[RunConfig]:

@@ -172,7 +172,7 @@ class Profile:
         steps, length = self.evaluation.steps, run.setting("iterations")
         if self.evaluation.stops:
             ends = length or self.train.iterations
-            return () if run.setting("domain") else tuple(range(steps[0], ends + 1, steps[0]))
+            return tuple(range(steps[0], ends + 1, steps[0])) if steps and not run.setting("domain") else ()
         if length:
             return tuple(step for step in (*steps, self.train.iterations) if step < length)
         return steps if run.variant == MAIN and run.method in HEADLINE else ()
