@@ -76,7 +76,7 @@ def test_all_models_answer_the_hard_problems_anew(built):
     for stage, method in zip(stages, ("base", "grpo"), strict=True):
         rows = pd.read_parquet(stage.path / "records.parquet")
         assert {s: sorted(set(part["problem_id"])) for s, part in rows.groupby("suite")} == problems
-        assert set(rows["drawn"]) == {hard.draws(pipeline.settings)} == {16} and rows["problem_id"].is_unique
+        assert set(rows["drawn"]) == {hard.draws(pipeline.settings)} == {32} and rows["problem_id"].is_unique
         assert set(rows["method"]) == {method} and set(rows["temperature"]) == {1.0}
     assert len(set(seeds)) == len(seeds) == 4, "the answers are others than those that chose the problems"
     shorter = replace(pipeline.settings.evaluation, max_new_tokens=8)

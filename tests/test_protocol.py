@@ -32,7 +32,7 @@ def test_a_run_of_other_settings_is_refused_in_one_line(tmp_path, monkeypatch, c
     with pytest.raises(InputError, match=r"^claims\.pass_k_falls is .*, the protocol has null \(and 1 more\); undo it"):
         protocol.check(other)
     monkeypatch.setattr("dphlib.cli.run.PROTOCOL", other)
-    assert cli.main(["run", "cpu", "--artifacts", str(tmp_path)]) == 1
+    assert cli.main(["run", "--profile", "cpu", "--artifacts", str(tmp_path)]) == 1
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and "docs/protocol.md" in said[0]
     assert not (tmp_path / "cpu").exists()

@@ -21,7 +21,7 @@ def page_blocks(root: Path) -> dict[str, str]:
     """Name of a generated block of docs/protocol.md -> its text."""
     claims = [f"| {c.id} | {c.text} | {c.paper_ref} | {'yes' if c.headline else 'no'} |" for c in CLAIMS]
     table = ["| claim | text | source | headline |", "|---|---|---|---|", *claims]
-    return {"hash": f"`{sha256_file(root / 'docs' / PROTOCOL.name)}`", "claims": "\n".join(table)}
+    return {"hash": f"`{sha256_file(root / 'docs' / PROTOCOL.name)}`\n", "claims": "\n".join(table) + "\n"}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,9 +13,10 @@ from typing import Any
 
 from dphlib.analysis.claims import CLAIMS
 from dphlib.analysis.stopping import GAIN, PATIENCE
+from dphlib.experiment import bases
 from dphlib.runtime.files import InputError
-from dphlib.settings.methods import CONFIGS
-from dphlib.settings.profiles import profile
+from dphlib.settings.methods import CONFIGS, DECISIVE
+from dphlib.settings.profiles import Profile, profile
 from dphlib.settings.studies import STUDIES, comparisons
 
 _PARTS = ("world", "model", "sft", "presample", "train", "evaluation")
@@ -29,6 +30,9 @@ def configuration() -> dict[str, Any]:
         json.dumps(
             {
                 **{part: _plain(asdict(getattr(settings, part))) for part in _PARTS},
+                "bases": _bases(settings),
+                "decisive": DECISIVE,
+                "most seeds of others": settings.most_seeds,
                 "methods": {name: asdict(config) for name, config in CONFIGS.items()},
                 "studies": {
                     name: [f"{one.arm.method} {one.arm.variant}" for one in comparisons(settings, name)]
@@ -39,6 +43,12 @@ def configuration() -> dict[str, Any]:
             }
         )
     )
+
+
+def _bases(settings: Profile) -> dict[str, str]:
+    """Each shipped base's index -> sha256 of its weights."""
+    listed = json.loads(bases.listed(settings) or '{"bases": {}}')["bases"]
+    return {index: file["sha256"] for index, base in listed.items() for file in base["files"].values()}
 
 
 def _plain(part: Mapping[str, Any]) -> dict[str, Any]:
