@@ -109,7 +109,10 @@ def test_the_command_gives_the_needs_or_says_that_they_are_not_known(name, capsy
 def test_hours_count_the_prompt_of_a_group_once():
     def hours(rollouts: int, prompt_tokens: int) -> float:
         settings = profile("gpu80")
-        train, data = replace(settings.train, rollouts=rollouts), replace(settings.data, max_prompt_tokens=prompt_tokens)
+        train, data = (
+            replace(settings.train, rollouts=rollouts),
+            replace(settings.data, max_prompt_tokens=prompt_tokens),
+        )
         return plan.plan(replace(settings, train=train, data=data)).run_hours
 
     assert hours(16, 8000) - hours(16, 4000) == pytest.approx(hours(4, 8000) - hours(4, 4000)) != 0
