@@ -106,6 +106,18 @@ def test_the_command_gives_the_needs_or_says_that_they_are_not_known(name, capsy
     assert all(word in said.out for word in words)
 
 
+def test_hours_count_the_prompt_of_a_group_once():
+    def hours(rollouts: int, prompt_tokens: int) -> float:
+        settings = profile("gpu80")
+        train, data = (
+            replace(settings.train, rollouts=rollouts),
+            replace(settings.data, max_prompt_tokens=prompt_tokens),
+        )
+        return plan.plan(replace(settings, train=train, data=data)).run_hours
+
+    assert hours(16, 8000) - hours(16, 4000) == pytest.approx(hours(4, 8000) - hours(4, 4000)) != 0
+
+
 def test_gpu24_fits_colabs_free_gpu_by_calculation_and_what_draws_more_at_a_time_does_not(monkeypatch, capsys):
     monkeypatch.setenv("DPH_SAMPLER", "transformers")
     settings = profile_from_environment("gpu24")

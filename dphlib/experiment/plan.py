@@ -21,8 +21,9 @@ What no smaller batch makes smaller, and `require_memory` asks for:
                     does not sleep
 
 Time: a token step reads the weights once and takes 2 P operations for each row; Transformers adds 2 ms a layer.
-Training takes 6 P operations a token, 4 P with an adapter, 2 P more with checkpointing, and 2 P for each scoring. All
-at 40 % of the GPU's data sheet, prompts a quarter of their limit long, vLLM's answers half of theirs.
+Training takes 6 P operations per token, 4 P with an adapter, 2 P more with checkpointing, and 2 P for each scoring; the
+prompt of a group is passed once. All at 40 % of the GPU's data sheet, prompts a quarter of their limit long, answers
+half of theirs.
 
 Error: no run on a GPU has checked any of this. Leave a fifth of the memory free; hours may be off by a factor of two.
 Verification, loading, and what dynamic sampling draws again are not in them. What a CPU profile needs was measured.
@@ -237,11 +238,12 @@ def _drawing_s(settings: Profile, card: Card, draws: Sequence[tuple[int, int]], 
 def _run_s(settings: Profile, card: Card) -> float:
     """Seconds of one run, evaluations not included."""
     tuning, train = settings.tuning, settings.train
-    length = settings.data.max_prompt_tokens / 4 + train.max_new_tokens / 2
-    rows = train.prompts * train.rollouts
+    prompt, answer = settings.data.max_prompt_tokens / 4, train.max_new_tokens / 2
+    explored = train.prompts * (prompt + train.rollouts * answer)
+    rehearsed = train.rehearsal_rows * (prompt + answer)
     passes = (6 if tuning.kind == "full" else 4) + 2 * tuning.gradient_checkpointing
     scored = 2 + 2 * (train.importance_cap is not None)
-    operations = settings.base.parameters * length * (passes * (rows + train.rehearsal_rows) + scored * rows)
+    operations = settings.base.parameters * (passes * (explored + rehearsed) + scored * explored)
     drawing_s = _drawing_s(settings, card, [(train.prompts, train.rollouts)], train.max_new_tokens)
     return train.iterations * (drawing_s + operations / card.flops / _EFFICIENCY)
 
