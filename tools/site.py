@@ -21,7 +21,7 @@ import nbformat
 from dphlib import __version__
 from dphlib.runtime.files import RunError, write_text
 from dphlib.runtime.places import ROOT
-from tools import blocks, findings, protocol, run, speed, third_party, verifier
+from tools import blocks, findings, protocol, reviewers, run, speed, third_party, verifier
 
 _ADDRESS = re.compile(r"https://([\w.-]+)/([\w.-]+/[\w.-]*\w)")
 FIRST_NOTEBOOK = "00_kick_the_tires"
@@ -54,6 +54,7 @@ PAGES: dict[str, Callable[[Path], dict[str, str]]] = {
     "THIRD_PARTY.md": third_party.page_blocks,
     "docs/verifier.md": verifier.page_blocks,
     "docs/findings.md": findings.page_blocks,
+    "docs/reviewers.md": reviewers.page_blocks,
     "docs/artifact_appendix.md": run.appendix_blocks,
     "docs/speed.md": speed.page_blocks,
     "docs/protocol.md": protocol.page_blocks,

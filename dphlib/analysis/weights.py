@@ -1,0 +1,39 @@
+"""The weight of each divergence as it is chosen on the validation suite, the same number of values for each.
+
+docs/protocol.md fixed the rule: of a method's own weight, a quarter of it and four times it, the one with the largest
+mean of Pass@k over log k, 1 to 8, at each run's stopping point.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from dphlib import stats
+from dphlib.analysis.stopping import at_stopping
+from dphlib.settings.profiles import Profile
+from dphlib.settings.studies import Arm
+from dphlib.types import VALIDATION
+
+FACTORS = (0.25, 4)
+K = 8
+
+
+def candidates(settings: Profile, method: str) -> tuple[Arm, ...]:
+    """A method's main arm, and those at a quarter and at four times its weight."""
+    variants = (f"eta={factor * settings.weight(method):g}" for factor in FACTORS)
+    return (Arm(method), *(Arm(method, variant) for variant in variants))
+
+
+def chosen_weight(records: pd.DataFrame, settings: Profile, method: str) -> Arm | None:
+    """The arm of `candidates` that validation chooses, by the mean over its runs; None where one has no way-points.
+
+    >>> chosen_weight(pd.DataFrame(columns=["method", "variant", "suite"]), Profile("cpu"), "dph_f")
+    """
+    arms = candidates(settings, method)
+    rows = records[pd.MultiIndex.from_frame(records[["method", "variant"]]).isin([tuple(arm) for arm in arms])]
+    rows = rows[rows["suite"] == VALIDATION]
+    if rows["variant"].nunique() < len(arms):
+        return None
+    rows = at_stopping(rows)
+    area = stats.auc_at_k(rows, K).groupby("variant", observed=True)["auc_at_k"].mean()
+    return max(arms, key=lambda arm: area[arm.variant])  # the main arm where two are equal
