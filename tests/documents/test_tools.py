@@ -130,14 +130,14 @@ def test_the_bootstrap_cell_acts_on_colab_only_and_keeps_its_torch(root):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = bootstrap("colab", root)
     command, said = done.stdout.strip().split("\n")
-    release = f"dphlib[notebooks] @ git+{ADDRESS}@v{__version__}"
+    release = f"dphlib[colab] @ git+{ADDRESS}@v{__version__}"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "torch==2.99.0+cu999", release]
     assert json.loads(command) == pip and said.startswith("no GPU in this runtime: profile_name = 'smoke'")
 
 
 def test_on_colab_without_an_address_the_bootstrap_cell_says_what_to_do(root):
     done = bootstrap("colab", root)
-    assert done.returncode == 1 and "%pip install '/content/dph[notebooks]'" in done.stderr
+    assert done.returncode == 1 and "%pip install '/content/dph[colab]'" in done.stderr
 
 
 # --- Pages --------------------------------------------------------------------------------------------

@@ -226,3 +226,31 @@ def test_the_stages_run_without_jupyter_and_notebooks_name_their_extra(wheel, tm
     done = environment.run("dph", "run", "--profile", "smoke", "--only", "00", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.endswith('is not installed; it comes with: pip install "dphlib[notebooks]"\n'), done.stderr
+
+
+def test_a_kernel_that_is_there_needs_only_the_extra_for_colab(wheel, tmp_path):
+    """All that notebooks import, and the report's pages of them, without JupyterLab and what executes notebooks."""
+    needs = declared(wheel, "colab")
+    assert {Requirement(need).name for need in needs} <= {
+        Requirement(need).name for need in declared(wheel, "notebooks")
+    }
+    environment = Environment(tmp_path, *needs, "ipython")
+    done = environment.run(
+        "python", "-m", "pip", "install", "--quiet", f"dphlib[colab] @ {wheel.as_uri()}", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    code = [cell.source for path in sorted((ROOT / "notebooks").glob("*.ipynb")) for cell in _code(path)]
+    imports = {line for source in code for line in re.findall(r"(?m)^(?:import|from \S+ import) [\w ,.]+$", source)}
+    (tmp_path / "run/notebooks").mkdir(parents=True)
+    shutil.copy(ROOT / "notebooks/01_divergences.ipynb", tmp_path / "run/notebooks")
+    environment.environment["JUPYTER_PATH"] = str(Path(sys.prefix, "share/jupyter"))  # nbconvert's templates
+    page = "from pathlib import Path\nfrom dphlib.report.pages import notebook_pages\nnotebook_pages(Path('run'))"
+    done = environment.run("python", "-", cwd=tmp_path, stdin="\n".join([*sorted(imports), page]))
+    assert done.returncode == 0, done.stderr
+    assert len(imports) > 30 and "<math" in (tmp_path / "run/report/notebooks/01_divergences.html").read_text()
+    done = environment.run("python", "-c", "import jupyterlab, papermill", cwd=tmp_path)
+    assert "No module named 'jupyterlab'" in done.stderr
+
+
+def _code(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
