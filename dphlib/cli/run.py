@@ -29,9 +29,9 @@ from dphlib.report.notebooks import (
     run_notebooks,
 )
 from dphlib.runtime.files import clear_errors, digest, make_folder, read_manifest, require_space, say, write_json
-from dphlib.runtime.jobs import duration
 from dphlib.runtime.machine import pin_kernels, versions
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, PROTOCOL
+from dphlib.runtime.progress import duration
 from dphlib.settings.environment import ask_to_retrain, profile_from_environment
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import chosen

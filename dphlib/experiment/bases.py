@@ -23,9 +23,9 @@ from typing import Any
 
 from dphlib.experiment.store import code_version
 from dphlib.runtime.files import RunError, damage, digest, inventory, make_folder, say, write_json
-from dphlib.runtime.jobs import Progress
 from dphlib.runtime.machine import versions
 from dphlib.runtime.places import ARTIFACTS
+from dphlib.runtime.progress import Progress
 from dphlib.settings.environment import RETRAIN
 from dphlib.settings.profiles import Profile
 from dphlib.world.people_places import corpus

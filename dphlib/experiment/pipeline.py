@@ -26,8 +26,10 @@ from dphlib.experiment.plan import Action, require_memory
 from dphlib.experiment.store import Run, Stage, open_run, work_folder
 from dphlib.partition import Partition, Reference, partition
 from dphlib.runtime.files import UserError, append_jsonl, read_jsonl, say, write_json
-from dphlib.runtime.jobs import Job, Progress, report, run_jobs
+from dphlib.runtime.jobs import Job, run_jobs
 from dphlib.runtime.machine import cores, derive_seed, gpus, pin_kernels
+from dphlib.runtime.progress import Progress, report, tell
+from dphlib.runtime.quiet import quieten
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.methods import MethodConfig
 from dphlib.settings.profiles import Profile
@@ -85,6 +87,7 @@ class Pipeline:
         tracker: str = "",
     ) -> None:
         pin_kernels(instructions=settings.small)
+        quieten()
         self.run: Run = open_run(Path(root), settings.name)
         self.settings, self.workers, self.tracker = settings, workers, tracker
         self._shipped: dict[int, bases.Shipped | None] = {}
@@ -611,6 +614,7 @@ def evaluate_job(root: str, profile_name: str, tracker: str, run: dict[str, Any]
         pipeline._span = (0.0, 0.7)
         pipeline.train_one(model)
         pipeline._span = (0.7, 1.0)
+    tell(f"{model.in_words if isinstance(model, RunConfig) else f'base {model}'}: evaluation")
     pipeline.evaluations(model)
 
 

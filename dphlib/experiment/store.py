@@ -102,6 +102,7 @@ NO_NUMBERS = {
     "runtime.files": "writes, reads and checks files",
     "runtime.child": "starts and ends processes",
     "runtime.jobs": "runs jobs side by side, each from the same random state",
+    "runtime.progress": "shows how far a loop is",
     "training.memory": "says what to change where memory is full",
     "training.tracking": "copies the log elsewhere",
 }

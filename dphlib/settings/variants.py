@@ -158,6 +158,15 @@ class RunConfig:
         return f"{self.method}-{self.variant}-seed{self.seed}"
 
     @property
+    def in_words(self) -> str:
+        """For a reader.
+
+        >>> RunConfig("grpo", "main", 3).in_words
+        'grpo seed 3'
+        """
+        return " ".join([self.method, *([] if self.variant == MAIN else [self.variant]), f"seed {self.seed}"])
+
+    @property
     def sets_weight(self) -> bool:
         """Whether what it sets is the weight of the divergence, which profiles have their own of."""
         return parse(self.variant)[0] in _WEIGHTS

@@ -1,19 +1,20 @@
-"""The training log in TensorBoard or Weights & Biases as well, by Accelerate's trackers; `train_log.jsonl` stays.
+"""Who else sees the training log: progress, which names the reward, and TensorBoard or Weights & Biases if asked for.
 
     dph train --method dph_js --tracker tensorboard
 
-A tracker is a copy for the eye: a run that goes on from a checkpoint sends its iterations again from there. Its package
-is not installed with this one.
+A tracker, of Accelerate's, is a copy for the eye beside `train_log.jsonl`: a run that goes on from a checkpoint sends
+its iterations again from there. Its package is not installed with this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dphlib.runtime.files import InputError
+from dphlib.runtime.progress import tell
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
 
@@ -22,7 +23,7 @@ PROJECT = "dph"
 
 @contextmanager
 def tracked(name: str, folder: Path, settings: Profile, run: RunConfig) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function to be called with each log row, which sends the numbers of it; one that does nothing for no tracker.
+    """A function to be called with each log row: progress tells its reward, and a tracker gets the numbers of it.
 
     Args:
         name: of an Accelerate tracker, such as `tensorboard` or `wandb`; "" for none.
@@ -32,7 +33,7 @@ def tracked(name: str, folder: Path, settings: Profile, run: RunConfig) -> Itera
         ValueError: a tracker that Accelerate does not know, or whose package is not installed.
     """
     if not name:
-        yield lambda row: None
+        yield lambda row: tell(reward_text(run, row))
         return
     check(name)
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -48,12 +49,23 @@ def tracked(name: str, folder: Path, settings: Profile, run: RunConfig) -> Itera
         tracker.store_init_configuration(identity)
 
         def track(row: dict[str, Any]) -> None:
+            tell(reward_text(run, row))
             numbers = {f"train/{key}": value for key, value in row.items() if isinstance(value, (int, float))}
             tracker.log(numbers, step=row["iteration"])
 
         yield track
     finally:
         tracker.finish()
+
+
+def reward_text(run: RunConfig, row: Mapping[str, Any]) -> str:
+    """A run and its mean reward in the iteration of a log row, where it explored.
+
+    >>> reward_text(RunConfig("dph_js", "eta=0.05", 3), {"reward": 0.4137})
+    'dph_js eta=0.05 seed 3: reward 0.41'
+    """
+    reward = row["reward"]
+    return run.in_words if reward is None else f"{run.in_words}: reward {reward:.2f}"
 
 
 def check(name: str) -> None:
