@@ -1,33 +1,84 @@
-"""The reference run as templates show it, and the blocks that are made from it alone: README's and the appendix's."""
+"""The recorded results as templates show them, and the blocks made from them alone: README's, the appendix's, others.
+
+README's verdicts, findings and table are of `FULL`, every run of the protocol, where that is recorded, else of `WHERE`,
+the run of the default command, whose minutes it has in any case.
+"""
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from dphlib import __version__
-from dphlib.analysis import tables
-from dphlib.analysis.claims import ClaimResult, verdict_counts
+from dphlib.analysis import paper, tables
+from dphlib.analysis.claims import CLAIMS, ClaimResult, PartResult, effect_text, joint_text, rule, verdict_counts
+from dphlib.analysis.labels import NAMES
 from dphlib.cli.replot import recorded_profile
 from dphlib.data.sets import DATA_SETS
 from dphlib.report.facts import command_text, machine_text, minutes, peak_text, read_claims, read_json
 from dphlib.settings.gpu import BASES
-from tools.blocks import rendered
+from dphlib.settings.methods import HEADLINE
+from tools import parts
+from tools.blocks import rendered, table
 
 WHERE = "artifacts/reference"
+FULL = "artifacts/full"
+FULL_COMMAND = f"./run_all.sh cpu --seeds {parts.SEEDS} --studies all --study-seeds {parts.STUDY_SEEDS}"
+"""What makes `FULL` at once; `tools.parts` makes it seed by seed."""
+SYMBOLS = {"supported": "✔", "not supported": "✘", "inconclusive": "○", "not testable": "⊘", "not run": "–"}
+SHORT = {
+    "greedy_rises": "GRPO, DAPO: greedy accuracy rises",
+    "pass_k_falls": "GRPO, DAPO: Pass@8 and Pass@16 fall",
+    "pass_16_falls_rkl": "RKL: Pass@16 falls",
+    "grpo_keeps_one_style": "GRPO keeps almost one style",
+    "dph_keeps_styles": "DPH keeps more styles than GRPO",
+    "dph_greedy_highest": "DPH's greedy accuracy is the highest",
+    "js_pass_8_above_grpo": "DPH-JS: Pass@8 above GRPO's",
+    "dph_nearer_at_large_k": "DPH: above GRPO at large k",
+    "cross_every_rl_loses": "cross domain all lose Pass@8",
+    "cross_dph_loses_least": "cross domain DPH loses least",
+    "out_every_rl_loses": "out of domain all lose Pass@8",
+    "out_dph_loses_least": "out of domain DPH loses least",
+    "out_rkl_loses_most": "out of domain RKL loses most",
+    "loss_grows_with_shift": "GRPO's, RKL's loss grows with the shift",
+    "forward_keeps_more_than_reverse": "forward KL keeps more than reverse KL",
+    "dph_above_reverse_gradient": "DPH: Pass@8 above RKL's, k3 and k2",
+    "rehearsal_beyond_selection": "DPH: Pass@8 above GRPO's on D_exp",
+    "partition_costs_nothing": "the partition costs nothing",
+    "no_reference_model": "DPH needs no reference model online",
+    "generator_as_good_as_definition": "JS: generator as good as definition",
+    "threshold_8_as_good_as_6": "threshold 8 as good as 6",
+}
+"""A claim in a few words; its text is in docs/protocol.md."""
+
+QUESTIONS = {
+    "00_kick_the_tires": "Does everything work here, and what is it about?",
+    "01_divergences": "What does each divergence hold, and what does it let go?",
+    "02_base_and_data": "Is the base in the paper's situation?",
+    "03_presample_and_partition": "Which prompts does it solve already?",
+    "04_train": "What does each method optimise, and what happens meanwhile?",
+    "05_evaluate_passk": "Do k answers still solve what the base solved?",
+    "06_retention_and_ood": "What is kept, and what is lost elsewhere?",
+    "07_ablations": "Is it the divergence, the data, the weight, the length?",
+    "08_claims_and_report": "Which claims hold, and on what evidence?",
+}
+NOTHING = "No results of this protocol are recorded yet."
 
 
 def recorded(root: Path) -> dict[str, Any]:
-    """What README and the appendix say of the reference run. Raises RunError naming a file of it that is absent."""
+    """What the pages say of the reference run. Raises RunError naming a file of it that is absent."""
     run = root / WHERE
     manifest, claims = read_json(run / "manifest.json"), read_claims(run)
     return {
         "where": WHERE,
         "manifest": manifest,
         "claims": claims,
-        "counts": ", ".join(f"{count} {verdict}" for verdict, count in verdict_counts(claims).items()),
+        "counts": _counts(claims),
         "command": command_text(manifest),
         "machine": machine_text(manifest),
         "minutes": minutes(manifest),
@@ -35,15 +86,145 @@ def recorded(root: Path) -> dict[str, Any]:
     }
 
 
+def _counts(claims: Sequence[ClaimResult]) -> str:
+    return ", ".join(f"{count} {verdict}" for verdict, count in verdict_counts(claims).items())
+
+
+# --- README -------------------------------------------------------------------------------------------
+
+
 def readme_blocks(root: Path) -> dict[str, str]:
-    """Claims, Tables 1 and 2 beside the paper's, times."""
-    return rendered("readme", **recorded(root), tables=[_table(root, name) for name in ("table1", "table2")])
+    """Findings, notebooks, claims and the small table. Raises RunError naming a file that is absent."""
+    facts = recorded(root)
+    notebooks = _notebooks(facts["minutes"])
+    return rendered("readme", **facts, results=shown(root), notebooks=notebooks, nothing=NOTHING)
 
 
-def _table(root: Path, name: str) -> dict[str, str]:
-    rows = tables.read_csv(root / WHERE / "tables" / f"{name}.csv")
+def results_blocks(root: Path) -> dict[str, str]:
+    """Tables 1 and 2 beside the paper's, for docs/results.md."""
+    return rendered("results", results=shown(root), nothing=NOTHING)
+
+
+def times_blocks(root: Path) -> dict[str, str]:
+    """Minutes, machine and memory of the reference run, for docs/times.md."""
+    return rendered("times", **recorded(root))
+
+
+def shown(root: Path) -> dict[str, Any] | None:
+    """The results that README shows; None where those that are recorded were judged by other claims than the present.
+
+    Raises RunError naming a file of them that is absent.
+    """
+    is_full = (root / FULL / "claims.json").is_file()
+    where = FULL if is_full else WHERE
+    claims = read_claims(root / where)
+    if [one.id for one in claims] != [one.id for one in CLAIMS]:
+        return None
+    answers = pd.read_parquet(root / where / "records.parquet", columns=["method", "variant", "seed", "n"])
+    runs = answers[answers["method"] != "base"][["method", "variant", "seed"]].drop_duplicates()
+    return {
+        "where": where,
+        "command": FULL_COMMAND if is_full else command_text(read_json(root / where / "manifest.json")),
+        "runs": len(runs),
+        "decisive": int(((runs["method"] == "grpo") & (runs["variant"] == "main")).sum()),
+        "answers": int(answers["n"].sum()),
+        "counts": _counts(claims),
+        "findings": findings(claims),
+        "claims": [_row(one) for one in claims],
+        "small": small_table(tables.read_csv(root / where / "tables" / "table1.csv")),
+        "tables": [_table(root / where, name) for name in ("table1", "table2")],
+    }
+
+
+def _row(claim: ClaimResult) -> dict[str, str]:
+    """A claim as README's table has it; `joint` is "" where there is nothing to say."""
+    headline = claim.holds_jointly is not None
+    return {
+        "text": f"**{SHORT[claim.id]}**" if headline else SHORT[claim.id],
+        "verdict": f"{SYMBOLS[claim.verdict]} {claim.verdict}",
+        "effect": effect_text(claim).replace(" points", "") or "-",
+        "joint": joint_text(claim).replace("-", ""),
+    }
+
+
+def findings(claims: Sequence[ClaimResult]) -> list[str]:
+    """Three bullets: what RL does to the policy, what DPH keeps of it, and what is awkward for the paper."""
+    of = {claim.id: claim for claim in claims}
+    greedy, narrowed = of["greedy_rises"].parts[0], of["pass_k_falls"].parts[0]
+    large = of["dph_nearer_at_large_k"].parts
+    return [
+        f"**What RL does.** {compared(greedy)}; {compared(narrowed)}.",
+        f"**What DPH does.** {'; '.join(map(compared, large))}.",
+        awkward(claims),
+    ]
+
+
+def compared(part: PartResult) -> str:
+    """A part "A > B, measure" in words that follow its interval."""
+    arms, measure = part.label.replace("greedy", "greedy accuracy").split(", ")
+    one, other = (f"{'the base' if name == NAMES['base'] else name}'s" for name in arms.split(" > "))
+    if part.estimate is None or part.low is None or part.high is None:
+        return f"{one} {measure} against {other} is not recorded"
+    if rule(part.low, part.high) == "inconclusive":
+        return f"{one} {measure} is not clearly apart from {other} ({effect_text(part)})"
+    if part.low > 0:
+        return f"{one} {measure} is {effect_text(part)} above {other}"
+    turned = PartResult(part.label, part.verdict, part.unit, -part.estimate, -part.high, -part.low)
+    return f"{one} {measure} is {effect_text(turned)} below {other}"
+
+
+def awkward(claims: Sequence[ClaimResult]) -> str:
+    """The claim that is most clearly not supported; without one a headline claim that is open; without one any that is.
+
+    Most clearly: the part that decided has the smallest p. Of open ones the least is the one of the lowest estimate.
+    """
+    refuted = [one for one in claims if one.verdict == "not supported"]
+    headline = [one for one in claims if one.verdict == "inconclusive" and one.holds_jointly is not None]
+    rest = [one for one in claims if one.verdict not in ("supported", "not supported")]
+    if refuted:
+        found = min(refuted, key=lambda one: one.deciding_part.p or 0.0)
+    elif headline or rest:
+        found = min(headline or rest, key=lambda one: float("inf") if one.estimate is None else one.estimate)
+    else:
+        return f"**Awkward for the paper.** Nothing: all {len(claims)} claims are supported."
+    part = found.deciding_part
+    return f"**Awkward for the paper.** “{found.text.rstrip('.')}” is {found.verdict}: {part}."
+
+
+def small_table(table1: pd.DataFrame) -> str:
+    """Greedy, Pass@8, Pass@16 in domain of the headline methods, and which way the paper's went from its base."""
+    columns = ("greedy", "Pass@8", "Pass@16")
+    cells = {(cell.method, cell.column): cell for cell in table1.itertuples() if cell.variant == "main"}
+
+    def text(method: str, column: str) -> str:
+        cell = cells[method, f"in domain {column}"]
+        ours = f"{cell.ours:.1f} [{cell.low:.1f}, {cell.high:.1f}]" if cell.status == "run" else cell.status
+        return ours if method == "base" else f"{ours} {_direction(method, f'BIRD {column}')}"
+
+    return table(["", *columns], [[NAMES[m], *(text(m, column) for column in columns)] for m in HEADLINE])
+
+
+def _direction(method: str, column: str) -> str:
+    """Whether the paper's number is above its base's (↑), below (↓) or the same (=)."""
+    there, base = (paper.TABLE_1.rows[name][paper.TABLE_1.columns.index(column)] for name in (method, "base"))
+    return "↑" if there > base else "↓" if there < base else "="
+
+
+def _notebooks(took: Mapping[str, float]) -> list[dict[str, str]]:
+    """Each notebook's name and question, and the minutes that it took in the reference run."""
+    return [
+        {"name": name, "question": question, "minutes": f"{took[name]:.1f}" if name in took else "-"}
+        for name, question in QUESTIONS.items()
+    ]
+
+
+def _table(run: Path, name: str) -> dict[str, str]:
+    rows = tables.read_csv(run / "tables" / f"{name}.csv")
     ours = tables.to_markdown(rows[~rows["column"].str.startswith("paper:")])
     return {"title": tables.TITLES[name], "rows": ours, "note": tables.note(name)}
+
+
+# --- The appendix -------------------------------------------------------------------------------------
 
 
 def appendix_blocks(root: Path) -> dict[str, str]:
@@ -72,7 +253,7 @@ def appendix_blocks(root: Path) -> dict[str, str]:
         data_sets=list(DATA_SETS.values()),
         spreads={claim.id: _spread(claim) for claim in facts["claims"]},
     )
-    return {**blocks, "times": rendered("readme", **facts, tables=[])["times"]}
+    return {**blocks, "times": rendered("times", **facts)["times"]}
 
 
 def _spread(claim: ClaimResult) -> str:

@@ -56,6 +56,8 @@ PAGES: dict[str, Callable[[Path], dict[str, str]]] = {
     "docs/findings.md": findings.page_blocks,
     "docs/reviewers.md": reviewers.page_blocks,
     "docs/artifact_appendix.md": run.appendix_blocks,
+    "docs/results.md": run.results_blocks,
+    "docs/times.md": run.times_blocks,
     "docs/speed.md": speed.page_blocks,
     "docs/protocol.md": protocol.page_blocks,
 }
