@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from dphlib.types import STYLE_COUNTS, VALIDATION
+from dphlib.types import STYLE_COUNTS
 
 Metric = Literal["greedy", "pass", "styles_nats"]
 
@@ -73,8 +73,7 @@ def greedy(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def final(records: pd.DataFrame) -> pd.DataFrame:
-    """The rows at each run's last step; method, variant and seed make a run. None of the validation suite."""
-    records = records[records["suite"] != VALIDATION]
+    """The rows at each run's last step; method, variant and seed make a run."""
     last = records.groupby(["method", "variant", "seed"], observed=True)["step"].transform("max")
     return records[records["step"] == last]
 

@@ -12,7 +12,7 @@ from synthetic import make_cost, make_presample, make_records, make_train_logs
 
 from dphlib import stats
 from dphlib.analysis.labels import COLOURS, FAMILY, LOOKS
-from dphlib.analysis.stopping import stopping_steps
+from dphlib.analysis.waypoints import stopping_steps, waypoint_table
 from dphlib.figures.frontier import frontier, trajectories
 from dphlib.figures.method import method_figure
 from dphlib.figures.results import keep_explore, pass_curves, styles
@@ -93,7 +93,7 @@ def test_pass_curves_draw_the_means_and_their_paired_differences_to_the_base(rec
     assert "base" in text_of(fig) and "Pass@k (%)" in text_of(fig) and "95 % interval" in text_of(fig)
 
 
-@pytest.mark.parametrize("draw", [pass_curves, styles, keep_explore, frontier])
+@pytest.mark.parametrize("draw", [pass_curves, styles, keep_explore])
 def test_absent_arms_are_named_and_the_base_is_demanded(few, draw):
     assert "not run: DAPO, RKL" in text_of(draw(few))
     with pytest.raises(ValueError, match="no records of the base model"):
@@ -137,26 +137,33 @@ def test_styles_fill_a_hundred_per_cent(records):
     assert len(ends) == len(METHODS) and np.allclose(list(ends.values()), 100)
 
 
-def test_the_frontier_goes_from_the_base_along_the_way_points_to_the_end(records):
-    table = trajectories(records, ("base", "grpo")).set_index(["method", "step"])
+@pytest.fixture(scope="module")
+def waypoints(records):
+    return waypoint_table(records[(records["suite"] == "in_domain") & (records["variant"] == "main")])
+
+
+def test_the_frontier_goes_from_the_base_along_the_way_points_to_the_end(records, waypoints):
+    table = trajectories(waypoints, ("base", "grpo")).set_index(["method", "step"])
     of_grpo = records[(records["method"] == "grpo") & (records["variant"] == "main")]
     rows = of_grpo[(of_grpo["suite"] == "in_domain") & (of_grpo["step"] == 15)]
     assert table.loc[("grpo", 15), "pass_k"] == pytest.approx(stats.pass_curve(rows, (8,))["pass_at_k"].mean())
-    fig = frontier(records, ("base", "grpo"))
+    fig = frontier(waypoints, ("base", "grpo"))
     path = next(line for line in fig.axes[0].lines if len(line.get_xdata()) > 1)
-    points = [(("base", 0)), *(("grpo", step) for step in (5, 15, 30, 45))]
+    points = [("base", 0), *(("grpo", step) for step in (5, 15, 30, 45))]
     assert list(path.get_xdata()) == pytest.approx([100 * table.loc[at, "pass_1"] for at in points])
     assert list(path.get_ydata()) == pytest.approx([100 * table.loc[at, "pass_k"] for at in points])
 
 
-def test_the_frontier_on_the_validation_suite_marks_stopping_points(records):
-    moved = records[(records["suite"] == "in_domain") & (records["variant"] == "main")].assign(suite="validation")
-    fig = frontier(pd.concat([records, moved]), ("base", "grpo"))
+def test_the_frontier_on_the_validation_suite_marks_stopping_points(waypoints):
+    on_validation = waypoints.assign(suite="validation")
+    fig = frontier(on_validation, ("base", "grpo"))
     open_circles = [line for line in fig.axes[0].lines if line.get_markerfacecolor() == "none"]
-    step = stopping_steps(moved[moved["method"] == "grpo"]).mean()
-    table = trajectories(moved, ("base", "grpo")).query("method == 'grpo'")
+    step = stopping_steps(on_validation)["grpo"].mean()
+    table = trajectories(on_validation, ("base", "grpo")).query("method == 'grpo'")
     nearest = table.iloc[(table["step"] - step).abs().to_numpy().argmin()]
     assert [float(line.get_xdata()[0]) for line in open_circles] == pytest.approx([100 * nearest["pass_1"]])
+    with pytest.raises(ValueError, match="no records of the base model"):
+        frontier(waypoints[waypoints["method"] != "base"])
 
 
 def test_training_curves_leave_out_the_rehearsal_loss_where_there_is_none():

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from pandas.testing import assert_frame_equal
 from synthetic import make_cost, make_presample, make_records, make_study_records, make_train_logs
 
+from dphlib.analysis.waypoints import waypoint_table
 from dphlib.experiment.results import (
     FIGURES,
     TABLES,
@@ -41,7 +42,9 @@ def results() -> Results:
     records = make_records(METHODS, seeds).sample(frac=1, random_state=1, ignore_index=True)
     cost = make_cost().assign(step_s=lambda frame: frame["step_s"] / 3)
     columns = ["suite", "problem_id", "family", "correct"]
-    return Results(profile("cpu"), records, make_train_logs(METHODS, seeds), presample[columns], cost)
+    main = records[(records["variant"] == "main") & (records["suite"] == "in_domain")]
+    logs, on_the_way = make_train_logs(METHODS, seeds), waypoint_table(main)
+    return Results(profile("cpu"), records, logs, presample[columns], cost, waypoints=on_the_way)
 
 
 def written(results: Results, root: Path) -> Results:
@@ -65,6 +68,9 @@ def test_what_is_written_is_read_again(results, tmp_path):
     assert_frame_equal(sorted_logs(logs), sorted_logs(results.train_logs), check_exact=True)
     assert_frame_equal(again.presample, results.presample, check_exact=True)
     assert_frame_equal(again.cost, results.cost, check_exact=True)
+    steps = ["method", "variant", "seed", "step"]
+    on_the_way = again.waypoints.astype(results.waypoints.dtypes)
+    assert_frame_equal(on_the_way, results.waypoints.sort_values(steps, ignore_index=True), check_exact=True)
 
 
 def test_written_again_gives_the_same_bytes(results, tmp_path):

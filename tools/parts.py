@@ -81,11 +81,13 @@ def join(parts: Sequence[Path], out: Path = FULL) -> None:
             raise RunError(f"two parts differ in {rows.loc[twice.idxmax(), key].to_dict()}; make them anew")
         return rows
 
+    run = ["method", "variant", "seed"]
     results = Results(
         full_profile(),
         joined([each.records for each in loaded], KEY),
-        joined([each.train_logs for each in loaded], ["method", "variant", "seed", "iteration"]),
+        joined([each.train_logs for each in loaded], [*run, "iteration"]),
         joined([each.presample for each in loaded], ["base", "suite", "problem_id"]),
+        waypoints=joined([each.waypoints for each in loaded if each.waypoints is not None], [*run, "step"]),
     )
     results.write(out)
     draw(Results.load(out, full_profile()), out)

@@ -106,7 +106,8 @@ def build(
     identity: Identity,
     *,
     draw_seed: int,
-    plain: bool,
+    greedy: bool,
+    base_samples: int,
     report: Callable[[float], None],
 ) -> None:
     """Lets one policy answer and writes `records.parquet` to `out`.
@@ -115,13 +116,14 @@ def build(
         out: folder of the stage.
         base: folder of the initial policy.
         trained: folder of a trained policy, None for the initial one itself.
-        plain: also greedy answers, and the initial policy's log-probs of some draws.
+        greedy: also greedy answers.
+        base_samples: draws of each problem whose log-probs under the initial policy are computed too.
         report: called with the share of the problems that are answered.
     """
     deterministic(policies.threads(settings), policies.placement_of(settings).device)
     policy, tokenizer = policies.load_trained(settings, base, trained)
     initial = None if trained else policy
-    if plain and trained and not hasattr(policy, "disable_adapter"):
+    if base_samples and trained and not hasattr(policy, "disable_adapter"):
         initial = policies.load_initial(settings, base)[0]
     total = sum(map(len, suites.values()))
     with (
@@ -139,9 +141,9 @@ def build(
             identity,
             draw_seed=draw_seed,
             max_new_tokens=settings.evaluation.max_new_tokens,
-            greedy=plain,
+            greedy=greedy,
             base=initial,
-            base_samples=settings.evaluation.base_samples if plain else 0,
+            base_samples=base_samples,
             sampler=sampler,
             styles=settings.data is None,
             on_done=lambda done: report(done / total),

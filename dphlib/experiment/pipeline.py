@@ -459,6 +459,8 @@ class Pipeline:
             samples = {"out_of_domain": samples["out_of_domain"]}
         if not isinstance(run, RunConfig) and self.settings.evaluation.stops:
             samples[VALIDATION] = self.settings.evaluation.step_samples
+        if stopped:
+            samples = {suite: count // 2 for suite, count in samples.items()}
         return self.answered("evaluate", run, samples, stopped=stopped)
 
     def answered(
@@ -506,7 +508,8 @@ class Pipeline:
                 samples,
                 evaluate.Identity(*identity),
                 draw_seed=derive_seed(kind, config.draw_seed, name),
-                plain=ids is None,
+                greedy=ids is None,
+                base_samples=config.base_samples if ids is None and not stopped else 0,
                 report=self._report,
             )
 

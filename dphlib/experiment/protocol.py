@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from dphlib.analysis.claims import CLAIMS
-from dphlib.analysis.stopping import GAIN, PATIENCE
 from dphlib.experiment import bases
 from dphlib.runtime.files import InputError
 from dphlib.settings.methods import CONFIGS, DECISIVE
 from dphlib.settings.profiles import Profile, profile
 from dphlib.settings.studies import STUDIES, comparisons
+from dphlib.training.stopping import GAIN, PATIENCE
 
 _PARTS = ("world", "model", "sft", "presample", "train", "evaluation")
 _CHANGES_NO_NUMBER = {"checkpoint_every", "threads"}

@@ -22,6 +22,7 @@ from dphlib import stats
 from dphlib.analysis import claims, tables
 from dphlib.analysis.labels import FAMILY
 from dphlib.analysis.studies import study_table
+from dphlib.analysis.waypoints import waypoint_table
 from dphlib.experiment import hard
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.cost import measure_cost
@@ -42,11 +43,12 @@ from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.gpu import GPU_PROFILES, SMOKE
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
+from dphlib.types import VALIDATION
 
 CLAIMS_FIGURE = "fig10_claims"
 """The figure that `decide_claims` writes; the others are in `FIGURES`."""
 HARD_RECORDS = "hard.parquet"
-TRAIN_LOGS = "train_log.parquet"
+TRAIN_LOGS, WAYPOINTS = "train_log.parquet", "waypoints.parquet"
 
 _RUN = ["method", "variant", "seed"]
 _SORTED_BY = [*_RUN, "step", "suite", "temperature", "problem_id"]
@@ -65,6 +67,8 @@ class Results:
             the draw of the first seed that uses it.
         cost: iterations of the cost measurement; None before it was made.
         hard: `EvalRecord` rows of the hard problems (`hard.hard_records`); None where they were not asked for.
+        waypoints: `analysis.waypoints.waypoint_table` of the runs and the bases, on the suite that way-points are
+            measured on; None where there is none.
         made: tables of studies that were asked for, by name.
     """
 
@@ -74,6 +78,7 @@ class Results:
     presample: pd.DataFrame
     cost: pd.DataFrame | None = None
     hard: pd.DataFrame | None = None
+    waypoints: pd.DataFrame | None = None
     made: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     def study(self, names: Sequence[str]) -> pd.DataFrame:
@@ -115,6 +120,10 @@ class Results:
             _write_rows(self.hard, root / HARD_RECORDS, _SORTED_BY)
         else:
             (root / HARD_RECORDS).unlink(missing_ok=True)
+        if self.waypoints is not None:
+            _write_rows(self.waypoints, root / WAYPOINTS, [*_RUN, "step"])
+        else:
+            (root / WAYPOINTS).unlink(missing_ok=True)
         write_text(root / "presample.csv", self.presample.to_csv(index=False, lineterminator="\n", na_rep="NaN"))
         if self.cost is not None:
             write_text(root / "cost.csv", self.cost.to_csv(index=False, lineterminator="\n", na_rep="NaN"))
@@ -134,8 +143,9 @@ class Results:
                 raise RunError(f"no recorded run in {root}: {part} is missing; run ./run_all.sh {settings.name} first")
         hard_rows = _read_rows(root / HARD_RECORDS) if (root / HARD_RECORDS).is_file() else None
         cost = _read_csv(root / "cost.csv") if (root / "cost.csv").is_file() else None
+        waypoints = _read_rows(root / WAYPOINTS) if (root / WAYPOINTS).is_file() else None
         records, logs = _read_rows(root / "records.parquet"), _read_rows(root / TRAIN_LOGS)
-        return cls(settings, records, logs, _read_csv(root / "presample.csv"), cost, hard_rows)
+        return cls(settings, records, logs, _read_csv(root / "presample.csv"), cost, hard_rows, waypoints)
 
 
 def _write_rows(frame: pd.DataFrame, path: Path, sorted_by: list[str]) -> None:
@@ -169,12 +179,14 @@ class Product:
         studies: what it shows; made where an arm that only these studies train is in the records.
         hard: it is of the hard problems; made where `Results.hard` is there.
         styles: it shows styles of answers; made where they are known.
+        waypoints: it shows runs on their way; made where they were measured there.
     """
 
     make: Callable[[Results], Any]
     studies: tuple[str, ...] = ()
     hard: bool = False
     styles: bool = False
+    waypoints: bool = False
 
     def why_absent(self, results: Results) -> str:
         """Why these results do not have it, "" where they do."""
@@ -184,6 +196,8 @@ class Product:
             return "the hard problems were not answered"
         if self.styles and not stats.has_styles(results.records):
             return "no styles were told"
+        if self.waypoints and results.waypoints is None:
+            return "no way-points were measured"
         return ""
 
     @property
@@ -208,7 +222,7 @@ FIGURES: dict[str, Product] = {
     "fig5_training": Product(lambda r: training_curves(r.train_logs)),
     "fig6_cost": Product(lambda r: cost_figure(_cost(r))),
     "fig7_divergences": Product(lambda r: _divergences()),
-    "fig8_frontier": Product(lambda r: frontier(r.records)),
+    "fig8_frontier": Product(lambda r: frontier(r.waypoints), waypoints=True),
     "fig9_base": Product(lambda r: _base_regime(r)),
     "fig11_controls": Product(lambda r: comparison_figure(r.study(CONTROL_STUDIES)), CONTROL_STUDIES),
     "fig12_eta": Product(lambda r: weight_figure(r.study(("eta",)), r.settings), ("eta",)),
@@ -389,7 +403,16 @@ def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = Fal
     ]
     cost = measure_cost(pipeline) if with_cost else None
     answered = hard.hard_records(pipeline) if with_hard else None
-    return Results(settings, _coded(records), pipeline.train_logs(runs), pd.DataFrame(rows), cost, answered)
+    on_the_way, records = _parted(records, settings.evaluation.step_suite)
+    logs = pipeline.train_logs(runs)
+    return Results(settings, _coded(records), logs, pd.DataFrame(rows), cost, answered, on_the_way)
+
+
+def _parted(records: pd.DataFrame, step_suite: str) -> tuple[pd.DataFrame | None, pd.DataFrame]:
+    """The table of the way-points, and the records without those of the validation suite."""
+    of_suite = records[records["suite"] == step_suite]
+    table = waypoint_table(of_suite) if of_suite["step"].nunique() > 1 else None
+    return table, records[records["suite"] != VALIDATION]
 
 
 def close_notebook(name: str, root: Path, metrics: Mapping[str, Any]) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from dphlib.analysis.stopping import stopping_steps
 from dphlib.experiment import evaluate, policies
 from dphlib.models.tuning import mixed_with_base
 from dphlib.partition import Reference
@@ -22,7 +21,7 @@ from dphlib.runtime.machine import derive_seed, deterministic
 from dphlib.sampling.protocol import Sampler
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
-from dphlib.training import loop, tracking
+from dphlib.training import loop, stopping, tracking
 from dphlib.types import Problem
 from dphlib.verify import Verifier
 
@@ -162,6 +161,8 @@ def build(
         records = pd.concat(frames, ignore_index=True)
         records.to_parquet(out / "waypoints.parquet", index=False)
         if evaluation.stops:
-            (step,) = stopping_steps(records)
-            write_json(out / STOPPING, {"step": int(step)})
+            drawn = records[records["temperature"] > 0]
+            passed = (drawn["correct"] / drawn["n"]).groupby(drawn["step"]).mean()
+            step = int(passed.index[stopping.plateau(list(passed))])
+            write_json(out / STOPPING, {"step": step})
             shutil.copytree(kept / f"policy-{step}", out / STOPPED)

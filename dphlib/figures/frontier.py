@@ -8,43 +8,29 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dphlib import stats
 from dphlib.analysis.labels import COLOURS
-from dphlib.analysis.stopping import stopping_steps
+from dphlib.analysis.waypoints import K, stopping_steps
 from dphlib.figures.style import absent_note, legend, line_style, note, panels
 from dphlib.settings.variants import MAIN
 from dphlib.types import VALIDATION
 
 FRONTIER = ("base", "grpo", "dapo", "rkl", "grpo_dexp", "dph_f", "dph_js")
-K = 8
 
 
-def trajectories(records: pd.DataFrame, methods: Sequence[str] = FRONTIER) -> pd.DataFrame:
-    """The way-points of main runs, mean over runs, on the validation suite where there is one, else in domain.
+def trajectories(waypoints: pd.DataFrame, methods: Sequence[str] = FRONTIER) -> pd.DataFrame:
+    """The way-points of main runs, mean over runs: method, step, runs, pass_1, pass_k, styles_nats, greedy.
 
-    Returns:
-        One row per method and step, the base at step 0: method, step, runs, pass_1, pass_k (shares; K draws),
-        styles_nats, and greedy where every way-point has it.
+    Args:
+        waypoints: `analysis.waypoints.waypoint_table`; the base models are at step 0.
     """
-    suite = VALIDATION if (records["suite"] == VALIDATION).any() else "in_domain"
-    main = (records["variant"] == MAIN) & records["method"].isin(methods) & (records["suite"] == suite)
-    rows = records[main]
-    curve = stats.pass_curve(rows, (1, K)).pivot(index=_RUN, columns="k", values="pass_at_k")
-    table = curve.rename(columns={1: "pass_1", K: "pass_k"})
-    table["styles_nats"] = stats.style_entropy(rows).set_index(_RUN)["per_problem_nats"]
-    greedy = stats.greedy(rows)
-    if greedy.groupby(_RUN, observed=True).ngroups == len(table):
-        table["greedy"] = stats.greedy_accuracy(rows).set_index(_RUN)["greedy"]
-    groups = table.reset_index().groupby(["method", "step"], observed=True)
-    means = groups[list(table)].mean()
+    rows = waypoints[(waypoints["variant"] == MAIN) & waypoints["method"].isin(methods)]
+    groups = rows.groupby(["method", "step"], observed=True)
+    means = groups[["pass_1", "pass_k", "styles_nats", "greedy"]].mean()
     means.insert(0, "runs", groups.size())
     return means.reset_index()
 
 
-_RUN = ["method", "seed", "step"]
-
-
-def frontier(records: pd.DataFrame, methods: Sequence[str] = FRONTIER) -> Figure:
+def frontier(waypoints: pd.DataFrame, methods: Sequence[str] = FRONTIER) -> Figure:
     """Pass@k, style entropy and greedy accuracy against sampled Pass@1, a line for each method's training.
 
     An open circle is the mean stopping point of a method's runs, the larger marker the end.
@@ -52,7 +38,7 @@ def frontier(records: pd.DataFrame, methods: Sequence[str] = FRONTIER) -> Figure
     Raises:
         ValueError: no records of the base or of a trained method.
     """
-    table = trajectories(records, methods)
+    table = trajectories(waypoints, methods)
     there = [method for method in methods if method in set(table["method"])]
     if "base" not in there or len(there) < 2:
         raise ValueError("no records of the base model or of a trained method: evaluate them, then draw")
@@ -63,9 +49,10 @@ def frontier(records: pd.DataFrame, methods: Sequence[str] = FRONTIER) -> Figure
     }
     measures = [(column, *named[column]) for column in named if column in table and table[column].notna().all()]
     fig, axes = panels(1, len(measures), 3.1)
+    main = waypoints[waypoints["variant"] == MAIN]
     stops: Mapping[str, float] = {}
-    if (records["suite"] == VALIDATION).any():
-        stops = stopping_steps(records[records["variant"] == MAIN]).groupby(level="method", observed=True).mean()
+    if (main["suite"] == VALIDATION).all():
+        stops = stopping_steps(main).groupby(level="method", observed=True).mean()
     for ax, (column, name, scale) in zip(axes[0], measures, strict=True):
         for method in there:
             _draw(ax, table, method, column, scale, stops.get(method))

@@ -166,13 +166,14 @@ class Profile:
     def waypoints(self, run: RunConfig) -> tuple[int, ...]:
         """Iterations after which a run is measured on its way.
 
-        Where runs have a stopping point, all but those on the sums, to their end; else the main runs of `HEADLINE`, and
-        runs of another length.
+        Where runs have a stopping point, main runs and those of another weight or length, to their end; else the main
+        runs of `HEADLINE`, and runs of another length.
         """
         steps, length = self.evaluation.steps, run.setting("iterations")
         if self.evaluation.stops:
             ends = length or self.train.iterations
-            return tuple(range(steps[0], ends + 1, steps[0])) if steps and not run.setting("domain") else ()
+            on_the_way = run.variant == MAIN or run.setting("eta") or length
+            return tuple(range(steps[0], ends + 1, steps[0])) if steps and on_the_way else ()
         if length:
             return tuple(step for step in (*steps, self.train.iterations) if step < length)
         return steps if run.variant == MAIN and run.method in HEADLINE else ()

@@ -201,7 +201,7 @@ class EvalConfig:
         samples: suite -> draws per problem.
         steps: iterations after which way-points are measured.
         step_suite: on which problems. On the validation suite they are greedy too, every run has them, and the policy
-            at the first plateau of Pass@1 (`analysis.stopping`) is kept and evaluated like the last one.
+            at the first plateau of Pass@1 (`training.stopping`) is kept and evaluated like the last one.
         step_samples: draws per problem at a way-point.
         base_samples: draws of each problem whose log-probs under the initial policy are computed too.
     """
