@@ -29,7 +29,7 @@ from dphlib.runtime.files import RunError, atomic_path, write_text
 from dphlib.runtime.places import ARTIFACTS, REFERENCE, ROOT
 from tools import site
 
-RESULTS = ("*.parquet", "presample.csv", "cost.csv", "claims.json", "manifest.json", "seconds.json")
+RESULTS = ("*.parquet", "presample.csv", "cost.csv", "claims*.json", "manifest.json", "seconds.json")
 FOLDERS = ("tables", "figures", "notebooks", "metrics")
 
 

@@ -459,8 +459,6 @@ class Pipeline:
             samples = {"out_of_domain": samples["out_of_domain"]}
         if not isinstance(run, RunConfig) and self.settings.evaluation.stops:
             samples[VALIDATION] = self.settings.evaluation.step_samples
-        if stopped:
-            samples = {suite: count // 2 for suite, count in samples.items()}
         return self.answered("evaluate", run, samples, stopped=stopped)
 
     def answered(

@@ -22,7 +22,7 @@ from dphlib import stats
 from dphlib.analysis import claims, tables
 from dphlib.analysis.labels import FAMILY
 from dphlib.analysis.studies import study_table
-from dphlib.analysis.waypoints import waypoint_table
+from dphlib.analysis.waypoints import at_stopping, waypoint_table
 from dphlib.experiment import hard
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.cost import measure_cost
@@ -45,7 +45,7 @@ from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
 from dphlib.types import VALIDATION
 
-CLAIMS_FIGURE = "fig10_claims"
+CLAIMS_FIGURE, CLAIMS_STOPPED = "fig10_claims", "claims_stopped.json"
 """The figure that `decide_claims` writes; the others are in `FIGURES`."""
 HARD_RECORDS = "hard.parquet"
 TRAIN_LOGS, WAYPOINTS = "train_log.parquet", "waypoints.parquet"
@@ -323,10 +323,19 @@ def _product(products: Mapping[str, Product], name: str, kind: str) -> Product:
 
 
 def decide_claims(results: Results, root: Path) -> list[claims.ClaimResult]:
-    """Every claim's verdict; writes `claims.json` and the figure of all verdicts."""
+    """Every claim's verdict at the end of training; writes `claims.json` and the figure of all verdicts.
+
+    Where runs have a stopping point, the verdicts there go to `claims_stopped.json`.
+    """
     decided = claims.evaluate_claims(results.scores, results.train_logs, results.settings.name)
     write_text(Path(root) / "claims.json", claims.to_json(decided))
     save_figure(claims_figure(decided), Path(root) / "figures", CLAIMS_FIGURE)
+    if results.waypoints is not None and results.settings.evaluation.stops:
+        stopped = ArmScores(at_stopping(results.records, results.waypoints))
+        of_stopped = claims.evaluate_claims(stopped, results.train_logs, results.settings.name)
+        write_text(Path(root) / CLAIMS_STOPPED, claims.to_json(of_stopped))
+    else:
+        (Path(root) / CLAIMS_STOPPED).unlink(missing_ok=True)
     return decided
 
 
