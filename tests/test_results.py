@@ -110,7 +110,12 @@ def test_the_same_results_give_the_same_bytes(results, tmp_path):
     assert draw(again, tmp_path / "second", names) == first
     made = files(tmp_path / "first")
     assert made == files(tmp_path / "second")
-    assert {name.partition(".")[0].rpartition("/")[2] for name in made} == {*names, "claims", "fig10_claims"}
+    assert {name.partition(".")[0].rpartition("/")[2] for name in made} == {
+        *names,
+        "claims",
+        "claims_stopped",
+        "fig10_claims",
+    }
     assert [row["id"] for row in json.loads(made["claims.json"])] == [one.id for one in first]
 
 
@@ -127,7 +132,7 @@ def test_usual_records_make_the_usual_files_and_a_study_adds_its_own(results, bl
     draw(results, tmp_path / "usual")
     usual = {name for name, product in (FIGURES | TABLES).items() if product.usual}
     expected = {f"figures/{n}.{end}" for n in usual & set(FIGURES) | {"fig10_claims"} for end in ("png", "svg")}
-    expected |= {f"tables/{name}.csv" for name in usual & set(TABLES)} | {"claims.json"}
+    expected |= {f"tables/{name}.csv" for name in usual & set(TABLES)} | {"claims.json", "claims_stopped.json"}
     assert set(files(tmp_path / "usual")) == expected
     absent = "not run, so not drawn: fig11_controls, fig12_eta, fig13_ablations, fig14_hard, fig17_arms, "
     absent += "table_controls, table_ablations, table_arms, table_hard"

@@ -20,7 +20,7 @@ import pandas as pd
 from dphlib.analysis import retention, studies
 from dphlib.analysis.claims import ClaimResult, effect_text, evaluate_claims
 from dphlib.analysis.labels import FAMILY, NAMES, SUITES, label
-from dphlib.analysis.stopping import at_stopping, stopping_steps
+from dphlib.analysis.waypoints import at_stopping, stopping_steps
 from dphlib.analysis.weights import chosen_weight
 from dphlib.cli.replot import recorded_profile
 from dphlib.experiment.results import Results
@@ -168,11 +168,13 @@ def hard_sentences(results: Results) -> list[str]:
 
 def stopped_sentences(results: Results) -> list[str]:
     """DPH against GRPO, each run at its stopping point."""
-    if not (results.records["suite"] == VALIDATION).any():
+    waypoints = results.waypoints
+    if waypoints is None or not (waypoints["suite"] == VALIDATION).any():
         return ["Not answered: the recorded run has no way-points on the validation suite, so no stopping point."]
     records = results.records[(results.records["variant"] == "main") & results.records["method"].isin(_STOPPED)]
-    scores, lines = ArmScores(at_stopping(records)), []
-    steps = stopping_steps(records).groupby(level="method", observed=True).mean()
+    scores, lines = ArmScores(at_stopping(records, waypoints)), []
+    main = waypoints[waypoints["variant"] == "main"]
+    steps = stopping_steps(main).groupby(level="method", observed=True).mean()
     for suite, title in SUITES.items():
         said = [
             text
@@ -196,7 +198,9 @@ _STOPPED = ("base", "grpo", *DPH)
 def tuned_sentences(results: Results) -> list[str]:
     """DPH-F against reverse KL in three forms, each at the weight that validation chooses of three."""
     methods = ("dph_f", "rkl", "rkl_k2", "dph_rkl")
-    chosen = {m: chosen_weight(results.records, results.settings, m) for m in methods}
+    if results.waypoints is None:
+        return ["Not answered: the recorded run has no way-points, so no weight was chosen."]
+    chosen = {m: chosen_weight(results.waypoints, results.settings, m) for m in methods}
     if (mine := chosen["dph_f"]) is None:
         return ["Not answered: the study `eta` with way-points is not in the recorded run, so no weight was chosen."]
     lines = []

@@ -15,13 +15,14 @@ def waypoint_table(records: pd.DataFrame) -> pd.DataFrame:
     """One row per run and step of the records of one suite, mean over its problems.
 
     Returns:
-        Columns method, variant, seed, step, suite, problems, pass_1, pass_k (shares, K draws), styles_nats, and greedy,
-        NaN where there are no greedy answers.
+        Columns method, variant, seed, step, suite, problems, pass_1, pass_k (shares, K draws), auc_k (`stats.auc_at_k`),
+        styles_nats, and greedy, NaN where there are no greedy answers.
     """
     at = [*RUN, "step", "suite"]
     curve = stats.pass_curve(records, (1, K))
     wide = curve.pivot(index=[*at, "problems"], columns="k", values="pass_at_k").reset_index("problems")
     table = wide.rename(columns={1: "pass_1", K: "pass_k"})
+    table["auc_k"] = stats.auc_at_k(records, K).set_index(at)["auc_at_k"]
     table["styles_nats"] = stats.style_entropy(records).set_index(at)["per_problem_nats"]
     table["greedy"] = float("nan")
     if len(greedy := stats.greedy(records)):
@@ -37,7 +38,7 @@ def stopping_steps(waypoints: pd.DataFrame) -> pd.Series:
 
 
 def at_stopping(records: pd.DataFrame, waypoints: pd.DataFrame) -> pd.DataFrame:
-    """The records of each run at its stopping step; those of the base models, which have none, as they are."""
+    """The records (or way-points) of each run at its stopping step; those of the base models as they are."""
     steps = stopping_steps(waypoints).rename("stopping_step").reset_index()
     rows = (
         records[RUN]

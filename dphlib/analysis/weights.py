@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dphlib import stats
-from dphlib.analysis.stopping import at_stopping
+from dphlib.analysis.waypoints import at_stopping
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import Arm
 from dphlib.types import VALIDATION
 
 FACTORS = (0.25, 4)
-K = 8
 
 
 def candidates(settings: Profile, method: str) -> tuple[Arm, ...]:
@@ -24,16 +22,17 @@ def candidates(settings: Profile, method: str) -> tuple[Arm, ...]:
     return (Arm(method), *(Arm(method, variant) for variant in variants))
 
 
-def chosen_weight(records: pd.DataFrame, settings: Profile, method: str) -> Arm | None:
+def chosen_weight(waypoints: pd.DataFrame, settings: Profile, method: str) -> Arm | None:
     """The arm of `candidates` that validation chooses, by the mean over its runs; None where one has no way-points.
+
+    Args:
+        waypoints: `analysis.waypoints.waypoint_table`.
 
     >>> chosen_weight(pd.DataFrame(columns=["method", "variant", "suite"]), Profile("cpu"), "dph_f")
     """
     arms = candidates(settings, method)
-    rows = records[pd.MultiIndex.from_frame(records[["method", "variant"]]).isin([tuple(arm) for arm in arms])]
-    rows = rows[rows["suite"] == VALIDATION]
-    if rows["variant"].nunique() < len(arms):
+    rows = waypoints[pd.MultiIndex.from_frame(waypoints[["method", "variant"]]).isin([tuple(arm) for arm in arms])]
+    if rows["variant"].nunique() < len(arms) or set(rows["suite"]) != {VALIDATION}:
         return None
-    rows = at_stopping(rows)
-    area = stats.auc_at_k(rows, K).groupby("variant", observed=True)["auc_at_k"].mean()
+    area = at_stopping(rows, rows).groupby("variant", observed=True)["auc_k"].mean()
     return max(arms, key=lambda arm: area[arm.variant])  # the main arm where two are equal

@@ -11,6 +11,7 @@ from synthetic import PROBLEMS, make_hard_records, make_records, make_rows, make
 
 from dphlib.analysis.claims import CLAIMS
 from dphlib.analysis.studies import change_of
+from dphlib.analysis.waypoints import waypoint_table
 from dphlib.analysis.weights import candidates, chosen_weight
 from dphlib.experiment.results import Results
 from dphlib.settings.profiles import Profile, profile
@@ -88,7 +89,7 @@ def with_waypoints(settings: Profile, right: dict[str, int]) -> pd.DataFrame:
         for seed in (0, 1):
             flags = [[i < count for i in range(8)]] * 3
             parts.append(make_rows("dph_f", seed, flags, variant=variant, suite=VALIDATION, step=STEP))
-    return pd.concat(parts, ignore_index=True)
+    return waypoint_table(pd.concat(parts, ignore_index=True))
 
 
 def test_validation_chooses_the_weight_and_every_candidate_is_needed(settings):
@@ -111,6 +112,8 @@ def test_dph_is_set_against_grpo_where_each_stopped_and_not_at_the_end(settings)
             ] * 3  # more at the end than where it stopped
             parts.append(make_rows(method, correct=solved, **of))
     records = pd.concat(parts, ignore_index=True)
-    said = reviewers.stopped_sentences(Results(settings, records, pd.DataFrame(), pd.DataFrame()))
+    on_the_way, records = (records[(records["suite"] == VALIDATION) == there] for there in (True, False))
+    results = Results(settings, records, pd.DataFrame(), pd.DataFrame(), waypoints=waypoint_table(on_the_way))
+    said = reviewers.stopped_sentences(results)
     assert "DPH-F minus GRPO Pass@1 +25.0 points" in said[0]  # 4/8 at step 10 less 2/8 at step 5
     assert said[-1] == "Mean iteration of the stopping point: GRPO 5, DPH-F 10."
