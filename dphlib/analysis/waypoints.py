@@ -15,8 +15,8 @@ def waypoint_table(records: pd.DataFrame) -> pd.DataFrame:
     """One row per run and step of the records of one suite, mean over its problems.
 
     Returns:
-        Columns method, variant, seed, step, suite, problems, pass_1, pass_k (shares, K draws), auc_k (`stats.auc_at_k`),
-        styles_nats, and greedy, NaN where there are no greedy answers.
+        Columns method, variant, seed, step, suite, problems, pass_1, pass_k (shares, K draws), auc_k
+        (`stats.auc_at_k`), styles_nats, and greedy, NaN where there are no greedy answers.
     """
     at = [*RUN, "step", "suite"]
     curve = stats.pass_curve(records, (1, K))
