@@ -248,12 +248,19 @@ def appendix_blocks(root: Path) -> dict[str, str]:
         environment_gib=int(full[1]) / 1024,
         asked_gib=int(asked[1]),
         address=project["tool"]["dph"]["repository"],
+        doi=doi(root),
         licence=project["project"]["license"],
         bases=list(BASES.values()),
         data_sets=list(DATA_SETS.values()),
         spreads={claim.id: _spread(claim) for claim in facts["claims"]},
     )
     return {**blocks, "times": rendered("times", **facts)["times"]}
+
+
+def doi(root: Path) -> str:
+    """The artifact's own DOI, the line `doi:` of CITATION.cff; "" where it has none yet."""
+    found = re.search(r"(?m)^doi: *[\"']?(10\.\S+?)[\"']?$", (root / "CITATION.cff").read_text(encoding="utf-8"))
+    return found[1] if found else ""
 
 
 def _spread(claim: ClaimResult) -> str:

@@ -21,7 +21,7 @@ import nbformat
 from dphlib import __version__
 from dphlib.runtime.files import RunError, write_text
 from dphlib.runtime.places import ROOT
-from tools import blocks, findings, protocol, reviewers, run, speed, third_party, verifier
+from tools import blocks, findings, hub, protocol, reviewers, run, speed, third_party, verifier
 
 _ADDRESS = re.compile(r"https://([\w.-]+)/([\w.-]+/[\w.-]*\w)")
 FIRST_NOTEBOOK = "00_kick_the_tires"
@@ -60,6 +60,7 @@ PAGES: dict[str, Callable[[Path], dict[str, str]]] = {
     "docs/times.md": run.times_blocks,
     "docs/speed.md": speed.page_blocks,
     "docs/protocol.md": protocol.page_blocks,
+    "artifacts/bases/README.md": hub.card_blocks,
 }
 """Each document with generated blocks, and what makes them."""
 
