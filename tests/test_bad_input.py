@@ -6,20 +6,23 @@ the hub's refusals and chat templates in `test_tuning`, vLLM's versions in `test
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from unittest.mock import Mock
 
+import pandas as pd
 import pytest
 from data_files import official
 from small import RewardsFirstToken, policy, tokenizer
 from test_gpu_path import small
 from test_trainer import OUT_OF_MEMORY, run
 
+from dphlib.analysis import tables as analysis_tables
 from dphlib.cli import main as cli
-from dphlib.experiment import plan, policies
+from dphlib.experiment import plan, policies, results
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.cost import measure_cost
 from dphlib.experiment.pipeline import Pipeline
@@ -139,6 +142,36 @@ def test_a_stage_that_is_there_asks_for_no_memory(tmp_path, base_folder, monkeyp
     with one_line("evaluation needs at least"):
         pipeline.evaluate_one()
     assert pipeline.lacks(partial(Pipeline.presample, suite="cross_domain")) and not pipeline.lacks(Pipeline.partition)
+
+
+def test_runs_that_were_trained_elsewhere_are_collected_where_training_does_not_fit(
+    tmp_path, base_folder, monkeypatch, on_cpu, capsys, repository
+):
+    """Without a cost, and with a sentence in its place, as notebook 07 shows them."""
+    monkeypatch.setenv(problem_sets.FOLDER, str(official(tmp_path / "data")))
+    monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)
+    settings, run_config = small(base_folder), RunConfig("grpo", "main", 0)
+    pipeline = Pipeline(tmp_path / "run", settings)
+    for one in (run_config, 0):  # here, for a job's process would open the profile by its name
+        pipeline.evaluations(one)
+    monkeypatch.setitem(plan.BASES, settings.base.name, settings.base)
+    gib = {action: plan.least_gib(settings, action) for action in ("evaluation", "training")}
+    monkeypatch.setattr(plan, "gpu_total_gib", lambda: sum(gib.values()) / 2)
+    collected = results.collect(pipeline, [run_config], with_cost=True)
+    assert set(collected.records["method"]) == {"base", "grpo"} and collected.cost is None
+    assert "the cost of an iteration is not measured: profile gpu80: training needs" in capsys.readouterr().out
+    assert results.left_out(collected)["fig6_cost"] == "the cost of an iteration was not measured"
+
+    cells = json.loads((repository / "notebooks" / "07_ablations.ipynb").read_text(encoding="utf-8"))["cells"]
+    source = {cell["id"]: "".join(cell["source"]) for cell in cells}
+    nothing = pd.DataFrame(columns=["column", "status", "suite", "ablation", "Pass@8", "measure"], dtype=object)
+    names = ("study", "arm", "against", "difference", "method", "variant", "ours")
+    nothing = nothing.assign(**{name: pd.Series(dtype=str) for name in names})
+    tables = dict.fromkeys(("table5", "effects", "sizes", "controls", "swept"), nothing)
+    space = {"results": collected, "out": tmp_path, "Markdown": str, "pd": pd, "tables": analysis_tables, **tables}
+    for cell in ("fig6", "cost-table", "numbers"):
+        exec(source[cell], space)
+    assert results.NO_COST in capsys.readouterr().out and space["metrics"] == {}
 
 
 @pytest.mark.parametrize(

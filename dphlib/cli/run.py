@@ -38,6 +38,8 @@ from dphlib.settings.studies import chosen
 
 SPACE_GIB = 0.5
 """A full CPU run wrote less than a third of this."""
+SET_UP = "set-up"
+"""In a manifest's seconds, beside the notebooks."""
 
 
 ProfileArgument = Annotated[str, tyro.conf.arg(name="profile")]
@@ -190,7 +192,7 @@ def _finish(out: Path, settings: Profile, asked: dict[str, str]) -> None:
 
     seconds = read_json(out / "seconds.json")
     if setup := os.environ.get("DPH_SETUP_S"):
-        write_json(out / "seconds.json", seconds := {"set-up": float(setup), **seconds})
+        write_json(out / "seconds.json", seconds := {SET_UP: float(setup), **seconds})
     extra = {"profile": settings.name, "seeds": list(settings.seeds), "asked": asked, "seconds": seconds}
     if settings.described:
         extra["ours"] = settings.described
@@ -201,20 +203,46 @@ def _finish(out: Path, settings: Profile, asked: dict[str, str]) -> None:
 
 
 def _closing_words(out: Path, done: Sequence[str], seconds: float) -> None:
+    """What came out: of a smoke run that everything works, in six lines; else the verdicts, beside the reference's."""
     from dphlib.analysis import claims
-    from dphlib.experiment.agreement import agreement
+    from dphlib.experiment.agreement import agreement, verdict_agreement
 
-    print()
-    claims.print_table(read_claims(out))
     manifest = read_json(out / "manifest.json")
-    peak = max(manifest["peak_gib"], manifest["peak_gib_largest_child"])
-    print(f"\nReport: {out / 'report' / 'index.html'}")
-    print(f"Results: {out}")
+    name, smallest = manifest["profile"], manifest["profile"].endswith("smoke")
+    print()
+    if smallest:
+        print(_everything_works(out))
+        print("it shows that everything runs and says nothing about the method: too few problems and steps for a claim")
+    else:
+        claims.print_table(read_claims(out))
+        print()
+        for sentence in (verdict_agreement(out, name), agreement(out, name)):
+            if sentence:
+                print(sentence)
+    print(f"time: {_times(done, seconds, manifest)}")
+    print(f"report: {out / 'report' / 'index.html'}")
+    print(f"results: {out}")
+    if smallest:
+        full = name.removesuffix("smoke").removesuffix("-") or "cpu"
+        print(f"next: ./run_all.sh {full}; dph plan --profile {full} says what it takes")
+
+
+def _everything_works(out: Path) -> str:
+    there = find_notebooks(NOTEBOOKS)
+    whole = sum(_is_whole(out / "notebooks" / path.name) for path in there)
+    figures, tables = (
+        len(list((out / kind).glob(f"*.{end}"))) for kind, end in (("figures", "svg"), ("tables", "csv"))
+    )
+    return f"everything works: {whole} of {len(there)} notebooks, {figures} figures, {tables} tables, a report"
+
+
+def _times(done: Sequence[str], seconds: float, manifest: dict[str, Any]) -> str:
+    """How long this call took and, where that is less, the building of all stages; and the memory."""
+    built_s = sum(value for name, value in manifest["seconds"].items() if name != SET_UP)
     again = f"{len(done)} notebooks executed" if done else "nothing had changed, all notebooks reused"
-    total = duration(sum(manifest["seconds"].values()))
-    if said := agreement(out, manifest["profile"]):
-        print(said)
-    print(f"This time: {duration(seconds)}, {again}. All notebooks together took {total}; peak memory {peak:.1f} GiB.")
+    whole = f"; built from nothing they take {duration(built_s)}" if built_s > seconds else ""
+    peak = max(manifest["peak_gib"], manifest["peak_gib_largest_child"])
+    return f"{duration(seconds)}, {again}{whole}; peak memory {peak:.1f} GiB"
 
 
 def require_machine(settings: Profile) -> None:

@@ -53,8 +53,8 @@ CODE = {
 """Stage -> the modules that make its numbers; `store.code_version` adds those that they import."""
 
 
-Needed = Mapping[Action, Callable[..., Stage]]
-"""What makes a stage of a pipeline -> the stage, a method of `Pipeline` with its arguments."""
+Needed = Mapping[Action, Callable[..., object]]
+"""What needs memory -> what makes its stage, called with a pipeline."""
 
 
 class _Finished(Run):
@@ -99,7 +99,7 @@ class Pipeline:
         other.run = _Finished(self.run.root, self.run.profile_name)
         return other
 
-    def lacks(self, stage: Callable[[Pipeline], Stage | list[Stage]]) -> bool:
+    def lacks(self, stage: Callable[[Pipeline], object]) -> bool:
         """Whether a stage is not there, found out without building anything.
 
         Neither is one whose inputs cannot be read: what is wrong with them is said when it is built.

@@ -65,7 +65,7 @@ class Results:
         train_logs: iterations of all runs, with method, variant and seed.
         presample: one row per base and training prompt: base, suite, problem_id, family, correct of k; of each base in
             the draw of the first seed that uses it.
-        cost: iterations of the cost measurement; None before it was made.
+        cost: iterations of the cost measurement; None before it was made, and where training does not fit.
         hard: `EvalRecord` rows of the hard problems (`hard.hard_records`); None where they were not asked for.
         waypoints: `analysis.waypoints.waypoint_table` of the runs and the bases, on the suite that way-points are
             measured on; None where there is none.
@@ -180,6 +180,7 @@ class Product:
         hard: it is of the hard problems; made where `Results.hard` is there.
         styles: it shows styles of answers; made where they are known.
         waypoints: it shows runs on their way; made where they were measured there.
+        cost: it shows the cost of an iteration; made where `Results.cost` is there.
     """
 
     make: Callable[[Results], Any]
@@ -187,6 +188,7 @@ class Product:
     hard: bool = False
     styles: bool = False
     waypoints: bool = False
+    cost: bool = False
 
     def why_absent(self, results: Results) -> str:
         """Why these results do not have it, "" where they do."""
@@ -198,6 +200,8 @@ class Product:
             return "no styles were told"
         if self.waypoints and results.waypoints is None:
             return "no way-points were measured"
+        if self.cost and results.cost is None:
+            return "the cost of an iteration was not measured"
         return ""
 
     @property
@@ -220,7 +224,7 @@ FIGURES: dict[str, Product] = {
     "fig3_keep_explore": Product(lambda r: figures.keep_explore(r.records)),
     "fig4_styles": Product(lambda r: figures.styles(r.records), styles=True),
     "fig5_training": Product(lambda r: training_curves(r.train_logs)),
-    "fig6_cost": Product(lambda r: cost_figure(_cost(r))),
+    "fig6_cost": Product(lambda r: cost_figure(_cost(r)), cost=True),
     "fig7_divergences": Product(lambda r: _divergences()),
     "fig8_frontier": Product(lambda r: frontier(r.waypoints), waypoints=True),
     "fig9_base": Product(lambda r: _base_regime(r)),
@@ -254,6 +258,11 @@ NO_STYLES = (
     "words do not name one. What shows styles is left out."
 )
 """What is said where there are no styles."""
+NO_COST = (
+    "The cost of an iteration was not measured: training does not fit on this GPU. Figure 6 and the table of the cost "
+    "are left out."
+)
+"""What is said where there is no cost."""
 
 
 def _divergences() -> Figure:
@@ -398,7 +407,8 @@ def draw_part(source: str, root: str, asked: Sequence[str], part: str) -> None:
 
 def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = False, with_hard: bool = False) -> Results:
     """The recorded tables of the base and of `runs`, building what is not there yet; if asked, the cost is measured and
-    the hard problems are answered.
+    the hard problems are answered. On a GPU on which training does not fit, `runs` may be there all the same (trained
+    elsewhere, by verl): then there is no cost, and why is printed.
     """
     records, settings = pipeline.evaluate(runs), pipeline.settings
     suites = [suite for suite in ("train", "sums_train") if suite in problem_sets.suites(settings)]
@@ -410,7 +420,7 @@ def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = Fal
         for suite, index, seed in drawn
         for g in pipeline.groups(suite, seed=seed)
     ]
-    cost = measure_cost(pipeline) if with_cost else None
+    cost = _measured_cost(pipeline) if with_cost else None
     answered = hard.hard_records(pipeline) if with_hard else None
     on_the_way, records = _parted(records, settings.evaluation.step_suite)
     logs = pipeline.train_logs(runs)
@@ -422,6 +432,15 @@ def _parted(records: pd.DataFrame, step_suite: str) -> tuple[pd.DataFrame | None
     of_suite = records[records["suite"] == step_suite]
     table = waypoint_table(of_suite) if of_suite["step"].nunique() > 1 else None
     return table, records[records["suite"] != VALIDATION]
+
+
+def _measured_cost(pipeline: Pipeline) -> pd.DataFrame | None:
+    try:
+        pipeline.require_memory({"training": measure_cost})
+    except RunError as error:
+        print(f"the cost of an iteration is not measured: {error}")
+        return None
+    return measure_cost(pipeline)
 
 
 def close_notebook(name: str, root: Path, metrics: Mapping[str, Any]) -> None:
