@@ -151,6 +151,8 @@ def test_runs_that_were_trained_elsewhere_are_collected_where_training_does_not_
     monkeypatch.setenv(problem_sets.FOLDER, str(official(tmp_path / "data")))
     monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)
     settings, run_config = small(base_folder), RunConfig("grpo", "main", 0)
+    eight = dict.fromkeys(settings.evaluation.samples, 8)  # for Pass@8
+    settings = replace(settings, evaluation=replace(settings.evaluation, samples=eight, step_samples=8))
     pipeline = Pipeline(tmp_path / "run", settings)
     for one in (run_config, 0):  # here, for a job's process would open the profile by its name
         pipeline.evaluations(one)
