@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,20 @@ import pandas as pd
 
 from dphlib import __version__
 from dphlib.analysis import paper, tables
-from dphlib.analysis.claims import CLAIMS, ClaimResult, PartResult, effect_text, joint_text, rule, verdict_counts
+from dphlib.analysis.claims import (
+    CLAIMS,
+    ClaimResult,
+    Decision,
+    PartResult,
+    effect_text,
+    from_json,
+    joint_text,
+    verdict_counts,
+)
 from dphlib.analysis.labels import NAMES
 from dphlib.cli.replot import recorded_profile
 from dphlib.data.sets import DATA_SETS
+from dphlib.experiment.results import CLAIMS_STOPPED
 from dphlib.report.facts import command_text, machine_text, minutes, peak_text, read_claims, read_json
 from dphlib.settings.gpu import BASES
 from dphlib.settings.methods import HEADLINE
@@ -117,7 +128,8 @@ def shown(root: Path) -> dict[str, Any] | None:
     """
     is_full = (root / FULL / "claims.json").is_file()
     where = FULL if is_full else WHERE
-    claims = read_claims(root / where)
+    claims, path = read_claims(root / where), root / where / CLAIMS_STOPPED
+    stopped = {one.id: one.verdict for one in from_json(path.read_text(encoding="utf-8"))} if path.is_file() else {}
     if [one.id for one in claims] != [one.id for one in CLAIMS]:
         return None
     answers = pd.read_parquet(root / where / "records.parquet", columns=["method", "variant", "seed", "n"])
@@ -130,20 +142,22 @@ def shown(root: Path) -> dict[str, Any] | None:
         "answers": int(answers["n"].sum()),
         "counts": _counts(claims),
         "findings": findings(claims),
-        "claims": [_row(one) for one in claims],
+        "claims": [_row(one, stopped.get(one.id)) for one in claims],
+        "stopped": bool(stopped),
         "small": small_table(tables.read_csv(root / where / "tables" / "table1.csv")),
         "tables": [_table(root / where, name) for name in ("table1", "table2")],
     }
 
 
-def _row(claim: ClaimResult) -> dict[str, str]:
-    """A claim as README's table has it; `joint` is "" where there is nothing to say."""
+def _row(claim: ClaimResult, stopped: Decision | None) -> dict[str, str]:
+    """A claim as README's table has it, with its verdict at the stopping point; `joint` is "" where there is none."""
     headline = claim.holds_jointly is not None
     return {
         "text": f"**{SHORT[claim.id]}**" if headline else SHORT[claim.id],
         "verdict": f"{SYMBOLS[claim.verdict]} {claim.verdict}",
         "effect": effect_text(claim).replace(" points", "") or "-",
         "joint": joint_text(claim).replace("-", ""),
+        "stopped": SYMBOLS[stopped] if stopped else "",
     }
 
 
@@ -153,24 +167,31 @@ def findings(claims: Sequence[ClaimResult]) -> list[str]:
     greedy, narrowed = of["greedy_rises"].parts[0], of["pass_k_falls"].parts[0]
     large = of["dph_nearer_at_large_k"].parts
     return [
-        f"**What RL does.** {compared(greedy)}; {compared(narrowed)}.",
+        f"**What RL does.** {compared(greedy)}; {compared(narrowed, turned=True)}.",
         f"**What DPH does.** {'; '.join(map(compared, large))}.",
         awkward(claims),
     ]
 
 
-def compared(part: PartResult) -> str:
-    """A part "A > B, measure" in words that follow its interval."""
+def compared(part: PartResult, *, turned: bool = False) -> str:
+    """A part "A > B, measure" in words that follow its interval, of A; `turned`, of B."""
     arms, measure = part.label.replace("greedy", "greedy accuracy").split(", ")
     one, other = (f"{'the base' if name == NAMES['base'] else name}'s" for name in arms.split(" > "))
-    if part.estimate is None or part.low is None or part.high is None:
+    if turned:
+        one, other, part = other, one, _turned(part)
+    if part.low is None or part.high is None:
         return f"{one} {measure} against {other} is not recorded"
-    if rule(part.low, part.high) == "inconclusive":
-        return f"{one} {measure} is not clearly apart from {other} ({effect_text(part)})"
     if part.low > 0:
         return f"{one} {measure} is {effect_text(part)} above {other}"
-    turned = PartResult(part.label, part.verdict, part.unit, -part.estimate, -part.high, -part.low)
-    return f"{one} {measure} is {effect_text(turned)} below {other}"
+    if part.high < 0:
+        return f"{one} {measure} is {effect_text(_turned(part))} below {other}"
+    return f"{one} {measure} is not clearly apart from {other} ({effect_text(part)})"
+
+
+def _turned(part: PartResult) -> PartResult:
+    """The effect with its sign changed."""
+    estimate, low, high = (None if x is None else -x for x in (part.estimate, part.high, part.low))
+    return replace(part, estimate=estimate, low=low, high=high)
 
 
 def awkward(claims: Sequence[ClaimResult]) -> str:

@@ -266,6 +266,16 @@ def test_the_full_reference_takes_the_references_place_but_for_the_minutes(of_a_
     assert f"../{run.FULL}/tables" in run.results_blocks(tmp_path)["results"]
 
 
+def test_the_verdicts_at_the_stopping_point_stand_beside_those_at_the_end(of_a_run, tmp_path):
+    shutil.copytree(of_a_run, tmp_path, dirs_exist_ok=True)
+    stopped = [replace(one, verdict="not supported") for one in decided(tmp_path)]
+    stopped[1] = replace(stopped[1], verdict="supported")
+    (tmp_path / run.WHERE / "claims_stopped.json").write_text(claims.to_json(stopped), encoding="utf-8")
+    before, after = (cells(run.readme_blocks(root)["claims"]) for root in (of_a_run, tmp_path))
+    assert [row[:4] for row in after] == before and after[0][4] == "stopped"
+    assert [row[4] for row in after[1:]] == ["✘", "✔", *["✘"] * (len(stopped) - 2)]
+
+
 def test_each_notebook_is_listed_with_its_question_and_minutes(of_a_run):
     _, *rows, whole = cells(run.readme_blocks(of_a_run)["notebooks"])
     assert [re.match(r"\[(\w+)\]\(notebooks/\1\.ipynb\)", row[0])[1] for row in rows] == [
@@ -318,7 +328,11 @@ def test_the_awkward_finding_is_the_clearest_refutation_else_what_is_open(of_a_r
     ],
 )
 def test_a_findings_words_follow_its_interval(numbers, words):
-    assert run.compared(claims.PartResult("base > GRPO, in-domain Pass@8", "inconclusive", "share", *numbers)) == words
+    part = claims.PartResult("base > GRPO, in-domain Pass@8", "inconclusive", "share", *numbers)
+    assert run.compared(part) == words
+    swapped = {"the base's": "GRPO's", "GRPO's": "the base's", "above": "below", "below": "above"}
+    other = re.sub("|".join(swapped), lambda match: swapped[match[0]], words)
+    assert run.compared(part, turned=True) == other.replace("(1.0 points [-1.0, 3.0])", "(-1.0 points [-3.0, 1.0])")
 
 
 @pytest.mark.parametrize(("p", "words"), [(0.01, "a difference remains"), (0.9, "MARA's objection open")])
