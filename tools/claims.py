@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 
 from dphlib import __version__
-from dphlib.analysis.claims import Decision, verdict_counts
+from dphlib.analysis.claims import Decision, from_json, verdict_counts
+from dphlib.experiment.results import CLAIMS_STOPPED
 from dphlib.report.facts import command_text, machine_text, read_claims, read_json
 from dphlib.runtime.files import UserError, make_folder, sha256_file, write_text
-from dphlib.runtime.places import REFERENCE
-from tools import blocks
+from dphlib.runtime.places import REFERENCE, ROOT
+from tools import blocks, run
 
 PAPER = "arXiv:2509.07430"
 MEANING: dict[Decision, str] = {
@@ -27,24 +28,33 @@ MEANING: dict[Decision, str] = {
     "not run": "an arm or a suite that it needs is not in the run",
 }
 """What a verdict says, in the order of `claims.VERDICTS`."""
+RECORD = ("claims.json", CLAIMS_STOPPED, "records.parquet")
+"""Files of a run whose hashes stand on its pages."""
 
 
-def pages(run: Path) -> dict[str, str]:
+def pages(recorded: Path) -> dict[str, str]:
     """File name -> text, of every claim of a results folder and `index.md`.
 
-    Raises RunError naming `claims.json` or `manifest.json` where it is absent or not JSON.
+    The verdict at the stopping point stands beside the one at the end where the folder has it. Raises RunError naming
+    `claims.json` or `manifest.json` where it is absent or not JSON; `artifacts/full` has no manifest and needs none.
     """
-    claims, manifest = read_claims(run), read_json(run / "manifest.json")
+    claims = read_claims(recorded)
+    stopped = {}
+    if (recorded / CLAIMS_STOPPED).is_file():
+        stopped = {one.id: one for one in from_json((recorded / CLAIMS_STOPPED).read_text(encoding="utf-8"))}
+    manifest = None if recorded.name == Path(run.FULL).name else read_json(recorded / "manifest.json")
     facts = {
         "paper": PAPER,
         "version": __version__,
-        "profile": manifest["profile"],
-        "command": command_text(manifest),
-        "machine": machine_text(manifest),
-        "claims_sha256": sha256_file(run / "claims.json"),
-        "results_sha256": manifest["sha256"],
+        "meaning": MEANING,
+        "profile": manifest["profile"] if manifest else "cpu",
+        "command": command_text(manifest) if manifest else run.FULL_COMMAND,
+        "machine": machine_text(manifest) if manifest else "",
+        "hashes": {path.name: sha256_file(path) for name in RECORD if (path := recorded / name).is_file()},
     }
-    made = {f"{one.id}.md": blocks.rendered("claim", claim=one, meaning=MEANING, **facts)["page"] for one in claims}
+    made = {}
+    for one in claims:
+        made[f"{one.id}.md"] = blocks.rendered("claim", claim=one, stopped=stopped.get(one.id), **facts)["page"]
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdict_counts(claims).items() if count)
     return {**made, "index.md": blocks.rendered("claim_list", claims=claims, counts=counts, **facts)["page"]}
 
@@ -52,7 +62,9 @@ def pages(run: Path) -> dict[str, str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.claims", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the pages")
-    parser.add_argument("--run", type=Path, default=REFERENCE, help="results folder (default: the committed reference)")
+    full = ROOT / run.FULL
+    default = full if (full / "claims.json").is_file() else REFERENCE
+    parser.add_argument("--run", type=Path, default=default, help="results folder (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
         made = pages(options.run)

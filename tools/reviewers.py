@@ -358,10 +358,10 @@ def made(results: Results, where: str) -> dict[str, str]:
 
 def page_blocks(root: Path) -> dict[str, str]:
     """The generated blocks of the page. Raises RunError naming what of the recorded run is absent."""
-    reference, full = root / run.WHERE, root / "artifacts" / parts.FULL.name
+    reference, full = root / run.WHERE, root / run.FULL
     found = {run.WHERE: Results.load(reference, recorded_profile(reference))}
     if (full / "records.parquet").is_file():
-        found = {full.relative_to(root).as_posix(): Results.load(full, parts.full_profile()), **found}
+        found = {run.FULL: Results.load(full, parts.full_profile()), **found}
     where, results = next(iter(found.items()))
     hard = [each.hard for each in found.values() if each.hard is not None and not of_another_world(each)]
     return made(replace(results, hard=hard[0] if hard else None), where)

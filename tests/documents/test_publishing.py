@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from synthetic import make_records, make_train_logs
 
 from dphlib.analysis import claims as analysis
 from dphlib.experiment import bases
+from dphlib.experiment.results import CLAIMS_STOPPED
 from dphlib.runtime.files import RunError, sha256_file
 from dphlib.scores import ArmScores
 from dphlib.world.templates import LEADS
@@ -25,7 +27,6 @@ MANIFEST = {
     "profile": "cpu",
     "asked": {"seeds": "3"},
     "machine": {"cpu": "some CPU", "cores": 2, "memory_gib": 8.0, "os": "Linux", "gpus": []},
-    "sha256": "0" * 64,
 }
 
 
@@ -42,6 +43,9 @@ def recorded(tmp_path_factory) -> Path:
     decided = analysis.evaluate_claims(ArmScores.final(records), make_train_logs(methods), "cpu")
     assert {"not run", "supported"} <= {one.verdict for one in decided}
     (folder / "claims.json").write_text(analysis.to_json(decided))
+    (folder / CLAIMS_STOPPED).write_text(
+        analysis.to_json([replace(one, verdict="not testable") for one in decided[:1]])
+    )
     (folder / "manifest.json").write_text(json.dumps(MANIFEST))
     return folder
 
@@ -62,8 +66,18 @@ def test_each_claim_has_a_page_with_all_that_the_record_says_of_it(recorded, tmp
         for part, row in zip(one.parts, rows, strict=True):
             assert row.startswith(part.label) and f"| {part.verdict} | {analysis.effect_text(part) or '-'} |" in row
         assert "`./run_all.sh cpu --seeds 3`" in body and sha256_file(recorded / "claims.json") in body
+        assert ("stopping point: **not testable**" in body) == (one.id == decided[0].id)
         assert f"[{one.text}]({one.id}.md) | {one.paper_ref} | {one.verdict} |" in index
     assert list(claims.MEANING) == list(analysis.VERDICTS)
+
+
+def test_the_full_run_has_no_manifest_and_its_command_stands_on_the_page(recorded, tmp_path):
+    full = tmp_path / "full"
+    shutil.copytree(recorded, full)
+    (full / "manifest.json").unlink()
+    assert f"`{run.FULL_COMMAND}`" in claims.pages(full)["greedy_rises.md"]
+    with pytest.raises(RunError, match=r"manifest\.json is not there"):
+        claims.pages(full.rename(tmp_path / "other"))
 
 
 def test_without_a_record_it_says_so_and_writes_nothing(tmp_path, capsys):
