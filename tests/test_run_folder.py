@@ -17,8 +17,9 @@ import numpy
 import pandas as pd
 import pytest
 
+from dphlib.analysis.claims import ClaimResult, PartResult, to_json
 from dphlib.experiment import store
-from dphlib.experiment.agreement import KEY, agreement
+from dphlib.experiment.agreement import KEY, agreement, verdict_agreement
 from dphlib.experiment.pipeline import CODE
 from dphlib.experiment.store import NO_NUMBERS, code_version, open_run, work_folder
 from dphlib.runtime import files
@@ -630,6 +631,29 @@ def test_a_run_says_how_many_of_its_records_equal_the_references(tmp_path, monke
         monkeypatch.delenv(name, raising=False)
     assert agreement(tmp_path / "run", "cpu", tmp_path / "reference").endswith("agrees with it statistically only")
     assert agreement(tmp_path / "run", "smoke", tmp_path / "reference") == ""
+
+
+def claim(name: str, verdict: str) -> ClaimResult:
+    part = PartResult(name, verdict, "share", 0.1, 0.0, 0.2)
+    return ClaimResult(name, "text", "Table 1", verdict, "share", 0.1, 0.0, 0.2, (), (part,), name, "")
+
+
+def test_a_run_says_how_many_of_its_verdicts_are_the_references(tmp_path):
+    runs = {"run": ["supported", "supported", "not supported"], "reference": ["supported", "inconclusive"]}
+    for name, verdicts in runs.items():
+        told = [claim(f"claim_{i}", verdict) for i, verdict in enumerate(verdicts)]
+        write_text(tmp_path / name / "claims.json", to_json(told))
+        write_json(tmp_path / name / "manifest.json", {"profile": "cpu"})
+    said = "1 of 2 verdicts as in the reference; differs: claim_1 (supported, there inconclusive)"
+    asked = tmp_path / "run", "cpu", tmp_path / "reference"
+    assert verdict_agreement(*asked) == said
+    write_json(tmp_path / "reference/manifest.json", {"profile": "cpu", "asked": {"seeds": "5"}})
+    other = "the reference is of ./run_all.sh cpu --seeds 5, this run of ./run_all.sh cpu"
+    assert verdict_agreement(*asked) == f"{said}; {other}"
+    shutil.copy(tmp_path / "run/claims.json", tmp_path / "reference")
+    assert verdict_agreement(*asked) == f"3 of 3 verdicts as in the reference; {other}"
+    assert verdict_agreement(tmp_path / "run", "smoke", tmp_path / "reference") == ""
+    assert verdict_agreement(tmp_path / "run", "cpu", tmp_path / "nowhere") == ""
 
 
 # --- Results folder -------------------------------------------------------------------------

@@ -239,7 +239,9 @@ def _everything_works(out: Path) -> str:
 def _times(done: Sequence[str], seconds: float, manifest: dict[str, Any]) -> str:
     """How long this call took and, where that is less, the building of all stages; and the memory."""
     built_s = sum(value for name, value in manifest["seconds"].items() if name != SET_UP)
-    again = f"{len(done)} notebooks executed" if done else "nothing had changed, all notebooks reused"
+    again = (
+        f"{len(done)} notebook{'s' * (len(done) > 1)} executed" if done else "nothing had changed, all notebooks reused"
+    )
     whole = f"; built from nothing they take {duration(built_s)}" if built_s > seconds else ""
     peak = max(manifest["peak_gib"], manifest["peak_gib_largest_child"])
     return f"{duration(seconds)}, {again}{whole}; peak memory {peak:.1f} GiB"
