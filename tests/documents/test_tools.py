@@ -24,7 +24,8 @@ from dphlib.runtime.files import RunError
 from dphlib.scores import ArmScores
 from dphlib.settings.methods import CONTROLS, DECISIVE, METHODS
 from dphlib.settings.profiles import profile
-from tools import findings, run, site, third_party, verifier
+from dphlib.settings.studies import STUDIES, planned_runs
+from tools import findings, parts, run, site, third_party, verifier
 from tools.blocks import fill
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,6 +214,13 @@ def test_every_claim_has_its_few_words_and_its_symbol():
     assert list(run.SHORT) == [claim.id for claim in claims.CLAIMS]
     assert list(run.SYMBOLS) == list(claims.VERDICTS)
     assert len(set(run.SHORT.values())) == len(run.SHORT) and len(set(run.SYMBOLS.values())) == len(run.SYMBOLS)
+
+
+def test_readme_names_the_full_reference_as_it_is_planned():
+    planned, text = planned_runs(parts.full_profile(), tuple(STUDIES)), (ROOT / "README.md").read_text(encoding="utf-8")
+    decisive = {sum(one.method == name and one.variant == "main" for one in planned) for name in DECISIVE}
+    assert f"`{run.FULL_COMMAND}` is the full reference: {len(planned)} runs, {decisive.pop()} of each decisive" in text
+    assert not decisive and len(profile("cpu").seeds) == 3
 
 
 def test_readmes_claims_are_the_recorded_verdicts(of_a_run):
