@@ -180,7 +180,8 @@ def test_of_a_run_without_studies_the_page_says_what_makes_them():
     results = Results(profile("cpu", "3"), records, logs, pd.DataFrame())
     decided = claims.evaluate_claims(ArmScores.final(records), logs, "cpu")
     made = findings.made(results, {"command": "", "counts": "", "claims": decided}, {"coverage": [], "families": []})
-    for name in ("strength", "eta", "controls", "length"):
+    assert "JS instead of forward KL at equal strength changes" in made["strength"], "every run has its arms"
+    for name in ("eta", "controls", "length"):
         assert f"`./run_all.sh cpu --studies {name}` makes it." in made[name] and made[name].count("\n") == 1
     assert "--studies hard" in made["hard"] and made["support"].count("base, drawn again") == 5
     for claim in decided:
