@@ -32,6 +32,7 @@ from dphlib.cli.replot import recorded_profile
 from dphlib.data.sets import DATA_SETS
 from dphlib.experiment.results import CLAIMS_STOPPED
 from dphlib.report.facts import command_text, machine_text, minutes, peak_text, read_claims, read_json
+from dphlib.runtime.files import RunError
 from dphlib.settings.gpu import BASES
 from dphlib.settings.methods import HEADLINE
 from tools import parts
@@ -132,6 +133,9 @@ def shown(root: Path) -> dict[str, Any] | None:
     stopped = {one.id: one.verdict for one in from_json(path.read_text(encoding="utf-8"))} if path.is_file() else {}
     if [one.id for one in claims] != [one.id for one in CLAIMS]:
         return None
+    for name in ("records.parquet", "tables/table1.csv", "tables/table2.csv"):
+        if not (root / where / name).is_file():
+            raise RunError(f"{root / where / name} is not there; what made {where} writes it: run it again")
     answers = pd.read_parquet(root / where / "records.parquet", columns=["method", "variant", "seed", "n"])
     runs = answers[answers["method"] != "base"][["method", "variant", "seed"]].drop_duplicates()
     return {

@@ -308,6 +308,13 @@ def test_results_that_other_claims_judged_are_not_shown(of_a_run, tmp_path):
     assert run.NOTHING in run.results_blocks(tmp_path)["results"] and "01_divergences" in blocks["notebooks"]
 
 
+def test_a_missing_table_of_the_results_is_named(of_a_run, tmp_path):
+    shutil.copytree(of_a_run, tmp_path, dirs_exist_ok=True)
+    (tmp_path / run.WHERE / "tables/table1.csv").unlink()
+    with pytest.raises(RunError, match=r"tables/table1\.csv is not there"):
+        run.readme_blocks(tmp_path)
+
+
 def refuted(claim: claims.ClaimResult, p: float) -> claims.ClaimResult:
     part = claims.PartResult("A > B, in-domain Pass@8", "not supported", "share", -0.04, -0.06, -0.02, p=p)
     return replace(claim, verdict="not supported", parts=(part,), deciding=part.label)
