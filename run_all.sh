@@ -24,7 +24,7 @@ Set-up makes a virtual environment once (.venv, versions of constraints.txt); la
 has one of its own (.venv-vllm, versions of constraints-vllm.txt), verl too (.venv-verl, constraints-verl.txt).
 Results go to artifacts/PROFILE/. Options after the profile go to: python -m dphlib run
 
-environment: DPH_PYTHON       Python 3.11 or later to use (default: python3.13, 3.12, 3.11, then python3)
+environment: DPH_PYTHON       Python 3.11.5 or later to use (default: python3.13, 3.12, 3.11, then python3)
              DPH_VENV         the virtual environment (default: .venv beside this script; vLLM's: the same with -vllm,
                               verl's with -verl)
              DPH_TORCH_INDEX  where the CPU build of PyTorch is (default: https://download.pytorch.org/whl/cpu)
@@ -137,7 +137,7 @@ cd "$root" || exit 1
 choose_environment() { # choose_environment FOLDER LIST-OF-VERSIONS: what set-up and work use from here on
     venv=$1
     list=$2
-    before=99 wanted="Python 3.11 or later"
+    before=99 wanted="Python 3.11.5 or later"
     if [ "$list" = constraints-verl.txt ]; then before=13 wanted="Python 3.11 or 3.12, which verl needs,"; fi
     python=$venv/bin/python
     stamp=$venv/.dph-setup
@@ -174,7 +174,7 @@ files = b"\0".join(open(name, "rb").read() for name in sys.argv[2:])
 print(hashlib.sha256(files).hexdigest(), "%d.%d" % sys.version_info[:2], sys.argv[1])'
 
 recent() { # is this command a Python of a wanted version that starts?
-    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, int(sys.argv[1])))' $before >/dev/null 2>&1
+    "$1" -c 'import sys; sys.exit(not (3, 11, 5) <= sys.version_info < (3, int(sys.argv[1])))' $before >/dev/null 2>&1
 }
 
 find_python() {

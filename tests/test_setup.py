@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import os
 import re
 import shutil
@@ -12,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 from waiting import alive, until
 
 from dphlib.settings.profiles import PROFILES
@@ -347,7 +350,22 @@ def test_no_recent_python(clone):
     for name in ("python3.13", "python3.12", "python3.11", "python3"):
         clone.tool(name, "exit 1")
     status, _, errors = clone.run("smoke", DPH_PYTHON="")
-    assert status == 1 and "no Python 3.11 or later found" in one_line(errors)
+    assert status == 1 and "no Python 3.11.5 or later found" in one_line(errors)
+
+
+def test_a_python_that_a_pinned_package_refuses_is_passed_over(clone):
+    """soupsieve 4.1 asks for 3.11.5: Debian 12's own 3.11.2 would fail after minutes of downloads."""
+    lowest = re.search(r"not \(([\d, ]+)\) <= sys.version_info", (ROOT / "run_all.sh").read_text())[1].replace(
+        ", ", "."
+    )
+    for name in pins():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            asks = importlib.metadata.metadata(name)["Requires-Python"]
+            assert SpecifierSet(asks or "").contains(lowest), (name, asks)
+    code = "import sys; sys.version_info = (3, 11, 4); exec(sys.argv.pop(1))"
+    clone.tool("older", f'exec {sys.executable} -c "{code}" "$2" "$3"')
+    status, _, errors = clone.run("smoke", DPH_PYTHON=str(clone.tools / "older"))
+    assert status == 1 and "is not a working Python 3.11.5 or later" in one_line(errors) and not clone.installs
 
 
 @pytest.mark.parametrize(
