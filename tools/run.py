@@ -49,7 +49,7 @@ SHORT = {
     "pass_16_falls_rkl": "RKL: Pass@16 falls",
     "grpo_keeps_one_style": "GRPO keeps almost one style",
     "dph_keeps_styles": "DPH keeps more styles than GRPO",
-    "dph_greedy_highest": "DPH's greedy accuracy is the highest",
+    "dph_greedy_highest": "DPH's greedy accuracy is highest, within 2 points",
     "js_pass_8_above_grpo": "DPH-JS: Pass@8 above GRPO's",
     "dph_nearer_at_large_k": "DPH: above GRPO at large k",
     "cross_every_rl_loses": "cross domain all lose Pass@8",
@@ -61,10 +61,10 @@ SHORT = {
     "forward_keeps_more_than_reverse": "forward KL keeps more than reverse KL",
     "dph_above_reverse_gradient": "DPH: Pass@8 above RKL's, k3 and k2",
     "rehearsal_beyond_selection": "DPH: Pass@8 above GRPO's on D_exp",
-    "partition_costs_nothing": "the partition costs nothing",
+    "partition_costs_nothing": "the partition costs at most 2 points",
     "no_reference_model": "DPH needs no reference model online",
-    "generator_as_good_as_definition": "JS: generator as good as definition",
-    "threshold_8_as_good_as_6": "threshold 8 as good as 6",
+    "generator_as_good_as_definition": "JS by generator and definition, within 2 points",
+    "threshold_8_as_good_as_6": "threshold 8 as good as 6, within 2 points",
 }
 """A claim in a few words; its text is in docs/protocol.md."""
 
