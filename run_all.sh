@@ -90,7 +90,13 @@ case "$command" in
     *)
         case " $profiles " in
             *" $command "*) ;;
-            *) fail 2 "unknown profile '$command'; allowed: $profiles, or test, test-vllm, test-verl, check, replot, --help" ;;
+            *)
+                words="$profiles test test-vllm test-verl check replot"
+                # shellcheck disable=SC2086 # names without spaces
+                near=$(python3 -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1))' \
+                    "$command" $words 2>/dev/null)
+                fail 2 "unknown profile '$command'; allowed: ${words// /, }, --help${near:+; did you mean $near?}"
+                ;;
         esac
         ;;
 esac

@@ -1,16 +1,6 @@
 """The command line: `dph run` is what `./run_all.sh` calls; the stages are there one by one, as in the notebooks.
 
-dph run --profile cpu          all notebooks, then claims, report, manifest
-dph run --profile cpu --seeds 5 --studies all    the same with five seeds and every study of `dphlib.settings.studies`
-dph ablate --study eta         one study alone: a sentence for each comparison, or its table
-dph plan --profile gpu80        what a profile will need: downloads, disk, GPU memory, hours
-dph presample | partition | train | evaluate | claims | report   one step, building what it needs
-dph where base | partition | store | databases   the folder of a part of a run that is there
-dph notebooks --out FOLDER     copies the notebooks, to open them in Jupyter
-dph replot                     figures, tables and claims again from recorded results, compared byte by byte
-dph data list | check          the data sets: files, licences, sources; runs every gold of those in a folder
-dph verl --out FOLDER          the partition, its stored answers and a launch line for verl, see docs/verl.md
-dph verl --import FOLDER       the weights that verl trained, as a run that `evaluate` and the notebooks find
+`EXAMPLES` has the commands as they are used, and `dph COMMAND --help` shows them.
 """
 
 from __future__ import annotations
@@ -22,34 +12,64 @@ from pathlib import Path
 
 import tyro
 
+from dphlib import __version__
+from dphlib.cli.arguments import (
+    CardArgument,
+    MethodArgument,
+    ProfileArgument,
+    StudiesArgument,
+    SuiteArgument,
+    VariantArgument,
+)
 from dphlib.cli.data import data
 from dphlib.cli.replot import recorded_profile, replot
-from dphlib.cli.run import ProfileArgument, require_machine, run
+from dphlib.cli.run import require_machine, run
 from dphlib.cli.verl import verl
 from dphlib.cli.where import where
 from dphlib.experiment import plan as plan_module
 from dphlib.experiment.pipeline import Needed, Pipeline
 from dphlib.integrations import store
+from dphlib.report.facts import minutes_text
 from dphlib.report.notebooks import NotebookInterrupted, find_notebooks
-from dphlib.runtime.files import InputError, RunError, UserError, make_folder, say, write_text
+from dphlib.runtime.files import (
+    InputError,
+    RunError,
+    UserError,
+    make_folder,
+    read_manifest,
+    say,
+    unknown,
+    write_text,
+)
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, REFERENCE
 from dphlib.settings.environment import ask_to_retrain, profile_from_environment
 from dphlib.settings.methods import METHOD_CONFIGS
-from dphlib.settings.studies import HARD, STUDIES, chosen, study_runs
+from dphlib.settings.studies import HARD, STUDIES, chosen, planned_runs, study_runs
 from dphlib.settings.variants import RunConfig
 from dphlib.training import tracking
 
 
-def plan(profile_name: ProfileArgument = "cpu", card: str = "") -> int:
-    """Says what a profile will need: downloads, disk, GPU memory, hours. Starts nothing.
-
-    Args:
-        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
-        card: another GPU than the profile's own: t4, l4, h100 or h200.
-    """
+def plan(profile_name: ProfileArgument = "cpu", card: CardArgument = "") -> int:
+    """Says what a profile will need: minutes or hours, memory, disk, downloads. Starts nothing."""
     settings = profile_from_environment(profile_name)
-    print(plan_module.measured(settings, REFERENCE) if settings.base is None else plan_module.to_text(settings, card))
+    if settings.base is not None:
+        print(plan_module.to_text(settings, card))
+        return 0
+    here = ARTIFACTS / settings.name
+    recorded = here if read_manifest(here)[0] and not _recorded(REFERENCE, settings.name) else REFERENCE
+    print(plan_module.measured(settings, recorded))
+    manifest, _ = read_manifest(recorded)
+    print(minutes_text(manifest))
+    if asked := manifest["asked"]:
+        whole = profile_from_environment(settings.name, asked.get("seeds", ""), asked.get("study_seeds", ""))
+        theirs = len(planned_runs(whole, chosen(asked.get("studies", settings.studies))))
+        ours = len(planned_runs(settings, chosen(settings.studies)))
+        print(f"that command trains {theirs} runs, ./run_all.sh {settings.name} trains {ours}")
     return 0
+
+
+def _recorded(folder: Path, profile_name: str) -> bool:
+    return read_manifest(folder)[0].get("profile") == profile_name
 
 
 def notebooks(out: Path = Path("notebooks")) -> int:
@@ -76,7 +96,7 @@ def notebooks(out: Path = Path("notebooks")) -> int:
 def presample(
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
-    suite: str = "train",
+    suite: SuiteArgument = "train",
     seed: int = 0,
     retrain_base: bool = False,
 ) -> int:
@@ -90,7 +110,7 @@ def presample(
 def partition(
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
-    suite: str = "train",
+    suite: SuiteArgument = "train",
     threshold: int = 0,
     export: Path | None = None,
     seed: int = 0,
@@ -99,9 +119,7 @@ def partition(
     """Partitions a suite.
 
     Args:
-        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: folder of the runs.
-        suite: what is partitioned.
         threshold: correct answers from which a prompt is near-perfect; 0 is the profile's.
         export: a new folder, for the partition as other trainers read it.
         seed: of the runs that read it; it decides the base and the draw.
@@ -125,9 +143,9 @@ def partition(
 
 
 def train(
-    method: str,
+    method: MethodArgument,
     seed: int = 0,
-    variant: str = "main",
+    variant: VariantArgument = "main",
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
     tracker: str = "",
@@ -136,11 +154,7 @@ def train(
     """Trains one run.
 
     Args:
-        method: of the paper, or a control or rival of `dphlib.settings.methods`, such as grpo_dexp.
         seed: of training; it decides the base and the pre-sampling too.
-        variant: main, or one setting that differs: eta=..., authors_eta=8, js_scale=2, threshold=...,
-            k=..., answers=..., clip_high=..., top_p=..., entropy=..., iterations=..., domain=sums.
-        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: folder of the runs.
         tracker: also log to this tracker of Accelerate's, such as tensorboard or wandb.
         retrain_base: train the base, in place of the one that is shipped.
@@ -155,9 +169,9 @@ def train(
 
 
 def evaluate(
-    method: str,
+    method: MethodArgument,
     seed: int = 0,
-    variant: str = "main",
+    variant: VariantArgument = "main",
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
     retrain_base: bool = False,
@@ -178,7 +192,7 @@ def evaluate(
 
 
 def ablate(
-    study: str,
+    study: StudiesArgument,
     seeds: str = "",
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
@@ -189,9 +203,7 @@ def ablate(
     """Runs studies alone and says what each comparison shows, with its interval.
 
     Args:
-        study: `all`, or names such as `eta,controls`; `hard` prints the table of the hard problems.
         seeds: of every arm, their number (3) or a list (0,1,2); "" for the profile's.
-        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: stages are kept in, and found in, `<artifacts>/<profile_name>`.
         workers: runs at a time, 0 for one each core.
         table: also write the whole table, every suite and measure, to this CSV file.
@@ -272,11 +284,52 @@ _COMMANDS = (
 COMMANDS: dict[str, Callable[..., int]] = {command.__name__: command for command in _COMMANDS}
 
 
+EXAMPLES = {
+    "run": (
+        "dph run --profile smoke",
+        "dph run --profile cpu --seeds 5 --studies controls,eta",
+        "dph run --profile cpu --only 04",
+    ),
+    "presample": ("dph presample --profile cpu --suite train --seed 0",),
+    "partition": ("dph partition --profile cpu --threshold 7 --export partition-7",),
+    "train": (
+        "dph train --method dph_js --seed 0",
+        "dph train --method dph_f --variant eta=0.05",
+    ),
+    "evaluate": ("dph evaluate --method dph_js --seed 0",),
+    "ablate": ("dph ablate --study eta", "dph ablate --study all --seeds 3 --table studies.csv"),
+    "plan": ("dph plan --profile cpu", "dph plan --profile gpu24 --card t4"),
+    "claims": ("dph claims", "dph claims --source artifacts/cpu"),
+    "report": ("dph report --source artifacts/cpu",),
+    "replot": ("dph replot", "dph replot --source artifacts/cpu"),
+    "data": ("dph data list", "dph data check --data-dir data --sets bird spider_dev"),
+    "verl": (
+        "dph verl --profile gpu80 --method dph_js --out verl-run",
+        "dph verl --profile gpu80 --method dph_js --import verl-run/merged",
+    ),
+    "where": ("dph where base", "dph where partition --profile smoke --seed 0"),
+    "notebooks": ("dph notebooks --out notebooks",),
+}
+"""Command -> how it is used."""
+_SHOWN = ("run", "plan", "train", "ablate", "replot")
+"""Commands whose first example `dph --help` shows."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `dph`. Errors that a user can mend are one line; others keep their traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    first = arguments[0] if arguments else ""
+    if first == "--version":
+        print(f"dph {__version__}")
+        return 0
     try:
-        return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="dph")
+        if first and not first.startswith("-") and first not in COMMANDS:
+            raise unknown("command", first, COMMANDS)
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="dph", description=_DESCRIPTION)
+    except SystemExit as left:
+        if not left.code and {"-h", "--help"} & set(arguments):
+            _show_examples(first)
+        raise
     except NotebookInterrupted as stop:
         say(str(stop))
         return stop.code
@@ -286,6 +339,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         say(f"dph: {error}")
         return 1
+
+
+_DESCRIPTION = """\
+DPH-RL: reinforcement learning with verifiable rewards held by a mass-covering f-divergence.
+dph COMMAND --help says what a command takes; dph --version prints the version."""
+
+
+def _show_examples(command: str) -> None:
+    shown = EXAMPLES.get(command) or [EXAMPLES[name][0] for name in _SHOWN]
+    print("\n".join(["examples:", *(f"  {line}" for line in shown)]))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from filelock import FileLock, Timeout
 
+from dphlib.cli.arguments import NotebookArgument, ProfileArgument, StudiesArgument
 from dphlib.experiment import bases, protocol
 from dphlib.experiment import plan as plan_module
 from dphlib.experiment.pipeline import Pipeline
@@ -42,27 +42,20 @@ SET_UP = "set-up"
 """In a manifest's seconds, beside the notebooks."""
 
 
-ProfileArgument = Annotated[str, tyro.conf.arg(name="profile")]
-
-
 def run(
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
-    only: str = "",
+    only: NotebookArgument = "",
     seeds: str = "",
-    studies: str = "",
+    studies: StudiesArgument = "",
     study_seeds: str = "",
     retrain_base: bool = False,
 ) -> int:
     """Runs all notebooks of a profile, then claims, report and manifest.
 
     Args:
-        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: results go to `<artifacts>/<profile_name>`.
-        only: run this notebook alone, by its number or name.
         seeds: of main runs and controls, their number (5) or a list (0,1,2); "" for the profile's.
-        studies: also run these: `all`, or names such as `controls,eta`; `hard` draws more answers to the problems that
-            the base seldom solves; `smoke` runs some of them anyway.
         study_seeds: of ablations and studies, as `seeds`.
         retrain_base: train the bases, in place of those that are shipped.
     """

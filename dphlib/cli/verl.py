@@ -10,7 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from dphlib.cli.run import ProfileArgument, require_machine
+from dphlib.cli.arguments import MethodArgument, ProfileArgument, SuiteArgument
+from dphlib.cli.run import require_machine
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.runtime.files import InputError, RunError, make_folder, say, write_text
 from dphlib.runtime.places import ARTIFACTS, ROOT
@@ -24,9 +25,9 @@ def verl(
     out: Path | None = None,
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
-    suite: str = "train",
-    validation: str = "in_domain",
-    method: str = "dph_js",
+    suite: SuiteArgument = "train",
+    validation: SuiteArgument = "in_domain",
+    method: MethodArgument = "dph_js",
     seed: int = 0,
     weights: Annotated[Path | None, tyro.conf.arg(name="import", metavar="FOLDER")] = None,
     metrics: Path | None = None,
@@ -36,11 +37,7 @@ def verl(
 
     Args:
         out: folder of train.parquet (the partition and its stored answers), validation.parquet and launch.sh.
-        profile_name: whose partition; `paper` is trained by verl, see docs/verl.md.
         artifacts: folder of the runs; what is not there yet is built.
-        suite: what is trained on.
-        validation: suite that verl answers greedily on the way.
-        method: that verl trains, or trained.
         seed: of the run; it decides the base and the pre-sampling, and imported weights are kept under it.
         weights: folder of verl's final weights, merged by verl.model_merger; they become the training stage of method
             and seed, which `dph evaluate` and the notebooks find.

@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from dphlib.cli.run import ProfileArgument
+from dphlib.cli.arguments import ProfileArgument
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.experiment.store import NotBuilt
 from dphlib.integrations import store as stores
@@ -31,7 +31,6 @@ def where(
     Args:
         what: base, the initial policy with its tokenizer; partition, that of the training problems; databases, of the
             problems; store, what `dph partition --export` wrote to `<artifacts>/<profile_name>-store`.
-        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: folder of the runs.
         seed: of the runs that read it: it decides the base and the partition.
     """

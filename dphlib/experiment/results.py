@@ -34,7 +34,7 @@ from dphlib.figures.method import method_figure
 from dphlib.figures.studies import comparison_figure, weight_figure
 from dphlib.figures.style import save as save_figure
 from dphlib.figures.training import base_regime, cost_figure, divergence_curves, training_curves
-from dphlib.runtime.files import RunError, atomic_path, write_json, write_text
+from dphlib.runtime.files import RunError, atomic_path, unknown, write_json, write_text
 from dphlib.runtime.jobs import Job, run_jobs
 from dphlib.runtime.places import REFERENCE_METRICS
 from dphlib.scores import ArmScores
@@ -327,7 +327,7 @@ def table(name: str, results: Results, root: Path) -> pd.DataFrame:
 
 def _product(products: Mapping[str, Product], name: str, kind: str) -> Product:
     if name not in products:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(products)}")
+        raise unknown(kind, name, products)
     return products[name]
 
 

@@ -33,7 +33,7 @@ from typing import Any
 import nbformat
 
 from dphlib.runtime.child import Lifeline
-from dphlib.runtime.files import UserError
+from dphlib.runtime.files import UserError, meant
 from dphlib.runtime.places import ROOT
 from dphlib.runtime.progress import PROGRESS_FILE, Moment, duration, viewer
 
@@ -102,8 +102,8 @@ def find_notebooks(folder: Path, names: Sequence[str] | None = None) -> list[Pat
     wanted = [name.removesuffix(".ipynb") for name in names]
     for name in wanted:
         if not any(name in (path.stem, path.stem[:2]) for path in found):
-            known = ", ".join(path.stem for path in found)
-            raise NotebookError(f"no notebook {name!r} in {folder}; there are: {known}")
+            known = [path.stem for path in found]
+            raise NotebookError(f"no notebook {name!r} in {folder}; there are: {', '.join(known)}{meant(name, known)}")
     return [path for path in found if path.stem in wanted or path.stem[:2] in wanted]
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from dphlib.runtime.files import InputError
+from dphlib.runtime.files import InputError, meant
 from dphlib.settings.gpu import BASES
 from dphlib.settings.methods import CONFIGS
 from dphlib.settings.profiles import Profile, profile
@@ -89,14 +89,17 @@ def chosen_by_environment(settings: Profile, environment: Mapping[str, str]) -> 
 def _one_of(environment: Mapping[str, str], variable: str, literal: Any, default: str) -> Any:
     value = environment.get(variable) or default
     if value not in get_args(literal):
-        raise InputError(f"{variable}={value!r}; known: {', '.join(get_args(literal))}")
+        known = get_args(literal)
+        raise InputError(f"{variable}={value!r}; known: {', '.join(known)}{meant(value, known)}")
     return value
 
 
 def _methods(text: str) -> tuple[str, ...]:
     named = [part.strip() for part in text.split(",") if part.strip()]
     if unknown := [name for name in named if name not in CONFIGS]:
-        raise InputError(f"DPH_METHODS: unknown method {unknown[0]!r}; known: {', '.join(CONFIGS)}")
+        raise InputError(
+            f"DPH_METHODS: unknown method {unknown[0]!r}; known: {', '.join(CONFIGS)}{meant(unknown[0], CONFIGS)}"
+        )
     if named and (missing := [name for name in COMPARED if name not in named]):
         raise InputError(f"DPH_METHODS lacks {', '.join(missing)}; the notebooks compare {' and '.join(COMPARED)}")
     return tuple(name for name in CONFIGS if name in named)

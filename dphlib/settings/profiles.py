@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from dphlib.runtime.files import InputError
+from dphlib.runtime.files import InputError, unknown
 from dphlib.runtime.machine import derive_seed
 from dphlib.settings.gpu import GPU_PROFILES, SMOKE, smallest
 from dphlib.settings.lm import LM, LM_SMOKE
@@ -252,7 +252,7 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
     (8, (0, 1, 2, 3, 4))
     """
     if name not in PROFILES:
-        raise InputError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
+        raise unknown("profile", name, PROFILES)
     chosen = _SMALLEST_CPU if name == "smoke" else Profile("cpu")
     if name not in ("smoke", "cpu"):
         chosen = replace(chosen, **_ONE_BASE)  # type: ignore[arg-type]

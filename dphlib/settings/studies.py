@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dphlib.rivals import RIVALS
-from dphlib.runtime.files import InputError
+from dphlib.runtime.files import unknown
 from dphlib.settings.methods import CONTROLS, METHOD_CONFIGS
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import MAIN, RunConfig
@@ -219,7 +219,7 @@ def chosen(names: str) -> tuple[str, ...]:
     wanted = known if names == "all" else dict.fromkeys(part.strip() for part in names.split(",") if part.strip())
     for name in wanted:
         if name not in known:
-            raise InputError(f"unknown study {name!r}; known: all, {', '.join(known)}")
+            raise unknown("study", name, ("all", *known))
     return tuple(wanted)
 
 

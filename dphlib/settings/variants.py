@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, NamedTuple
 
-from dphlib.runtime.files import InputError
+from dphlib.runtime.files import InputError, meant, unknown
 from dphlib.settings.methods import CONFIGS, MethodConfig
 from dphlib.settings.stages import PresampleConfig, TrainConfig
 
@@ -97,7 +97,8 @@ def parse(variant: str) -> tuple[str, Any]:
         return MAIN, None
     key, equals, text = variant.partition("=")
     if key not in VARIANTS or not equals:
-        raise InputError(f"unknown variant {variant!r}; known: main, {', '.join(f'{name}=...' for name in VARIANTS)}")
+        known = ", ".join(f"{name}=..." for name in VARIANTS)
+        raise InputError(f"unknown variant {variant!r}; known: {MAIN}, {known}{meant(key, (MAIN, *VARIANTS))}")
     kind, allowed, fits = VARIANTS[key].values
     try:
         value = kind(text)
@@ -143,7 +144,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.method not in CONFIGS:
-            raise InputError(f"unknown method {self.method!r}; known: {', '.join(CONFIGS)}")
+            raise unknown("method", self.method, CONFIGS)
         key, _ = parse(self.variant)
         if key == MAIN:
             return

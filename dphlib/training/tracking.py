@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dphlib.runtime.files import InputError
+from dphlib.runtime.files import InputError, unknown
 from dphlib.runtime.progress import tell
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
@@ -73,6 +73,6 @@ def check(name: str) -> None:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     if name not in LOGGER_TYPE_TO_CLASS:
-        raise InputError(f"unknown tracker {name!r}; known: {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
+        raise unknown("tracker", name, sorted(LOGGER_TYPE_TO_CLASS))
     if name not in {str(kind) for kind in get_available_trackers()}:
         raise InputError(f"tracker {name}: its package is not installed; pip install {name}, or leave --tracker out")
