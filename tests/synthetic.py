@@ -18,11 +18,11 @@ from dphlib.rivals import RIVALS
 from dphlib.settings.methods import CONTROLS, METHODS
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import study_runs
-from dphlib.types import STYLE_COUNTS, EvalRecord
+from dphlib.types import STYLE_COUNTS, VALIDATION, EvalRecord
 from dphlib.world.sums import SUBSETS
 
 STEPS = 45
-PROBLEMS = {"in_domain": 24, "cross_domain": 18, "out_of_domain": 20}
+PROBLEMS = {"in_domain": 24, "cross_domain": 18, "out_of_domain": 20, VALIDATION: 48}
 SAMPLES = {"in_domain": 32, "cross_domain": 16, "out_of_domain": 16}
 ABLATIONS = (
     *((method, f"eta={eta}") for eta in (0.04, 0.2) for method in ("dph_js", "dph_js_definition")),
@@ -167,17 +167,23 @@ def make_records(
     *,
     ablations: bool = True,
     steps: bool = True,
+    validation: bool = False,
     bases: Sequence[int] = (0,),
 ) -> pd.DataFrame:
-    """The frame of `records.parquet`: base models, main runs, ablations with two seeds, rows at steps 5, 15, 30."""
-    parts = []
+    """The frame of `records.parquet`: base models, main runs, ablations with two seeds, rows at steps 5, 15, 30.
+
+    With `validation` main runs have way-points every fifth step on that suite, and the base models a row there.
+    """
+    parts, way = [], range(5, STEPS + 1, 5) if validation else ()
     for method in methods:
         if method == "base":
-            parts += [_run("base", "main", base, 0, SAMPLES, greedy=True) for base in bases]
+            suites = SAMPLES | ({VALIDATION: 8} if validation else {})
+            parts += [_run("base", "main", base, 0, suites, greedy=True) for base in bases]
             continue
         for seed in seeds:
             early = (5, 15, 30) if steps else ()
             parts += [_run(method, "main", seed, step, {"in_domain": 16}, greedy=False) for step in early]
+            parts += [_run(method, "main", seed, step, {VALIDATION: 8}, greedy=True) for step in way]
             parts.append(_run(method, "main", seed, STEPS, SAMPLES, greedy=True))
     for method, variant in ABLATIONS if ablations else ():
         if method in methods:
@@ -211,7 +217,7 @@ def make_train_logs(methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0,
 
 
 def _train_log(method: str, seed: int) -> pd.DataFrame:
-    rng = np.random.default_rng([METHODS.index(method), seed])
+    rng = np.random.default_rng([(*METHODS, *CONTROLS).index(method), seed])
     sharp, accuracy, _ = SHAPE[method]
     online, rehearses = method in ("rkl", "dph_js_definition"), method.startswith(("dph", "alpha"))
     iteration = np.arange(1, STEPS + 1)

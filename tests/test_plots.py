@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import io
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.markers import MarkerStyle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from PIL import Image
 from synthetic import make_cost, make_presample, make_records, make_train_logs
 
 from dphlib import stats
-from dphlib.analysis.labels import COLOURS, FAMILY, LOOKS
+from dphlib.analysis.labels import COLOURS, FAMILY, LOOKS, NAMES, SET_COLOURS, STYLE_COLOURS, SUITE_COLOURS, Look
 from dphlib.analysis.waypoints import stopping_steps, waypoint_table
-from dphlib.figures.frontier import frontier, trajectories
+from dphlib.figures.frontier import FRONTIER, frontier, trajectories
 from dphlib.figures.method import method_figure
 from dphlib.figures.results import keep_explore, pass_curves, styles
-from dphlib.figures.training import base_regime, cost_figure, divergence_curves, training_curves
+from dphlib.figures.style import contrast, ink_on, panels, save, settle, smaller
+from dphlib.figures.training import (
+    OTHERS,
+    base_regime,
+    cost_figure,
+    divergence_curves,
+    other_training_curves,
+    training_curves,
+)
 from dphlib.intervals import interval
 from dphlib.lessons import categorical
 from dphlib.scores import ArmScores, keep_and_explore
@@ -30,6 +42,9 @@ BLINDNESS = {
     ),
     "deuteranopia": np.array(
         [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "tritanopia": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
     ),
 }
 
@@ -63,17 +78,55 @@ def as_lab(colour: str, kind: str) -> np.ndarray:
 
 
 def test_every_method_has_a_name_a_colour_a_marker_and_a_line():
-    assert set(LOOKS) == {*METHODS, *CONTROLS}
-    for field in ("name", "colour", "marker"):
-        assert len({getattr(look, field) for look in LOOKS.values()}) == len(LOOKS)
+    assert set(LOOKS) == {*METHODS, *CONTROLS} and len({look.name for look in LOOKS.values()}) == len(LOOKS)
+    own = [look for look in LOOKS.values() if look != Look(look.name)]  # one without is grey
+    for field in ("colour", "marker"):
+        assert len({getattr(look, field) for look in own}) == len(own) >= 25
+    for look in LOOKS.values():  # the edge is white: of a marker without a face nothing would be left
+        assert MarkerStyle(look.marker).is_filled()
+
+
+def of_methods(names) -> dict[str, str]:
+    return {name: COLOURS[name] for name in names}
+
+
+PALETTES = {
+    "headline": of_methods(HEADLINE),
+    "family": of_methods(FAMILY),
+    "frontier": of_methods(FRONTIER),
+    "styles": STYLE_COLOURS,
+    "suites": SUITE_COLOURS,
+    "sets": SET_COLOURS,
+}
 
 
 @pytest.mark.parametrize("kind", BLINDNESS)
-@pytest.mark.parametrize("together", [HEADLINE, FAMILY], ids=["headline", "family"])
+@pytest.mark.parametrize("together", PALETTES)
 def test_colours_drawn_together_are_told_apart(kind, together):
-    for a, b in combinations(together, 2):
-        distance = float(np.linalg.norm(as_lab(COLOURS[a], kind) - as_lab(COLOURS[b], kind)))
-        assert distance > 12, f"{a} and {b} look alike with {kind}: {distance:.1f}"
+    for a, b in combinations(PALETTES[together].items(), 2):
+        distance = float(np.linalg.norm(as_lab(a[1], kind) - as_lab(b[1], kind)))
+        assert distance > 15, f"{a} and {b} look alike with {kind}: {distance:.1f}"
+
+
+def test_lines_stand_out_from_the_page_and_numbers_from_their_bars():
+    lines = {**COLOURS, **SUITE_COLOURS}
+    assert {name: contrast(colour, "white") for name, colour in lines.items() if contrast(colour, "white") < 3} == {}
+    assert all(contrast(ink_on(colour), colour) >= 4.5 for colour in STYLE_COLOURS.values())
+
+
+def test_a_png_has_the_colours_of_the_palette_and_two_pixels_for_each_of_a_screen(tmp_path):
+    fig, axes = panels(1, 1, 1.5, width=3)
+    for place, colour in enumerate(COLOURS.values()):
+        axes[0, 0].barh([place], [1], color=colour, linewidth=0)
+    png, _ = save(fig, tmp_path, "colours")
+    image = Image.open(png)
+    assert image.mode == "RGB" and image.size == (2 * 96 * 3, 2 * 96 * 1.5)
+    seen = {to_hex([part / 255 for part in colour]).upper() for _, colour in image.getcolors(1 << 20)}
+    assert seen >= set(COLOURS.values())
+    before = png.read_bytes()
+    assert Image.open(io.BytesIO(smaller(before))).tobytes() == image.tobytes() and len(smaller(before)) <= len(before)
+    save(fig, tmp_path, "colours")
+    assert png.read_bytes() == before
 
 
 def test_pass_curves_draw_the_means_and_their_paired_differences_to_the_base(records):
@@ -87,10 +140,16 @@ def test_pass_curves_draw_the_means_and_their_paired_differences_to_the_base(rec
     got = [interval(pair, np.subtract) for pair in zip(of_k["grpo"], of_k["base"], strict=True)]
     line = next(line for line in bottom.lines if line.get_color() == COLOURS["grpo"])
     assert np.allclose(line.get_ydata(), [100 * one.estimate for one in got])
-    band = bottom.collections[0].get_paths()[0].vertices[:, 1]
-    assert np.isclose(band.min(), 100 * min(one.low for one in got))
-    assert np.isclose(band.max(), 100 * max(one.high for one in got))
+    (bars,) = bottom.collections
+    ends = np.array([bar[:, 1] for bar in bars.get_segments()])
+    assert np.allclose(ends, [(100 * one.low, 100 * one.high) for one in got])
     assert "base" in text_of(fig) and "Pass@k (%)" in text_of(fig) and "95 % interval" in text_of(fig)
+
+
+def test_methods_stand_side_by_side_so_that_no_interval_hides_another(records):
+    bottom = pass_curves(records).axes[3]
+    places = [x for bars in bottom.collections for x in sorted({round(bar[0, 0], 6) for bar in bars.get_segments()})]
+    assert len(places) == len(set(places)) == 5 * 6
 
 
 @pytest.mark.parametrize("draw", [pass_curves, styles, keep_explore])
@@ -111,7 +170,7 @@ def test_keep_explore_agrees_with_the_statistics_and_shows_an_unchanged_base(rec
     splits = {method: keep_and_explore(scores, method, "in_domain", 8) for method in ("base", "grpo")}
     for ax, name in zip(fig.axes, ("keep", "explore"), strict=True):
         expected = {method: 100 * getattr(split, name)().estimate for method, split in splits.items()}
-        points = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == LOOKS["grpo"].marker]
+        points = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
         dashed = [line.get_xdata()[0] for line in ax.lines if line.get_color() == COLOURS["base"]]
         assert np.isclose(points[0], expected["grpo"]) and np.isclose(dashed[0], expected["base"])
 
@@ -148,7 +207,7 @@ def test_the_frontier_goes_from_the_base_along_the_way_points_to_the_end(records
     rows = of_grpo[(of_grpo["suite"] == "in_domain") & (of_grpo["step"] == 15)]
     assert table.loc[("grpo", 15), "pass_k"] == pytest.approx(stats.pass_curve(rows, (8,))["pass_at_k"].mean())
     fig = frontier(waypoints, ("base", "grpo"))
-    path = next(line for line in fig.axes[0].lines if len(line.get_xdata()) > 1)
+    path = next(line for line in fig.axes[0].lines if len(line.get_xdata()) > 2)
     points = [("base", 0), *(("grpo", step) for step in (5, 15, 30, 45))]
     assert list(path.get_xdata()) == pytest.approx([100 * table.loc[at, "pass_1"] for at in points])
     assert list(path.get_ydata()) == pytest.approx([100 * table.loc[at, "pass_k"] for at in points])
@@ -157,13 +216,58 @@ def test_the_frontier_goes_from_the_base_along_the_way_points_to_the_end(records
 def test_the_frontier_on_the_validation_suite_marks_stopping_points(waypoints):
     on_validation = waypoints.assign(suite="validation")
     fig = frontier(on_validation, ("base", "grpo"))
-    open_circles = [line for line in fig.axes[0].lines if line.get_markerfacecolor() == "none"]
+    open_circles = [line for line in fig.axes[0].lines if line.get_markerfacecolor() == "white"]
     step = stopping_steps(on_validation)["grpo"].mean()
     table = trajectories(on_validation, ("base", "grpo")).query("method == 'grpo'")
     nearest = table.iloc[(table["step"] - step).abs().to_numpy().argmin()]
     assert [float(line.get_xdata()[0]) for line in open_circles] == pytest.approx([100 * nearest["pass_1"]])
     with pytest.raises(ValueError, match="no records of the base model"):
         frontier(waypoints[waypoints["method"] != "base"])
+
+
+@pytest.fixture(scope="module")
+def with_way_points() -> pd.DataFrame:
+    made = make_records(FRONTIER, ablations=False, steps=False, validation=True)
+    return waypoint_table(made[made["suite"] == "validation"])
+
+
+@pytest.mark.parametrize("width", [5.6, 3.4])
+def test_the_frontier_names_every_path_where_nothing_covers_the_name(with_way_points, width):
+    """At a page's and at a column's width: names inside the figure, apart from one another and off every path's end."""
+    fig = frontier(with_way_points, width=width)
+    assert fig.get_figwidth() == width and len(fig.axes) == 2
+    for ax in fig.axes:
+        boxes = {text.get_text().replace("\n", " "): text.get_window_extent() for text in ax.texts if text.get_text()}
+        assert set(boxes) == {NAMES[method] for method in FRONTIER}
+        for (a, one), (b, other) in combinations(boxes.items(), 2):
+            assert not one.overlaps(other), f"{a} over {b}"
+        ends = [line for line in ax.lines if line.get_marker() == "o" and line.get_markerfacecolor() != "white"]
+        assert len(ends) == len(FRONTIER) - 1
+        for line in ends:
+            end = ax.transData.transform([line.get_xdata()[0], line.get_ydata()[0]])
+            assert not any(box.contains(*end) for box in boxes.values())
+        for box in boxes.values():
+            assert 0 <= box.x0 and box.x1 <= fig.bbox.x1 and 0 <= box.y0 and box.y1 <= fig.bbox.y1
+        assert min(text.get_fontsize() for text in ax.texts) >= 8
+
+
+def test_the_frontiers_arrows_point_to_later_steps(with_way_points):
+    table = trajectories(with_way_points, ("base", "dph_f"))
+    step = dict(zip((100 * table["pass_1"]).round(6), table["step"], strict=True))
+    ax = frontier(with_way_points, ("base", "dph_f")).axes[0]
+    path = next(line for line in ax.lines if len(line.get_xdata()) > 2).get_xydata()
+    assert [step[x] for x in path[:, 0].round(6)] == [0, *range(5, 46, 5)]
+    arrows = [text for text in ax.texts if not text.get_text()]
+    assert len(arrows) == 2
+    for arrow in arrows:
+        (tail, head), legs = (np.array(arrow.xyann), np.array(arrow.xy)), np.diff(path, axis=0)
+        along = legs @ (head - tail) / np.linalg.norm(legs, axis=1) / np.linalg.norm(head - tail)
+        assert along.max() > 0.8
+
+
+def test_a_frontier_is_the_same_to_the_byte_when_it_is_drawn_again(with_way_points, tmp_path):
+    first, again = (save(frontier(with_way_points), tmp_path / name, "fig8") for name in ("first", "again"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
 
 
 def test_training_curves_leave_out_the_rehearsal_loss_where_there_is_none():
@@ -175,6 +279,19 @@ def test_training_curves_leave_out_the_rehearsal_loss_where_there_is_none():
         training_curves(make_train_logs(("grpo",), (0,)).assign(variant="eta=1"))
 
 
+def test_the_methods_beyond_the_headline_have_a_figure_of_their_own():
+    assert {name for group in OTHERS.values() for name in group} == {*METHODS, *CONTROLS} - set(HEADLINE)
+    fig = other_training_curves(make_train_logs((*METHODS, *CONTROLS), (0, 1)))
+    rows = np.array(fig.axes).reshape(len(OTHERS), 4)
+    for row, group in zip(rows, OTHERS.values(), strict=True):
+        lines = [line for line in row[0].lines if line.get_linestyle() != "None" and line.get_linewidth() > 1.5]
+        assert {line.get_color() for line in lines} == {COLOURS[method] for method in group}
+        named = [text.get_text() for text in row[3].get_legend().get_texts()]
+        assert len(named) == len(group) and all(NAMES[m] in text for m, text in zip(group, named, strict=True))
+    none = other_training_curves(make_train_logs(("grpo", "dph_f"), (0,)))
+    assert "No method beyond those of the other figure" in text_of(none)
+
+
 def test_cost_splits_a_step_by_phase_and_shows_the_reference_where_there_is_one():
     cost = make_cost()
     fig = cost_figure(cost)
@@ -184,6 +301,7 @@ def test_cost_splits_a_step_by_phase_and_shows_the_reference_where_there_is_one(
     medians = cost.groupby("method")[["sample_s", "verify_s", "reference_s", "update_s"]].median().sum(axis=1)
     assert np.isclose(time.patches[12].get_x() + time.patches[12].get_width(), medians["grpo"])
     assert "not run: RKL" in text_of(cost_figure(cost[cost["method"] != "rkl"]))
+    assert [ax.get_xlabel() for ax in fig.axes] == ["seconds (median)", "thousand tokens (mean)", "GiB (peak)"]
 
 
 def test_divergence_curves_draw_every_generator_that_is_given():
@@ -201,5 +319,27 @@ def test_base_regime_counts_the_prompts_of_both_sets(records):
 
 
 def test_method_figure_says_the_partition_that_was_used(few):
-    shown = text_of(method_figure(few, k=8, threshold=7))
+    shown = " ".join(text_of(method_figure(few, k=8, threshold=7)).split())
     assert "fewer than 7 of 8" in shown and "GRPO" in shown
+
+
+def test_the_drawing_of_the_method_has_no_clipped_edge_no_text_over_one_and_no_hidden_arrowhead(few):
+    fig = method_figure(few)
+    settle(fig)
+    ax = fig.axes[0]
+    boxes = [patch for patch in ax.patches if isinstance(patch, FancyBboxPatch)]
+    arrows = [patch for patch in ax.patches if isinstance(patch, FancyArrowPatch)]
+    extents = [box.get_window_extent() for box in boxes]
+    half = fig.dpi / 72 * boxes[0].get_linewidth() / 2
+    assert len(boxes) == 6 and len(arrows) == 6
+    for extent in extents:
+        assert ax.bbox.x0 + half <= extent.x0 and extent.x1 + half <= ax.bbox.x1
+        assert ax.bbox.y0 + half <= extent.y0 and extent.y1 + half <= ax.bbox.y1
+        inside = [text.get_window_extent() for text in ax.texts if extent.overlaps(text.get_window_extent())]
+        assert len(inside) == 2
+        for text in inside:
+            assert extent.x0 + 4 < text.x0 and text.x1 < extent.x1 - 4 and extent.y0 < text.y0 and text.y1 < extent.y1
+    for arrow in arrows:
+        tip = ax.transData.transform(arrow._posA_posB[1])
+        assert arrow.get_zorder() > max(box.get_zorder() for box in boxes)
+        assert not any(extent.padded(-1).contains(*tip) for extent in extents)

@@ -165,8 +165,46 @@ def test_figures_draw_every_comparison_and_name_what_is_absent(records, table):
     points = {round(float(line.get_xdata()[0]), 6) for line in drawn if len(line.get_xdata()) == 1}
     assert {round(x, 6) for x in expected} <= points
     absent = controls.assign(status=controls["status"].mask(controls["arm"] == "SFT rehearsal", "not run"))
-    below = study_plots.comparison_figure(absent)._supxlabel.get_text()
+    below = " ".join(study_plots.comparison_figure(absent)._supxlabel.get_text().split())
     assert "not run: SFT rehearsal minus DPH-F" in below
+
+
+def test_figures_colour_and_say_what_the_sentences_call_clear(table):
+    """By Holm's p and not by the interval alone: in figure and sentence the same differences are clear."""
+    one = table[table["study"] == "controls"].iloc[:4].copy()
+    one = one.assign(status="run", difference=3.0, low=0.5, high=5.5, p=0.02)
+    for p_holm, word, shown in ((0.2, "unclear", ".200"), (0.04, "clear", ".040"), (0.0002, "clear", "<.001")):
+        rows = pd.concat([one.assign(suite=suite) for suite in ("in domain", "out of domain")]).assign(p_holm=p_holm)
+        (said,) = ablations.sentences(rows)
+        assert f", {word} (" in said
+        fig = study_plots.comparison_figure(rows)
+        for ax in fig.axes:
+            points = [line for line in ax.lines if line.get_marker() == "o"]
+            assert [line.get_color() for line in points] == [study_plots.CLEAR[word == "clear"]]
+            (p,) = [text for text in ax.texts if text.get_text() == shown]
+            weight = "bold" if word == "clear" else "normal"
+            assert p.get_color() == points[0].get_color() and p.get_weight() == weight
+
+
+def test_a_figure_has_each_studys_question_above_its_rows(table):
+    fig = study_plots.comparison_figure(table)
+    questions = [text.get_text() for text in fig.texts if text.get_text().endswith("?")]
+    assert questions == [STUDIES[name].question for name in NAMES]
+    labels = [label.get_text() for label in fig.axes[0].get_yticklabels()]
+    assert len(labels) == len(table[["arm", "against"]].drop_duplicates())
+    assert not any("_" in text.replace("D_exp", "") or "=" in text for text in labels)
+
+
+def test_an_interval_that_would_hide_the_others_is_cut_and_the_figure_says_so(table):
+    controls = table[table["study"] == "controls"]
+    controls = controls.assign(low=controls["difference"] - 1, high=controls["difference"] + 1)
+    assert "goes on" not in study_plots.comparison_figure(controls)._supxlabel.get_text()
+    first = controls["arm"] == controls["arm"].iloc[0]
+    controls.loc[first, ["low", "high"]] = [-900.0, 900.0]
+    fig = study_plots.comparison_figure(controls)
+    assert "goes on" in " ".join(fig._supxlabel.get_text().split())
+    assert all(ax.get_xlim()[1] < 450 for ax in fig.axes)
+    assert all({8, 9} <= {line.get_marker() for line in ax.lines} for ax in fig.axes)
 
 
 def test_the_sweep_draws_the_means_at_their_weights():
@@ -174,7 +212,10 @@ def test_the_sweep_draws_the_means_at_their_weights():
     table = ablations.study_table(records, CPU, ["eta"], ["in_domain", "out_of_domain"])
     fig = study_plots.weight_figure(table, CPU)
     line = next(one for one in fig.axes[1].lines if len(one.get_xdata()) == 4 and one.get_color() == COLOURS["rkl"])
-    assert list(line.get_xdata()) == pytest.approx([0.05, 0.2, 0.8, 1.6])
+    assert list(line.get_xdata()) == pytest.approx([0.05, 0.2, 0.8, 1.6], rel=0.15)  # moved apart from the others
+    ticks = fig.axes[5].xaxis
+    assert [ticks.get_major_formatter()(x) for x in ticks.get_majorticklocs()] == ["0.05", "0.2", "0.8", "1.6"]
+    assert "f^{\\prime\\prime}(1)" in fig.axes[5].get_xlabel()
     of = table[(table["suite"] == "in domain") & (table["measure"] == "Pass@8")].set_index("arm")
     assert line.get_ydata()[2] == pytest.approx(of.loc["RKL, eta 0.8", "mean"])
     assert line.get_ydata()[1] == pytest.approx(of.loc["RKL, eta 0.8", "against_mean"])

@@ -33,7 +33,13 @@ from dphlib.figures.frontier import frontier
 from dphlib.figures.method import method_figure
 from dphlib.figures.studies import comparison_figure, weight_figure
 from dphlib.figures.style import save as save_figure
-from dphlib.figures.training import base_regime, cost_figure, divergence_curves, training_curves
+from dphlib.figures.training import (
+    base_regime,
+    cost_figure,
+    divergence_curves,
+    other_training_curves,
+    training_curves,
+)
 from dphlib.runtime.files import RunError, atomic_path, unknown, write_json, write_text
 from dphlib.runtime.jobs import Job, run_jobs
 from dphlib.runtime.places import REFERENCE_METRICS
@@ -224,6 +230,7 @@ FIGURES: dict[str, Product] = {
     "fig3_keep_explore": Product(lambda r: figures.keep_explore(r.records)),
     "fig4_styles": Product(lambda r: figures.styles(r.records), styles=True),
     "fig5_training": Product(lambda r: training_curves(r.train_logs)),
+    "fig5_training_others": Product(lambda r: other_training_curves(r.train_logs)),
     "fig6_cost": Product(lambda r: cost_figure(_cost(r)), cost=True),
     "fig7_divergences": Product(lambda r: _divergences()),
     "fig8_frontier": Product(lambda r: frontier(r.waypoints), waypoints=True),

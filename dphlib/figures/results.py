@@ -16,21 +16,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dphlib import stats
-from dphlib.analysis.labels import COLOURS, LOOKS, NAMES, STYLE_COLOURS, SUITES
+from dphlib.analysis.labels import COLOURS, NAMES, SUITES
 from dphlib.figures.style import (
     GREY,
     absent_note,
     interval_bar,
     interval_note,
+    interval_ticks,
     legend,
-    legend_of_bars,
     line_style,
     log2_axis,
     note,
     panels,
     powers_of_two,
+    readable_range,
     rows_axis,
     shared_ticks,
+    stacked_styles,
     style_shares,
 )
 from dphlib.intervals import Interval, interval
@@ -69,35 +71,44 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Se
     rows = _main(stats.sampled(records), methods)
     scores = ArmScores.final(rows)
     suites = [suite for suite in SUITES if suite in set(rows["suite"])]
-    fig, axes = panels(2, len(suites), 4.1, sharex="col", height_ratios=(1.35, 1))
+    fig, axes = panels(2, len(suites), 4.9, sharex="col", height_ratios=(1.1, 1))
     for (top, bottom), suite in zip(axes.T, suites, strict=True):
         if scores.get("base", suite) is None:
             raise ValueError(f"no records of the base model on {suite}: evaluate the base there, then draw")
         present = _present(rows[rows["suite"] == suite], methods)
         wanted = list(ks or powers_of_two(min(scores.answers(method, suite) or 0 for method in present)))
         bottom.axhline(0, color=COLOURS["base"], linewidth=1.2, linestyle=(0, (4, 1.6)), zorder=5)
-        for method in present:
+        base, every = [scores.of("base", suite, "pass", k) for k in wanted], []
+        for method, apart in zip(present, (1, *side_by_side(len(present) - 1)), strict=True):
             of_k = [scores.of(method, suite, "pass", k) for k in wanted]
             top.plot(wanted, [100 * one.mean for one in of_k], **line_style(method))
             if method == "base":
                 continue
-            for k, one in zip(wanted, of_k, strict=True):
-                points = 100 * one.values_SP.mean(axis=1)
-                top.scatter([k] * len(points), points, s=5, color=COLOURS[method], alpha=0.35, linewidths=0, zorder=3)
-            base = [scores.of("base", suite, "pass", k) for k in wanted]
-            got = [interval(pair, np.subtract) for pair in zip(of_k, base, strict=True)]
-            low, high = (100 * np.array([getattr(one, side) for one in got]) for side in ("low", "high"))
-            shade = 0.13 if len(methods) < 7 else 0.08
-            bottom.fill_between(wanted, low, high, color=COLOURS[method], alpha=shade, linewidth=0)
-            bottom.plot(wanted, [100 * one.estimate for one in got], **line_style(method))
+            got, x = [interval(pair, np.subtract) for pair in zip(of_k, base, strict=True)], apart * np.array(wanted)
+            interval_ticks(bottom, x, got, COLOURS[method], (-100, 100))
+            bottom.plot(x, [100 * one.estimate for one in got], **line_style(method))
+            every += got
+        ends = [[100 * getattr(one, side) for one in every] for side in ("estimate", "low", "high")]
+        low, high = readable_range(*ends)
+        bottom.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
         log2_axis(bottom, wanted)
         top.set_title(SUITES[suite])
         bottom.set_xlabel("k (answers drawn)")
     axes[0, 0].set_ylabel("Pass@k (%)")
     axes[1, 0].set_ylabel("difference to base\n(percentage points)")
     legend(fig, _present(rows, methods))
-    note(fig, [f"Bands: {interval_note(rows)}, paired by problem.", absent_note(methods, rows["method"])])
+    bars = f"Upright bars: {interval_note(rows)}, paired by problem; methods are moved apart along k."
+    note(fig, [bars, absent_note(methods, rows["method"])])
     return fig
+
+
+def side_by_side(methods: int) -> np.ndarray:
+    """Factors of k that set so many methods side by side on a log axis, the whole within half a doubling.
+
+    >>> side_by_side(3).round(2).tolist()
+    [0.84, 1.0, 1.19]
+    """
+    return 2 ** (np.linspace(-1, 1, methods) / 4 if methods > 1 else np.zeros(methods))
 
 
 # ------------------------------------------------------------------------------------------------ Figure 3
@@ -116,7 +127,7 @@ def keep_explore(
     usable = [k for k in ks if 2 * k <= answers]  # 2k answers, for the model that did not change
     if not usable:
         raise ValueError(f"keep and explore at k = {list(ks)} need 2k answers per problem, there are {answers}")
-    fig, axes = panels(2, len(usable), 0.95 + 0.34 * len(trained), sharey=True, sharex="row")
+    fig, axes = panels(2, len(usable), 1.3 + 0.38 * len(trained), sharey=True, sharex="row")
     unknown = False
     for column, k in zip(axes.T, usable, strict=True):
         splits = {method: keep_and_explore(scores, method, suite, k) for method in ("base", *trained)}
@@ -124,7 +135,7 @@ def keep_explore(
             unknown |= _keep_or_explore(ax, splits, name)
             ax.set_title(f"{name}, k = {k}")
             rows_axis(ax, [NAMES[m] for m in trained])
-            ax.set_xlabel("% of what the base solves" if name == "keep" else "% of what the base does not solve")
+            ax.set_xlabel("% of the base's solved" if name == "keep" else "% of the base's unsolved")
     shared_ticks(axes[:, 1:].ravel())
     bars = f"Bars: {interval_note(rows)}; faint points: seeds. Dashed: the base against fresh draws of itself."
     few = "No bar: too few problems for an interval." if unknown else ""
@@ -152,8 +163,7 @@ def _interval_of_method(ax: Axes, y: float, method: str, got: Interval, scale: f
     if len(got.per_seed) > 1:
         points = [scale * value for _, value in got.per_seed]
         ax.scatter(points, [y] * len(points), s=7, color=COLOURS[method], alpha=0.4, linewidths=0, zorder=3)
-    mark = {"color": COLOURS[method], "marker": LOOKS[method].marker, "markersize": 4.6, "markeredgewidth": 0.5}
-    interval_bar(ax, y, (low, scale * got.estimate, high), width=2.2, alpha=0.45, **mark)
+    interval_bar(ax, y, (low, scale * got.estimate, high), COLOURS[method])
 
 
 # ------------------------------------------------------------------------------------------------ Figure 4
@@ -163,37 +173,18 @@ def styles(records: pd.DataFrame, methods: Sequence[str] = METHODS, suite: str =
     """Figure 4: style shares as stacked bars, and the entropy of the styles within a problem, in nats."""
     rows = _main(stats.sampled(records), methods, suite)
     present = _present(rows, methods)
-    fig, axes = panels(1, 2, 0.95 + 0.24 * len(present), sharey=True, width_ratios=(1.7, 1))
+    fig, axes = panels(1, 2, 1.1 + 0.26 * len(present), sharey=True, width_ratios=(1.7, 1))
     left, right = axes[0]
     y = rows_axis(left, [NAMES[m] for m in present])
-    _stacked_styles(left, y, 100 * style_shares(rows).loc[present])
+    stacked_styles(left, y, 100 * style_shares(rows).loc[present])
     scores = ArmScores.final(rows)
     for where, method in zip(y, present, strict=True):
         got = interval([scores.of(method, suite, "styles_nats")])
         _interval_of_method(right, where, method, got, scale=1)
     right.axvline(np.log(4), color=GREY, linestyle=":", linewidth=1)
-    label = "style entropy within a problem (nats)"
-    right.set(xlim=(0, 1.05 * np.log(4)), xticks=[0, 0.5, 1.0], xlabel=label)
+    right.set(xlim=(0, 1.05 * np.log(4)), xticks=[0, 0.5, 1.0], xlabel="style entropy (nats)")
     shared_ticks([right])
     right.grid(axis="y", visible=False)
     bars = f"Bars: {interval_note(rows)}. Faint points: seeds. Dotted: ln 4."
     note(fig, [bars, absent_note(methods, rows["method"])])
     return fig
-
-
-def _stacked_styles(ax: Axes, y: Sequence[float], percent: pd.DataFrame) -> None:
-    """Horizontal bars of the styles' shares, a row of `percent` each, with a number in those that have room."""
-    start = np.zeros(len(percent))
-    for style, colour in STYLE_COLOURS.items():
-        if style not in percent:
-            continue
-        width = percent[style].to_numpy()
-        ax.barh(y, width, left=start, color=colour, height=0.74, label=style, edgecolor="white", linewidth=0.6)
-        ink = "white" if style in ("direct", "stepwise") else "#222"
-        for where, x, w in zip(y, start, width, strict=True):
-            if w >= 9:
-                ax.text(x + w / 2, where, f"{w:.0f}", ha="center", va="center", fontsize=6.3, color=ink)
-        start = start + width
-    ax.set(xlim=(0, 100), xlabel="share of sampled answers (%)")
-    ax.grid(visible=False)
-    legend_of_bars(ax, 5, 0, 1.2)
