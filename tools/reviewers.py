@@ -1,39 +1,25 @@
 """The generated blocks of docs/reviewers.md: questions held against the paper, and what the recorded run says to each.
 
-The run is `artifacts/full` where it is there, else the committed reference; of hard problems, the first that has them.
-What no arm of it answers is said to be not answered.
-
-1. A study of many comparisons is told by those that are clear; "clear" is `analysis.studies`'.
-2. Between studies nothing is corrected.
+The run and what is said of a study are `tools.evidence`'s. What no arm of it answers is said to be not answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from dphlib.analysis import retention, studies
 from dphlib.analysis.claims import ClaimResult, effect_text, evaluate_claims
-from dphlib.analysis.labels import FAMILY, NAMES, SUITES, label
-from dphlib.analysis.waypoints import at_stopping, stopping_steps
-from dphlib.analysis.weights import chosen_weight
-from dphlib.cli.replot import recorded_profile
+from dphlib.analysis.labels import FAMILY, NAMES, SUITES
 from dphlib.experiment.results import Results
-from dphlib.intervals import Scores, holm, interval
+from dphlib.intervals import holm, interval
 from dphlib.scores import ArmScores
-from dphlib.settings.studies import comparisons
-from dphlib.types import VALIDATION
-from tools import blocks, parts, run
-
-MOST = 3
-"""Comparisons of a study that are told one by one; of more, only the clear ones, and how far the others reach."""
-SPOKEN_SUITES = ("in_domain", "out_of_domain")
-DPH = ("dph_f", "dph_js")
+from tools import blocks, evidence
+from tools.evidence import DPH, minus, stopped_sentences, study_sentences, tuned_sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,37 +56,6 @@ class Question:
 # --- What came out ------------------------------------------------------------------------------------
 
 
-def study_sentences(results: Results, part: str) -> list[str]:
-    """Sentences on the comparisons of one entry of `Question.studies`; Holm's family is the whole study."""
-    name, _, only = part.partition(":")
-    methods = only.split(",") if only else []
-    table = studies.study_table(results.records, results.settings, [name], SPOKEN_SUITES)
-    said = dict(zip(table["change"].unique(), studies.sentences(table), strict=True))
-    asked = [
-        studies.change_of(one, results.settings)
-        for one in comparisons(results.settings, name)
-        if not methods or one.arm.method in methods
-    ]
-    ran = table[(table["status"] == "run") & (table["measure"] == "Pass@8") & table["change"].isin(asked)]
-    if ran.empty:
-        return [f"Not answered: `{part}` is not in the recorded run; `--studies {name}` makes it."]
-    there = [change for change in asked if change in set(ran["change"])]
-    lines = [said[change] for change in there]
-    if len(there) > MOST:
-        clear = set(ran.loc[ran["p_holm"] < studies.LEVEL, "change"])
-        others = ran[~ran["change"].isin(clear) & (ran["suite"] == SUITES["in_domain"])]
-        reach = f"; the intervals of the others on in-domain Pass@8 lie within {_span(others)}" if len(others) else ""
-        head = f"Of {len(there)} comparisons of `{name}`, clear on Pass@8 in or out of domain: {len(clear)}{reach}."
-        lines = [head, *(said[change] for change in there if change in clear)]
-    if missing := len(asked) - len(there):
-        lines.append(f"Not answered: {missing} of {len(asked)} comparisons of `{name}`, which were not run.")
-    return lines
-
-
-def _span(rows: pd.DataFrame) -> str:
-    return f"[{rows['low'].min():+.1f}, {rows['high'].max():+.1f}] points"
-
-
 def claim_sentences(results: Results, ids: Sequence[str], decided: Sequence[ClaimResult]) -> list[str]:
     """The verdicts of some claims, with the effect that decided."""
     of_id = {one.id: one for one in decided}
@@ -109,13 +64,6 @@ def claim_sentences(results: Results, ids: Sequence[str], decided: Sequence[Clai
         effect = effect_text(one)
         lines.append(f"Claim: {one.text} **{one.verdict}**" + (f" ({effect})." if effect else "."))
     return lines
-
-
-def _minus(a: Scores | None, b: Scores | None, what: str) -> Iterator[str]:
-    """A difference in points with its interval; nothing where an arm is absent."""
-    if a is not None and b is not None:
-        got = interval([a, b], np.subtract)
-        yield f"{what} {100 * got.estimate:+.1f} points [{100 * got.low:+.1f}, {100 * got.high:+.1f}]"
 
 
 def leaders(results: Results) -> list[str]:
@@ -159,58 +107,10 @@ def hard_sentences(results: Results) -> list[str]:
         said = [
             text
             for a, b in (("grpo", "base"), *((m, other) for m in DPH for other in ("grpo", "base")))
-            for text in _minus(of[a], of[b], f"{NAMES[a]} minus {NAMES[b]}")
+            for text in minus(of[a], of[b], f"{NAMES[a]} minus {NAMES[b]}")
         ]
         problems = len(of["base"].problems)
         lines.append(f"{title.capitalize()}, Pass@{n} of {problems} hard problems, uncorrected: {'; '.join(said)}.")
-    return lines
-
-
-def stopped_sentences(results: Results) -> list[str]:
-    """DPH against GRPO, each run at its stopping point."""
-    waypoints = results.waypoints
-    if waypoints is None or not (waypoints["suite"] == VALIDATION).any():
-        return ["Not answered: the recorded run has no way-points on the validation suite, so no stopping point."]
-    records = results.records[(results.records["variant"] == "main") & results.records["method"].isin(_STOPPED)]
-    scores, lines = ArmScores(at_stopping(records, waypoints)), []
-    main = waypoints[waypoints["variant"] == "main"]
-    steps = stopping_steps(main).groupby(level="method", observed=True).mean()
-    for suite, title in SUITES.items():
-        said = [
-            text
-            for method in DPH
-            for k in (1, 8)
-            for text in _minus(
-                scores.get(method, suite, "pass", k),
-                scores.get("grpo", suite, "pass", k),
-                f"{NAMES[method]} minus GRPO Pass@{k}",
-            )
-        ]
-        if said:
-            lines.append(f"Each at its stopping point, {title}, uncorrected: {'; '.join(said)}.")
-    stops = ", ".join(f"{NAMES[m]} {steps[m]:.0f}" for m in _STOPPED if m in steps)
-    return [*lines, f"Mean iteration of the stopping point: {stops}."]
-
-
-_STOPPED = ("base", "grpo", *DPH)
-
-
-def tuned_sentences(results: Results) -> list[str]:
-    """DPH-F against reverse KL in three forms, each at the weight that validation chooses of three."""
-    methods = ("dph_f", "rkl", "rkl_k2", "dph_rkl")
-    if results.waypoints is None:
-        return ["Not answered: the recorded run has no way-points, so no weight was chosen."]
-    chosen = {m: chosen_weight(results.waypoints, results.settings, m) for m in methods}
-    if (mine := chosen["dph_f"]) is None:
-        return ["Not answered: the study `eta` with way-points is not in the recorded run, so no weight was chosen."]
-    lines = []
-    for method in methods[1:]:
-        if (other := chosen[method]) is None:
-            lines.append(f"Not answered: {NAMES[method]} has no weight chosen on validation.")
-            continue
-        a, b = (results.scores.get(arm.method, "in_domain", "pass", 8, arm.variant) for arm in (mine, other))
-        what = f"{label(*mine)} minus {label(*other)}, each weight chosen on validation, in-domain Pass@8"
-        lines += [f"{text}, uncorrected." for text in _minus(a, b, what)]
     return lines
 
 
@@ -234,7 +134,7 @@ def on_sums(results: Results) -> list[str]:
     for method in DPH:
         pair = [results.scores.get(m, "out_of_domain", "pass", 8, "domain=sums") for m in (method, "grpo")]
         what = f"Trained on sums, {NAMES[method]} minus GRPO, Pass@8 on sums:"
-        lines += [f"{text}, uncorrected." for text in _minus(pair[0], pair[1], what)]
+        lines += [f"{text}, uncorrected." for text in minus(pair[0], pair[1], what)]
     return lines or ["Not answered: no arm trained on sums is in the recorded run."]
 
 
@@ -327,15 +227,6 @@ QUESTIONS = (
 # --- The block ----------------------------------------------------------------------------------------
 
 
-def of_another_world(results: Results) -> str:
-    """Why a run is not of the profile's world, by its number of problems; "" where it is."""
-    rows = results.records[results.records["suite"] == "in_domain"]
-    there, here = rows["problem_id"].nunique(), results.settings.world.problems["in_domain"]
-    if there == here:
-        return ""
-    return f"the recorded run is of an earlier world, of {there} problems in domain and not {here}"
-
-
 def answered(results: Results, question: Question, decided: Sequence[ClaimResult]) -> list[str]:
     """What the results say to a question, a sentence each."""
     lines = [line for part in question.studies for line in study_sentences(results, part)]
@@ -348,7 +239,7 @@ def made(results: Results, where: str) -> dict[str, str]:
     """The blocks of the results that a folder of the repository holds."""
     trained = results.records.loc[results.records["method"] != "base", ["method", "variant", "seed"]].drop_duplicates()
     arms = len(trained[["method", "variant"]].drop_duplicates())
-    if reason := of_another_world(results):
+    if reason := evidence.of_another_world(results):
         rows = [(question, [f"Not answered: {reason}."]) for question in QUESTIONS]
     else:
         decided = evaluate_claims(results.scores, results.train_logs, results.settings.name)
@@ -358,10 +249,5 @@ def made(results: Results, where: str) -> dict[str, str]:
 
 def page_blocks(root: Path) -> dict[str, str]:
     """The generated blocks of the page. Raises RunError naming what of the recorded run is absent."""
-    reference, full = root / run.WHERE, root / run.FULL
-    found = {run.WHERE: Results.load(reference, recorded_profile(reference))}
-    if (full / "records.parquet").is_file():
-        found = {run.FULL: Results.load(full, parts.full_profile()), **found}
-    where, results = next(iter(found.items()))
-    hard = [each.hard for each in found.values() if each.hard is not None and not of_another_world(each)]
-    return made(replace(results, hard=hard[0] if hard else None), where)
+    where, results = evidence.load(root)
+    return made(results, where)

@@ -35,6 +35,7 @@ from dphlib.report.facts import command_text, machine_text, minutes, peak_text, 
 from dphlib.runtime.files import RunError
 from dphlib.settings.gpu import BASES
 from dphlib.settings.methods import HEADLINE
+from dphlib.settings.profiles import Profile
 from tools import parts
 from tools.blocks import rendered, table
 
@@ -122,13 +123,22 @@ def times_blocks(root: Path) -> dict[str, str]:
     return rendered("times", **recorded(root))
 
 
+def place(root: Path) -> str:
+    """Where the runs are that the pages show."""
+    return FULL if (root / FULL / "claims.json").is_file() else WHERE
+
+
+def profile_of(folder: Path) -> Profile:
+    """The profile of what `place` names; the full reference is made in parts, and has no manifest."""
+    return parts.full_profile() if folder.name == Path(FULL).name else recorded_profile(folder)
+
+
 def shown(root: Path) -> dict[str, Any] | None:
     """The results that README shows; None where those that are recorded were judged by other claims than the present.
 
     Raises RunError naming a file of them that is absent.
     """
-    is_full = (root / FULL / "claims.json").is_file()
-    where = FULL if is_full else WHERE
+    where = place(root)
     claims, path = read_claims(root / where), root / where / CLAIMS_STOPPED
     stopped = {one.id: one.verdict for one in from_json(path.read_text(encoding="utf-8"))} if path.is_file() else {}
     if [one.id for one in claims] != [one.id for one in CLAIMS]:
@@ -140,7 +150,7 @@ def shown(root: Path) -> dict[str, Any] | None:
     runs = answers[answers["method"] != "base"][["method", "variant", "seed"]].drop_duplicates()
     return {
         "where": where,
-        "command": FULL_COMMAND if is_full else command_text(read_json(root / where / "manifest.json")),
+        "command": FULL_COMMAND if where == FULL else command_text(read_json(root / where / "manifest.json")),
         "runs": len(runs),
         "decisive": int(((runs["method"] == "grpo") & (runs["variant"] == "main")).sum()),
         "answers": int(answers["n"].sum()),

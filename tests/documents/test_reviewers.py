@@ -17,7 +17,7 @@ from dphlib.experiment.results import Results
 from dphlib.settings.profiles import Profile, profile
 from dphlib.settings.studies import STUDIES, Arm, comparisons
 from dphlib.types import VALIDATION
-from tools import reviewers
+from tools import evidence, reviewers
 
 TOLD = "threshold"
 STEP = 10
@@ -114,6 +114,6 @@ def test_dph_is_set_against_grpo_where_each_stopped_and_not_at_the_end(settings)
     records = pd.concat(parts, ignore_index=True)
     on_the_way, records = (records[(records["suite"] == VALIDATION) == there] for there in (True, False))
     results = Results(settings, records, pd.DataFrame(), pd.DataFrame(), waypoints=waypoint_table(on_the_way))
-    said = reviewers.stopped_sentences(results)
+    said = evidence.stopped_sentences(results)
     assert "DPH-F minus GRPO Pass@1 +25.0 points" in said[0]  # 4/8 at step 10 less 2/8 at step 5
     assert said[-1] == "Mean iteration of the stopping point: GRPO 5, DPH-F 10."
