@@ -40,6 +40,27 @@ fail() { # one line, then out: fail STATUS MESSAGE
     exit "$1"
 }
 
+nearest() { # nearest WORD KNOWN ...: the known word that is at most two edits away, or nothing
+    printf '%s\n' "$@" | awk '
+        NR == 1 { word = $0; letters = length(word); least = letters < 3 ? letters : 3; next }
+        {
+            for (j = 0; j <= length($0); j++) edits[j] = j
+            for (i = 1; i <= letters; i++) {
+                corner = edits[0]
+                edits[0] = i
+                for (j = 1; j <= length($0); j++) {
+                    fewest = corner + (substr(word, i, 1) != substr($0, j, 1))
+                    corner = edits[j]
+                    if (edits[j - 1] + 1 < fewest) fewest = edits[j - 1] + 1
+                    if (edits[j] + 1 < fewest) fewest = edits[j] + 1
+                    edits[j] = fewest
+                }
+            }
+            if (fewest < least) { least = fewest; near = $0 }
+        }
+        END { print near }'
+}
+
 child=""
 stopped() { # the running step ends with everything it started; without the stamp the next run does it again
     trap '' HUP INT TERM
@@ -93,8 +114,7 @@ case "$command" in
             *)
                 words="$profiles test test-vllm test-verl check replot"
                 # shellcheck disable=SC2086 # names without spaces
-                near=$(python3 -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1))' \
-                    "$command" $words 2>/dev/null)
+                near=$(nearest "$command" $words)
                 fail 2 "unknown profile '$command'; allowed: ${words// /, }, --help${near:+; did you mean $near?}"
                 ;;
         esac

@@ -238,7 +238,11 @@ def test_help_and_unknown_profile_touch_nothing(clone):
     status, out, _ = clone.run("--help")
     assert status == 0 and "usage: ./run_all.sh [PROFILE]" in out
     status, _, errors = clone.run("gpu8")
-    assert status == 2 and f"'gpu8'; allowed: {' '.join(PROFILES)}, or test, test-vllm, test-verl," in one_line(errors)
+    assert status == 2 and f"'gpu8'; allowed: {', '.join(PROFILES)}, test, test-vllm, test-verl," in one_line(errors)
+    assert errors.endswith("; did you mean gpu80?\n")
+    for misspelt, meant in (("smok", "smoke"), ("cup", "cpu"), ("lm_smoke", "lm-smoke"), ("rplot", "replot")):
+        assert clone.run(misspelt)[2].endswith(f"; did you mean {meant}?\n")
+    assert "did you mean" not in clone.run("everything")[2]
     status, _, errors = clone.run("gpu8", program="a clone/run_all.sh", folder=str(clone.root.parent), CDPATH=".")
     assert status == 2 and "'gpu8'; allowed: smoke" in one_line(errors)
     assert clone.calls() == [] and not (clone.root / ".venv").exists()
