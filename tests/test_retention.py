@@ -94,10 +94,28 @@ def test_the_problem_that_changed_most_is_found():
     assert retention.changed_problem(both, "grpo", "lost", k=4) == "p1"
     assert retention.changed_problem(both, "grpo", "gained", k=4) == "p2"
     assert retention.changed_problem(both, "grpo", "lost", k=4, rank=1) == "p0"  # no change, first by its id
+    better = rows("dph_js", 0, [[1] * 4, [1, 0, 0, 0], [0] * 4, [1] * 4])
+    three = pd.concat([both, better])
+    assert retention.changed_problem(three, "grpo", "lost", k=4, than="dph_js") == "p1"
+    assert retention.changed_problem(three, "grpo", "lost", k=4, rank=1, than="dph_js") == "p3"
     with pytest.raises(ValueError, match="direction 'up': one of lost, gained"):
         retention.changed_problem(both, "grpo", "up")
     with pytest.raises(ValueError, match="rank 4: the suite in_domain has 4 problems"):
         retention.changed_problem(both, "grpo", "lost", k=4, rank=4)
+
+
+def test_a_seeds_rows_are_those_of_its_runs_and_of_their_base():
+    frames = [rows("base", base) for base in (0, 1)] + [rows("grpo", seed) for seed in (0, 1, 7)]
+    got = retention.of_seed(pd.concat(frames), 7, 1)
+    assert sorted(zip(got["method"], got["seed"], strict=True)) == [("base", 1), ("grpo", 7)]
+
+
+def test_models_answers_stand_side_by_side():
+    made = [("base", 3, "correct", "a"), ("base", 1, "wrong", "b"), ("GRPO", 4, "wrong", "c")]
+    answers = pd.DataFrame(made, columns=["model", "times", "verdict", "answer"])
+    got = retention.side_by_side(answers)
+    assert got.to_dict("list") == {"base": ["3 x correct: `a`", "1 x wrong: `b`"], "GRPO": ["4 x wrong: `c`", ""]}
+    assert len(retention.side_by_side(answers, 1)) == 1
 
 
 @pytest.mark.parametrize("function", [retention.capability_split, retention.losses, retention.support])

@@ -144,3 +144,11 @@ def test_markdown_rows_have_as_many_cells_as_the_head_even_with_bars_in_the_text
 
 def test_html_escapes_what_it_is_given():
     assert "<script>" not in tables.to_html(pd.DataFrame({"a<b": ["<script>"]}))
+
+
+def test_a_folded_table_is_the_same_table_under_a_line():
+    table = pd.DataFrame({"k": [1]})
+    got = tables.folded("k & more", table)
+    assert (
+        got.startswith("<details><summary>k &amp; more</summary>\n\n") and f"\n\n{tables.to_markdown(table)}\n" in got
+    )

@@ -19,6 +19,7 @@ from dphlib import __version__
 from dphlib.analysis import paper, tables
 from dphlib.analysis.claims import (
     CLAIMS,
+    SYMBOLS,
     ClaimResult,
     Decision,
     PartResult,
@@ -43,7 +44,6 @@ WHERE = "artifacts/reference"
 FULL = "artifacts/full"
 FULL_COMMAND = f"./run_all.sh cpu --seeds {parts.SEEDS} --studies all --study-seeds {parts.STUDY_SEEDS}"
 """What makes `FULL` at once; `tools.parts` makes it seed by seed."""
-SYMBOLS = {"supported": "✔", "not supported": "✘", "inconclusive": "○", "not testable": "⊘", "not run": "–"}
 SHORT = {
     "greedy_rises": "GRPO, DAPO: greedy accuracy rises",
     "pass_k_falls": "GRPO, DAPO: Pass@8 and Pass@16 fall",

@@ -36,6 +36,8 @@ from dphlib.settings.profiles import PROFILES
 
 Decision = Literal["supported", "not supported", "inconclusive", "not testable", "not run"]
 VERDICTS: tuple[Decision, ...] = get_args(Decision)
+SYMBOLS: dict[Decision, str] = dict(zip(VERDICTS, "✔✘○⊘–", strict=True))
+"""Before a verdict in a table: its shape says it without a colour."""
 IN, CROSS, OUT = "in_domain", "cross_domain", "out_of_domain"
 DPH, BASELINES = ("dph_f", "dph_js"), ("grpo", "dapo", "rkl")
 MIN_SEEDS = 3
@@ -581,6 +583,28 @@ def joint_text(one: ClaimResult) -> str:
     if one.holds_jointly is None or one.verdict not in ("supported", "not supported"):
         return "-"
     return HOLDS if one.holds_jointly else OPEN
+
+
+def both_points(final: Sequence[ClaimResult], stopped: Sequence[ClaimResult]) -> pd.DataFrame:
+    """One row per claim: verdict and effect that decided, at the end of training and at the stopping points.
+
+    Args:
+        stopped: () where no run was stopped.
+    """
+    there = {one.id: one for one in stopped}
+    rows = []
+    for one in sorted(final, key=lambda result: VERDICTS.index(result.verdict)):
+        row = {"claim": f"**{one.text}**" if one.holds_jointly is not None else one.text, "paper": one.paper_ref}
+        row |= {"at the end": _verdict_text(one), "effect that decided": effect_text(one) or "-"}
+        row["all at once"] = joint_text(one)
+        other = there.get(one.id)
+        row["at the stopping points"] = _verdict_text(other) if other else "-"
+        rows.append(row | {"its effect": effect_text(other) or "-" if other else "-"})
+    return pd.DataFrame(rows)
+
+
+def _verdict_text(one: ClaimResult) -> str:
+    return f"{SYMBOLS[one.verdict]} {one.verdict}"
 
 
 def _in_words(one: ClaimResult | PartResult) -> tuple[str, ...]:

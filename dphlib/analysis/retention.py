@@ -74,8 +74,8 @@ def _columns(name: str, got: Interval | None, low: float = -np.inf, high: float 
 def losses(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE) -> pd.DataFrame:
     """Share of the base's Pass@k that each method lost on each suite, 1 - m/b, in per cent; negative: it gained.
 
-    Columns: method, and each suite of the records under its reader's name with `_low`, `_high`. NaN where the base
-    solves nothing.
+    Columns: method, each suite of the records under its reader's name with `_low`, `_high`, and seeds. NaN where the
+    base solves nothing.
     """
     rows = _main(records)
     scores, out = ArmScores.final(rows), []
@@ -87,7 +87,7 @@ def losses(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE)
             if pair[1].mean > 0:
                 got = interval(pair, lambda tuned, base: 1 - tuned / base)
             row |= _columns(SUITES[suite], got)
-        out.append(row)
+        out.append({**row, "seeds": len(pair[0].seeds)})
     return pd.DataFrame(out)
 
 
@@ -171,9 +171,15 @@ def behaviour(records: pd.DataFrame, suite: str, methods: Sequence[str] = METHOD
 
 
 def changed_problem(
-    records: pd.DataFrame, method: str, direction: str, k: int = 8, rank: int = 0, suite: str = "in_domain"
+    records: pd.DataFrame,
+    method: str,
+    direction: str,
+    k: int = 8,
+    rank: int = 0,
+    suite: str = "in_domain",
+    than: str = "base",
 ) -> str:
-    """The problem whose mean Pass@k a method lowered (`lost`) or raised (`gained`) most.
+    """The problem on which a method's mean Pass@k is furthest below that of another one (`lost`), or above (`gained`).
 
     `rank` 1 is the next after it, and so on; ties go by the problem's id. It is chosen to show what a change looks
     like, so it shows no frequency.
@@ -184,13 +190,34 @@ def changed_problem(
     if direction not in DIRECTIONS:
         raise ValueError(f"direction {direction!r}: one of {', '.join(DIRECTIONS)}")
     scores = ArmScores.final(_main(records))
-    tuned, base = (scores.of(name, suite, "pass", k) for name in (method, "base"))
-    change_P = tuned.units_UP.mean(axis=0) - base.started_from(tuned.bases).units_UP.mean(axis=0)
+    tuned, other = (scores.of(name, suite, "pass", k) for name in (method, than))
+    change_P = tuned.units_UP.mean(axis=0) - other.started_from(tuned.bases).units_UP.mean(axis=0)
     sign = 1 if direction == "lost" else -1
     if not 0 <= rank < len(change_P):
         raise ValueError(f"rank {rank}: the suite {suite} has {len(change_P)} problems, 0 is the one that changed most")
     order = sorted(range(len(change_P)), key=lambda i: (round(sign * change_P[i], 9), tuned.problems[i]))
     return tuned.problems[order[rank]]
+
+
+def of_seed(records: pd.DataFrame, seed: int, base: int) -> pd.DataFrame:
+    """The rows of the runs with a seed, and of the base model that they started from, whose index is `base`."""
+    is_base = records["method"] == "base"
+    return records[(is_base & (records["seed"] == base)) | (~is_base & (records["seed"] == seed))]
+
+
+def side_by_side(answers: pd.DataFrame, most: int = 4) -> pd.DataFrame:
+    """Each model's most frequent answers in a column of its own: how often, with which verdict, and the text.
+
+    Args:
+        answers: one row per different answer, most frequent first: model, times, verdict, answer.
+
+    >>> one = {"model": "base", "times": 3, "verdict": "correct", "answer": "SELECT 1"}
+    >>> side_by_side(pd.DataFrame([one])).to_dict("list")
+    {'base': ['3 x correct: `SELECT 1`']}
+    """
+    texts = answers["times"].astype(str) + " x " + answers["verdict"] + ": `" + answers["answer"] + "`"
+    columns = {name: texts[part.index].tolist()[:most] for name, part in answers.groupby("model", sort=False)}
+    return pd.DataFrame({name: pd.Series(column) for name, column in columns.items()}).fillna("")
 
 
 def style_counts(answers: pd.DataFrame) -> pd.DataFrame:

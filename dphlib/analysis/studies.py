@@ -101,14 +101,16 @@ def _compared(scores: ArmScores, one: Comparison, suite: str, measure: str) -> d
 
 
 def readable_study(table: pd.DataFrame) -> pd.DataFrame:
-    """A study's table as it is read: one row per comparison and suite, with Holm's p of Pass@8."""
+    """A study's table as it is read: one row per comparison and suite, with Holm's p of Pass@8 and what it says."""
     rows = []
     for (arm, against, suite), part in table.groupby(["arm", "against", "suite"], sort=False):
         row: dict[str, object] = {"arm": arm, "against": against, "suite": suite}
         for measure in ("greedy", "Pass@8", "styles_nats"):
             one = part[part["measure"] == measure].iloc[0]
             row |= {measure: one["difference"], f"{measure}_low": one["low"], f"{measure}_high": one["high"]}
-        row["Holm's p of Pass@8"] = part.loc[part["measure"] == "Pass@8", "p_holm"].iloc[0]
+        p = part.loc[part["measure"] == "Pass@8", "p_holm"].iloc[0]
+        row["Holm's p of Pass@8"] = p
+        row["Pass@8 is"] = "-" if np.isnan(p) else "**● clear**" if p < LEVEL else "○ unclear"
         seeds = part[["seeds", "against_seeds"]].max()
         row["seeds"] = f"{seeds['seeds']} against {seeds['against_seeds']}"
         rows.append(row | {"status": "run" if (part["status"] == "run").any() else "not run"})

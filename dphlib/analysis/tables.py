@@ -248,6 +248,11 @@ def to_markdown(table: pd.DataFrame | str) -> str:
     return "".join(f"| {' | '.join(map(_in_markdown, line))} |\n" for line in lines)
 
 
+def folded(summary: str, table: pd.DataFrame | str) -> str:
+    """`to_markdown`, folded away under a line until a reader opens it."""
+    return f"<details><summary>{html.escape(summary)}</summary>\n\n{to_markdown(table)}\n\n</details>"
+
+
 def _in_markdown(value: object) -> str:
     return str(value).replace("|", "&#124;").replace("\n", "<br>")
 

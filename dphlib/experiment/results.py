@@ -100,6 +100,13 @@ class Results:
         return ArmScores.final(self.records)
 
     @cached_property
+    def stopped_scores(self) -> ArmScores | None:
+        """The scores at the runs' stopping points, None where runs have none."""
+        if self.waypoints is None or not self.settings.evaluation.stops:
+            return None
+        return ArmScores(at_stopping(self.records, self.waypoints))
+
+    @cached_property
     def recorded(self) -> set[tuple[str, str]]:
         """Methods with variant that the records hold."""
         return set(map(tuple, self.records[["method", "variant"]].drop_duplicates().to_numpy().tolist()))
@@ -346,9 +353,8 @@ def decide_claims(results: Results, root: Path) -> list[claims.ClaimResult]:
     decided = claims.evaluate_claims(results.scores, results.train_logs, results.settings.name)
     write_text(Path(root) / "claims.json", claims.to_json(decided))
     save_figure(claims_figure(decided), Path(root) / "figures", CLAIMS_FIGURE)
-    if results.waypoints is not None and results.settings.evaluation.stops:
-        stopped = ArmScores(at_stopping(results.records, results.waypoints))
-        of_stopped = claims.evaluate_claims(stopped, results.train_logs, results.settings.name)
+    if results.stopped_scores is not None:
+        of_stopped = claims.evaluate_claims(results.stopped_scores, results.train_logs, results.settings.name)
         write_text(Path(root) / CLAIMS_STOPPED, claims.to_json(of_stopped))
     else:
         (Path(root) / CLAIMS_STOPPED).unlink(missing_ok=True)
@@ -451,10 +457,10 @@ def _measured_cost(pipeline: Pipeline) -> pd.DataFrame | None:
 
 
 def close_notebook(name: str, root: Path, metrics: Mapping[str, Any]) -> None:
-    """Writes a notebook's numbers to `metrics/<name>.json`, which tests and readers use; prints where."""
+    """Writes a notebook's numbers to `metrics/<name>.json`, which tests and readers use; prints where in the folder."""
     path = root / "metrics" / f"{name}.json"
     write_json(path, dict(metrics))
-    print(f"{name}: {len(metrics)} numbers in {path}")
+    print(f"{name}: {len(metrics)} numbers in {path.relative_to(root)}")
 
 
 def beside_reference(

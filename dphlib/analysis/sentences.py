@@ -1,0 +1,326 @@
+"""The results of figures and tables in words, with their intervals: what a notebook writes under each.
+
+    bullets([crossing(scores, method) for method in ("grpo", "dph_js")])
+
+Each function takes scores, records' tables or way-points and gives sentences, nothing else. A difference whose 95 %
+interval holds 0 is called unclear. Of fewer than `MIN_SEEDS` runs it is said that they are too few to decide, and of
+what is absent that it was not run. Comparisons of studies are put into words by `studies.sentences`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+
+import numpy as np
+import pandas as pd
+
+from dphlib.analysis import studies
+from dphlib.analysis.claims import MIN_SEEDS, VERDICTS, ClaimResult, effect_text, verdict_counts
+from dphlib.analysis.labels import NAMES, SUITES
+from dphlib.analysis.retention import AGAIN
+from dphlib.analysis.waypoints import RUN, K, at_stopping
+from dphlib.intervals import Interval, Scores, interval
+from dphlib.scores import ArmScores
+from dphlib.settings.studies import STUDIES
+from dphlib.stats import Metric
+from dphlib.types import base_of
+
+IN = "in_domain"
+EVERY_K = 32
+"""Up to so many answers a crossing is looked for at every k, beyond it at powers of two."""
+CLEAR, UNCLEAR, NOTHING = "●", "○", "–"
+"""Before a study's sentence: Holm's p of one of its effects is below `studies.LEVEL`, of none, not run."""
+
+
+def bullets(sentences: Iterable[str]) -> str:
+    """Sentences as a Markdown list."""
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+# --- Numbers --------------------------------------------------------------------------------------
+
+
+def _signed(got: Interval, unit: str = "", scale: float = 100.0, digits: int = 1) -> str:
+    """A difference with its interval; a single run on no problems has none."""
+    said = f"{scale * got.estimate:+.{digits}f}"
+    if got.standard_error > 0:
+        said += f" [{scale * got.low:+.{digits}f}, {scale * got.high:+.{digits}f}]"
+    return f"{said} {unit}".rstrip() + (" (unclear)" if got.low <= 0 <= got.high else "")
+
+
+def _runs(count: int) -> str:
+    few = ", too few to decide" if count < MIN_SEEDS else ""
+    return f" ({count} run{'s' if count != 1 else ''}{few})"
+
+
+def _per_cent(row: Mapping[str, float], name: str, tests_zero: bool = False) -> str:
+    """A number of a tidy frame with its interval `name_low` to `name_high`."""
+    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    if not isfinite(value):
+        return "a share that cannot be told"
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]" + (" (unclear)" if tests_zero and low <= 0 <= high else "")
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+
+
+def _the(method: str) -> str:
+    return "the base" if method == "base" else NAMES[method]
+
+
+def _not_run(method: str) -> str:
+    return f"{NAMES[method]}: not run."
+
+
+# --- Pass@k, greedy accuracy, styles --------------------------------------------------------------
+
+
+def crossing(scores: ArmScores, method: str, k: int = 8, suite: str = IN, against: str = "base") -> str:
+    """Where a method's mean Pass@k crosses that of another one, the base's as a rule, and both ends of the curve.
+
+    Args:
+        k: answers of the second difference that is told; at most as many as both were asked for.
+    """
+    answers = [scores.answers(name, suite) for name in (method, against)]
+    most = min((n for n in answers if n is not None), default=0)
+    if None in answers or not most:
+        return _not_run(method)
+    ks = [n for n in range(1, most + 1) if n <= EVERY_K or not n & (n - 1)]
+    got = {n: _difference(scores, method, against, suite, "pass", n) for n in ks}
+    shown = {n: got[n] for n in sorted({1, min(k, most)})}
+    numbers = ", ".join(f"Pass@{n} {_signed(one)}" for n, one in shown.items())
+    where = "" if suite == IN else f" {SUITES[suite]}"
+    runs = len(scores.of(method, suite).seeds)
+    return f"{NAMES[method]} {_course(got, _the(against))}{where}: {numbers} points{_runs(runs)}."
+
+
+def _difference(scores: ArmScores, method: str, against: str, suite: str, metric: Metric, k: int) -> Interval:
+    return interval([scores.of(name, suite, metric, k) for name in (method, against)], np.subtract)
+
+
+def _course(got: Mapping[int, Interval], other: str) -> str:
+    """How a curve lies to another one, by the differences of their means at each k."""
+    signs = {k: np.sign(round(one.estimate, 12)) for k, one in got.items()}
+    first, last = next(iter(signs)), max(signs)
+    above, below = ([k for k, sign in signs.items() if sign == wanted] for wanted in (1, -1))
+    if not above and not below:
+        return f"equals {other} at every k"
+    if not below:
+        return f"does not cross {other} up to k = {last}, it stays above"
+    if not above:
+        return f"lies below {other} at every k up to {last}"
+    if signs[first] > 0:
+        return f"crosses {other} at k = {below[0]}"
+    return f"starts below {other} and is above it from k = {above[0]}"
+
+
+def gain_and_price(scores: ArmScores, method: str, k: int = 8, suite: str = IN) -> str:
+    """What a method gains in greedy accuracy against its base, and what it pays in Pass@k."""
+    if None in [scores.answers(name, suite, metric) for name in (method, "base") for metric in ("greedy", "pass")]:
+        return _not_run(method)
+    k = min(k, *(scores.answers(name, suite) or 0 for name in (method, "base")))
+    greedy, passed = (_difference(scores, method, "base", suite, *m) for m in (("greedy", 1), ("pass", k)))
+    runs = len(scores.of(method, suite).seeds)
+    said = f"greedy {_signed(greedy)}, Pass@{k} {_signed(passed)} points"
+    return f"{NAMES[method]} against the base {SUITES[suite]}: {said}{_runs(runs)}."
+
+
+def styles(scores: ArmScores, method: str, suite: str = IN) -> str:
+    """A method's style entropy beside its base's."""
+    if None in [scores.answers(name, suite, "styles_nats") for name in (method, "base")]:
+        return _not_run(method)
+    tuned, base = (scores.of(name, suite, "styles_nats") for name in (method, "base"))
+    got = interval([tuned, base], np.subtract)
+    said = f"{tuned.mean:.2f} nats of styles in a problem's answers, the base {base.mean:.2f}"
+    return f"{NAMES[method]} keeps {said}: {_signed(got, 'nats', 1, 2)}{_runs(len(tuned.seeds))}."
+
+
+def both_points(final: ArmScores, stopped: ArmScores, method: str, k: int = 8, suite: str = IN) -> str:
+    """A method's Pass@k against its base at its stopping points and at the end."""
+    points = {"at its stopping points": stopped, "at the end": final}
+    if any(one.answers(name, suite) is None for one in points.values() for name in (method, "base")):
+        return _not_run(method)
+    k = min(k, *(one.answers(name, suite) or 0 for one in points.values() for name in (method, "base")))
+    said = [f"{_signed(_difference(one, method, 'base', suite, 'pass', k))} {at}" for at, one in points.items()]
+    runs = len(final.of(method, suite).seeds)
+    return f"{NAMES[method]}'s Pass@{k} against the base, in points: {', '.join(said)}{_runs(runs)}."
+
+
+# --- On the way -----------------------------------------------------------------------------------
+
+
+def _of_runs(rows: pd.DataFrame, column: str, bases: int, name: str) -> Scores:
+    """One number per run, as the scores of a single problem: what is left to vary is the run."""
+    rows = rows.sort_values("seed")
+    seeds = tuple(int(seed) for seed in rows["seed"])
+    values = rows[column].to_numpy(dtype=float)[:, None]
+    return Scores(name, name, seeds, ("all",), values, tuple(base_of(seed, bases) for seed in seeds))
+
+
+def _change(before: pd.DataFrame, after: pd.DataFrame, column: str, bases: int) -> Interval:
+    """Mean change of one number of each run, between bases where there are two or more."""
+    change = after.set_index("seed")[column] - before.set_index("seed")[column]
+    return interval([_of_runs(change.rename("change").reset_index(), "change", bases, "change")])
+
+
+def stopping(waypoints: pd.DataFrame | None, method: str, bases: int = 1) -> str:
+    """When a method's main runs reach their first plateau, and what further training changes on that suite.
+
+    Args:
+        waypoints: `waypoints.waypoint_table`; None where none were measured.
+        bases: number of base models, see `types.base_of`.
+    """
+    if waypoints is None:
+        return f"{NAMES[method]}: no way-points were measured."
+    rows = waypoints[(waypoints["method"] == method) & (waypoints["variant"] == "main")]
+    if rows.empty:
+        return _not_run(method)
+    stopped = at_stopping(rows, rows)
+    end = rows[rows["step"] == rows.groupby(RUN, observed=True)["step"].transform("max")]
+    steps = stopped["step"]
+    when = f"iteration {steps.mean():.0f}" + (f" ({steps.min()} to {steps.max()})" if steps.nunique() > 1 else "")
+    one, several = (_change(stopped, end, column, bases) for column in ("pass_1", "pass_k"))
+    suite = str(rows["suite"].iloc[0]).replace("_", "-")
+    said = f"Pass@1 {_signed(one)}, Pass@{K} {_signed(several)} points"
+    return f"{NAMES[method]} stops at {when}; from there to the end, {suite} {said}{_runs(len(stopped))}."
+
+
+def training(logs: pd.DataFrame, method: str, bases: int = 1, variant: str = "main") -> str:
+    """How reward and token entropy of a method's rollouts change from the first to the last iterations.
+
+    A sixth of the iterations at either end, at most ten.
+    """
+    rows = logs[(logs["method"] == method) & (logs["variant"] == variant)]
+    if rows.empty:
+        return _not_run(method)
+    last = int(rows["iteration"].max())
+    count = max(1, min(10, last // 6))
+    columns = ["reward", "entropy"]
+    first, late = (
+        rows[part].groupby("seed", as_index=False)[columns].mean()
+        for part in (rows["iteration"] <= count, rows["iteration"] > last - count)
+    )
+    reward, entropy = (_change(first, late, column, bases) for column in columns)
+    said = f"reward {_signed(reward, '', 1, 2)}, token entropy {_signed(entropy, 'nats', 1, 3)}"
+    span = f"first {count} to the last {count}" if count > 1 else "first to the last"
+    return f"{NAMES[method]}'s rollouts from the {span} of {last} iterations: {said}{_runs(len(first))}."
+
+
+def cost(table: pd.DataFrame) -> list[str]:
+    """What an iteration passes through a reference model, and how long it takes (`studies.cost_table`)."""
+    if table.empty:
+        return ["The cost of an iteration was not measured."]
+    ratio = table.set_index("method")["reference per policy token"]
+    without = [str(name) for name, value in ratio.items() if value == 0]
+    said = [f"{name} passes {value:.2f} tokens" for name, value in ratio.items() if value > 0]
+    said += [f"{_listed(without)} none"] if without else []
+    times = [f"{r.step_s:.2f} s [{r.step_s_low:.2f}, {r.step_s_high:.2f}] for {r.method}" for r in table.itertuples()]
+    tokens = f"Through a reference model, per token through the policy: {'; '.join(said)}." if said else ""
+    return [*filter(None, [tokens]), f"An iteration takes {', '.join(times)} (median, middle half)."]
+
+
+# --- What is kept and lost ------------------------------------------------------------------------
+
+
+def kept(split: pd.DataFrame, method: str, k: int = 8) -> str:
+    """What a method kept of its base's problems and newly solved (`retention.capability_split`), beside the base."""
+    rows = split.set_index("method")
+    if NAMES[method] not in rows.index:
+        return _not_run(method)
+    row = rows.loc[NAMES[method]]
+    said = f"keeps {_per_cent(row, 'keep')} of what the base solves with {k} answers"
+    said += f" and newly solves {_per_cent(row, 'explore')} of the rest"
+    if AGAIN in rows.index:
+        again = rows.loc[AGAIN]
+        said += f"; the base, drawn again: {_per_cent(again, 'keep')} and {_per_cent(again, 'explore')}"
+    return f"{NAMES[method]} {said}{_runs(int(row['seeds']))}."
+
+
+def lost(losses: pd.DataFrame, method: str, k: int = 8) -> str:
+    """The share of the base's Pass@k that a method lost on each suite (`retention.losses`)."""
+    rows = losses.set_index("method")
+    if NAMES[method] not in rows.index:
+        return _not_run(method)
+    row = rows.loc[NAMES[method]]
+    said = [f"{_per_cent(row, name, tests_zero=True)} {name}" for name in SUITES.values() if name in row.index]
+    return f"{NAMES[method]} loses of the base's Pass@{k} {', '.join(said)}{_runs(int(row['seeds']))}."
+
+
+def reached(support: pd.DataFrame, method: str, suite: str = IN) -> str:
+    """Problems that a method lost and gained at the largest k (`retention.support`), beside what is chance alone."""
+    rows = support[support["suite"] == SUITES[suite]]
+    rows = rows[rows["k"] == rows["k"].max()].set_index("method")
+    if NAMES[method] not in rows.index:
+        return _not_run(method)
+    row, again = rows.loc[NAMES[method]], rows.loc[AGAIN]
+    said = f"of {row['problems']:.0f} problems {SUITES[suite]} {NAMES[method]} no longer reaches {row['lost']:.1f}"
+    said += f" that the base reaches, and reaches {row['gained']:.1f} that it does not"
+    return f"With {row['k']:.0f} answers, {said}; by chance alone it would be {again['lost']:.1f} each."
+
+
+# --- Ablations, studies, claims -------------------------------------------------------------------
+
+
+def changes(effects: pd.DataFrame, measure: str = "Pass@8") -> list[str]:
+    """What each ablation changes against its main run on each suite (`studies.effects`)."""
+    said = []
+    for name, part in effects.groupby("ablation", sort=False):
+        known = part[part[measure].map(pd.notna)] if measure in part else part.iloc[:0]
+        if known.empty:
+            said.append(f"{name}: too few answers for {measure}.")
+            continue
+        numbers = []
+        for row in known.to_dict("records"):
+            low, high = row[f"{measure}_low"], row[f"{measure}_high"]
+            unclear = " (unclear)" if low <= 0 <= high else ""
+            numbers.append(f"{row[measure]:+.1f} [{low:+.1f}, {high:+.1f}]{unclear} {row['suite']}")
+        runs = known["seeds"].iloc[0]
+        few = ", too few to decide" if min(int(n) for n in runs.split(" against ")) < MIN_SEEDS else ""
+        said.append(f"{name}: {measure} {', '.join(numbers)}, in points ({runs} runs{few}).")
+    return said or ["No ablation was run."]
+
+
+def of_studies(table: pd.DataFrame) -> list[str]:
+    """The sentences of `studies.sentences`, each after its mark (`CLEAR`, `UNCLEAR`, `NOTHING`); one for a study of
+    which nothing was run."""
+    said = []
+    for name, part in table.groupby("study", sort=False):
+        if not (part["status"] == "run").any():
+            said.append(f'{NOTHING} {STUDIES[str(name)].question} Not run: ask for it with `studies = "{name}"`.')
+            continue
+        for sentence in studies.sentences(part):
+            mark = NOTHING if sentence.endswith(": not run.") else CLEAR if ", clear (" in sentence else UNCLEAR
+            said.append(f"{mark} {sentence}")
+    return said
+
+
+def claim(one: ClaimResult) -> str:
+    """A claim's verdict with the effect that decided it."""
+    effect = effect_text(one)
+    decided = f"{effect}, {one.deciding}" if effect else one.deciding
+    return f"**{one.verdict.capitalize()}**: {one.text} ({decided}{one.deciding_part.why})"
+
+
+def verdicts(final: Sequence[ClaimResult], stopped: Sequence[ClaimResult]) -> list[str]:
+    """How many claims have each verdict at the end and at the stopping points, then each that differs."""
+    said = [f"At the end of training, of {len(final)} claims {_counted(final)}."]
+    if not stopped:
+        return [*said, "At the stopping points: not judged, for no run was stopped."]
+    said.append(f"At the stopping points, of {len(stopped)} claims {_counted(stopped)}.")
+    there = {one.id: one for one in stopped}
+    for one in final:
+        other = there.get(one.id)
+        if other and other.verdict != one.verdict:
+            said.append(f"{one.text} At the end {_decided(one)}, at the stopping points {_decided(other)}.")
+    return said
+
+
+def _counted(results: Sequence[ClaimResult]) -> str:
+    counts = verdict_counts(results)
+    return _listed([f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]])
+
+
+def _decided(one: ClaimResult) -> str:
+    return " ".join(filter(None, (one.verdict, effect_text(one) and f"({effect_text(one)})")))

@@ -1,0 +1,220 @@
+"""Results in words: hand-made records whose numbers can be counted, and the made-up run for the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import make_cost, make_records, make_study_records, make_train_logs
+from synthetic import make_rows as rows
+
+from dphlib import stats
+from dphlib.analysis import retention, sentences, studies
+from dphlib.analysis.claims import both_points, evaluate_claims
+from dphlib.analysis.labels import NAMES
+from dphlib.analysis.waypoints import waypoint_table
+from dphlib.intervals import interval
+from dphlib.scores import ArmScores
+from dphlib.settings.profiles import profile
+
+HALF, ALL, NONE, ONE = [1, 1, 0, 0], [1] * 4, [0] * 4, [1, 0, 0, 0]
+CPU = profile("cpu")
+
+
+def scores(tuned: list[list[int]], base: list[list[int]], seeds: int = 3) -> ArmScores:
+    arms = [rows("base", 0, base, greedy=[1] * len(base))]
+    arms += [rows("grpo", seed, tuned, greedy=[1, 0, *[0] * (len(tuned) - 2)]) for seed in range(seeds)]
+    return ArmScores.final(pd.concat(arms, ignore_index=True), 1)
+
+
+@pytest.fixture(scope="module")
+def records() -> pd.DataFrame:
+    return make_records(("base", "grpo", "rkl", "dph_f", "dph_js"), steps=False)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "base", "course"),
+    [
+        ([ALL, ALL, NONE, NONE], [ONE, ONE, ONE, ONE], "crosses the base at k = 3"),
+        ([ALL, ALL, ALL, HALF], [ONE] * 4, "does not cross the base up to k = 4, it stays above"),
+        ([ONE, NONE, NONE, NONE], [HALF] * 4, "lies below the base at every k up to 4"),
+        ([ONE, ONE, ONE, ONE], [ALL, ONE, NONE, NONE], "starts below the base and is above it from k = 2"),
+        ([HALF, ONE, ALL, NONE], [HALF, ONE, ALL, NONE], "equals the base at every k"),
+    ],
+)
+def test_where_a_curve_crosses_the_bases(tuned, base, course):
+    said = sentences.crossing(scores(tuned, base), "grpo", 4)
+    assert said.startswith(f"GRPO {course}: Pass@1 ") and said.endswith(" points (3 runs).")
+
+
+def test_a_crossing_has_the_difference_and_its_interval(records):
+    of_run = ArmScores.final(records)
+    got = interval([of_run.of(name, "in_domain", "pass", 8) for name in ("grpo", "base")], np.subtract)
+    curve = stats.pass_curve(stats.final(records), [8]).groupby(["suite", "method"])["pass_at_k"].mean()
+    assert 100 * got.estimate == pytest.approx(100 * (curve["in_domain", "grpo"] - curve["in_domain", "base"]))
+    shown = f"Pass@8 {100 * got.estimate:+.1f} [{100 * got.low:+.1f}, {100 * got.high:+.1f}]"
+    assert shown in sentences.crossing(of_run, "grpo") and shown in sentences.gain_and_price(of_run, "grpo")
+
+
+def test_fewer_than_three_runs_are_too_few_and_what_is_absent_was_not_run():
+    few = scores([ALL, ALL, NONE, NONE], [ONE] * 4, seeds=2)
+    for maker in (sentences.crossing, sentences.gain_and_price, sentences.styles):
+        assert maker(few, "grpo").endswith("(2 runs, too few to decide)."), maker
+        assert maker(few, "dapo") == "DAPO: not run.", maker
+    assert "(1 run, too few to decide)" in sentences.styles(scores([ONE] * 4, [ONE] * 4, 1), "grpo")
+    assert sentences.both_points(few, few, "dapo") == "DAPO: not run."
+
+
+def test_k_is_cut_to_the_answers_that_there_are():
+    assert "Pass@4 -50.0" in sentences.crossing(scores([ALL, ALL, NONE, NONE], [ONE] * 4), "grpo", 99)
+
+
+def test_a_difference_whose_interval_holds_zero_is_unclear(records):
+    same = [records[records["method"] == "base"], records[records["method"] == "dph_f"]]
+    js = same[1].assign(method="dph_js")
+    said = sentences.crossing(ArmScores.final(pd.concat([*same, js])), "dph_js", against="dph_f")
+    assert said.startswith("DPH-JS equals DPH-F at every k: Pass@1 +0.0 [") and said.count("] (unclear)") == 2
+
+
+def test_greedy_accuracy_is_told_beside_its_price():
+    said = sentences.gain_and_price(scores([ALL, ALL, NONE, NONE], [ONE] * 4), "grpo", 4)
+    assert said.startswith("GRPO against the base in domain: greedy -75.0 [") and "Pass@4 -50.0 [" in said
+
+
+def test_styles_are_told_beside_the_bases(records):
+    said = sentences.styles(ArmScores.final(records), "grpo")
+    of_suite = stats.final(records[records["suite"] == "in_domain"])
+    nats = stats.style_entropy(stats.sampled(of_suite)).groupby("method")["per_problem_nats"].mean()
+    assert f"keeps {nats['grpo']:.2f} nats of styles in a problem's answers, the base {nats['base']:.2f}: -" in said
+
+
+def test_both_points_are_told_in_one_sentence(records):
+    final = ArmScores.final(records)
+    early = ArmScores.final(records[(records["method"] != "grpo") | (records["seed"] < 3)])
+    said = sentences.both_points(final, early, "grpo")
+    assert said.startswith("GRPO's Pass@8 against the base, in points: ") and "] at its stopping points, " in said
+    assert said.endswith("] at the end (3 runs).")
+
+
+def on_the_way(seed: int, correct: dict[int, int]) -> list[pd.DataFrame]:
+    return [
+        rows("grpo", seed, [[1] * right + [0] * (8 - right)] * 4, step=step, suite="validation")
+        for step, right in correct.items()
+    ]
+
+
+def test_stopping_has_its_iterations_and_what_the_rest_changes():
+    falls, rises = {5: 4, 10: 6, 15: 6, 20: 5, 25: 5}, {5: 2, 10: 4, 15: 6, 20: 7, 25: 8}
+    made = [*on_the_way(0, falls), *on_the_way(1, falls), *on_the_way(2, rises)]
+    table = waypoint_table(pd.concat(made, ignore_index=True))
+    said = sentences.stopping(table, "grpo")
+    assert said.startswith("GRPO stops at iteration 15 (10 to 25); from there to the end, validation Pass@1 -8.3 [")
+    assert said.endswith("(unclear), Pass@8 +0.0 (unclear) points (3 runs).")
+    alone = sentences.stopping(waypoint_table(pd.concat(on_the_way(0, falls), ignore_index=True)), "grpo")
+    assert "iteration 10; from there to the end, validation Pass@1 -12.5, Pass@8 +0.0" in alone, "no interval of one"
+    assert alone.endswith("(1 run, too few to decide).")
+    assert sentences.stopping(table, "rkl") == "RKL: not run."
+    assert sentences.stopping(None, "grpo") == "GRPO: no way-points were measured."
+
+
+def test_training_is_told_from_its_first_to_its_last_iterations():
+    logs = make_train_logs(("base", "grpo"))
+    late, first = (
+        logs[part].groupby("seed")["entropy"].mean().mean() for part in (logs["iteration"] > 38, logs["iteration"] <= 7)
+    )
+    said = sentences.training(logs, "grpo")
+    assert said.startswith("GRPO's rollouts from the first 7 to the last 7 of 45 iterations: reward +0.")
+    assert f"token entropy {late - first:+.3f} [" in said and said.endswith(" nats (3 runs).")
+    assert sentences.training(logs, "rkl") == "RKL: not run."
+    alone = sentences.training(logs[logs["seed"] == 0], "grpo")
+    assert "[" not in alone and alone.endswith("(1 run, too few to decide).")
+
+
+def test_cost_has_tokens_and_seconds():
+    tokens, seconds = sentences.cost(studies.cost_table(make_cost()))
+    assert "RKL passes 0." in tokens and tokens.endswith("; GRPO, DPH-F and DPH-JS none.")
+    assert " s [" in seconds and "for GRPO, " in seconds
+    assert sentences.cost(pd.DataFrame()) == ["The cost of an iteration was not measured."]
+
+
+def test_keep_and_explore_stand_beside_the_base_drawn_again(records):
+    split = retention.capability_split(records, 8)
+    said = sentences.kept(split, "grpo")
+    row = split.set_index("method").loc["GRPO"]
+    assert f"keeps {row['keep']:.1f} % [{row['keep_low']:.1f}, {row['keep_high']:.1f}] of what the base solves" in said
+    assert "; the base, drawn again: " in said and said.endswith("(3 runs).")
+    assert sentences.kept(split, "dapo") == "DAPO: not run."
+    nothing = retention.capability_split(pd.concat([rows("base", 0, [NONE] * 4), rows("grpo", 0, [ALL] * 4)]), 4)
+    assert "keeps a share that cannot be told of what" in sentences.kept(nothing, "grpo", 4)
+
+
+def test_losses_are_told_suite_by_suite(records):
+    losses = retention.losses(records)
+    said = sentences.lost(losses, "grpo")
+    one = losses.set_index("method").loc["GRPO"]
+    assert f"{one['out of domain']:.1f} % [{one['out of domain_low']:.1f}, " in said
+    assert said.index(" in domain") < said.index(" cross domain") < said.index(" out of domain")
+    assert said.endswith("(3 runs).") and sentences.lost(losses, "dapo") == "DAPO: not run."
+
+
+def test_support_has_what_chance_alone_would_lose(records):
+    support = retention.support(records)
+    said = sentences.reached(support, "grpo")
+    row = support[(support["suite"] == "in domain") & (support["k"] == 16)].set_index("method").loc["GRPO"]
+    assert said.startswith("With 16 answers, of 24 problems in domain GRPO no longer reaches ")
+    assert f"reaches {row['lost']:.1f} that the base reaches, and reaches {row['gained']:.1f} that" in said
+    assert sentences.reached(support, "dapo") == "DAPO: not run."
+
+
+def test_ablations_are_told_with_their_intervals():
+    made = make_records(("base", "dph_f", "dph_js"), steps=False)
+    effects = studies.effects(made, ["in_domain", "cross_domain"])
+    said = sentences.changes(effects)
+    assert len(said) == effects["ablation"].nunique()
+    text = next(one for one in said if one.startswith("DPH-F, threshold 8: Pass@8 "))
+    assert " in domain, " in text and text.endswith("in points (2 against 3 runs, too few to decide).")
+    assert sentences.changes(effects.iloc[:0]) == ["No ablation was run."]
+    assert sentences.changes(effects.assign(**{"Pass@8": np.nan}))[0].endswith(": too few answers for Pass@8.")
+
+
+def test_a_study_that_was_not_run_has_one_sentence_and_each_other_one_its_mark():
+    run = make_study_records(replace(CPU, ablation_seeds=(0, 1, 2)), ["direction"])
+    said = sentences.of_studies(studies.study_table(run, CPU, ["direction", "rivals"], ["in_domain"]))
+    assert len(said) == 3 and said[2].startswith("– Do other ways to keep a policy broad do as well? Not run: ")
+    table = studies.study_table(run, CPU, ["direction"], ["in_domain"])
+    for sentence, plain in zip(said, studies.sentences(table), strict=False):
+        assert sentence[2:] == plain
+        assert sentence[0] == ("●" if ", clear (" in plain else "○")
+    part = sentences.of_studies(studies.study_table(run[run["method"] != "rkl_k2"], CPU, ["direction"], ["in_domain"]))
+    assert part[1].startswith("– ") and part[1].endswith(": not run.")
+
+
+def test_verdicts_at_both_points_are_counted_and_those_that_differ_are_named(records):
+    final = evaluate_claims(ArmScores.final(records), make_train_logs(), "cpu")
+    assert sentences.verdicts(final, ())[1].startswith("At the stopping points: not judged")
+    same = sentences.verdicts(final, final)
+    assert len(same) == 2 and same[0].split(", of ")[1] == same[1].split(", of ")[1]
+    other = [replace(one, verdict="inconclusive") if one.id == "greedy_rises" else one for one in final]
+    differs = sentences.verdicts(final, other)[2:]
+    before = next(one for one in final if one.id == "greedy_rises")
+    assert len(differs) == (before.verdict != "inconclusive")
+    assert all(before.text in one and "at the stopping points inconclusive" in one for one in differs)
+    table = both_points(final, other).set_index("claim")
+    assert len(table) == len(final) and table.loc[before.text, "at the stopping points"] == "○ inconclusive"
+    assert set(both_points(final, ())["at the stopping points"]) == {"-"}
+
+
+def test_a_claim_has_its_verdict_and_the_effect_that_decided(records):
+    final = {one.id: one for one in evaluate_claims(ArmScores.final(records), make_train_logs(), "cpu")}
+    kept = final["dph_keeps_styles"]
+    assert sentences.claim(kept).startswith(f"**{kept.verdict.capitalize()}**: {kept.text} ({kept.estimate:.2f} nats [")
+    absent = next(one for one in final.values() if one.verdict == "not run")
+    assert sentences.claim(absent).startswith(f"**Not run**: {absent.text} (") and "no records of" in sentences.claim(
+        absent
+    )
+
+
+def test_bullets_are_a_list():
+    assert sentences.bullets(["a.", "b."]) == "- a.\n- b." and NAMES["grpo"] == "GRPO"
