@@ -39,10 +39,10 @@ class WorldConfig:
     problems: Mapping[str, int] = field(
         default_factory=lambda: {
             "train": 512,
-            "validation": 192,
-            "in_domain": 384,
-            "cross_domain": 192,
-            "out_of_domain": 400,
+            "validation": 96,
+            "in_domain": 192,
+            "cross_domain": 96,
+            "out_of_domain": 200,
             "sums_train": 256,
         }
     )
@@ -207,7 +207,7 @@ class EvalConfig:
     """
 
     samples: Mapping[str, int] = field(
-        default_factory=lambda: {"in_domain": 32, "cross_domain": 16, "out_of_domain": 16}
+        default_factory=lambda: {"in_domain": 32, "cross_domain": 16, "out_of_domain": 8}
     )
     steps: tuple[int, ...] = tuple(range(5, 61, 5))
     step_suite: str = VALIDATION
