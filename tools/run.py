@@ -28,7 +28,7 @@ from dphlib.analysis.claims import (
     joint_text,
     verdict_counts,
 )
-from dphlib.analysis.labels import NAMES
+from dphlib.analysis.labels import NAMES, claim_name
 from dphlib.cli.replot import recorded_profile
 from dphlib.data.sets import DATA_SETS
 from dphlib.experiment.results import CLAIMS_STOPPED
@@ -44,30 +44,6 @@ WHERE = "artifacts/reference"
 FULL = "artifacts/full"
 FULL_COMMAND = f"./run_all.sh cpu --seeds {parts.SEEDS} --studies all --study-seeds {parts.STUDY_SEEDS}"
 """What makes `FULL` at once; `tools.parts` makes it seed by seed."""
-SHORT = {
-    "greedy_rises": "GRPO, DAPO: greedy accuracy rises",
-    "pass_k_falls": "GRPO, DAPO: Pass@8 and Pass@16 fall",
-    "pass_16_falls_rkl": "RKL: Pass@16 falls",
-    "grpo_keeps_one_style": "GRPO keeps almost one style",
-    "dph_keeps_styles": "DPH keeps more styles than GRPO",
-    "dph_greedy_highest": "DPH's greedy accuracy is highest, within 2 points",
-    "js_pass_8_above_grpo": "DPH-JS: Pass@8 above GRPO's",
-    "dph_nearer_at_large_k": "DPH: above GRPO at large k",
-    "cross_every_rl_loses": "cross domain all lose Pass@8",
-    "cross_dph_loses_least": "cross domain DPH loses least",
-    "out_every_rl_loses": "out of domain all lose Pass@8",
-    "out_dph_loses_least": "out of domain DPH loses least",
-    "out_rkl_loses_most": "out of domain RKL loses most",
-    "loss_grows_with_shift": "GRPO's, RKL's loss grows with the shift",
-    "forward_keeps_more_than_reverse": "forward KL keeps more than reverse KL",
-    "dph_above_reverse_gradient": "DPH: Pass@8 above RKL's, k3 and k2",
-    "rehearsal_beyond_selection": "DPH: Pass@8 above GRPO's on D_exp",
-    "partition_costs_nothing": "the partition costs at most 2 points",
-    "no_reference_model": "DPH needs no reference model online",
-    "generator_as_good_as_definition": "JS by generator and definition, within 2 points",
-    "threshold_8_as_good_as_6": "threshold 8 as good as 6, within 2 points",
-}
-"""A claim in a few words; its text is in docs/protocol.md."""
 
 QUESTIONS = {
     "00_kick_the_tires": "Does everything work here, and what is it about?",
@@ -167,7 +143,7 @@ def _row(claim: ClaimResult, stopped: Decision | None) -> dict[str, str]:
     """A claim as README's table has it, with its verdict at the stopping point; `joint` is "" where there is none."""
     headline = claim.holds_jointly is not None
     return {
-        "text": f"**{SHORT[claim.id]}**" if headline else SHORT[claim.id],
+        "text": f"**{claim_name(claim.id)}**" if headline else claim_name(claim.id),
         "verdict": f"{SYMBOLS[claim.verdict]} {claim.verdict}",
         "effect": effect_text(claim).replace(" points", "") or "-",
         "joint": joint_text(claim).replace("-", ""),

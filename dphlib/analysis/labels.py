@@ -78,30 +78,30 @@ STYLE_COLOURS = {
 SET_COLOURS = {"exploration": "#D9944A", "near_perfect": "#44679F"}
 """Of D_exp and D_pef."""
 
-CLAIMS = {
-    "greedy_rises": "GRPO, DAPO: greedy rises",
-    "pass_k_falls": "GRPO, DAPO: Pass@8 and @16 fall",
+CLAIM_NAMES = {
+    "greedy_rises": "GRPO, DAPO: greedy accuracy rises",
+    "pass_k_falls": "GRPO, DAPO: Pass@8 and Pass@16 fall",
     "pass_16_falls_rkl": "RKL: Pass@16 falls",
     "grpo_keeps_one_style": "GRPO keeps almost one style",
     "dph_keeps_styles": "DPH keeps more styles than GRPO",
-    "dph_greedy_highest": "DPH: highest greedy accuracy",
-    "js_pass_8_above_grpo": "DPH-JS above GRPO in Pass@8",
-    "dph_nearer_at_large_k": "DPH above GRPO at large k",
-    "cross_every_rl_loses": "Cross domain: RL loses Pass@8",
-    "cross_dph_loses_least": "Cross domain: DPH loses least",
-    "out_every_rl_loses": "Out of domain: RL loses Pass@8",
-    "out_dph_loses_least": "Out of domain: DPH loses least",
-    "out_rkl_loses_most": "Out of domain: RKL loses most",
-    "loss_grows_with_shift": "GRPO, RKL: loss grows with the shift",
-    "forward_keeps_more_than_reverse": "Forward KL keeps more than reverse",
-    "dph_above_reverse_gradient": "DPH above RKL, k2 too, in Pass@8",
-    "rehearsal_beyond_selection": "DPH above GRPO on D_exp in Pass@8",
-    "partition_costs_nothing": "The partition costs nothing",
-    "no_reference_model": "DPH needs no reference model",
-    "generator_as_good_as_definition": "DPH-JS: generator as definition",
-    "threshold_8_as_good_as_6": "Threshold 8 as good as 6",
+    "dph_greedy_highest": "DPH's greedy accuracy is highest, within 2 points",
+    "js_pass_8_above_grpo": "DPH-JS: Pass@8 above GRPO's",
+    "dph_nearer_at_large_k": "DPH: above GRPO at large k",
+    "cross_every_rl_loses": "cross domain all lose Pass@8",
+    "cross_dph_loses_least": "cross domain DPH loses least",
+    "out_every_rl_loses": "out of domain all lose Pass@8",
+    "out_dph_loses_least": "out of domain DPH loses least",
+    "out_rkl_loses_most": "out of domain RKL loses most",
+    "loss_grows_with_shift": "GRPO's, RKL's loss grows with the shift",
+    "forward_keeps_more_than_reverse": "forward KL keeps more than reverse KL",
+    "dph_above_reverse_gradient": "DPH: Pass@8 above RKL's, k3 and k2",
+    "rehearsal_beyond_selection": "DPH: Pass@8 above GRPO's on D_exp",
+    "partition_costs_nothing": "the partition costs at most 2 points",
+    "no_reference_model": "DPH needs no reference model online",
+    "generator_as_good_as_definition": "JS by generator and definition, within 2 points",
+    "threshold_8_as_good_as_6": "threshold 8 as good as 6, within 2 points",
 }
-"""Each claim in a few words, for an axis; its text is in `analysis.claims`."""
+"""Each claim in a few words; its text is in `analysis.claims`."""
 
 
 def claim_name(claim_id: str) -> str:
@@ -110,7 +110,7 @@ def claim_name(claim_id: str) -> str:
     >>> claim_name("pass_16_falls_rkl")
     'RKL: Pass@16 falls'
     """
-    return CLAIMS.get(claim_id, claim_id.replace("_", " "))
+    return CLAIM_NAMES.get(claim_id, claim_id.replace("_", " "))
 
 
 def label(method: str, variant: str = MAIN) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dphlib.analysis.claims import OPEN, VERDICTS, ClaimResult, effect_text, joint_text
+from dphlib.analysis.claims import OPEN, SYMBOLS, VERDICTS, ClaimResult, effect_text, joint_text
 from dphlib.analysis.labels import claim_name
 from dphlib.figures.style import GREY, SMALL, cut_long_intervals, interval_bar, note, panels, rows_axis, shared_ticks
 
@@ -91,7 +91,7 @@ def claims_figure(results: Sequence[ClaimResult]) -> Figure:
         scale, name = UNITS[unit]
         of_unit = [one for one in results if one.unit == unit]
         ax.axvline(0, color=GREY, linewidth=0.9, zorder=2)
-        heights = rows_axis(ax, [claim_name(one.id) for one in of_unit])
+        heights = rows_axis(ax, [_on_lines(claim_name(one.id)) for one in of_unit], linespacing=0.95)
         others = [_row(ax, y, one, scale) for y, one in zip(heights, of_unit, strict=True)]
         drawn = [
             (y, _ends(one, scale), COLOURS[one.verdict])
@@ -110,6 +110,11 @@ def claims_figure(results: Sequence[ClaimResult]) -> Figure:
     return fig
 
 
+def _on_lines(name: str) -> str:
+    """A long name with its tolerance on a second line."""
+    return name.replace(", within", ",\nwithin") if len(name) > 38 else name
+
+
 def _ends(one: ClaimResult, scale: float) -> tuple[float, float, float]:
     return scale * one.low, scale * one.estimate, scale * one.high  # type: ignore[operator]
 
@@ -121,7 +126,12 @@ def _row(ax: Axes, y: float, one: ClaimResult, scale: float) -> list[float]:
     """
     colour = COLOURS[one.verdict]
     ax.annotate(
-        one.verdict, (1.025, y), xycoords=("axes fraction", "data"), va="center", fontsize=SMALL + 0.5, color=colour
+        f"{SYMBOLS[one.verdict]} {one.verdict}",
+        (1.025, y),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        fontsize=SMALL + 0.5,
+        color=colour,
     )
     others = [scale * part.estimate for part in one.parts if part.estimate is not None and part.unit == one.unit]
     ax.scatter(others, [y] * len(others), s=9, color=colour, alpha=0.3, linewidths=0, zorder=3)

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dphlib.figures.style import GREY, log2_axis, note, panels
+from dphlib.figures.style import GREY, SMALL, log2_axis, note, panels
 from dphlib.figures.training import divergence_style
 
 _ESTIMATORS = {
     "one_sample": ("one sample", "#D55E00", "-", "v"),
-    "mean_of_answers": ("mean of several answers", "#E8A317", (0, (5, 1)), "<"),
+    "mean_of_answers": ("mean of several answers", "#B88A00", (0, (5, 1)), "<"),
     "definition": ("definition, online reference", "#1A1A1A", "-", "s"),
     "topk": ("top-K, rest lumped", "#0072B2", "-", "o"),
     "topk_sampled_tail": ("top-K, rest sampled", "#1BA784", (0, (1.2, 1)), "D"),
@@ -91,7 +91,7 @@ def estimators(collapsed: pd.DataFrame, missed: pd.DataFrame) -> Figure:
         collapsed: what `lessons.categorical.collapse` gave for one divergence.
         missed: what `lessons.categorical.lumping` gave.
     """
-    fig, axes = panels(1, 3, 2.6)
+    fig, axes = panels(1, 3, 3.1)
     noise, pull, bias = axes[0]
     for name, (text, colour, dash, _) in _ESTIMATORS.items():
         rows = collapsed[collapsed["estimator"] == name].sort_values("depth")
@@ -101,8 +101,8 @@ def estimators(collapsed: pd.DataFrame, missed: pd.DataFrame) -> Figure:
         noise.plot(rows["depth"], rows["sd"], label=text, **lines)
         pull.plot(rows["depth"], rows["pull"], **lines)
         if name in ("one_sample", "mean_of_answers"):
-            low, high = rows["pull"] - rows["pull_sd"], rows["pull"] + rows["pull_sd"]
-            pull.fill_between(rows["depth"], low, high, color=colour, alpha=0.18, linewidth=0)
+            for end in (rows["pull"] - rows["pull_sd"], rows["pull"] + rows["pull_sd"]):
+                pull.plot(rows["depth"], end, color=colour, linestyle=dash, linewidth=0.7)
     for name in dict.fromkeys(missed["name"]):
         rows = missed[missed["name"] == name].sort_values("k")
         text, colour, dash = divergence_style(name)
@@ -110,15 +110,17 @@ def estimators(collapsed: pd.DataFrame, missed: pd.DataFrame) -> Figure:
     log2_axis(bias, list(dict.fromkeys(missed["k"])))
     noise.set(title="noise", ylabel="standard deviation\nof an estimate (nats)")
     pull.axhline(0, color=GREY, linewidth=0.7)
-    pull.set(title="pull on the dropped token", ylabel="minus gradient at its logit")
+    pull.set(title="pull on the token", ylabel="minus gradient at its logit")
     for ax in (noise, pull):
-        ax.set_xlabel("nats by which the token was dropped")
-    bias.set(title="what top-K misses", xlabel="K", ylabel="share of the divergence (%)", ylim=(0, None))
-    bias.legend()
-    fig.legend(*noise.get_legend_handles_labels(), loc="outside upper center", ncols=len(_ESTIMATORS), columnspacing=1)
+        ax.set_xlabel("token dropped by (nats)")
+    bias.set(
+        title="what top-K misses", xlabel="K", ylabel="of the divergence (%)", ylim=(0, 140 * missed["missed"].max())
+    )
+    bias.legend(ncols=2, loc="upper right", fontsize=SMALL, handlelength=1.4, columnspacing=0.8)
+    fig.legend(*noise.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     exact = "Left and middle: a policy that dropped the second likeliest token; at one position, exact."
-    bands = "Bands: one standard deviation over the answers drawn."
-    note(fig, [f"{exact} {bands} Right: every logit has moved at random."])
+    ends = "Thin: one standard deviation over the answers drawn."
+    note(fig, [f"{exact} {ends} Right: every logit has moved at random."])
     return fig
 
 
@@ -138,8 +140,8 @@ def estimator_costs(measured: pd.DataFrame) -> Figure:
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.minorticks_off()
     ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
-    facts = f"{measured.attrs['redraws']} redraws of the stored answers" if "redraws" in measured.attrs else ""
-    note(fig, [f"{facts}. Only the definition needs a reference model in training."])
+    facts = f"{measured.attrs['redraws']} redraws of the stored answers. " if "redraws" in measured.attrs else ""
+    note(fig, [f"{facts}Only the definition needs a reference model in training."])
     return fig
 
 

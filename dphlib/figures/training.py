@@ -165,7 +165,7 @@ def _curves(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], column: str, m
     """One column of the logs over iterations, a line for each method; if `marked`, with four markers on it."""
     for place, method in enumerate(methods):
         line = _curve(ax, rows[rows["method"] == method], method, column)
-        if marked and line is not None:
+        if marked and line is not None and np.size(line.get_xdata()):
             _mark(ax, line, method, place / len(methods))
     ax.set(title=CURVES[column], xlabel="iteration")
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
