@@ -233,7 +233,7 @@ def test_ablation_variants_are_judged_when_they_are_there():
     assert {got[i].verdict for i in ABLATIONS - OTHER_ARMS} == {"supported"}
     got = verdicts(pd.concat([*same, *three("dph_js", "grpo", variant="threshold=8")]), only=ABLATIONS)
     assert got["threshold_8_as_good_as_6"].verdict == "not supported"
-    assert "DPH-JS (threshold=8)" in got["threshold_8_as_good_as_6"].detail
+    assert "DPH-JS (threshold 8)" in got["threshold_8_as_good_as_6"].detail
 
 
 def test_intermediate_steps_do_not_count():
@@ -330,8 +330,8 @@ def test_parts_can_be_chosen_by_verdict(results):
     every = parts_table(results)
     assert len(every) == sum(len(one.parts) for one in results)
     supported = parts_table(results, "supported")
-    assert set(supported["claim"]) == {one.id for one in results if one.verdict == "supported"}
-    assert set(every.loc[every["claim"] == "dph_greedy_highest", "tolerance"]) == {"2 points"}
+    assert set(supported["claim"]) == {claim_name(one.id) for one in results if one.verdict == "supported"}
+    assert set(every.loc[every["claim"] == claim_name("dph_greedy_highest"), "tolerance"]) == {"2 points"}
     assert list(parts_table([], "not run").columns) == list(every.columns)
     with pytest.raises(ValueError, match="'maybe': all, supported"):
         parts_table(results, "maybe")

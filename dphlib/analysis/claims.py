@@ -33,6 +33,7 @@ from dphlib.analysis.labels import NAMES
 from dphlib.intervals import holm, interval
 from dphlib.scores import ArmScores
 from dphlib.settings.profiles import PROFILES
+from dphlib.settings.variants import MAIN, reading
 
 Decision = Literal["supported", "not supported", "inconclusive", "not testable", "not run"]
 VERDICTS: tuple[Decision, ...] = get_args(Decision)
@@ -67,7 +68,7 @@ class Quantity:
 
     @property
     def name(self) -> str:
-        return NAMES[self.method] + ("" if self.variant == "main" else f" ({self.variant})")
+        return NAMES[self.method] + (f" ({reading(self.variant)})" if self.variant != MAIN else "")
 
     @property
     def measure(self) -> str:

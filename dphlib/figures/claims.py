@@ -61,7 +61,7 @@ def parts_table(results: Sequence[ClaimResult], verdict: str = "all") -> pd.Data
             seeds = ", ".join(f"{scale * value:.{1 if scale > 1 else 2}f}" for _, value in part.per_seed)
             rows.append(
                 {
-                    "claim": one.id,
+                    "claim": claim_name(one.id),
                     "part": part.label,
                     "effect": effect_text(part) or "-",
                     "seed by seed": seeds or "-",

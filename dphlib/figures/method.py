@@ -38,7 +38,9 @@ def method_figure(
     rows = stats.sampled(stats.final(records[(records["variant"] == "main") & (records["suite"] == suite)]))
     present = [m for m in methods if m in set(rows["method"])]
     if "base" not in present:
-        raise ValueError(f"no records of the base model on {suite}: evaluate the base first (notebook 02), then draw")
+        raise ValueError(
+            f"no records of the base model {SUITES[suite]}: evaluate the base first (notebook 02), then draw"
+        )
     if not stats.has_styles(rows):
         fig, axes = panels(1, 1, 2.9)
         _scheme(axes[0, 0], k, threshold)

@@ -47,7 +47,7 @@ def _main(records: pd.DataFrame, methods: Sequence[str], suite: str | None = Non
         rows = rows[rows["suite"] == suite]
     rows = stats.final(rows)
     if "base" not in set(rows["method"]):
-        where = f" on {suite}" if suite else ""
+        where = f" {SUITES[suite]}" if suite else ""
         raise ValueError(f"no records of the base model{where}: evaluate the base first (notebook 02), then draw")
     return rows
 
@@ -74,7 +74,7 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Se
     fig, axes = panels(2, len(suites), 4.9, sharex="col", height_ratios=(1.1, 1))
     for (top, bottom), suite in zip(axes.T, suites, strict=True):
         if scores.get("base", suite) is None:
-            raise ValueError(f"no records of the base model on {suite}: evaluate the base there, then draw")
+            raise ValueError(f"no records of the base model {SUITES[suite]}: evaluate the base there, then draw")
         present = _present(rows[rows["suite"] == suite], methods)
         wanted = list(ks or powers_of_two(min(scores.answers(method, suite) or 0 for method in present)))
         bottom.axhline(0, color=COLOURS["base"], linewidth=1.2, linestyle=(0, (4, 1.6)), zorder=5)
