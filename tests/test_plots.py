@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from base64 import b64decode
 from itertools import combinations
 
 import numpy as np
@@ -127,6 +128,20 @@ def test_a_png_has_the_colours_of_the_palette_and_two_pixels_for_each_of_a_scree
     assert Image.open(io.BytesIO(smaller(before))).tobytes() == image.tobytes() and len(smaller(before)) <= len(before)
     save(fig, tmp_path, "colours")
     assert png.read_bytes() == before
+
+
+def test_a_notebook_shows_a_figure_at_its_size_with_twice_the_pixels():
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    try:
+        fig, _ = panels(1, 1, 1.5, width=3)
+        shown, details = shell.display_formatter.format(fig)
+        image = Image.open(io.BytesIO(b64decode(shown["image/png"])))
+        assert 240 < details["image/png"]["width"] <= 3 * 96 + 20  # the margins are cut, or a little is added
+        assert image.size[0] == pytest.approx(2 * details["image/png"]["width"], abs=2)
+    finally:
+        InteractiveShell.clear_instance()
 
 
 def test_pass_curves_draw_the_means_and_their_paired_differences_to_the_base(records):

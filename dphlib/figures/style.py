@@ -8,6 +8,7 @@ any machine.
 from __future__ import annotations
 
 import io
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,8 +34,9 @@ from dphlib.types import STYLE_COUNTS
 
 WIDTH = 7.0
 """Inches: the text width of a paper's page."""
-DPI = 192
-"""Two pixels for each of a screen's 96 an inch."""
+SCREEN_DPI = 96
+DPI = 2 * SCREEN_DPI
+"""Of pictures: two pixels for each of a screen's."""
 SMALL = 7.0
 """Points: the letters of notes, and of what is written into a panel."""
 GREY = "#6B6B6B"
@@ -43,7 +45,11 @@ INTERVAL_ONE_SEED = "95 % interval over problems only (one run)"
 
 
 def use_style() -> None:
-    """Sets the style of all figures; `panels` calls it."""
+    """Sets the style of all figures; `panels` calls it. A notebook shows them at their size, with twice its pixels."""
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("retina")
     sns.set_theme(context="paper", style="ticks")
     mpl.rcParams.update(
         {
@@ -70,7 +76,7 @@ def use_style() -> None:
             "lines.linewidth": 1.3,
             "lines.markersize": 3.8,
             "hatch.linewidth": 0.5,
-            "figure.dpi": DPI,
+            "figure.dpi": SCREEN_DPI,
             "savefig.dpi": DPI,
             "svg.fonttype": "path",
             "svg.hashsalt": "dphlib",
