@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -53,7 +54,7 @@ def test_a_log_gets_a_line_at_each_tenth_with_the_note(clock, capsys):
     assert len(lines) == 10
     assert lines[0] == "train: 4 of 40 jobs · 40 s · about 6 min left · grpo seed 0: reward 0.04"
     assert lines[8] == "train: 36 of 40 jobs · 6 min 0 s · about 40 s left · grpo seed 0: reward 0.36"
-    assert lines[9] == "train: 40 of 40 jobs · 6 min 40 s"
+    assert lines[9] == "train: 40 of 40 jobs · 6 min 40 s · grpo seed 0: reward 0.40"
 
 
 def test_a_log_gets_no_line_that_says_nothing_new_but_one_in_five_minutes(clock, capsys):
@@ -152,6 +153,17 @@ def test_a_terminal_has_one_bar_and_lines_stand_above_it():
     assert re.fullmatch(r"train ━+ 4 of 4 jobs \d+ s", bar), bar
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("progress._QUIET_S = 0.0", ""),  # a short loop
+        ("shown.update(2.5, ", "raise SystemExit(0)  # "),
+    ],
+)
+def test_a_bar_of_a_short_loop_and_of_one_that_did_not_end_goes(before, after):
+    assert screen(on_a_terminal(ONE_LOOP.replace(before, after))) == ["a line between"]
+
+
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines():
     assert on_a_terminal(ONE_LOOP.replace("4 jobs", "4"), TERM="dumb").splitlines()[0] == (
         "train: 1 of 4 jobs · 0 s · about 0 s left · grpo seed 0: reward 0.41"
@@ -189,6 +201,20 @@ def test_jupyter_has_one_bar_that_is_updated(kernel):
     last = later[-1]["content"]["data"]
     assert len(bars) == 1 and 'value="1.0000"' in last["text/html"] and last["text/plain"].startswith("train: 4 of 4")
     assert any("2 of 4 jobs" in m["content"]["data"]["text/plain"] for m in later)
+
+
+@pytest.mark.slow
+def test_jupyter_has_no_line_for_each_stage_and_a_terminal_has(kernel, tmp_path):
+    program = f"""
+        from pathlib import Path
+        from dphlib.experiment.store import open_run
+        open_run(Path({str(tmp_path)!r}), "smoke").stage(
+            "world", params={{}}, code=(), build=lambda out: (out / "a").write_text("b"))
+        None
+    """
+    assert kernel(program) == []
+    shutil.rmtree(tmp_path / "stages")
+    assert on_a_terminal(program) == "world: building\r\n"
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ from dphlib.runtime.files import (
     write_manifest,
 )
 from dphlib.runtime.machine import KEY_PACKAGES, machine, package_version, peak_gib, versions
+from dphlib.runtime.progress import announce
 
 _QUIET_S = 2.0  # how long one waits for a lock before a message says so
 _verified: dict[Path, tuple[bytes, dict[str, Any]]] = {}
@@ -215,7 +216,7 @@ class Run:
             if not reused and build is None:
                 raise NotBuilt(f"stage {name} is not built yet")
             if not reused:
-                say(f"{name}: building")
+                announce(f"{name}: building")
                 manifest = self._build(recipe, key, build, folder, building)  # type: ignore[arg-type]
             shutil.rmtree(folder.with_name(f".work-{label}"), ignore_errors=True)
         return Stage(name, folder, key, manifest["content"], reused)

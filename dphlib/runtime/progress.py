@@ -123,7 +123,7 @@ class Lines:
 
 
 class Bar:
-    """One bar on a terminal's stderr; what is printed meanwhile stands above it. A short loop's bar does not stay."""
+    """One bar on a terminal's stderr; what is printed meanwhile stands above it. It stays where a long loop ended."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -138,11 +138,10 @@ class Bar:
         )
         self._bar = RichProgress(first, BarColumn(20), *others, note, console=Console(stderr=True), expand=True)
         self._task = self._bar.add_task("", total=None, count="", left="", note="")
-        self._elapsed_s = 0.0
-        self._bar.start()
+        self._last = Moment("")
 
     def show(self, moment: Moment) -> None:
-        self._elapsed_s = moment.elapsed_s
+        self._last = moment
         self._bar.update(
             self._task,
             description=moment.label,
@@ -152,9 +151,10 @@ class Bar:
             left=moment.left or duration(moment.elapsed_s),
             note=moment.note,
         )
+        self._bar.start()
 
     def close(self) -> None:
-        self._bar.live.transient = self._elapsed_s < _QUIET_S
+        self._bar.live.transient = not self._last.ended or self._last.elapsed_s < _QUIET_S
         self._bar.stop()
 
 
@@ -274,6 +274,14 @@ def report(done: float, total: float) -> None:
 def tell(note: str) -> None:
     """Tells the parent what this job is at, such as a method and its reward; outside a worker it does nothing."""
     _message("note", False, {"note": note})
+
+
+def announce(line: str) -> None:
+    """Says that something begins: a line in a terminal or a log, in a worker a note, in a notebook nothing."""
+    if _send:
+        tell(line)
+    elif not (in_notebook() or os.environ.get(PROGRESS_FILE)):
+        say(line)
 
 
 def _message(kind: str, now: bool, content: Mapping[str, Any]) -> None:
