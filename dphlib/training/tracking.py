@@ -64,7 +64,7 @@ def reward_text(run: RunConfig, row: Mapping[str, Any]) -> str:
     >>> reward_text(RunConfig("dph_js", "eta=0.05", 3), {"reward": 0.4137})
     'dph_js eta=0.05 seed 3: reward 0.41'
     """
-    reward = row["reward"]
+    reward = row.get("reward")
     return run.in_words if reward is None else f"{run.in_words}: reward {reward:.2f}"
 
 
