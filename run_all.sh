@@ -72,9 +72,12 @@ stopped() { # the running step ends with everything it started; without the stam
     exit "$1"
 }
 
-progress() { # how far the environment has grown, and at that pace how long it takes
+told_mib=""
+progress() { # how far the environment has grown since the last line, and at that pace how long it takes
     local size left=""
     size=$(du -sm "$venv" | awk '{ print $1 }')
+    if [ -n "$told_mib" ] && [ $((size - told_mib)) -lt 200 ]; then return; fi
+    told_mib=$size
     if [ "$size" -gt 0 ] && [ "$size" -lt $full_mib ]; then
         left=", about $((SECONDS * (full_mib - size) / size)) s left"
     fi

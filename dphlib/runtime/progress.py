@@ -273,7 +273,7 @@ def report(done: float, total: float) -> None:
 
 def tell(note: str) -> None:
     """Tells the parent what this job is at, such as a method and its reward; outside a worker it does nothing."""
-    _message("note", False, {"note": note})
+    _message("note", True, {"note": note})
 
 
 def announce(line: str) -> None:
