@@ -161,6 +161,15 @@ def test_pass_curves_draw_the_means_and_their_paired_differences_to_the_base(rec
     assert "base" in text_of(fig) and "Pass@k (%)" in text_of(fig) and "95 % interval" in text_of(fig)
 
 
+@pytest.mark.filterwarnings("error")
+def test_differences_that_are_all_zero_are_drawn_on_an_axis():
+    one = make_records(("base", "grpo"), seeds=(0,), ablations=False, steps=False)
+    fig = pass_curves(one[one["problem_id"].str.endswith("-001")])
+    low, high = fig.axes[3].get_ylim()
+    line = next(line for line in fig.axes[3].lines if line.get_color() == COLOURS["grpo"])
+    assert low <= min(line.get_ydata()) and max(line.get_ydata()) <= high and high > low
+
+
 def test_methods_stand_side_by_side_so_that_no_interval_hides_another(records):
     bottom = pass_curves(records).axes[3]
     places = [x for bars in bottom.collections for x in sorted({round(bar[0, 0], 6) for bar in bars.get_segments()})]

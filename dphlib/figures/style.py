@@ -174,14 +174,21 @@ def interval_ticks(
 def readable_range(estimates: ArrayLike, low: ArrayLike, high: ArrayLike) -> tuple[float, float]:
     """What an axis shows of intervals: all of them, but for one that would make the others too small to read.
 
+    An end that is not known, NaN or infinite, does not count; the range is never empty.
+
     >>> readable_range([1, 2, 3], [0, 1, -97], [2, 3, 103])
     (-3.0, 7.0)
+    >>> readable_range([1, 2], [0, np.nan], [2, np.inf]), readable_range([], [], [])
+    ((0.0, 2.0), (-1.0, 1.0))
     """
-    if np.size(estimates) == 0:
-        return -1.0, 1.0
-    half = 4 * np.median(np.subtract(high, low)) / 2
-    ends = max(np.min(low), np.min(estimates) - half), min(np.max(high), np.max(estimates) + half)
-    return float(ends[0]), float(ends[1])
+    middle, low, high = (np.asarray(ends, float) for ends in (estimates, low, high))
+    known = np.isfinite(middle) & np.isfinite(low) & np.isfinite(high)
+    middle = middle[np.isfinite(middle)]
+    half = 2 * float(np.median((high - low)[known])) if known.any() else 0.0
+    left = max(low[known].min(), middle.min() - half) if known.any() else middle.min(initial=0.0)
+    right = min(high[known].max(), middle.max() + half) if known.any() else middle.max(initial=0.0)
+    left, right = min(left, middle.min(initial=left)), max(right, middle.max(initial=right))
+    return (float(left), float(right)) if right > left else (float(left) - 1, float(right) + 1)
 
 
 def cut_long_intervals(ax: Axes, rows: Sequence[tuple[float, tuple[float, float, float], str]], *others: float) -> bool:
