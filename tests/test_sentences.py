@@ -128,6 +128,7 @@ def test_training_is_told_from_its_first_to_its_last_iterations():
     assert said.startswith("GRPO's rollouts from the first 7 to the last 7 of 45 iterations: reward +0.")
     assert f"token entropy {late - first:+.3f} [" in said and said.endswith(" nats (3 runs).")
     assert sentences.training(logs, "rkl") == "RKL: not run."
+    assert "entropy" not in sentences.training(logs.assign(entropy=np.nan), "grpo")
     alone = sentences.training(logs[logs["seed"] == 0], "grpo")
     assert "[" not in alone and alone.endswith("(1 run, too few to decide).")
 
@@ -189,6 +190,32 @@ def test_a_study_that_was_not_run_has_one_sentence_and_each_other_one_its_mark()
         assert sentence[0] == ("●" if ", clear (" in plain else "○")
     part = sentences.of_studies(studies.study_table(run[run["method"] != "rkl_k2"], CPU, ["direction"], ["in_domain"]))
     assert part[1].startswith("– ") and part[1].endswith(": not run.")
+
+
+def test_leading_sentences_are_the_first_of_studies_that_were_run():
+    run = make_study_records(replace(CPU, ablation_seeds=(0, 1, 2)), ["direction", "threshold"])
+    table = studies.study_table(run, CPU, ["rivals", "direction", "threshold"], ["in_domain"])
+    whole = sentences.of_studies(table)
+    assert sentences.leading(table) == [whole[1], whole[3]] and sentences.leading(table, 1) == [whole[1]]
+    assert sentences.leading(table[table["study"] == "rivals"]) == ["No study was run."]
+
+
+def test_the_weight_that_validation_chooses_is_named():
+    better = {"main": 4, "eta=0.05": 7, "eta=0.8": 2}
+    made = [
+        rows("dph_f", 0, [[1] * (right if step == 5 else 2) + [0] * (8 - (right if step == 5 else 2))] * 4).assign(
+            step=step, suite="validation", variant=variant
+        )
+        for variant, right in better.items()
+        for step in (5, 10, 15)
+    ]
+    table = waypoint_table(pd.concat(made, ignore_index=True))
+    said = sentences.chosen(table, CPU, "dph_f")
+    assert said == "DPH-F: validation chooses the weight 0.05, and the main run has 0.2."
+    main = table.assign(variant=table["variant"].replace({"main": "eta=0.05", "eta=0.05": "main"}))
+    assert sentences.chosen(main, CPU, "dph_f") == "DPH-F: validation chooses the weight 0.2, the main run's."
+    for without in (None, table[table["variant"] != "main"]):
+        assert sentences.chosen(without, CPU, "dph_f").startswith("DPH-F: not run, ")
 
 
 def test_verdicts_at_both_points_are_counted_and_those_that_differ_are_named(records):

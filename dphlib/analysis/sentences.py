@@ -20,9 +20,12 @@ from dphlib.analysis.claims import MIN_SEEDS, VERDICTS, ClaimResult, effect_text
 from dphlib.analysis.labels import NAMES, SUITES
 from dphlib.analysis.retention import AGAIN
 from dphlib.analysis.waypoints import RUN, K, at_stopping
+from dphlib.analysis.weights import chosen_weight
 from dphlib.intervals import Interval, Scores, interval
 from dphlib.scores import ArmScores
+from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import STUDIES
+from dphlib.settings.variants import MAIN, RunConfig
 from dphlib.stats import Metric
 from dphlib.types import base_of
 
@@ -190,22 +193,25 @@ def stopping(waypoints: pd.DataFrame | None, method: str, bases: int = 1) -> str
 def training(logs: pd.DataFrame, method: str, bases: int = 1, variant: str = "main") -> str:
     """How reward and token entropy of a method's rollouts change from the first to the last iterations.
 
-    A sixth of the iterations at either end, at most ten.
+    A sixth of the iterations at either end, at most ten. What was not logged, as vLLM logs no entropy, is left out.
     """
     rows = logs[(logs["method"] == method) & (logs["variant"] == variant)]
     if rows.empty:
         return _not_run(method)
     last = int(rows["iteration"].max())
     count = max(1, min(10, last // 6))
-    columns = ["reward", "entropy"]
+    kinds = {"reward": ("reward", "", 2), "entropy": ("token entropy", "nats", 3)}
+    columns = [name for name in kinds if rows[name].notna().all()]
     first, late = (
         rows[part].groupby("seed", as_index=False)[columns].mean()
         for part in (rows["iteration"] <= count, rows["iteration"] > last - count)
     )
-    reward, entropy = (_change(first, late, column, bases) for column in columns)
-    said = f"reward {_signed(reward, '', 1, 2)}, token entropy {_signed(entropy, 'nats', 1, 3)}"
+    said = []
+    for column in columns:
+        noun, unit, digits = kinds[column]
+        said.append(f"{noun} {_signed(_change(first, late, column, bases), unit, 1, digits)}")
     span = f"first {count} to the last {count}" if count > 1 else "first to the last"
-    return f"{NAMES[method]}'s rollouts from the {span} of {last} iterations: {said}{_runs(len(first))}."
+    return f"{NAMES[method]}'s rollouts from the {span} of {last} iterations: {', '.join(said)}{_runs(len(first))}."
 
 
 def cost(table: pd.DataFrame) -> list[str]:
@@ -294,6 +300,23 @@ def of_studies(table: pd.DataFrame) -> list[str]:
             mark = NOTHING if sentence.endswith(": not run.") else CLEAR if ", clear (" in sentence else UNCLEAR
             said.append(f"{mark} {sentence}")
     return said
+
+
+def leading(table: pd.DataFrame, most: int = 3) -> list[str]:
+    """The first sentence of each of the first studies of which something was run, as of `of_studies`."""
+    of_each = (of_studies(part) for _, part in table.groupby("study", sort=False))
+    told = (next((one for one in said if not one.startswith(NOTHING)), "") for said in of_each)
+    return list(filter(None, told))[:most] or ["No study was run."]
+
+
+def chosen(waypoints: pd.DataFrame | None, settings: Profile, method: str) -> str:
+    """Which weight of a method's divergence the validation suite chooses (`weights.chosen_weight`)."""
+    arm = None if waypoints is None else chosen_weight(waypoints, settings, method)
+    if arm is None:
+        return f"{NAMES[method]}: not run, validation chooses among three weights of a divergence."
+    weight = settings.method_config(RunConfig(*arm, 0)).weight
+    known = "the main run's" if arm.variant == MAIN else f"and the main run has {settings.weight(method):g}"
+    return f"{NAMES[method]}: validation chooses the weight {weight:g}, {known}."
 
 
 def claim(one: ClaimResult) -> str:

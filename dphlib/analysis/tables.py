@@ -253,6 +253,15 @@ def folded(summary: str, table: pd.DataFrame | str) -> str:
     return f"<details><summary>{html.escape(summary)}</summary>\n\n{to_markdown(table)}\n\n</details>"
 
 
+def code(text: str) -> str:
+    """A model's answer as code inside a cell, whatever marks it holds.
+
+    >>> code("SELECT a < b")
+    '<code>SELECT a &lt; b</code>'
+    """
+    return f"<code>{html.escape(text.strip(), quote=False)}</code>"
+
+
 def _in_markdown(value: object) -> str:
     return str(value).replace("|", "&#124;").replace("\n", "<br>")
 

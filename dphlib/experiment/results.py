@@ -107,6 +107,11 @@ class Results:
         return ArmScores(at_stopping(self.records, self.waypoints))
 
     @cached_property
+    def hard_scores(self) -> ArmScores:
+        """The scores on the hard problems; RunError where they were not answered."""
+        return ArmScores.final(_hard(self))
+
+    @cached_property
     def recorded(self) -> set[tuple[str, str]]:
         """Methods with variant that the records hold."""
         return set(map(tuple, self.records[["method", "variant"]].drop_duplicates().to_numpy().tolist()))
