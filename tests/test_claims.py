@@ -13,9 +13,11 @@ from synthetic import make_records, make_rows, make_train_logs, with_styles
 
 from dphlib.analysis.claims import (
     CLAIMS,
+    SYMBOLS,
     VERDICTS,
     Claim,
     PartResult,
+    both_points,
     combine,
     evaluate_claims,
     from_json,
@@ -25,7 +27,7 @@ from dphlib.analysis.claims import (
     verdict_counts,
 )
 from dphlib.analysis.labels import CLAIM_NAMES, claim_name
-from dphlib.figures.claims import COLOURS, claims_figure, claims_table, parts_table
+from dphlib.figures.claims import COLOURS, claims_figure, parts_table
 from dphlib.scores import ArmScores
 
 SUITES = ("in_domain", "cross_domain", "out_of_domain")
@@ -317,13 +319,16 @@ def test_the_terminal_shows_every_claim(results):
     assert text.count("Table") >= 12 and "points" in text
 
 
-def test_every_claim_has_its_line_under_its_verdict(results):
-    table, counts = claims_table(results), verdict_counts(results)
-    assert sorted(table["claim"]) == sorted(claim.text for claim in CLAIMS)
+def test_every_claim_has_its_line_under_its_verdict_at_both_points(results):
+    counts, stopped = verdict_counts(results), [replace(one, verdict="inconclusive") for one in results[:-1]]
+    table = both_points(results, stopped)
+    assert sorted(text.strip("*") for text in table["claim"]) == sorted(claim.text for claim in CLAIMS)
     assert sum(counts.values()) == len(results) and counts["not run"] >= 1 and counts["supported"] >= 1
-    assert table["verdict"].tolist() == [f"**{v}**" for v, count in counts.items() for _ in range(count)]
-    not_run = table[table["verdict"] == "**not run**"]
-    assert (not_run["effect that decided"] == "-").all() and not_run["which is"].str.contains("no records of").all()
+    assert table["at the end"].tolist() == [f"{SYMBOLS[v]} {v}" for v, count in counts.items() for _ in range(count)]
+    not_run = table[table["at the end"].str.endswith("not run")]
+    assert (not_run["effect that decided"] == "-").all()
+    assert table["at the stopping points"].value_counts().to_dict() == {"○ inconclusive": len(results) - 1, "-": 1}
+    assert table["claim"].str.startswith("**").sum() == sum(claim.headline for claim in CLAIMS)
 
 
 def test_parts_can_be_chosen_by_verdict(results):

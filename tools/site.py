@@ -40,7 +40,8 @@ def address_blocks(root: Path, notebook: str = FIRST_NOTEBOOK) -> dict[str, str]
             "leave out a trailing slash and .git, or leave it empty"
         )
     github = match[2] if match and match[1] == "github.com" else ""
-    return blocks.rendered("site", address=address, github=github, version=__version__, notebook=notebook)
+    names = {"notebook": notebook, "first": FIRST_NOTEBOOK}
+    return blocks.rendered("site", address=address, github=github, version=__version__, **names)
 
 
 def address_part(*names: str) -> Callable[[Path], dict[str, str]]:

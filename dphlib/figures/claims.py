@@ -27,25 +27,6 @@ COLOURS = {
 UNITS = {"share": (100, "percentage points"), "nats": (1, "nats")}
 
 
-def claims_table(results: Sequence[ClaimResult]) -> pd.DataFrame:
-    """One row per claim, grouped by verdict, with the effect that decided."""
-    rows = []
-    for one in sorted(results, key=lambda result: VERDICTS.index(result.verdict)):
-        held = sum(part.verdict == "supported" for part in one.parts)
-        rows.append(
-            {
-                "verdict": f"**{one.verdict}**",
-                "claim": one.text,
-                "paper": one.paper_ref,
-                "all at once": joint_text(one),
-                "effect that decided": effect_text(one) or "-",
-                "which is": one.deciding + one.deciding_part.why,
-                "parts": f"{held} of {len(one.parts)}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def parts_table(results: Sequence[ClaimResult], verdict: str = "all") -> pd.DataFrame:
     """One row per part of the claims with a verdict (`all`: of every claim), with its effect.
 

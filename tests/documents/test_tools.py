@@ -87,6 +87,13 @@ def test_what_is_not_an_address_is_refused(root, address, capsys):
     assert "is not like" in capsys.readouterr().err
 
 
+def test_without_an_address_the_way_to_colab_is_told_in_the_first_notebook_alone(root):
+    first, later = (site.address_blocks(root, name)["badge"] for name in ("00_kick_the_tires", "04_train"))
+    assert "Upload notebook" in first and later.startswith("<!-- ")
+    set_address(root, root, ADDRESS)
+    assert all("colab-badge" in site.address_blocks(root, name)["badge"] for name in ("00_kick_the_tires", "04_train"))
+
+
 def test_only_where_colab_can_open_it_there_is_a_link_to_colab(root):
     set_address(root, root, "https://gitlab.com/somebody/some-name")
     site.main(["--write", "--root", str(root)])
