@@ -60,7 +60,7 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
         of_panel = of_panel.set_index(["study", "arm", "against"])
         ax.axvline(0, color=GREY, linewidth=0.9, zorder=2)
         ax.set_yticks(heights, names, fontsize=SMALL + 0.3, linespacing=0.95)
-        ax.set_ylim(max(heights) + 0.7, -0.9 if heads else 0.3)
+        ax.set_ylim(max(heights) + 0.7, -0.5)
         ax.grid(axis="y", visible=False)
         drawn = [(y, of_panel.loc[tuple(key)]) for y, key in zip(heights, rows, strict=True)]
         ends = [bar for y, row in drawn if (bar := _effect(ax, y, row)) is not None]
@@ -68,7 +68,8 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
         ax.set_title(title, fontsize=8)
         ax.set_xlabel("nats" if measure == "styles_nats" else "points")
         ax.annotate("Holm's p", (1.03, 1.005), xycoords="axes fraction", fontsize=SMALL - 0.6, color=GREY, va="bottom")
-    shared_ticks(axes[0, 1:])
+        ax.spines["left"].set_visible(False)  # it would cross the questions
+    shared_ticks(axes[0])
     for y, study in heads:
         for ax in axes[0]:
             ax.axhspan(y - 0.5, y + 0.5, color="white", zorder=2.2, linewidth=0)
