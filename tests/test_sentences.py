@@ -129,6 +129,10 @@ def test_training_is_told_from_its_first_to_its_last_iterations():
     assert f"token entropy {late - first:+.3f} [" in said and said.endswith(" nats (3 runs).")
     assert sentences.training(logs, "rkl") == "RKL: not run."
     assert "entropy" not in sentences.training(logs.assign(entropy=np.nan), "grpo")
+    neither = logs.assign(entropy=np.nan, reward=np.nan)
+    assert sentences.training(neither, "grpo") == "GRPO: neither reward nor entropy was logged."
+    some = logs.assign(entropy=logs["entropy"].where(logs["iteration"] != 2))
+    assert "token entropy" in sentences.training(some, "grpo"), "an iteration without rollouts does not hide the rest"
     alone = sentences.training(logs[logs["seed"] == 0], "grpo")
     assert "[" not in alone and alone.endswith("(1 run, too few to decide).")
 

@@ -201,16 +201,18 @@ def training(logs: pd.DataFrame, method: str, bases: int = 1, variant: str = "ma
     last = int(rows["iteration"].max())
     count = max(1, min(10, last // 6))
     kinds = {"reward": ("reward", "", 2), "entropy": ("token entropy", "nats", 3)}
-    columns = [name for name in kinds if rows[name].notna().all()]
     first, late = (
-        rows[part].groupby("seed", as_index=False)[columns].mean()
+        rows[part].groupby("seed", as_index=False)[list(kinds)].mean()
         for part in (rows["iteration"] <= count, rows["iteration"] > last - count)
     )
     said = []
-    for column in columns:
-        noun, unit, digits = kinds[column]
+    for column, (noun, unit, digits) in kinds.items():
+        if first[column].isna().any() or late[column].isna().any():
+            continue
         said.append(f"{noun} {_signed(_change(first, late, column, bases), unit, 1, digits)}")
     span = f"first {count} to the last {count}" if count > 1 else "first to the last"
+    if not said:
+        return f"{NAMES[method]}: neither reward nor entropy was logged."
     return f"{NAMES[method]}'s rollouts from the {span} of {last} iterations: {', '.join(said)}{_runs(len(first))}."
 
 
