@@ -51,6 +51,8 @@ from dphlib.training import tracking
 
 def plan(profile_name: ProfileArgument = "cpu", card: CardArgument = "") -> int:
     """Says what a profile will need: minutes or hours, memory, disk, downloads. Starts nothing."""
+    import pandas as pd
+
     settings = profile_from_environment(profile_name)
     if settings.base is not None:
         print(plan_module.to_text(settings, card))
@@ -60,11 +62,10 @@ def plan(profile_name: ProfileArgument = "cpu", card: CardArgument = "") -> int:
     print(plan_module.measured(settings, recorded))
     manifest, _ = read_manifest(recorded)
     print(minutes_text(manifest))
-    if asked := manifest["asked"]:
-        whole = profile_from_environment(settings.name, asked.get("seeds", ""), asked.get("study_seeds", ""))
-        theirs = len(planned_runs(whole, chosen(asked.get("studies", settings.studies))))
+    if manifest["asked"]:
+        logs = pd.read_parquet(recorded / "train_log.parquet", columns=["method", "variant", "seed"])
         ours = len(planned_runs(settings, chosen(settings.studies)))
-        print(f"that command trains {theirs} runs, ./run_all.sh {settings.name} trains {ours}")
+        print(f"it trained {len(logs.drop_duplicates())} runs; ./run_all.sh {settings.name} trains {ours}")
     return 0
 
 
