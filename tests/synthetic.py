@@ -199,6 +199,16 @@ def make_study_records(settings: Profile, names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(runs, ignore_index=True)
 
 
+def make_waypoints(records: pd.DataFrame, steps: Sequence[int] = (5, 15, 30, STEPS)) -> pd.DataFrame:
+    """`analysis.waypoints.waypoint_table` of the runs in some records: of the base and at each of `steps`."""
+    from dphlib.analysis.waypoints import waypoint_table
+
+    runs = records[["method", "variant", "seed"]].drop_duplicates().itertuples(index=False)
+    ways = [(*run, step) for run in runs for step in ((0,) if run.method == "base" else steps)]
+    rows = [_run(*way, {"in_domain": 8}, greedy=True) for way in ways]
+    return waypoint_table(pd.concat(rows, ignore_index=True).assign(suite=VALIDATION))
+
+
 def make_hard_records(
     methods: Sequence[str] = ("base", "grpo", "rkl", "dph_f", "dph_js"), seeds: Sequence[int] = (0, 1), draws: int = 64
 ) -> pd.DataFrame:

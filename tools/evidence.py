@@ -63,11 +63,11 @@ def gap(a: Scores | None, b: Scores | None) -> Interval | None:
     return None if a is None or b is None else interval([a, b], np.subtract)
 
 
-def effect(got: Interval, unit: str = "points") -> str:
-    """A difference with its interval, in points or as it is."""
-    scale, digits = (100, 1) if unit == "points" else (1, 2)
+def effect(got: Interval, unit: str = " points") -> str:
+    """A difference with its interval, in points, which a table's head may name in place of the cell, or in nats."""
+    scale, digits = (1, 2) if unit == " nats" else (100, 1)
     estimate, low, high = (f"{round(scale * x, digits) + 0.0:+.{digits}f}" for x in (got.estimate, got.low, got.high))
-    return f"{estimate} {unit} [{low}, {high}]"
+    return f"{estimate}{unit} [{low}, {high}]"
 
 
 def minus(a: Scores | None, b: Scores | None, what: str) -> list[str]:
@@ -84,10 +84,10 @@ def absent(part: str) -> str:
     return f"Not answered: `{part}` is not in the recorded run; `--studies {part.partition(':')[0]}` makes it."
 
 
-def study_rows(results: Results, part: str, suites: Sequence[str] = SPOKEN_SUITES) -> pd.DataFrame:
-    """Rows of `studies.study_table`, of `name` or of the arms alone in `name:method,method`; Holm's family is whole."""
+def study_rows(results: Results, part: str) -> pd.DataFrame:
+    """A study's rows, of `name` or of the arms alone in `name:method,method`, each with its sentence."""
     name, _, only = part.partition(":")
-    table = studies.study_table(results.records, results.settings, [name], suites)
+    table = results.study([name])
     asked = [
         studies.change_of(one, results.settings)
         for one in comparisons(results.settings, name)
@@ -105,7 +105,8 @@ def spoken(rows: pd.DataFrame, suite: str = "in_domain", measure: str = "Pass@8"
 def study_sentences(results: Results, part: str) -> list[str]:
     """Sentences on the comparisons of `study_rows`."""
     name, rows = part.partition(":")[0], study_rows(results, part)
-    ran = rows[(rows["status"] == "run") & (rows["measure"] == "Pass@8")]
+    told = rows["suite"].isin([SUITES[suite] for suite in SPOKEN_SUITES])
+    ran = rows[told & (rows["status"] == "run") & (rows["measure"] == "Pass@8")]
     if ran.empty:
         return [absent(part)]
     there, asked = ran["change"].unique(), rows["change"].nunique()
@@ -162,11 +163,14 @@ def stopped_sentences(results: Results, suites: Sequence[str] = tuple(SUITES)) -
     """DPH against GRPO, each run at its stopping point, and where that is."""
     if (found := stopped(results)) is None:
         return [NO_STOP]
-    scores, steps = found
-    steps = steps.groupby(level="method", observed=True).mean()
-    stops = ", ".join(f"{NAMES[m]} {steps[m]:.0f}" for m in STOPPED if m in steps)
-    lines = against_grpo(scores, "Each at its stopping point", suites)
-    return [*lines, f"Mean iteration of the stopping point: {stops}."]
+    return [*against_grpo(found[0], "Each at its stopping point", suites), mean_stops(found[1])]
+
+
+def mean_stops(steps: pd.Series) -> str:
+    """A sentence on the steps that `stopped` gives."""
+    means = steps.groupby(level="method", observed=True).mean()
+    stops = ", ".join(f"{NAMES[m]} {means[m]:.0f}" for m in STOPPED if m in means)
+    return f"Mean iteration of the stopping point: {stops}."
 
 
 def tuned_sentences(results: Results) -> list[str]:
@@ -177,12 +181,14 @@ def tuned_sentences(results: Results) -> list[str]:
     chosen = {m: chosen_weight(results.waypoints, results.settings, m) for m in methods}
     if (mine := chosen["dph_f"]) is None:
         return ["Not answered: the study `eta` with way-points is not in the recorded run, so no weight was chosen."]
-    lines = []
+    lines, said = [], []
     for method in methods[1:]:
         if (other := chosen[method]) is None:
             lines.append(f"Not answered: {NAMES[method]} has no weight chosen on validation.")
             continue
         a, b = (results.scores.get(arm.method, "in_domain", "pass", 8, arm.variant) for arm in (mine, other))
-        what = f"{label(*mine)} minus {label(*other)}, each weight chosen on validation, in-domain Pass@8"
-        lines += [f"{text}, uncorrected." for text in minus(a, b, what)]
+        said += minus(a, b, f"minus {label(*other)}")
+    if said:
+        what = f"Each weight chosen on validation, in-domain Pass@8, uncorrected: {label(*mine)}"
+        lines.insert(0, f"{what} {'; '.join(said)}.")
     return lines

@@ -109,16 +109,26 @@ def profile_of(folder: Path) -> Profile:
     return parts.full_profile() if folder.name == Path(FULL).name else recorded_profile(folder)
 
 
+def verdicts(root: Path, where: str) -> tuple[list[ClaimResult], list[ClaimResult]] | None:
+    """The verdicts at the end, and at the stopping point where it is recorded; None of other claims than the present.
+
+    Raises RunError where there are none.
+    """
+    claims, path = read_claims(root / where), root / where / CLAIMS_STOPPED
+    if [one.id for one in claims] != [one.id for one in CLAIMS]:
+        return None
+    return claims, from_json(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
 def shown(root: Path) -> dict[str, Any] | None:
     """The results that README shows; None where those that are recorded were judged by other claims than the present.
 
     Raises RunError naming a file of them that is absent.
     """
     where = place(root)
-    claims, path = read_claims(root / where), root / where / CLAIMS_STOPPED
-    stopped = {one.id: one.verdict for one in from_json(path.read_text(encoding="utf-8"))} if path.is_file() else {}
-    if [one.id for one in claims] != [one.id for one in CLAIMS]:
+    if (judged := verdicts(root, where)) is None:
         return None
+    claims, stopped = judged[0], {one.id: one.verdict for one in judged[1]}
     for name in ("records.parquet", "tables/table1.csv", "tables/table2.csv"):
         if not (root / where / name).is_file():
             raise RunError(f"{root / where / name} is not there; what made {where} writes it: run it again")

@@ -7,7 +7,7 @@ problem, of arm and problem, of the base model, of arm and base, of the run, of 
 score is unbiased Pass@8 of 16 answers, or the greedy answer: right where the logit is above zero. `coverage`: the share
 of 95 % intervals of the difference (or the ratio) that hold the true one, of all problems, bases and runs. `families`:
 five arms of no true difference against a sixth, the share of families with at least one interval that leaves zero out,
-and with at least one Holm's p below 0.05. docs/method.md and docs/findings.md show the recorded numbers.
+and with at least one Holm's p below 0.05. docs/method.md shows the recorded numbers.
 """
 
 from __future__ import annotations

@@ -15,18 +15,16 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from synthetic import make_records, make_run, make_train_logs
+from synthetic import make_run
 
 from dphlib import __version__
 from dphlib.analysis import claims
 from dphlib.analysis.labels import claim_name
-from dphlib.experiment.results import Results
 from dphlib.runtime.files import RunError
-from dphlib.scores import ArmScores
 from dphlib.settings.methods import CONTROLS, DECISIVE, METHODS
 from dphlib.settings.profiles import profile
 from dphlib.settings.studies import STUDIES, planned_runs
-from tools import findings, parts, run, site, third_party, verifier
+from tools import parts, run, site, third_party, verifier
 from tools.blocks import fill
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,21 +178,6 @@ def test_an_example_that_a_verifier_decides_otherwise_is_named():
 def test_a_missing_record_is_named(tmp_path):
     with pytest.raises(RunError, match=r"manifest\.json is not there"):
         run.readme_blocks(tmp_path)
-
-
-def test_of_a_run_without_studies_the_page_says_what_makes_them():
-    methods = ("base", "grpo", "dapo", "rkl", "dph_f", "dph_js")
-    records, logs = make_records(methods, (0, 1, 2)), make_train_logs(methods, (0, 1, 2))
-    results = Results(profile("cpu", "3"), records, logs, pd.DataFrame())
-    decided = claims.evaluate_claims(ArmScores.final(records), logs, "cpu")
-    made = findings.made(results, {"command": "", "counts": "", "claims": decided}, {"coverage": [], "families": []})
-    assert "JS instead of forward KL at equal strength changes" in made["strength"], "every run has its arms"
-    for name in ("eta", "controls", "length"):
-        assert f"`./run_all.sh cpu --studies {name}` makes it." in made[name] and made[name].count("\n") == 1
-    assert "--studies hard" in made["hard"] and made["support"].count("base, drawn again") == 5
-    for claim in decided:
-        before = made["verdicts"].split(claim.text)[0]
-        assert re.findall(r"\*\*.+\*\* \((.+): \d+\)", before)[-1] == claim.verdict
 
 
 # --- README's results ---------------------------------------------------------------------------------
@@ -356,19 +339,3 @@ def test_a_findings_words_follow_its_interval(numbers, words):
     swapped = {"the base's": "GRPO's", "GRPO's": "the base's", "above": "below", "below": "above"}
     other = re.sub("|".join(swapped), lambda match: swapped[match[0]], words)
     assert run.compared(part, turned=True) == other.replace("(1.0 points [-1.0, 3.0])", "(-1.0 points [-3.0, 1.0])")
-
-
-@pytest.mark.parametrize(("p", "words"), [(0.01, "a difference remains"), (0.9, "MARA's objection open")])
-def test_the_words_on_strength_follow_the_corrected_differences(p, words, monkeypatch):
-    spoken = {"suite": "in domain", "measure": "Pass@8", "status": "run", "against": "DPH-F"}
-    rows = pd.DataFrame(
-        [
-            {**spoken, "arm": arm, "difference": 1.0, "low": 0.5, "high": 2.0, "p_holm": p}
-            for arm in ("DPH-JS", "Alpha 0.2")
-        ]
-    )
-    monkeypatch.setattr(findings, "_study", lambda results, name: {"said": "", "rows": rows})
-    results = Results(profile("cpu", "3"), make_records(("base", "grpo"), (0, 1, 2)), pd.DataFrame(), pd.DataFrame())
-    facts = {"command": "", "counts": "", "claims": claims.evaluate_claims(results.scores, None, "cpu")}
-    block = findings.made(results, facts, {"coverage": [], "families": []})["strength"]
-    assert words in block
