@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
 from dphlib.analysis.labels import COLOURS, FAMILY, NAMES, label
@@ -68,6 +68,7 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
         ax.set_title(title, fontsize=8)
         ax.set_xlabel("nats" if measure == "styles_nats" else "points")
         ax.annotate("Holm's p", (1.03, 1.005), xycoords="axes fraction", fontsize=SMALL - 0.6, color=GREY, va="bottom")
+        ax.xaxis.set_major_locator(MaxNLocator(2, min_n_ticks=2))
         ax.spines["left"].set_visible(False)  # it would cross the questions
     shared_ticks(axes[0])
     for y, study in heads:
