@@ -273,6 +273,6 @@ def test_a_run_with_another_share_of_hidden_problems_has_its_own_world_and_the_s
     assert mixed.base().path == pipeline.base().path and mixed.world().path != pipeline.world().path
     records = pipeline.evaluate([run])
     trained = records[records["method"] == "dph_f"]
-    assert set(trained["variant"]) == {"hidden=0.8"} and set(trained["suite"]) == {"validation", "in_domain"}
+    assert set(trained["variant"]) == {"hidden=0.8"} and set(trained["suite"]) == {"in_domain"}
     ids = {problem.id for problem in mixed.suite("in_domain")}
     assert set(trained.loc[trained["suite"] == "in_domain", "problem_id"]) == ids
