@@ -64,6 +64,21 @@ def test_notebooks_run_in_order_with_the_parameters_that_they_declare(executed):
     assert [check_executed(run.path) for run in runs] == [run.cells for run in runs] == [3, 4]
 
 
+def test_a_copys_links_lead_where_the_sources_did_and_no_link_names_this_machine(tmp_path):
+    link = "[docs](../docs/a.md), ../docs"
+    write(tmp_path / "in", "00_first.ipynb", "1", parameters=None)
+    copy, place = tmp_path / "in/00_first.ipynb", tmp_path / "artifacts/cpu/notebooks"
+    notebook = nbformat.read(copy, as_version=4)
+    notebook.cells[0].source = link
+    nbformat.write(notebook, copy)
+    notebooks._move_links(copy, tmp_path / "in", tmp_path.parent / "elsewhere/notebooks")
+    assert nbformat.read(copy, as_version=4).cells[0].source == link
+    notebooks._move_links(copy, tmp_path / "in", place)
+    moved = nbformat.read(copy, as_version=4).cells[0].source
+    assert moved == "[docs](../../../docs/a.md), ../docs"
+    assert (place / "../../../docs").resolve() == (tmp_path / "docs").resolve()
+
+
 def test_kernel_is_this_interpreter_and_starts_in_the_notebooks_folder(executed):
     root, runs = executed
     text = outputs(runs[1].path)

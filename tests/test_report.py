@@ -8,6 +8,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nbformat
 import pytest
 from synthetic import make_run
 
@@ -117,6 +118,16 @@ def test_notebooks_become_pages_with_code_and_output(run_root):
     assert "DataFrame" in text and "<td>8</td>" in text and "<math" in text
     assert "<script" not in text and "../index.html" in text
     assert "01 Divergences" in page_of(run_root).text
+
+
+def test_links_of_a_notebook_lead_from_its_page_to_the_same_places(copy):
+    path = copy / "notebooks/01_divergences.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].source += "\n\n[report](../report/index.html)"
+    nbformat.write(notebook, path)
+    report.notebook_pages(copy)
+    text = (copy / "report/notebooks/01_divergences.html").read_text()
+    assert 'href="../../report/index.html"' in text and (copy / "report/notebooks/../../report/index.html").is_file()
 
 
 def test_the_same_folder_gives_the_same_bytes(copy):

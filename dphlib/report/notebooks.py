@@ -223,6 +223,7 @@ def _run_one(path: Path, final: Path, parameters: Mapping[str, Any]) -> int:
                 on_cell_start=entered,
                 km=kernel.manager,
             )
+        _move_links(partial, path.parent, final.parent)
         cells = check_executed(partial)
     except PapermillExecutionError as error:
         raise NotebookError(_failure(path, partial, failed, at["cell"], _raised(error, partial))) from error
@@ -237,6 +238,21 @@ def _run_one(path: Path, final: Path, parameters: Mapping[str, Any]) -> int:
             os.replace(partial, failed)
     os.replace(partial, final)
     return cells
+
+
+def _move_links(copy: Path, source: Path, place: Path) -> None:
+    """A copy's links to what lies above its source's folder (`../docs/...`) as they are from where the copy will be.
+
+    Outside the folder above they stay as they are: a path from there would name this machine's.
+    """
+    above, place = source.resolve().parent, place.resolve()
+    if not place.is_relative_to(above):
+        return
+    notebook, start = _read(copy), Path(os.path.relpath(above, place)).as_posix()
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace("](../", f"]({start}/")
+    nbformat.write(notebook, copy)
 
 
 def _raised(error: Any, executed: Path) -> str:

@@ -100,7 +100,7 @@ def notebook_pages(run_root: Path) -> dict[str, str]:
             title=titles[source.stem],
             stem=source.stem,
             highlighting=f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}",
-            body=_with_formulas(exporter.from_notebook_node(notebook)[0]),
+            body=_one_deeper(_with_formulas(exporter.from_notebook_node(notebook)[0])),
             before=before,
             after=after,
         )
@@ -115,6 +115,11 @@ def _title(notebook: nbformat.NotebookNode, stem: str) -> str:
             if line.startswith("# "):
                 return line[2:].strip()
     return stem
+
+
+def _one_deeper(page: str) -> str:
+    """The page with its relative links as they are from `report/notebooks/`, and no longer from `notebooks/`."""
+    return page.replace('href="../', 'href="../../')
 
 
 _VERBATIM = re.compile(r"(<pre.*?</pre>|<code.*?</code>|<style.*?</style>)", re.DOTALL)
