@@ -193,7 +193,10 @@ def test_a_study_that_was_not_run_has_one_sentence_and_each_other_one_its_mark()
         assert sentence[2:] == plain
         assert sentence[0] == ("●" if ", clear (" in plain else "○")
     part = sentences.of_studies(studies.study_table(run[run["method"] != "rkl_k2"], CPU, ["direction"], ["in_domain"]))
-    assert part[1].startswith("– ") and part[1].endswith(": not run.")
+    assert part[1] == "– Not run: Reverse KL's gradient (k2) instead of forward KL's (k3) in RKL."
+    cells = make_study_records(replace(CPU, ablation_seeds=(0, 1, 2)), ["controls"])
+    *_, absent = sentences.of_studies(studies.study_table(cells, CPU, ["factorial"], ["in_domain"]))
+    assert absent.startswith("– Not run: Rehearsing D_pef instead of nothing, exploring all; ") and ",." not in absent
 
 
 def test_leading_sentences_are_the_first_of_studies_that_were_run():

@@ -291,16 +291,18 @@ def changes(effects: pd.DataFrame, measure: str = "Pass@8") -> list[str]:
 
 
 def of_studies(table: pd.DataFrame) -> list[str]:
-    """The sentences of `studies.sentences`, each after its mark (`CLEAR`, `UNCLEAR`, `NOTHING`); one for a study of
-    which nothing was run."""
+    """The sentences of `studies.sentences`, each after its mark (`CLEAR`, `UNCLEAR`, `NOTHING`); one for all of a
+    study's comparisons that were not run."""
     said = []
     for name, part in table.groupby("study", sort=False):
         if not (part["status"] == "run").any():
             said.append(f'{NOTHING} {STUDIES[str(name)].question} Not run: ask for it with `studies = "{name}"`.')
             continue
-        for sentence in studies.sentences(part):
-            mark = NOTHING if sentence.endswith(": not run.") else CLEAR if ", clear (" in sentence else UNCLEAR
-            said.append(f"{mark} {sentence}")
+        found = studies.sentences(part)
+        made = [sentence for sentence in found if not sentence.endswith(studies.NOT_RUN)]
+        said += [f"{CLEAR if ', clear (' in sentence else UNCLEAR} {sentence}" for sentence in made]
+        if absent := [sentence.removesuffix(studies.NOT_RUN) for sentence in found if sentence not in made]:
+            said.append(f"{NOTHING} Not run: {'; '.join(absent)}.")
     return said
 
 

@@ -37,6 +37,8 @@ COLUMNS = ["study", "change", "arm", "against", "suite", "measure", "unit"]
 COLUMNS += [*_NUMBERS, "seeds", "against_seeds", "status"]
 LEVEL = 0.05
 """A difference is clear where its Holm's p is below this, and unclear otherwise, which does not mean zero."""
+NOT_RUN = ": not run."
+"""How the sentence ends of a comparison that was not made."""
 SPOKEN = (("in domain", "Pass@8"), ("out of domain", "Pass@8"))
 """What a sentence says: suite and measure."""
 
@@ -163,7 +165,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
         effects = [text for text in effects if text]
         seeds = part.loc[part["status"] == "run", ["seeds", "against_seeds"]]
         counted = f" ({seeds['seeds'].max()} seeds against {seeds['against_seeds'].max()})" if len(seeds) else ""
-        said.append(f"{change} changes {'; '.join(effects)}{counted}." if effects else f"{change}: not run.")
+        said.append(f"{change} changes {'; '.join(effects)}{counted}." if effects else f"{change.rstrip(',')}{NOT_RUN}")
     return said
 
 
