@@ -33,8 +33,7 @@ ASKED = {
     "dph_nearer_at_large_k": "DPH-F and DPH-JS stay above GRPO at large k",
     "cross_dph_loses_least": "DPH loses less Pass@8 than GRPO, DAPO and RKL cross domain",
     "out_dph_loses_least": "DPH loses less Pass@8 than GRPO, DAPO and RKL out of domain",
-    "forward_keeps_more_than_reverse": "forward KL keeps more Pass@8 than reverse KL at equal strength on the same "
-    "stored answers",
+    "forward_keeps_more_than_reverse": "forward KL keeps more Pass@8 than reverse KL, on the same answers",
     "partition_costs_nothing": "the partition costs DPH-F no more than two points",
 }
 """The headline claims in the abstract's words."""
@@ -67,8 +66,9 @@ def but_not(claim: ClaimResult, stopped: ClaimResult | None) -> str:
     if claim.verdict != "supported":
         return ""
     found = ["jointly"] if claim.holds_jointly is False else []
-    found += ["at the stopping point"] if stopped and stopped.verdict != "supported" else []
-    return f", but not {' and not '.join(found)}" if found else ""
+    found += ["at the stopping point"] if stopped and stopped.verdict not in ("supported", "not run") else []
+    said = f", but not {' and not '.join(found)}" if found else ""
+    return f"{said}, and not judged at the stopping point" if stopped and stopped.verdict == "not run" else said
 
 
 def headline(claim: ClaimResult, stopped: ClaimResult | None) -> str:
@@ -139,10 +139,13 @@ def changed_verdicts(decided: Sequence[ClaimResult], stopped: dict[str, ClaimRes
     """The claims whose verdicts at the end and at the stopping point differ, side by side."""
     if not stopped:
         return []
-    changed = [one for one in decided if stopped[one.id].verdict != one.verdict]
-    same = f"{len(decided) - len(changed)} of {len(decided)} claims have the same verdict at both points."
-    cells = [[f"{point.verdict}{_weight(point)}" for point in (one, stopped[one.id])] for one in changed]
-    rows = [[claim_name(one.id), *both] for one, both in zip(changed, cells, strict=True)]
+    judged = [one for one in decided if stopped[one.id].verdict != "not run"]
+    changed = [one for one in judged if stopped[one.id].verdict != one.verdict]
+    same = (
+        f"{len(judged)} of {len(decided)} claims are judged at both points, {len(judged) - len(changed)} of them alike."
+    )
+    at_stop = [f"{stopped[one.id].verdict}{_weight(stopped[one.id])}" for one in changed]
+    rows = [[claim_name(one.id), one.verdict, there] for one, there in zip(changed, at_stop, strict=True)]
     return [same, *([blocks.table(["the others", "at the end", "stopped"], rows).rstrip("\n")] if rows else [])]
 
 
@@ -249,7 +252,7 @@ def rivals(results: Results) -> list[str]:
     rows = evidence.study_rows(results, "rivals")
     if evidence.spoken(rows).empty:
         return [evidence.absent("rivals")]
-    return [clear_ones(rows[rows["against"] == name], f"Rivals minus {name}") for name in ("GRPO", "DPH-F")]
+    return [" ".join(clear_ones(rows[rows["against"] == name], f"Minus {name}") for name in ("GRPO", "DPH-F"))]
 
 
 QUESTIONS = {
@@ -316,8 +319,9 @@ def made(
     for name, question in QUESTIONS.items():
         lines = []
         if question.figure in figures:
-            link = f"[{TITLES[question.figure]}](../{where}/figures/{question.figure}.png)"
-            lines.append(f"{link}." if question.figure in drawn else f"!{link}")
+            title, path = TITLES[question.figure], f"../{where}/figures/{question.figure}.png"
+            shown = f"Again [{title.partition(',')[0]}]({path})." if question.figure in drawn else f"![{title}]({path})"
+            lines.append(shown)
             drawn.add(question.figure)
         if question.claims:
             lines.append(claim_lines([of[claim] for claim in question.claims], stopped))
@@ -338,5 +342,5 @@ def untestable(results: Results, decided: Sequence[ClaimResult]) -> list[str]:
     lines.append(f"Claims not testable: {'; '.join(barred) or 'none'}.")
     absent = [claim_name(one.id) for one in decided if one.verdict == "not run"]
     more = f"; and {len(absent) - FEW} more" if len(absent) > FEW else ""
-    lines.append(f"Claims not run: {'; '.join(absent[:FEW]) or 'none'}{more}.")
+    lines += [f"Claims not run: {'; '.join(absent[:FEW])}{more}."] if absent else []
     return ["\n".join(f"- {line}" for line in lines)]

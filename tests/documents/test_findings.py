@@ -174,6 +174,7 @@ def test_claims_that_are_not_supported_come_first_and_numbers_are_the_recorded_o
         (False, "supported", ", but not jointly"),
         (True, "inconclusive", ", but not at the stopping point"),
         (False, "not supported", ", but not jointly and not at the stopping point"),
+        (True, "not run", ", and not judged at the stopping point"),
     ],
 )
 def test_a_supported_claim_says_where_it_does_not_hold(whole, ended, joint, at_stop, says):
@@ -191,12 +192,14 @@ def test_verdicts_that_change_stand_side_by_side(whole, ended, stopped):
     block = made(whole, ended, stopped)["stopping"]
     rows = re.findall(r"(?m)^\| (.*) \| ([a-z ]+)(?:, .*)? \| ([a-z ]+)(?:, .*)? \|$", block)
     shown = {text: pair for text, *pair in rows if text in CLAIM_NAMES.values()}
-    changed = [name for name in at_end if at_end[name].verdict != of_stop[name].verdict]
+    there = [name for name in at_end if of_stop[name].verdict != "not run"]
+    changed = [name for name in there if at_end[name].verdict != of_stop[name].verdict]
     assert shown == {claim_name(name): [at_end[name].verdict, of_stop[name].verdict] for name in changed} and changed
-    assert f"{21 - len(changed)} of 21 claims have the same verdict at both points." in block
+    assert f"{len(there)} of 21 claims are judged at both points, {len(there) - len(changed)} of them alike." in block
+    assert len(there) == 19, "runs with another threshold or clip have no way-points"
     assert "Mean iteration of the stopping point: GRPO " in block
     only = made(whole, ended, [])
-    assert "no stopping point is recorded." in only["abstract"] and "same verdict" not in only["stopping"]
+    assert "no stopping point is recorded." in only["abstract"] and "judged at both points" not in only["stopping"]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +287,9 @@ def test_the_full_reference_is_shown_with_its_verdicts_and_figures(repository, s
     decided = evaluate_claims(Results.load(repository / run.FULL, settings).scores, None, "cpu")
     written = [judged(claim, "supported") for claim in decided]
     (repository / run.FULL / "claims.json").write_text(to_json(written))
-    (repository / run.FULL / "claims_stopped.json").write_text(to_json([judged(one, "not run") for one in written]))
+    (repository / run.FULL / "claims_stopped.json").write_text(
+        to_json([judged(one, "inconclusive") for one in written])
+    )
     (repository / run.FULL / "figures").mkdir()
     (repository / run.FULL / "figures" / "fig4_styles.png").touch()
     blocks = findings.page_blocks(repository)
