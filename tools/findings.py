@@ -241,9 +241,9 @@ def what_follows(at_end: Sequence[str], at_stop: Sequence[str]) -> str:
     'DPH is shown to be above GRPO at neither point.'
     """
     if at_stop:
-        return f"Stopped in time, GRPO is still below {', '.join(at_stop)} (intervals above zero, uncorrected)."
+        return f"Stopped in time, GRPO is still below {' and '.join(at_stop)} (intervals above zero, uncorrected)."
     if at_end:
-        return f"Only at the end it is below {', '.join(at_end)}: what is shown of DPH is robustness to overtraining."
+        return f"Only at the end is GRPO below {' and '.join(at_end)}: what is shown is robustness to overtraining."
     return "DPH is shown to be above GRPO at neither point."
 
 
@@ -252,7 +252,7 @@ def rivals(results: Results) -> list[str]:
     rows = evidence.study_rows(results, "rivals")
     if evidence.spoken(rows).empty:
         return [evidence.absent("rivals")]
-    return [" ".join(clear_ones(rows[rows["against"] == name], f"Minus {name}") for name in ("GRPO", "DPH-F"))]
+    return [" ".join(clear_ones(rows[rows["against"] == name], f"Rivals minus {name}") for name in ("GRPO", "DPH-F"))]
 
 
 QUESTIONS = {
