@@ -38,7 +38,7 @@ def records() -> pd.DataFrame:
     ("tuned", "base", "course"),
     [
         ([ALL, ALL, NONE, NONE], [ONE, ONE, ONE, ONE], "crosses the base at k = 3"),
-        ([ALL, ALL, ALL, HALF], [ONE] * 4, "does not cross the base up to k = 4, it stays above"),
+        ([ALL, ALL, ALL, HALF], [ONE] * 4, "stays above the base at every k up to 4"),
         ([ONE, NONE, NONE, NONE], [HALF] * 4, "lies below the base at every k up to 4"),
         ([ONE, ONE, ONE, ONE], [ALL, ONE, NONE, NONE], "starts below the base and is above it from k = 2"),
         ([HALF, ONE, ALL, NONE], [HALF, ONE, ALL, NONE], "equals the base at every k"),
@@ -65,6 +65,11 @@ def test_fewer_than_three_runs_are_too_few_and_what_is_absent_was_not_run():
         assert maker(few, "dapo") == "DAPO: not run.", maker
     assert "(1 run, too few to decide)" in sentences.styles(scores([ONE] * 4, [ONE] * 4, 1), "grpo")
     assert sentences.both_points(few, few, "dapo") == "DAPO: not run."
+
+
+def test_another_suite_is_named_first(records):
+    said = sentences.crossing(ArmScores.final(records), "grpo", 8, "out_of_domain")
+    assert said.startswith("Out of domain, GRPO ")
 
 
 def test_k_is_cut_to_the_answers_that_there_are():
@@ -149,7 +154,9 @@ def test_keep_and_explore_stand_beside_the_base_drawn_again(records):
     said = sentences.kept(split, "grpo")
     row = split.set_index("method").loc["GRPO"]
     assert f"keeps {row['keep']:.1f} % [{row['keep_low']:.1f}, {row['keep_high']:.1f}] of what the base solves" in said
-    assert "; the base, drawn again: " in said and said.endswith("(3 runs).")
+    again = split.set_index("method").loc[retention.AGAIN]
+    assert said.endswith("(3 runs).") and f"solves {again['keep']:.1f} % [" in sentences.kept_by_chance(split)
+    assert "not known" in sentences.kept_by_chance(split[split["method"] != retention.AGAIN])
     assert sentences.kept(split, "dapo") == "DAPO: not run."
     nothing = retention.capability_split(pd.concat([rows("base", 0, [NONE] * 4), rows("grpo", 0, [ALL] * 4)]), 4)
     assert "keeps a share that cannot be told of what" in sentences.kept(nothing, "grpo", 4)
@@ -217,12 +224,17 @@ def test_the_weight_that_validation_chooses_is_named():
         for step in (5, 10, 15)
     ]
     table = waypoint_table(pd.concat(made, ignore_index=True))
-    said = sentences.chosen(table, CPU, "dph_f")
-    assert said == "DPH-F: validation chooses the weight 0.05, and the main run has 0.2."
+    said = sentences.chosen_weights(table, CPU, ["dph_f", "rkl", "dph_js"])
+    assert said == [
+        "DPH-F: validation chooses the weight 0.05, and the main run has 0.2.",
+        "Not run for RKL and DPH-JS: validation chooses among three weights (study `eta`).",
+    ]
     main = table.assign(variant=table["variant"].replace({"main": "eta=0.05", "eta=0.05": "main"}))
-    assert sentences.chosen(main, CPU, "dph_f") == "DPH-F: validation chooses the weight 0.2, the main run's."
+    assert sentences.chosen_weights(main, CPU, ["dph_f"]) == [
+        "DPH-F: validation chooses the weight 0.2, the main run's."
+    ]
     for without in (None, table[table["variant"] != "main"]):
-        assert sentences.chosen(without, CPU, "dph_f").startswith("DPH-F: not run, ")
+        assert sentences.chosen_weights(without, CPU, ["dph_f"])[0].startswith("Not run for DPH-F: ")
 
 
 def test_verdicts_at_both_points_are_counted_and_those_that_differ_are_named(records):

@@ -138,6 +138,15 @@ def test_a_family_of_comparisons_is_corrected_and_the_sentences_say_so(table):
         assert len(said) == 1 and re.search(says, said[0]), said
 
 
+@pytest.mark.parametrize("few", ["seeds", "against_seeds"])
+def test_what_too_few_runs_show_is_never_clear(table, few):
+    one = table[table["study"] == "controls"].iloc[[0]].assign(suite="in domain", measure="Pass@8", unit="points")
+    one = one.assign(difference=3.0, low=0.5, high=5.5, p=0.001, p_holm=0.001, seeds=3, against_seeds=3)
+    assert ", clear (" in ablations.sentences(one)[0] and ablations.is_clear(one.iloc[0])
+    fewer = one.assign(**{few: 2})
+    assert ", unclear (too few runs)" in ablations.sentences(fewer)[0] and not ablations.is_clear(fewer.iloc[0])
+
+
 @pytest.mark.parametrize(
     ("method", "variant", "says"),
     [

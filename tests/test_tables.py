@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -152,3 +155,13 @@ def test_a_folded_table_is_the_same_table_under_a_line():
     assert (
         got.startswith("<details><summary>k &amp; more</summary>\n\n") and f"\n\n{tables.to_markdown(table)}\n" in got
     )
+
+
+def test_code_in_a_cell_is_shown_as_it_is():
+    """Jupyter's Markdown reads backticks, stars, lines and dollars inside of HTML's code too."""
+    from nbconvert.filters import markdown2html
+
+    text = "Inside : ```sql SELECT count(*), a_b_c FROM (SELECT * FROM t) WHERE $1 < `b` AND x$ = 'y|z' [1](2) ```"
+    page = markdown2html(tables.to_markdown(pd.DataFrame({"answer": [tables.code(text)]})))
+    (shown,) = re.findall("<td>(.*)</td>", page)
+    assert html.unescape(shown) == f"<code>{text}</code>"

@@ -94,9 +94,9 @@ def crossing(scores: ArmScores, method: str, k: int = 8, suite: str = IN, agains
     got = {n: _difference(scores, method, against, suite, "pass", n) for n in ks}
     shown = {n: got[n] for n in sorted({1, min(k, most)})}
     numbers = ", ".join(f"Pass@{n} {_signed(one)}" for n, one in shown.items())
-    where = "" if suite == IN else f" {SUITES[suite]}"
+    where = "" if suite == IN else f"{SUITES[suite].capitalize()}, "
     runs = len(scores.of(method, suite).seeds)
-    return f"{NAMES[method]} {_course(got, _the(against))}{where}: {numbers} points{_runs(runs)}."
+    return f"{where}{NAMES[method]} {_course(got, _the(against))}: {numbers} points{_runs(runs)}."
 
 
 def _difference(scores: ArmScores, method: str, against: str, suite: str, metric: Metric, k: int) -> Interval:
@@ -111,7 +111,7 @@ def _course(got: Mapping[int, Interval], other: str) -> str:
     if not above and not below:
         return f"equals {other} at every k"
     if not below:
-        return f"does not cross {other} up to k = {last}, it stays above"
+        return f"stays above {other} at every k up to {last}"
     if not above:
         return f"lies below {other} at every k up to {last}"
     if signs[first] > 0:
@@ -233,17 +233,25 @@ def cost(table: pd.DataFrame) -> list[str]:
 
 
 def kept(split: pd.DataFrame, method: str, k: int = 8) -> str:
-    """What a method kept of its base's problems and newly solved (`retention.capability_split`), beside the base."""
+    """What a method kept of its base's problems and newly solved (`retention.capability_split`)."""
     rows = split.set_index("method")
     if NAMES[method] not in rows.index:
         return _not_run(method)
     row = rows.loc[NAMES[method]]
     said = f"keeps {_per_cent(row, 'keep')} of what the base solves with {k} answers"
     said += f" and newly solves {_per_cent(row, 'explore')} of the rest"
-    if AGAIN in rows.index:
-        again = rows.loc[AGAIN]
-        said += f"; the base, drawn again: {_per_cent(again, 'keep')} and {_per_cent(again, 'explore')}"
     return f"{NAMES[method]} {said}{_runs(int(row['seeds']))}."
+
+
+def kept_by_chance(split: pd.DataFrame) -> str:
+    """What the base itself, drawn again, solves of those problems and of the others."""
+    rows = split.set_index("method")
+    if AGAIN not in rows.index:
+        return "The base drawn again: not known, twice as many of its answers are needed."
+    row = rows.loc[AGAIN]
+    return (
+        f"The base, drawn again, solves {_per_cent(row, 'keep')} of them and {_per_cent(row, 'explore')} of the rest."
+    )
 
 
 def lost(losses: pd.DataFrame, method: str, k: int = 8) -> str:
@@ -313,14 +321,18 @@ def leading(table: pd.DataFrame, most: int = 3) -> list[str]:
     return list(filter(None, told))[:most] or ["No study was run."]
 
 
-def chosen(waypoints: pd.DataFrame | None, settings: Profile, method: str) -> str:
-    """Which weight of a method's divergence the validation suite chooses (`weights.chosen_weight`)."""
-    arm = None if waypoints is None else chosen_weight(waypoints, settings, method)
-    if arm is None:
-        return f"{NAMES[method]}: not run, validation chooses among three weights of a divergence."
-    weight = settings.method_config(RunConfig(*arm, 0)).weight
-    known = "the main run's" if arm.variant == MAIN else f"and the main run has {settings.weight(method):g}"
-    return f"{NAMES[method]}: validation chooses the weight {weight:g}, {known}."
+def chosen_weights(waypoints: pd.DataFrame | None, settings: Profile, methods: Sequence[str]) -> list[str]:
+    """Which weight of each method's divergence the validation suite chooses (`weights.chosen_weight`)."""
+    arms = {m: None if waypoints is None else chosen_weight(waypoints, settings, m) for m in methods}
+    said = []
+    for method, arm in arms.items():
+        if arm is not None:
+            weight = settings.method_config(RunConfig(*arm, 0)).weight
+            known = "the main run's" if arm.variant == MAIN else f"and the main run has {settings.weight(method):g}"
+            said.append(f"{NAMES[method]}: validation chooses the weight {weight:g}, {known}.")
+    if absent := [NAMES[method] for method, arm in arms.items() if arm is None]:
+        said.append(f"Not run for {_listed(absent)}: validation chooses among three weights (study `eta`).")
+    return said
 
 
 def claim(one: ClaimResult) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from dphlib import stats
+from dphlib.analysis.claims import MIN_SEEDS
 from dphlib.analysis.labels import NAMES, SUITES, label
 from dphlib.intervals import Scores, holm, interval
 from dphlib.scores import ArmScores, base_count
@@ -36,7 +37,7 @@ _NUMBERS = ("mean", "mean_low", "mean_high", "against_mean", "difference", "low"
 COLUMNS = ["study", "change", "arm", "against", "suite", "measure", "unit"]
 COLUMNS += [*_NUMBERS, "seeds", "against_seeds", "status"]
 LEVEL = 0.05
-"""A difference is clear where its Holm's p is below this, and unclear otherwise, which does not mean zero."""
+"""A difference is clear where its Holm's p is below this, of enough runs, and unclear otherwise: not zero for that."""
 NOT_RUN = ": not run."
 """How the sentence ends of a comparison that was not made."""
 SPOKEN = (("in domain", "Pass@8"), ("out of domain", "Pass@8"))
@@ -102,6 +103,16 @@ def _compared(scores: ArmScores, one: Comparison, suite: str, measure: str) -> d
     return {**row, **numbers, "status": "run"}
 
 
+def few_runs(row: pd.Series) -> bool:
+    """Whether an arm of a row of `study_table` has fewer runs than decide anything (`claims.MIN_SEEDS`)."""
+    return bool(min(row["seeds"], row["against_seeds"]) < MIN_SEEDS)
+
+
+def is_clear(row: pd.Series) -> bool:
+    """Whether the difference of a row of `study_table` is clear: by Holm's p, of enough runs."""
+    return bool(row["p_holm"] < LEVEL) and not few_runs(row)
+
+
 def readable_study(table: pd.DataFrame) -> pd.DataFrame:
     """A study's table as it is read: one row per comparison and suite, with Holm's p of Pass@8 and what it says."""
     rows = []
@@ -110,9 +121,10 @@ def readable_study(table: pd.DataFrame) -> pd.DataFrame:
         for measure in ("greedy", "Pass@8", "styles_nats"):
             one = part[part["measure"] == measure].iloc[0]
             row |= {measure: one["difference"], f"{measure}_low": one["low"], f"{measure}_high": one["high"]}
-        p = part.loc[part["measure"] == "Pass@8", "p_holm"].iloc[0]
-        row["Holm's p of Pass@8"] = p
-        row["Pass@8 is"] = "-" if np.isnan(p) else "**● clear**" if p < LEVEL else "○ unclear"
+        passed = part[part["measure"] == "Pass@8"].iloc[0]
+        row["Holm's p of Pass@8"] = passed["p_holm"]
+        unclear = "-" if np.isnan(passed["p_holm"]) else "○ unclear"
+        row["Pass@8 is"] = "**● clear**" if is_clear(passed) else unclear
         seeds = part[["seeds", "against_seeds"]].max()
         row["seeds"] = f"{seeds['seeds']} against {seeds['against_seeds']}"
         rows.append(row | {"status": "run" if (part["status"] == "run").any() else "not run"})
@@ -179,9 +191,11 @@ def _spoken(part: pd.DataFrame, table: pd.DataFrame, suite: str, measure: str) -
     if one["low"] <= 0 <= one["high"]:
         return f"{by}, unclear"
     family = table[(table["study"] == one["study"]) & (table["suite"] == suite) & (table["measure"] == measure)]
+    if few_runs(one):
+        return f"{by}, unclear (too few runs)"
     p = "below 0.001" if one["p_holm"] < 0.001 else f"{one['p_holm']:.3f}"
     corrected = f"Holm's p of {int(family['p_holm'].notna().sum())} is {p}"
-    return f"{by}, clear ({corrected})" if one["p_holm"] < LEVEL else f"{by}, unclear (p {one['p']:.3f}, {corrected})"
+    return f"{by}, clear ({corrected})" if is_clear(one) else f"{by}, unclear (p {one['p']:.3f}, {corrected})"
 
 
 # --- Every variant against its main arm -----------------------------------------------------------

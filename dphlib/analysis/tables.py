@@ -250,7 +250,11 @@ def to_markdown(table: pd.DataFrame | str) -> str:
 
 def folded(summary: str, table: pd.DataFrame | str) -> str:
     """`to_markdown`, folded away under a line until a reader opens it."""
-    return f"<details><summary>{html.escape(summary)}</summary>\n\n{to_markdown(table)}\n\n</details>"
+    return f"<details><summary>{html.escape(summary, quote=False)}</summary>\n\n{to_markdown(table)}\n\n</details>"
+
+
+_MARKS = {ord(mark): f"&#{ord(mark)};" for mark in "`*_$[]"}
+"""What Markdown would read as marks even inside of HTML's code."""
 
 
 def code(text: str) -> str:
@@ -259,7 +263,7 @@ def code(text: str) -> str:
     >>> code("SELECT a < b")
     '<code>SELECT a &lt; b</code>'
     """
-    return f"<code>{html.escape(text.strip(), quote=False)}</code>"
+    return f"<code>{html.escape(text.strip(), quote=False).translate(_MARKS)}</code>"
 
 
 def _in_markdown(value: object) -> str:

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from matplotlib.transforms import blended_transform_factory
 
 from dphlib.analysis.labels import COLOURS, FAMILY, NAMES, label
-from dphlib.analysis.studies import LEVEL
+from dphlib.analysis.studies import is_clear
 from dphlib.figures.style import (
     GREY,
     INTERVAL,
@@ -177,7 +177,7 @@ def _effect(ax: Axes, y: float, row: pd.Series) -> tuple[float, tuple[float, flo
     if row["status"] != "run":
         ax.text(0, y, " not run", va="center", ha="left", fontsize=SMALL - 0.6, color=GREY)
         return None
-    clear = bool(row["p_holm"] < LEVEL)
+    clear = is_clear(row)
     ends = (row["low"], row["difference"], row["high"])
     interval_bar(ax, y, ends, CLEAR[clear], markersize=4.4)
     p = "<.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}".lstrip("0")
