@@ -80,6 +80,12 @@ def test_table_3_is_of_models_trained_on_sums_and_keeps_the_uncertain_columns_as
     assert cell(every["table3"], "base", "paper: Llama")["paper"] == "40.0 | 23.3 | 95.0"
 
 
+def test_table_3_needs_eight_draws_and_no_more(records):
+    few = with_draws(records[records["suite"] == "out_of_domain"], 8)
+    table = tables.table3(ArmScores.final(few))
+    assert set(table["status"]) == {"run", "paper only"}
+
+
 def test_table_4_compares_the_thresholds_and_has_no_number_of_the_paper(every):
     table = every["table4"]
     assert list(dict.fromkeys(table["row"])) == ["DPH-F, 6 of 8", "DPH-F, 8 of 8", "DPH-JS, 6 of 8", "DPH-JS, 8 of 8"]
