@@ -24,11 +24,12 @@ Set-up makes a virtual environment once (.venv, versions of constraints.txt); la
 has one of its own (.venv-vllm, versions of constraints-vllm.txt), verl too (.venv-verl, constraints-verl.txt).
 Results go to artifacts/PROFILE/. Options after the profile go to: python -m dphlib run
 
-environment: DPH_PYTHON       Python 3.11 or later to use (default: python3.13, 3.12, 3.11, then python3)
+environment: DPH_PYTHON       Python 3.11.5 or later to use (default: python3.13, 3.12, 3.11, then python3)
              DPH_VENV         the virtual environment (default: .venv beside this script; vLLM's: the same with -vllm,
                               verl's with -verl)
              DPH_TORCH_INDEX  where the CPU build of PyTorch is (default: https://download.pytorch.org/whl/cpu)
              DPH_MIN_FREE_GIB free disk space that set-up asks for (default: 6; with an NVIDIA GPU 20)
+             DPH_RETRAIN_BASE 1 trains the bases of the profile cpu, in place of those that are shipped (--retrain-base)
              DPH_BASE, DPH_TUNING, DPH_SAMPLER, DPH_METHODS, DPH_DATA, DPH_DEVICE change the profiles for GPUs: docs/gpu.md;
              lm and lm-smoke read DPH_TUNING, DPH_SAMPLER, DPH_METHODS and DPH_DEVICE
 TEXT
@@ -37,6 +38,27 @@ TEXT
 fail() { # one line, then out: fail STATUS MESSAGE
     printf 'run_all.sh: %s\n' "$2" >&2
     exit "$1"
+}
+
+nearest() { # nearest WORD KNOWN ...: the known word that is at most two edits away, or nothing
+    printf '%s\n' "$@" | awk '
+        NR == 1 { word = $0; letters = length(word); least = letters < 3 ? letters : 3; next }
+        {
+            for (j = 0; j <= length($0); j++) edits[j] = j
+            for (i = 1; i <= letters; i++) {
+                corner = edits[0]
+                edits[0] = i
+                for (j = 1; j <= length($0); j++) {
+                    fewest = corner + (substr(word, i, 1) != substr($0, j, 1))
+                    corner = edits[j]
+                    if (edits[j - 1] + 1 < fewest) fewest = edits[j - 1] + 1
+                    if (edits[j] + 1 < fewest) fewest = edits[j] + 1
+                    edits[j] = fewest
+                }
+            }
+            if (fewest < least) { least = fewest; near = $0 }
+        }
+        END { print near }'
 }
 
 child=""
@@ -50,9 +72,12 @@ stopped() { # the running step ends with everything it started; without the stam
     exit "$1"
 }
 
-progress() { # how far the environment has grown, and at that pace how long it takes
+told_mib=""
+progress() { # how far the environment has grown since the last line, and at that pace how long it takes
     local size left=""
     size=$(du -sm "$venv" | awk '{ print $1 }')
+    if [ -n "$told_mib" ] && [ $((size - told_mib)) -lt 200 ]; then return; fi
+    told_mib=$size
     if [ "$size" -gt 0 ] && [ "$size" -lt $full_mib ]; then
         left=", about $((SECONDS * (full_mib - size) / size)) s left"
     fi
@@ -89,18 +114,24 @@ case "$command" in
     *)
         case " $profiles " in
             *" $command "*) ;;
-            *) fail 2 "unknown profile '$command'; allowed: $profiles, or test, test-vllm, test-verl, check, replot, --help" ;;
+            *)
+                words="$profiles test test-vllm test-verl check replot"
+                # shellcheck disable=SC2086 # names without spaces
+                near=$(nearest "$command" $words)
+                fail 2 "unknown profile '$command'; allowed: ${words// /, }, --help${near:+; did you mean $near?}"
+                ;;
         esac
         ;;
 esac
-options_of() { # options_of COMMAND: the options of a command of dph, read off its signature
+options_of() { # options_of COMMAND: the options of a command of dph, read off its signature; a flag ends with !
     cat "$root"/dphlib/cli/*.py | awk "/^def $1\\(/ { on = 1 } on { print } on && /\\) ->/ { exit }" |
-        grep -oE '[a-z_]+: ' | sed 's/^/--/; s/: $//' | tr _ - | grep -vx -e --profile-name
+        grep -oE '[a-z_]+: (bool)?' | sed 's/^/--/; s/: $//; s/: bool$/!/' | tr _ - | grep -vx -e --profile-name
 }
 
 check_options() { # check_options ALLOWED ARGUMENTS ...: a slip is told now, not after minutes of set-up
-    local allowed name
-    allowed=$(printf '%s' "$1" | tr '\n' ' ')
+    local allowed flags name
+    flags=$(printf '%s\n' "$1" | sed -n 's/!$//p' | tr '\n' ' ')
+    allowed=$(printf '%s' "$1" | tr -d '!' | tr '\n' ' ')
     shift
     while [ $# -gt 0 ]; do
         name=${1%%=*}
@@ -108,6 +139,9 @@ check_options() { # check_options ALLOWED ARGUMENTS ...: a slip is told now, not
         case " $allowed " in
             *" $name "*) ;;
             *) fail 2 "unknown option '$1'; allowed: $allowed" ;;
+        esac
+        case " $flags " in
+            *" $1 "*) shift && continue ;;
         esac
         if [ "$name" = "$1" ]; then
             if [ $# -lt 2 ]; then fail 2 "option $name needs a value"; fi
@@ -132,7 +166,7 @@ cd "$root" || exit 1
 choose_environment() { # choose_environment FOLDER LIST-OF-VERSIONS: what set-up and work use from here on
     venv=$1
     list=$2
-    before=99 wanted="Python 3.11 or later"
+    before=99 wanted="Python 3.11.5 or later"
     if [ "$list" = constraints-verl.txt ]; then before=13 wanted="Python 3.11 or 3.12, which verl needs,"; fi
     python=$venv/bin/python
     stamp=$venv/.dph-setup
@@ -169,7 +203,7 @@ files = b"\0".join(open(name, "rb").read() for name in sys.argv[2:])
 print(hashlib.sha256(files).hexdigest(), "%d.%d" % sys.version_info[:2], sys.argv[1])'
 
 recent() { # is this command a Python of a wanted version that starts?
-    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, int(sys.argv[1])))' $before >/dev/null 2>&1
+    "$1" -c 'import sys; sys.exit(not (3, 11, 5) <= sys.version_info < (3, int(sys.argv[1])))' $before >/dev/null 2>&1
 }
 
 find_python() {

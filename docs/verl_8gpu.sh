@@ -5,7 +5,7 @@
 # MODEL      the base that was pre-sampled, downloaded: its files are compared with the store by hash
 # STORE      folder of train.parquet and validation.parquet (`dph verl`, or `dphlib.integrations.verl.store.write_store`)
 # DATABASES  folder with <db_id>/<db_id>.sqlite, for the reward of SQL; without it none
-# METHOD     dph_js, dph_f, alpha_0.2, alpha_0.5, alpha_0.8, sft_rehearsal
+# METHOD     dph_js, dph_f, alpha_0.2, alpha_0.5, alpha_0.8, sft_rehearsal, dph_rkl
 # ETA        weight of the D_pef loss as in the formula, with two separate means; default 0.2 for dph_js, else 0.05
 #
 # [code] marks what the authors' scripts have. They differ in two ways that a setting undoes: they average all rows

@@ -204,6 +204,7 @@ def partitioned_loss(
     advantages_B_T: Tensor | None = None,
     ref_logprobs_B_T: Tensor | None = None,
     entropy_B_T: Tensor | None = None,
+    old_kl_B_T: Tensor | None = None,
     divergence: Callable[[Tensor], Tensor] | Literal["js_definition"],
     eta: float,
     clip_low: float = 0.2,
@@ -231,6 +232,7 @@ def partitioned_loss(
         ref_logprobs_B_T: log-probs under pi_ref; for NEAR_PERFECT (stored with the answer) and, from an online
             reference, ON_POLICY_DIVERGENCE tokens, and EXPLORE tokens if rkl_coef > 0.
         entropy_B_T: entropy of pi_theta at each token, nats, with gradient; for EXPLORE tokens if entropy_coef > 0.
+        old_kl_B_T: weights of |log pi_theta / pi_old|, which KL-Cov adds to the loss of a few EXPLORE tokens.
         divergence: a generator of `dphlib.divergences`, any function of d, or "js_definition".
         eta: weight of L_pef.
         clip_low, clip_high: PPO-clip below and above (DAPO: clip_high 0.28).
@@ -252,7 +254,9 @@ def partitioned_loss(
     _check_settings(rkl_coef=rkl_coef, rkl_estimator=rkl_estimator, entropy_coef=entropy_coef)
     _check_aggregation(aggregation, max_new_tokens)
     logprobs_B_T = logprobs_B_T.float() if logprobs_B_T.dtype in (torch.bfloat16, torch.float16) else logprobs_B_T
-    tokens = Tokens(logprobs_B_T, loss_id_B_T, old_logprobs_B_T, advantages_B_T, ref_logprobs_B_T, entropy_B_T)
+    tokens = Tokens(
+        logprobs_B_T, loss_id_B_T, old_logprobs_B_T, advantages_B_T, ref_logprobs_B_T, entropy_B_T, old_kl_B_T
+    )
     if denominators is None:
         denominators = count_denominators(loss_id_B_T, aggregation, max_new_tokens)
     divisor = dict(zip(_LOSSES, Denominators(*denominators), strict=True))
@@ -303,6 +307,7 @@ class Tokens:
     advantages_B_T: Tensor | None = None
     ref_logprobs_B_T: Tensor | None = None
     entropy_B_T: Tensor | None = None
+    old_kl_B_T: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.logprobs_B_T.shape)
@@ -330,7 +335,10 @@ class Tokens:
 def _ppo_clip(
     tokens: Tokens, clip_low: float, clip_high: float, dual_clip: float | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """-min(r A, clip(r) A) of the EXPLORE tokens, for A < 0 at most dual_clip |A|; and sums over them for a log."""
+    """-min(r A, clip(r) A) of the EXPLORE tokens, for A < 0 at most dual_clip |A|; and sums over them for a log.
+
+    With `old_kl_B_T` its term too.
+    """
     log_ratio = tokens.log_ratio(EXPLORE, "old_logprobs_B_T")
     advantages = tokens.of(EXPLORE, "advantages_B_T")
     ratio = _ratio(log_ratio)
@@ -343,6 +351,8 @@ def _ppo_clip(
         cut = (advantages < 0) & (loss_B_T > cap)
         loss_B_T = torch.where(cut, cap, loss_B_T)
         sums["dual_clipped"] = cut.detach().sum()
+    if tokens.old_kl_B_T is not None:
+        loss_B_T = loss_B_T + tokens.of(EXPLORE, "old_kl_B_T") * log_ratio.abs()
     # masked positions have ratio 1 and k3 0
     sums["ratio_sum"] = (ratio.detach() - 1).sum() + (tokens.loss_id_B_T == EXPLORE).sum()
     sums["old_kl_sum"] = _k3(log_ratio.detach()).sum()

@@ -14,6 +14,8 @@ Kind = Literal["sql", "math"]
 Outcome = Literal["correct", "wrong", "no_answer", "invalid", "forbidden", "timeout", "too_large", "infra_error"]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
+VALIDATION = "validation"
+"""The suite by which the stopping point and coefficients are chosen; no claim is judged on it."""
 GREEDY_SAMPLE = -1
 """Sample index of the greedy answer; sampled answers count from 0."""
 
@@ -129,28 +131,28 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class EvalRecord:
-    """One evaluated answer: a row of `records.parquet`.
+    """One problem as one policy answered it under one decoding setting: a row of `records.parquet`.
 
     Args:
         method: a name of `settings.methods.METHODS` or `CONTROLS`; `base` is the model before any RL.
         variant: `main`, or the one setting that differs from it, such as `eta=0.1`.
-        seed: training seed; the base model, which no seed changes, has seed -1.
-        step: optimizer iterations done when the answer was drawn; 0 for the base.
+        seed: of the run; of a base model its index, see `base_of`.
+        step: optimizer iterations done when the answers were drawn; 0 for the base.
         suite: evaluated suite.
         subset: part of the suite that has a figure of its own (a question family, a set of sums).
         problem_id: the problem.
-        sample: answer index, `GREEDY_SAMPLE` for greedy decoding.
-        correct: the verdict was `correct`.
-        outcome: the verdict.
-        style: solution style by the answer's prefix, `other` when none fits, "" where the problems have none.
-        answer_hash: first 8 hex digits of the sha256 of the extracted answer, "" when there is none;
-            two samples with the same hash gave the same answer.
-        tokens: emitted tokens.
-        truncated: the token limit ended it.
-        entropy: mean entropy in nats of the next-token distribution over the answer's tokens.
-        logprob: sum of the answer's token log-probabilities under the policy, nats.
-        base_logprob: the same under the base model, NaN where it was not computed.
-        temperature, top_p, max_new_tokens: how it was drawn (temperature 0 is greedy).
+        temperature, top_p, max_new_tokens: how the answers were drawn; temperature 0 is greedy decoding, one answer.
+        drawn: answers.
+        n: answers that were judged, which leaves out `infra_error`.
+        correct: answers whose verdict was `correct`.
+        direct, aliased, nested, stepwise, other: drawn answers of each solution style by their prefix, `other` where
+            none fits; all 0 where the problems have no styles.
+        distinct: different correct answers, by what the verifier extracts.
+        tokens: emitted tokens of all answers.
+        truncated: answers that the token limit ended.
+        entropy: entropy in nats of the next-token distribution, summed over `tokens`; NaN where unknown.
+        compared_tokens: tokens of the answers whose log-probabilities under the base were computed.
+        log_ratio: log-probability under the policy less that under the base, nats, summed over `compared_tokens`.
     """
 
     method: str
@@ -160,16 +162,33 @@ class EvalRecord:
     suite: str
     subset: str
     problem_id: str
-    sample: int
-    correct: bool
-    outcome: str
-    style: str
-    answer_hash: str
-    tokens: int
-    truncated: bool
-    entropy: float
-    logprob: float
-    base_logprob: float
     temperature: float
     top_p: float
     max_new_tokens: int
+    drawn: int
+    n: int
+    correct: int
+    direct: int
+    aliased: int
+    nested: int
+    stepwise: int
+    other: int
+    distinct: int
+    tokens: int
+    truncated: int
+    entropy: float
+    compared_tokens: int
+    log_ratio: float
+
+
+STYLE_COUNTS = ("direct", "aliased", "nested", "stepwise", "other")
+"""The counts of styles in an `EvalRecord`; `other`, the last, is no style."""
+
+
+def base_of(seed: int, bases: int) -> int:
+    """Index of the base model, of so many, from which the run with a seed starts.
+
+    >>> [base_of(seed, 6) for seed in (0, 5, 6)]
+    [0, 5, 0]
+    """
+    return seed % bases

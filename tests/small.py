@@ -14,7 +14,9 @@ from dphlib.settings.profiles import Profile, profile
 from dphlib.settings.stages import BaseConfig, ModelConfig, WorldConfig
 from dphlib.types import Group, Problem, Verdict
 
-WORLD = WorldConfig(problems={"train": 12, "in_domain": 6, "cross_domain": 5, "out_of_domain": 5, "sums_train": 10})
+WORLD = WorldConfig(
+    problems={"train": 12, "validation": 4, "in_domain": 6, "cross_domain": 5, "out_of_domain": 6, "sums_train": 10}
+)
 SHAPE = {
     "hidden_size": 32,
     "intermediate_size": 64,

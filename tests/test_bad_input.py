@@ -6,20 +6,23 @@ the hub's refusals and chat templates in `test_tuning`, vLLM's versions in `test
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from unittest.mock import Mock
 
+import pandas as pd
 import pytest
 from data_files import official
 from small import RewardsFirstToken, policy, tokenizer
 from test_gpu_path import small
-from test_trainer import OUT_OF_MEMORY, run
+from test_trainer import OUT_OF_MEMORY
 
+from dphlib.analysis import tables as analysis_tables
 from dphlib.cli import main as cli
-from dphlib.experiment import plan, policies
+from dphlib.experiment import plan, policies, results
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.cost import measure_cost
 from dphlib.experiment.pipeline import Pipeline
@@ -31,14 +34,7 @@ from dphlib.settings.stages import BackendConfig, DataConfig
 from dphlib.settings.variants import RunConfig
 from dphlib.verify import Verifier
 
-COMMANDS = [
-    ["presample"],
-    ["partition"],
-    ["run"],
-    ["train", "--method", "dph_js"],
-    ["evaluate", "--method", "grpo"],
-    ["ablate", "--study", "eta"],
-]
+COMMANDS = ["presample", "partition", "run", "train --method dph_js", "evaluate --method grpo", "ablate --study eta"]
 
 
 @pytest.fixture
@@ -66,11 +62,11 @@ def said(capsys, arguments, folder) -> str:
     return line
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_too_little_gpu_memory_is_one_line_before_anything_is_made(command, tmp_path, capsys, gpu_of):
     gpu_of(15.0)
-    line = said(capsys, [*command, "--profile", "gpu80"], tmp_path)
-    trains = command[0] in ("train", "evaluate", "ablate")
+    line = said(capsys, [*command.split(), "--profile", "gpu80"], tmp_path)
+    trains = command.startswith(("train", "evaluate", "ablate"))
     action, gib = ("training", 33) if trains else ("pre-sampling", 16)
     assert line.startswith(f"dph: profile gpu80: {action} needs at least {gib} GiB of GPU memory for meta-llama/Llama")
     assert "(lora), and this GPU has 15; take a smaller profile (gpu24), a smaller base by DPH_BASE, or" in line
@@ -139,6 +135,38 @@ def test_a_stage_that_is_there_asks_for_no_memory(tmp_path, base_folder, monkeyp
     with one_line("evaluation needs at least"):
         pipeline.evaluate_one()
     assert pipeline.lacks(partial(Pipeline.presample, suite="cross_domain")) and not pipeline.lacks(Pipeline.partition)
+
+
+def test_runs_that_were_trained_elsewhere_are_collected_where_training_does_not_fit(
+    tmp_path, base_folder, monkeypatch, on_cpu, capsys, repository
+):
+    """Without a cost, and with a sentence in its place, as notebook 07 shows them."""
+    monkeypatch.setenv(problem_sets.FOLDER, str(official(tmp_path / "data")))
+    monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)
+    settings, run_config = small(base_folder), RunConfig("grpo", "main", 0)
+    eight = dict.fromkeys(settings.evaluation.samples, 8)  # for Pass@8
+    settings = replace(settings, evaluation=replace(settings.evaluation, samples=eight, step_samples=8))
+    pipeline = Pipeline(tmp_path / "run", settings)
+    for one in (run_config, 0):  # here, for a job's process would open the profile by its name
+        pipeline.evaluations(one)
+    monkeypatch.setitem(plan.BASES, settings.base.name, settings.base)
+    gib = {action: plan.least_gib(settings, action) for action in ("evaluation", "training")}
+    monkeypatch.setattr(plan, "gpu_total_gib", lambda: sum(gib.values()) / 2)
+    collected = results.collect(pipeline, [run_config], with_cost=True)
+    assert set(collected.records["method"]) == {"base", "grpo"} and collected.cost is None
+    assert "the cost of an iteration is not measured: profile gpu80: training needs" in capsys.readouterr().out
+    assert results.left_out(collected)["fig6_cost"] == "the cost of an iteration was not measured"
+
+    cells = json.loads((repository / "notebooks" / "07_ablations.ipynb").read_text(encoding="utf-8"))["cells"]
+    source = {cell["id"]: "".join(cell["source"]) for cell in cells}
+    nothing = pd.DataFrame(columns=["column", "status", "suite", "ablation", "Pass@8", "measure"], dtype=object)
+    names = ("study", "arm", "against", "difference", "method", "variant", "ours")
+    nothing = nothing.assign(**{name: pd.Series(dtype=str) for name in names})
+    tables = dict.fromkeys(("table5", "effects", "sizes", "controls", "swept"), nothing)
+    space = {"results": collected, "out": tmp_path, "Markdown": str, "pd": pd, "tables": analysis_tables, **tables}
+    for cell in ("fig6", "cost-table", "numbers"):
+        exec(source[cell], space)
+    assert results.NO_COST in capsys.readouterr().out and space["metrics"] == {}
 
 
 @pytest.mark.parametrize(
@@ -219,8 +247,3 @@ def test_a_vllm_that_does_not_fit(base_folder, monkeypatch, on_cpu, words):
     with one_line(r"out of memory in starting vLLM .*backend\.memory_fraction 0\.35 -> .*DPH_SAMPLER=transformers"):
         with policies.sampling(settings, base_folder, None, tokenizer()):
             raise AssertionError("no engine, no sampler")
-
-
-def test_8_bit_moments_without_a_gpu():
-    with one_line("paged 8-bit AdamW needs a GPU; leave paged_8bit out"):
-        run("grpo", iterations=1, options={"paged_8bit": True})

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import errno
+import functools
 import importlib.util
 import os
+import re
+import shlex
 import shutil
 
 import pytest
 from small import policy, tokenizer
 
+import dphlib
 from dphlib.cli import colab
 from dphlib.cli import main as cli
 from dphlib.models.load import load_model, save_model
+from dphlib.settings.methods import CONFIGS
+from dphlib.settings.profiles import PROFILES
+from dphlib.settings.studies import STUDIES
+from dphlib.settings.variants import VARIANTS
 
 
 @pytest.mark.parametrize(
@@ -39,6 +47,86 @@ def test_what_a_user_can_mend_is_one_line(arguments, says, tmp_path, monkeypatch
     err = capsys.readouterr().err
     assert says in err
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["rn"], "run"),
+        (["run", "--profile", "cup"], "cpu"),
+        (["run", "--profile", "Smoke"], "smoke"),
+        (["run", "--profile", "smoke", "--only", "04_trian"], "04_train"),
+        (["run", "--profile", "smoke", "--only", "ablations"], "07_ablations"),
+        (["run", "--profile", "smoke", "--studies", "eta,contrls"], "controls"),
+        (["train", "--method", "dhp_js"], "dph_js"),
+        (["train", "--method", "grpo-dexp"], "grpo_dexp"),
+        (["train", "--method", "dph_js", "--variant", "treshold=7"], "threshold"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_a_misspelt_name_is_told_what_may_have_been_meant(arguments, meant, tmp_path, capsys):
+    artifacts = [] if arguments == ["rn"] else ["--artifacts", str(tmp_path)]
+    assert cli.main([*arguments, *artifacts]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"; did you mean {meant}?")
+
+
+def test_a_misspelt_choice_of_the_environment_is_told_too(monkeypatch, capsys):
+    for variable, value, meant in (("DPH_TUNING", "qlra", "qlora"), ("DPH_METHODS", "grpo,dph_s", "dph_js")):
+        monkeypatch.setenv(variable, value)
+        assert cli.main(["plan", "--profile", "gpu24"]) == 1
+        assert capsys.readouterr().err.endswith(f"; did you mean {meant}?\n")
+        monkeypatch.delenv(variable)
+
+
+def test_the_version_is_printed(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dph {dphlib.__version__}\n"
+
+
+def help_of(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as left:
+        cli.main([*arguments, "--help"])
+    assert not left.value.code
+    return re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+
+
+def test_help_lists_what_is_allowed(capsys):
+    allowed = {
+        "train": [*CONFIGS, *(f"{name}=..." for name in VARIANTS), *PROFILES],
+        "run": [*PROFILES, *STUDIES, "hard", "00_kick_the_tires", "08_claims_and_report"],
+        "partition": ["train", "in_domain", "sums_train"],
+        "plan": ["t4", "h200"],
+    }
+    for command, names in allowed.items():
+        words = help_of(capsys, command)
+        assert not [name for name in names if name not in words]
+
+
+def test_help_has_examples_which_are_commands(capsys, monkeypatch):
+    """Each is read by the command that it is an example of."""
+    assert set(cli.EXAMPLES) == set(cli.COMMANDS)
+    read: list[str] = []
+
+    def stands_in(command):
+        @functools.wraps(command)
+        def only_reads(*_, **__) -> int:
+            read.append(command.__name__)
+            return 0
+
+        return only_reads
+
+    shown = {name: help_of(capsys, name) for name in cli.COMMANDS}
+    assert "examples: dph run --profile smoke dph plan --profile cpu" in help_of(capsys)
+    monkeypatch.setattr("dphlib.data.report.check_folder", lambda *_: read.append("data") or 0)
+    monkeypatch.setattr("dphlib.data.report.print_sets", lambda *_: read.append("data") or 0)
+    others = {name: stands_in(command) for name, command in cli.COMMANDS.items() if name != "data"}
+    monkeypatch.setattr(cli, "COMMANDS", {"data": cli.COMMANDS["data"], **others})
+    for name, examples in cli.EXAMPLES.items():
+        for example in examples:
+            assert example in shown[name]
+            program, *words = shlex.split(example)
+            assert program == "dph" and cli.main(words) == 0 and read.pop() == name
 
 
 @pytest.mark.parametrize("error", [KeyError("ours"), ValueError("ours"), FileNotFoundError("ours")])

@@ -178,7 +178,7 @@ def test_second_derivative_is_as_stated(name, params):
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_a_method_has_the_curvature_of_its_divergence(name):
-    method = MethodConfig("exploration", divergence=name, alpha=0.5 if name == "alpha" else None)
+    method = MethodConfig("exploration", "near_perfect", name, alpha=0.5 if name == "alpha" else None)
     if name == "total_variation":
         with pytest.raises(ValueError, match="total_variation has a kink"):
             _ = method.curvature

@@ -17,7 +17,7 @@ from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
 from dphlib.settings.stages import BackendConfig, TuningConfig
-from dphlib.types import Answer, Verdict
+from dphlib.types import STYLE_COUNTS, Answer, Group, Verdict
 from dphlib.verify import Verifier
 
 pytestmark = pytest.mark.slow
@@ -76,7 +76,7 @@ def test_what_is_lost_twice_is_named_with_the_way_out(drawn):
 
 def evaluated(verifier, sampler=None, model=None, **options):
     problems = {"out_of_domain": sum_problems(5)}
-    who = evaluate.Identity("base", "main", -1, 0)
+    who = evaluate.Identity("base", "main", 0, 0)
     return evaluate.evaluate(
         model or policy(),
         tokenizer(),
@@ -115,14 +115,48 @@ def test_log_probs_that_are_compared_are_of_one_program(kind):
     base = policy().requires_grad_(False) if kind == "full" else None
     options = {"model": model, "base": base, "base_samples": 1}
     records = evaluated(RewardsFirstToken(), DrawsElsewhere(model, tokenizer()), **options)
-    compared = records[records["base_logprob"].notna()]
-    assert len(compared) == 5 and (compared["logprob"] == compared["base_logprob"]).all()
+    sampled, greedy = (rows for _, rows in records.groupby(records["temperature"] == 0))
+    assert len(sampled) == 5 and (sampled["compared_tokens"] > 0).all() and (sampled["log_ratio"] == 0).all()
+    assert len(greedy) == 5 and not greedy[["compared_tokens", "log_ratio"]].any(axis=None)
     own = evaluated(RewardsFirstToken(), TransformersSampler(model, tokenizer()), **options)
-    other = records[records["base_logprob"].isna()]
-    off = own.loc[other.index, "logprob"] - other["logprob"]
-    assert len(other) == 10 and off.to_list() == pytest.approx((0.3 * other["tokens"]).to_list(), abs=1e-3)
-    ours = own.loc[compared.index]
-    assert ours["logprob"].to_list() == pytest.approx(compared["logprob"].to_list(), abs=1e-3)
+    assert own["log_ratio"].to_list() == pytest.approx(records["log_ratio"].to_list(), abs=1e-3)
+
+
+ANSWERS = (r"Directly : \boxed{1}", r"Directly : \boxed{1}", r"Inside : \boxed{01}", r"Inside : \boxed{2}", "One")
+
+
+class Scripted:
+    """Answers every problem alike: `ANSWERS`, each a token longer than the one before."""
+
+    def record(self):
+        return {"sampler": "scripted", "adapter_sha256": None}
+
+    def sample(self, problems, config, seed):
+        texts = ANSWERS if config.temperature else ANSWERS[:1]
+        return [[self._answer(problem.id, *given) for given in enumerate(texts)] for problem in problems]
+
+    def _answer(self, problem_id, i, text):
+        ids, logprobs = (7,) * (i + 1), (-0.5,) * (i + 1)
+        return Answer(problem_id, i, ids, logprobs, text, truncated=i == 3, entropy=0.25 * i, prompt_ids=(3, 4))
+
+
+class RewardsOne:
+    def groups(self, problems, answers):
+        verdicts = [tuple(Verdict("correct" if "1}" in a.text else "wrong") for a in group) for group in answers]
+        return [Group(*one) for one in zip(problems, map(tuple, answers), verdicts, strict=True)]
+
+
+def test_the_answers_to_a_problem_are_counted():
+    model = prepare(policy(), TuningConfig("lora", rank=2, alpha=4))
+    records = evaluated(RewardsOne(), Scripted(), model, base_samples=2)
+    counts = ["drawn", "n", "correct", *STYLE_COUNTS, "distinct", "tokens", "truncated", "entropy", "compared_tokens"]
+    for row in records[records["temperature"] == 1][counts].to_numpy().tolist():
+        assert row == [5, 5, 3, 2, 0, 2, 0, 1, 2, 15, 1, 10.0, 3]
+    for row in records[records["temperature"] == 0][counts].to_numpy().tolist():
+        assert row == [1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0.0, 0]
+    assert len(records) == 10 and records["drawn"].dtype == "int32"
+    unknown = evaluated(RewardsOne(), Scripted(), styles=False)
+    assert not unknown[list(STYLE_COUNTS)].any(axis=None)
 
 
 # --- Kept parts ---------------------------------------------------------------------------------------

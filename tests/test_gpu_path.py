@@ -281,14 +281,15 @@ def test_stored_answers_are_scored_once_and_only_for_a_divergence(tmp_path, base
     monkeypatch.setattr(policies, "rescored", lambda *a: counted.append(len(a[3])) or rescored(*a))
     pipeline = Pipeline(tmp_path / "run", replace(settings, presample=replace(settings.presample, threshold=1)))
     pipeline.train_one(RunConfig("grpo", "main", 0))
-    assert not counted and len(pipeline.parts().references) == 2
+    stored = len(pipeline.parts().references)
+    assert not counted and stored > 0
     for name in ("dph_f", "dph_js"):
         pipeline.train_one(RunConfig(name, "main", 0))
     again = pipeline.references("train", pipeline.partition(), settings.method_config(RunConfig("dph_f", "main", 0)))
-    assert counted == [2] and [r.token_ids for r in again] == [r.token_ids for r in pipeline.parts().references]
+    assert counted == [stored] and [r.token_ids for r in again] == [r.token_ids for r in pipeline.parts().references]
     quantised = replace(pipeline.settings, tuning=replace(settings.tuning, kind="qlora"))
     Pipeline(tmp_path / "run", quantised).train_one(RunConfig("dph_f", "main", 0))
-    assert counted == [2, 2], "4-bit weights are another base"
+    assert counted == [stored, stored], "4-bit weights are another base"
 
 
 def test_the_lesson_on_all_weights_of_a_large_base_trains_an_adapter(base_folder, monkeypatch, repository):
@@ -307,6 +308,6 @@ def test_the_lesson_on_all_weights_of_a_large_base_trains_an_adapter(base_folder
     prompt = words("question : 1 answer :")["input_ids"]
     batch = [Row((prompt, (5, 6)), NEAR_PERFECT, 0.0, (), (-1.0, -2.0), [1.0, 1.0])]
     space = {"settings": settings, "policies": policies, "policy": policy, "tokenizer": words, "batch": batch}
-    space |= {"pipeline": SimpleNamespace(base_folder=lambda: base_folder), "lesson_steps": 1}
+    space |= {"pipeline": SimpleNamespace(base_folder=lambda index: base_folder), "lesson_steps": 1, "seed": 0}
     exec(source, space | {"lesson": settings.method_config(RunConfig("dph_f", "main", 0))})
     assert len(trained) == 2 and 0 < max(trained) < whole / 5

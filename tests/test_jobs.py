@@ -11,20 +11,22 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from waiting import alive, gone, until
 
-from dphlib.runtime import jobs
-from dphlib.runtime.jobs import Job, JobError, Progress, duration, report, run_jobs
+from dphlib.runtime import jobs, progress
+from dphlib.runtime.jobs import Job, JobError, run_jobs
+from dphlib.runtime.progress import duration, report, tell
 
 REPOSITORY = Path(__file__).parents[1]
+NOTES = {"grpo-main-seed0": "grpo seed 0: reward 0.41", "base 0": ""}
 BODIES = """
 import atexit, json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 from dphlib.runtime.files import write_text
-from dphlib.runtime.jobs import Progress, report
+from dphlib.runtime.progress import Progress, report, tell
 
 def square(x): return {"x": x, "square": x * x, "pair": (x, None)}
 def draw(): return random.random()
@@ -50,6 +52,15 @@ def pids(folder, name):
 def orphan(folder):
     write_text(Path(folder) / "orphan", str(subprocess.Popen(["sleep", "infinity"]).pid))
 def clean_up(path): atexit.register(Path(path).write_text, "cleaned")
+def say_and_see(path, note):
+    if note:
+        tell(note)
+    report(1, 4)
+    seen = Path(path).with_name("seen")
+    while not seen.exists():
+        if json.loads(Path(path).read_text())["note"] == "grpo seed 0: reward 0.41 · base 0":
+            seen.touch()
+        time.sleep(0.05)
 def half(path):
     report(1, 2)
     while (seen := json.loads(Path(path).read_text())["done"]) < 0.5:
@@ -220,71 +231,29 @@ def test_success_cleans_up_in_the_worker_and_ends_what_a_job_started(bodies, tmp
 # --- Progress -------------------------------------------------------------------------------
 
 
-class Clock:
-    """A clock that only moves when told."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(jobs, "time", clock)
-    monkeypatch.delenv(jobs.PROGRESS_FILE, raising=False)
-    return clock
+def progress_file(monkeypatch, tmp_path) -> Path:
+    """The file of progress, which holds every moment."""
+    monkeypatch.setenv(progress.PROGRESS_FILE, str(tmp_path / "progress.json"))
+    monkeypatch.setattr(progress, "_MESSAGE_EVERY_S", 0.0)
+    return tmp_path / "progress.json"
 
 
-def test_progress_prints_a_line_every_ten_seconds(clock, capsys):
-    with Progress("train", 43, "runs") as progress:
-        for done in range(1, 13):
-            clock.now += 1
-            progress.update(done)
-        clock.now += 178
-        progress.update(12)
-        progress.update(13)
-        clock.now += 410
-    assert capsys.readouterr().err.splitlines() == [
-        "train: 10 of 43 runs · 10 s · about 33 s left",
-        "train: 12 of 43 runs · 3 min 10 s · about 8 min left",
-        "train: 43 of 43 runs · 10 min 0 s",
-    ]
-
-
-def test_progress_says_nothing_about_what_is_soon_done(clock, capsys):
-    with Progress("verify", 3, "answers") as progress:
-        for done in (1, 2, 3):
-            clock.now += 3
-            progress.update(done)
-    assert capsys.readouterr().err == ""
-
-
-def test_progress_file_is_for_the_driver_and_silences_the_lines(clock, capsys, monkeypatch, tmp_path):
-    path = tmp_path / "progress.json"
-    monkeypatch.setenv(jobs.PROGRESS_FILE, str(path))
-    with Progress("evaluate", 10, "suites") as progress:
-        assert json.loads(path.read_text())["left_s"] is None
-        clock.now += 20
-        progress.update(4)
-        wanted = {"label": "evaluate", "unit": "suites", "done": 4, "total": 10, "elapsed_s": 20.0, "left_s": 30.0}
-        assert json.loads(path.read_text()) == {**wanted, "time": clock.now}
-        clock.now += 0.4
-        progress.update(5)
-        assert json.loads(path.read_text())["done"] == 4, "at most twice a second"
-    assert json.loads(path.read_text())["done"] == 10
-    assert capsys.readouterr().err == "" and os.listdir(tmp_path) == ["progress.json"]
-
-
-def test_a_jobs_own_progress_counts_as_a_fraction(bodies, monkeypatch, tmp_path):
-    path = tmp_path / "progress.json"
-    monkeypatch.setenv(jobs.PROGRESS_FILE, str(path))
-    monkeypatch.setattr(jobs, "_FILE_EVERY_S", 0.0)
-    assert run_jobs([Job("half", bodies.half, {"path": str(path)})], workers=1, label="train") == [0.5]
-    last = json.loads(path.read_text())
+def test_a_jobs_own_progress_counts_as_a_fraction(bodies, progress_file):
+    assert run_jobs([Job("half", bodies.half, {"path": str(progress_file)})], workers=1, label="train") == [0.5]
+    last = json.loads(progress_file.read_text())
     assert (last["label"], last["done"], last["total"]) == ("train", 1, 1)
     report(1, 2)  # outside a worker it does nothing
+    tell("grpo")
+
+
+def test_progress_names_what_each_job_is_at(bodies, progress_file):
+    """A job's name until it says more, such as its method and reward."""
+    both = [Job(name, bodies.say_and_see, {"path": str(progress_file), "note": note}) for name, note in NOTES.items()]
+    run_jobs(both, workers=2, label="train")
+
+
+def test_of_many_workers_two_are_named():
+    busy = [SimpleNamespace(note=f"grpo seed {seed}: reward 0.4") for seed in range(5)]
+    assert jobs._notes(busy[:2]) == "grpo seed 0: reward 0.4 · grpo seed 1: reward 0.4"
+    assert jobs._notes(busy).endswith("grpo seed 1: reward 0.4 · and 3 more")

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -14,6 +15,7 @@ from waiting import gone, until
 
 from dphlib.report import notebooks
 from dphlib.report.notebooks import NotebookError, check_executed, run_notebooks
+from dphlib.runtime.progress import File, Moment, duration
 from tools.reference import normalise
 
 pytestmark = pytest.mark.slow
@@ -60,6 +62,21 @@ def test_notebooks_run_in_order_with_the_parameters_that_they_declare(executed):
     assert "first 7 cpu" in outputs(runs[0].path) and "second 7" in outputs(runs[1].path)
     assert sorted(path.name for path in (root / "out/notebooks").iterdir()) == ["00_first.ipynb", "01_second.ipynb"]
     assert [check_executed(run.path) for run in runs] == [run.cells for run in runs] == [3, 4]
+
+
+def test_a_copys_links_lead_where_the_sources_did_and_no_link_names_this_machine(tmp_path):
+    link = "[docs](../docs/a.md), ../docs"
+    write(tmp_path / "in", "00_first.ipynb", "1", parameters=None)
+    copy, place = tmp_path / "in/00_first.ipynb", tmp_path / "artifacts/cpu/notebooks"
+    notebook = nbformat.read(copy, as_version=4)
+    notebook.cells[0].source = link
+    nbformat.write(notebook, copy)
+    notebooks._move_links(copy, tmp_path / "in", tmp_path.parent / "elsewhere/notebooks")
+    assert nbformat.read(copy, as_version=4).cells[0].source == link
+    notebooks._move_links(copy, tmp_path / "in", place)
+    moved = nbformat.read(copy, as_version=4).cells[0].source
+    assert moved == "[docs](../../../docs/a.md), ../docs"
+    assert (place / "../../../docs").resolve() == (tmp_path / "docs").resolve()
 
 
 def test_kernel_is_this_interpreter_and_starts_in_the_notebooks_folder(executed):
@@ -209,12 +226,19 @@ def test_check_executed_refuses_a_copy_that_is_not_whole(executed, tmp_path, dam
         check_executed(tmp_path / "copy.ipynb")
 
 
-def test_the_status_line_gives_what_the_loop_said_until_it_ended(tmp_path):
-    row = {"label": "train", "unit": "iterations", "done": 12, "total": 60, "elapsed_s": 3.0, "left_s": 12.0}
-    progress = tmp_path / "progress.json"
-    status = notebooks._Status(progress, {"cell": 2})
-    assert status.line().startswith("cell 2 · ") and "train" not in status.line()
-    progress.write_text(json.dumps(row))
-    assert status.line().endswith(" · train: 12 of 60 iterations · about 12 s left")
-    progress.write_text(json.dumps({**row, "done": 60}))
-    assert "train" not in status.line()
+def test_the_status_gives_what_the_loop_said_until_it_ended(tmp_path):
+    loop = Moment("train", 12, 60, "iterations", 3.0, "grpo seed 0: reward 0.41")
+    status = notebooks._Status("04_train", tmp_path / "progress.json", {"cell": 2})
+    assert str(status.moment()) == "04_train, cell 2: 0 s"
+    File(tmp_path / "progress.json").show(loop)
+    wanted = "12 of 60 iterations · 3 s · about 12 s left · grpo seed 0: reward 0.41"
+    assert str(status.moment()) == f"04_train, cell 2, train: {wanted}"
+    File(tmp_path / "progress.json").show(replace(loop, done=60))
+    assert "train:" not in str(status.moment())
+
+
+def test_a_log_has_no_line_of_a_notebook_that_is_soon_done(tmp_path, capfd):
+    write(tmp_path / "in", "00_a.ipynb", "print(1)")
+    (run,) = run_notebooks(tmp_path / "in", tmp_path / "out", {})
+    out, err = capfd.readouterr()
+    assert out.splitlines() == ["[1/1] 00_a ...", f"[1/1] 00_a done in {duration(run.wall_s)}"] and not err

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
@@ -17,7 +18,7 @@ from dphlib.experiment import plan, policies
 from dphlib.experiment import problems as problem_sets
 from dphlib.models import load
 from dphlib.models.tuning import prepare
-from dphlib.runtime.files import RunError
+from dphlib.runtime.files import RunError, write_manifest
 from dphlib.settings.environment import chosen_by_environment, profile_from_environment
 from dphlib.settings.gpu import BASES, GPU_PROFILES, OMNISQL_32B, SMOKE
 from dphlib.settings.profiles import PROFILES, profile
@@ -76,7 +77,7 @@ def test_the_paper_profile_weighs_js_as_strongly_as_forward_kl():
     assert main.eta * main.curvature == forward.eta * forward.curvature
     assert settings.method_config(RunConfig("dph_js", "eta=0.01", 0)).eta == 0.01
     with pytest.raises(ValueError, match="is its main run"):
-        settings.method_config(RunConfig("dph_js", "strength=equal", 0))
+        settings.method_config(RunConfig("dph_js", "eta=0.2", 0))
 
 
 def test_estimates_follow_the_settings():
@@ -94,7 +95,8 @@ def test_estimates_follow_the_settings():
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_the_command_gives_the_needs_or_says_that_they_are_not_known(name, capsys):
+def test_the_command_gives_the_needs_or_says_that_they_are_not_known(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "ARTIFACTS", tmp_path)
     status = cli.main(["plan", "--profile", name])
     said = capsys.readouterr()
     if name in ("smoke", "lm", "lm-smoke"):
@@ -116,6 +118,46 @@ def test_hours_count_the_prompt_of_a_group_once():
         return plan.plan(replace(settings, train=train, data=data)).run_hours
 
     assert hours(16, 8000) - hours(16, 4000) == pytest.approx(hours(4, 8000) - hours(4, 4000)) != 0
+
+
+def record(folder: Path, profile_name: str, **more: object) -> None:
+    """A run that has been recorded, by its manifest."""
+    seconds = {"set-up": 120.0, "00_kick_the_tires": 30.0, "04_train": 330.0}
+    facts = {"profile": profile_name, "asked": {}, "seconds": seconds, "peak_gib": 1.0, "peak_gib_largest_child": 2.0}
+    write_manifest(folder, {**facts, "machine": {"cores": 2, "cpu": "AMD EPYC"}, "files": {}, **more})
+
+
+def test_minutes_are_the_profiles_own_by_part_and_their_sum_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "REFERENCE", tmp_path / "reference")
+    monkeypatch.setattr(cli, "ARTIFACTS", tmp_path)
+    for folder in ("reference", "smoke"):
+        (tmp_path / folder).mkdir()
+    record(tmp_path / "reference", "cpu")
+    assert cli.main(["plan"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert "profile cpu, measured on 2 cores of AMD EPYC: 8 min" in first
+    assert [" ".join(line.split()) for line in lines] == [
+        "minutes by part, of ./run_all.sh cpu:",
+        "set-up 2.0",
+        "00_kick_the_tires 0.5",
+        "04_train 5.5",
+    ]
+    assert cli.main(["plan", "--profile", "smoke"]) == 1, "the reference's are not those of another profile"
+    record(tmp_path / "smoke", "smoke")
+    assert cli.main(["plan", "--profile", "smoke"]) == 0
+    assert "of ./run_all.sh smoke:" in capsys.readouterr().out
+
+
+def test_minutes_of_a_larger_run_say_how_much_larger(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "REFERENCE", tmp_path)
+    record(tmp_path, "cpu", asked={"seeds": "5", "studies": "eta"})
+    logs = [{"method": "grpo", "variant": "main", "seed": row % 3, "iteration": row} for row in range(6)]
+    pd.DataFrame(logs).to_parquet(tmp_path / "train_log.parquet")
+    assert cli.main(["plan"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "minutes by part, of ./run_all.sh cpu --seeds 5 --studies eta:" in said
+    plain = len({*profile("cpu").main_runs(), *profile("cpu").ablation_runs()})
+    assert said[-1] == f"it trained 3 runs; ./run_all.sh cpu trains {plain}"
 
 
 def test_gpu24_fits_colabs_free_gpu_by_calculation_and_what_draws_more_at_a_time_does_not(monkeypatch, capsys):

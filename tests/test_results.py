@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from pandas.testing import assert_frame_equal
 from synthetic import make_cost, make_presample, make_records, make_study_records, make_train_logs
 
+from dphlib.analysis.waypoints import waypoint_table
 from dphlib.experiment.results import (
     FIGURES,
     TABLES,
@@ -21,6 +22,7 @@ from dphlib.experiment.results import (
     decide_claims,
     draw,
     figure,
+    left_out,
     table,
 )
 from dphlib.runtime.files import RunError
@@ -29,7 +31,7 @@ from dphlib.settings.profiles import profile
 pytestmark = pytest.mark.slow
 
 METHODS = ("base", "grpo", "dph_js")
-SORTED_BY = ["method", "variant", "seed", "step", "suite", "problem_id", "answer_hash", "sample"]
+SORTED_BY = ["method", "variant", "seed", "step", "suite", "temperature", "problem_id"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,18 @@ def results() -> Results:
     records = make_records(METHODS, seeds).sample(frac=1, random_state=1, ignore_index=True)
     cost = make_cost().assign(step_s=lambda frame: frame["step_s"] / 3)
     columns = ["suite", "problem_id", "family", "correct"]
-    return Results(profile("cpu"), records, make_train_logs(METHODS, seeds), presample[columns], cost)
+    main = records[(records["variant"] == "main") & (records["suite"] == "in_domain")]
+    logs, on_the_way = make_train_logs(METHODS, seeds), waypoint_table(main)
+    asked = {
+        "suite": "in_domain",
+        "problem_id": "p",
+        "prompt": "how many",
+        "gold": "SELECT 1",
+        "method": "grpo",
+        "seed": 0,
+    }
+    answers = pd.DataFrame([{**asked, "style": "direct", "times": 16, "verdict": "wrong", "answer": "Directly : 2"}])
+    return Results(profile("cpu"), records, logs, presample[columns], cost, waypoints=on_the_way, answers=answers)
 
 
 def written(results: Results, root: Path) -> Results:
@@ -65,7 +78,10 @@ def test_what_is_written_is_read_again(results, tmp_path):
     assert_frame_equal(sorted_logs(logs), sorted_logs(results.train_logs), check_exact=True)
     assert_frame_equal(again.presample, results.presample, check_exact=True)
     assert_frame_equal(again.cost, results.cost, check_exact=True)
-    assert len(again.sql_presample) == 40
+    steps = ["method", "variant", "seed", "step"]
+    on_the_way = again.waypoints.astype(results.waypoints.dtypes)
+    assert_frame_equal(on_the_way, results.waypoints.sort_values(steps, ignore_index=True), check_exact=True)
+    assert_frame_equal(again.answers.astype(results.answers.dtypes), results.answers)
 
 
 def test_written_again_gives_the_same_bytes(results, tmp_path):
@@ -77,8 +93,8 @@ def test_written_again_gives_the_same_bytes(results, tmp_path):
 def test_a_smaller_run_leaves_nothing_of_the_larger_one(results, tmp_path):
     results.write(tmp_path)
     logs = results.train_logs[results.train_logs["method"] == "grpo"]
-    again = written(replace(results, train_logs=logs, cost=None), tmp_path)
-    assert again.cost is None and set(again.train_logs["method"]) == {"grpo"}
+    again = written(replace(results, train_logs=logs, cost=None, answers=None), tmp_path)
+    assert again.cost is None and again.answers is None and set(again.train_logs["method"]) == {"grpo"}
 
 
 def test_a_variant_with_a_hyphen_and_a_number_that_was_not_measured_survive(results, tmp_path):
@@ -105,7 +121,12 @@ def test_the_same_results_give_the_same_bytes(results, tmp_path):
     assert draw(again, tmp_path / "second", names) == first
     made = files(tmp_path / "first")
     assert made == files(tmp_path / "second")
-    assert {name.partition(".")[0].rpartition("/")[2] for name in made} == {*names, "claims", "fig10_claims"}
+    assert {name.partition(".")[0].rpartition("/")[2] for name in made} == {
+        *names,
+        "claims",
+        "claims_stopped",
+        "fig10_claims",
+    }
     assert [row["id"] for row in json.loads(made["claims.json"])] == [one.id for one in first]
 
 
@@ -120,12 +141,13 @@ def blank(results, monkeypatch):
 
 def test_usual_records_make_the_usual_files_and_a_study_adds_its_own(results, blank, tmp_path, capsys):
     draw(results, tmp_path / "usual")
-    usual = {name for name, product in (FIGURES | TABLES).items() if product.usual}
+    usual = {name for name, product in (FIGURES | TABLES).items() if product.usual and not product.contents}
     expected = {f"figures/{n}.{end}" for n in usual & set(FIGURES) | {"fig10_claims"} for end in ("png", "svg")}
-    expected |= {f"tables/{name}.csv" for name in usual & set(TABLES)} | {"claims.json"}
+    expected |= {f"tables/{name}.csv" for name in usual & set(TABLES)} | {"claims.json", "claims_stopped.json"}
     assert set(files(tmp_path / "usual")) == expected
-    absent = "not run, so not drawn: fig11_controls, fig12_eta, fig13_ablations, fig14_hard, table_controls, "
-    assert f"{absent}table_ablations, table_hard" in capsys.readouterr().out
+    absent = "fig11_controls fig12_eta fig13_ablations fig14_hard fig17_arms fig18_temperature fig19_complementarity "
+    absent += "fig20_contents table_controls table_ablations table_arms table_hard table_temperature table_contents"
+    assert list(left_out(results)) == absent.split() and capsys.readouterr() == ("", "")
     settings = replace(results.settings, seeds=(0,), ablation_seeds=(0,))
     studied = replace(results, settings=settings, records=make_study_records(settings, ["controls"]))
     draw(studied, tmp_path / "studied")
@@ -161,3 +183,6 @@ def test_a_notebook_is_closed_with_its_numbers_and_they_stand_beside_the_referen
     assert "2 numbers" in capsys.readouterr().out
     frame = beside_reference("06_retention_and_ood", tmp_path / "smoke", {"loss": 0.25, "new": 1}, tmp_path / "metrics")
     assert frame.to_numpy().tolist() == [["loss", "0.25", "0.5124"], ["new", "1", "not recorded"]]
+    numbers = {"loss": 0.5124, "problems": 64, "new": 1}
+    frame = beside_reference("06_retention_and_ood", tmp_path / "cpu", numbers, tmp_path / "metrics")
+    assert frame["agrees"].tolist() == ["yes", "no, by 50 %", "-"]

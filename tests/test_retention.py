@@ -8,7 +8,7 @@ from synthetic import make_records
 from synthetic import make_rows as rows
 
 from dphlib import stats
-from dphlib.analysis import retention
+from dphlib.analysis import retention, tables
 from dphlib.analysis.labels import NAMES
 from dphlib.settings.methods import METHODS
 
@@ -18,7 +18,7 @@ def records() -> pd.DataFrame:
     return make_records(("base", "grpo", "dph_js"), (0, 1), ablations=False)
 
 
-BASE = rows("base", -1, [[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+BASE = rows("base", 0, [[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 TUNED = rows("grpo", 0, [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
 
 
@@ -42,9 +42,9 @@ def test_losses_are_shares_of_the_bases():
 
 
 def test_a_base_that_solves_nothing_has_no_share_to_lose():
-    nothing = rows("base", -1, [[0] * 4] * 4)
+    nothing = rows("base", 0, [[0] * 4] * 4)
     got = retention.losses(pd.concat([nothing, TUNED]), k=4)
-    assert got["in domain"].isna().all() and retention.readable(got)["in domain (%)"].tolist() == ["-"]
+    assert got["in domain"].isna().all() and tables.readable(got)["in domain (%)"].tolist() == ["-"]
     split = retention.capability_split(pd.concat([nothing, TUNED]), k=4)
     assert split["keep"].isna().all() and split["explore"].tolist() == [50.0]
 
@@ -56,9 +56,8 @@ def test_support_adds_up_to_the_problems(records):
         *(("in domain", k) for k in (1, 8, 16)),
         *((suite, k) for suite in ("cross domain", "out of domain") for k in (1, 8)),
     }
-    assert set(retention.support(records, ks=(2, 99))["k"]) == {2}
-    with pytest.raises(ValueError, match=r"support at k = \[99\] needs 2k answers per problem, in_domain has 32"):
-        retention.support(records, ks=(99,))
+    with pytest.raises(ValueError, match="support needs two answers per problem, in_domain has one"):
+        retention.support(pd.concat([rows("base", 0, [[1]]), rows("grpo", 0, [[1]])]))
     parts = got[["preserved", "lost", "gained", "neither"]]
     assert parts.sum(axis=1).tolist() == pytest.approx(got["problems"].tolist()) and parts.to_numpy().min() > -1e-9
     again = got[got["method"] == "base, drawn again"]
@@ -76,8 +75,8 @@ def test_behaviour_is_the_mean_over_seeds(records):
 
 
 def test_every_measure_is_that_of_its_own_function(records):
-    got = retention.measures(records, 4, ("base", "grpo")).set_index(["suite", "method"])
-    assert len(got) == 6 and list(got)[:3] == ["keep", "explore", "AUC@16 (%)"]
+    got = retention.measures(records, 4).set_index(["suite", "method"])
+    assert len(got) == 9 and list(got)[:3] == ["keep", "explore", "AUC@16 (%)"]
     rows = stats.final(records[records["suite"] == "out_of_domain"])
     split = retention.capability_split(records, 4, ("grpo",), "out_of_domain").set_index("method")
     one = got.loc[("out of domain", "GRPO")]
@@ -85,7 +84,7 @@ def test_every_measure_is_that_of_its_own_function(records):
     assert got.loc[("out of domain", "base"), "keep"] == split.loc["base, drawn again", "keep"]
     of_grpo = rows[rows["method"] == "grpo"]
     assert one["AUC@16 (%)"] == pytest.approx(100 * stats.auc_at_k(of_grpo, 16)["auc_at_k"].mean())
-    distinct = stats.distinct_correct(of_grpo, 16)["distinct_correct"].mean()
+    distinct = stats.distinct_correct(of_grpo)["distinct_correct"].mean()
     assert one["distinct_correct"] == pytest.approx(distinct) and one["seeds"] == 2
 
 
@@ -94,10 +93,32 @@ def test_the_problem_that_changed_most_is_found():
     assert retention.changed_problem(both, "grpo", "lost", k=4) == "p1"
     assert retention.changed_problem(both, "grpo", "gained", k=4) == "p2"
     assert retention.changed_problem(both, "grpo", "lost", k=4, rank=1) == "p0"  # no change, first by its id
+    better = rows("dph_js", 0, [[1] * 4, [1, 0, 0, 0], [0] * 4, [1] * 4])
+    three = pd.concat([both, better])
+    assert retention.changed_problem(three, "grpo", "lost", k=4, than="dph_js") == "p1"
+    assert retention.changed_problem(three, "grpo", "lost", k=4, rank=1, than="dph_js") == "p3"
     with pytest.raises(ValueError, match="direction 'up': one of lost, gained"):
         retention.changed_problem(both, "grpo", "up")
-    with pytest.raises(ValueError, match="rank 4: the suite in_domain has 4 problems"):
+    with pytest.raises(ValueError, match="rank 4: in_domain has 4 problems"):
         retention.changed_problem(both, "grpo", "lost", k=4, rank=4)
+
+
+def test_a_seeds_rows_are_those_of_its_runs_and_of_their_base():
+    frames = [rows("base", base) for base in (0, 1)] + [rows("grpo", seed) for seed in (0, 1, 7)]
+    got = retention.of_seed(pd.concat(frames), 7, 1)
+    assert sorted(zip(got["method"], got["seed"], strict=True)) == [("base", 1), ("grpo", 7)]
+
+
+def test_models_answers_stand_side_by_side():
+    made = [("base", 3, "correct", "a"), ("base", 1, "wrong", "b"), ("GRPO", 4, "wrong", "c")]
+    answers = pd.DataFrame(made, columns=["model", "times", "verdict", "answer"])
+    got = retention.side_by_side(answers)
+    correct, wrong = tables.verdict("correct"), tables.verdict("wrong")
+    assert got.to_dict("list") == {
+        "base": [f"3 x {correct}: <code>a</code>", f"1 x {wrong}: <code>b</code>"],
+        "GRPO": [f"4 x {wrong}: <code>c</code>", ""],
+    }
+    assert len(retention.side_by_side(answers, 1)) == 1
 
 
 @pytest.mark.parametrize("function", [retention.capability_split, retention.losses, retention.support])

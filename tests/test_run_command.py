@@ -5,6 +5,8 @@ The notebooks here are stand-ins that write one table each; so is the report, a 
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -145,6 +147,49 @@ def test_damage_that_was_found_is_mended_though_the_run_is_interrupted(run, firs
     assert run() == [name for name in NAMES if name not in done]
 
 
+# ---------------------------------------------------------------------------------------------- last words
+
+
+def test_a_smoke_run_ends_in_six_lines_without_claims(run, capsys):
+    (run.root / "smoke/figures").mkdir()
+    (run.root / "smoke/figures/fig1.svg").write_text("")
+    run.code = "edited"
+    run()
+    *_, before, works, nothing, time, report, results, after = capsys.readouterr().out.splitlines()
+    assert not before and works == "everything works: 3 of 3 notebooks, 1 figures, 3 tables, a report"
+    assert "nothing about the method" in nothing and re.fullmatch(r"time: \d+ s, 3 notebooks executed; .*", time)
+    assert report == f"report: {run.index}, explorer.html beside it" and results == f"results: {run.out}"
+    assert after == "next: ./run_all.sh cpu; dph plan --profile cpu says what it takes"
+
+
+def test_a_full_run_ends_by_its_verdicts_beside_the_references(tmp_path, monkeypatch, capsys):
+    facts = {"profile": "cpu", "seconds": {"00": 5.0}, "peak_gib": 1.0, "peak_gib_largest_child": 2.0}
+    (tmp_path / "manifest.json").write_text(json.dumps(facts))
+    (tmp_path / "claims.json").write_text("[]")
+    for name in ("verdict_agreement", "agreement"):
+        monkeypatch.setattr(f"dphlib.experiment.agreement.{name}", lambda out, profile, name=name: name)
+    run_command._closing_words(tmp_path, ["00_first"], 6.0)
+    *claims, empty, verdicts, records, time, report, results = capsys.readouterr().out.splitlines()
+    assert any("Claims" in line for line in claims) and not empty
+    assert (verdicts, records) == ("verdict_agreement", "agreement")
+    assert time == "time: 6 s, 1 notebook executed; peak memory 2.0 GiB"
+    assert report.startswith("report: ") and results == f"results: {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "says"),
+    [
+        (["00", "01"], 100.4, "1 min 40 s, 2 notebooks executed; peak"),
+        (["01"], 30.0, "30 s, 1 notebook executed; built from nothing they take 1 min 30 s; peak"),
+        ([], 1.0, "1 s, nothing had changed, all notebooks reused; built from nothing they take 1 min 30 s; peak"),
+    ],
+)
+def test_no_time_of_a_run_contradicts_another(done, seconds, says):
+    """Set-up is not part of a run: what a run says of itself is never less than its notebooks' sum."""
+    recorded = {"seconds": {"set-up": 600.0, "00": 40.0, "01": 50.0}, "peak_gib": 1.0, "peak_gib_largest_child": 2.0}
+    assert run_command._times(done, seconds, recorded).startswith(says)
+
+
 # ---------------------------------------------------------------------------------------------- replot
 
 
@@ -164,6 +209,7 @@ def recorded(tmp_path, monkeypatch) -> Path:
             (tmp_path / name / path).write_text(name)
         write_run_manifest(tmp_path / name, {"profile": "smoke"})
     monkeypatch.setattr("dphlib.experiment.results.draw_recorded", draw)
+    monkeypatch.setattr("dphlib.report.explorer.build_explorer", lambda source, out: None)
     return tmp_path
 
 

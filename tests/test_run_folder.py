@@ -17,8 +17,9 @@ import numpy
 import pandas as pd
 import pytest
 
+from dphlib.analysis.claims import ClaimResult, PartResult, to_json
 from dphlib.experiment import store
-from dphlib.experiment.agreement import KEY, agreement
+from dphlib.experiment.agreement import KEY, agreement, verdict_agreement
 from dphlib.experiment.pipeline import CODE
 from dphlib.experiment.store import NO_NUMBERS, code_version, open_run, work_folder
 from dphlib.runtime import files
@@ -503,7 +504,8 @@ def test_an_edit_that_cannot_change_a_number_keeps_every_stage(package, module):
 
 
 LEARNING = {"train", "cost"}
-ANSWERING = {"presample", "evaluate", "data", *LEARNING}
+DRAWING = {"presample", "evaluate", "temperature", *LEARNING}
+ANSWERING = {"data", "answers", *DRAWING}
 BY_A_POLICY = {"references", *ANSWERING}
 
 
@@ -516,8 +518,8 @@ BY_A_POLICY = {"references", *ANSWERING}
         ("training.step", LEARNING),
         ("experiment.train_run", LEARNING),
         ("experiment.cost", {"cost"}),
-        ("experiment.evaluate", {"evaluate", *LEARNING}),
-        ("experiment.draws", {"presample", "evaluate", *LEARNING}),
+        ("experiment.evaluate", {"evaluate", "temperature", *LEARNING}),
+        ("experiment.draws", DRAWING),
         ("sampling.transformers", BY_A_POLICY),
         ("verify.sql_rules", ANSWERING),
         ("logprobs", {"base", *BY_A_POLICY}),  # a model that is loaded is compared with it
@@ -611,10 +613,10 @@ def test_pinned_kernels_are_avx2s_and_none_is_fetched(tmp_path):
 
 
 def test_a_run_says_how_many_of_its_records_equal_the_references(tmp_path, monkeypatch):
-    row = {**dict.fromkeys(KEY, 0), "method": "grpo", "correct": True, "base_logprob": float("nan")}
-    reference = pd.DataFrame([{**row, "sample": sample} for sample in range(1000)])
-    run = reference.astype({"method": "category"}).query("sample < 900").copy()
-    run.loc[3, "correct"] = False
+    row = {**dict.fromkeys(KEY, 0), "method": "grpo", "correct": 1, "entropy": float("nan")}
+    reference = pd.DataFrame([{**row, "problem_id": problem} for problem in range(1000)])
+    run = reference.astype({"method": "category"}).query("problem_id < 900").copy()
+    run.loc[3, "correct"] = 0
     for folder, frame in (("run", run), ("reference", reference)):
         (tmp_path / folder).mkdir()
         frame.to_parquet(tmp_path / folder / "records.parquet")
@@ -630,6 +632,29 @@ def test_a_run_says_how_many_of_its_records_equal_the_references(tmp_path, monke
         monkeypatch.delenv(name, raising=False)
     assert agreement(tmp_path / "run", "cpu", tmp_path / "reference").endswith("agrees with it statistically only")
     assert agreement(tmp_path / "run", "smoke", tmp_path / "reference") == ""
+
+
+def claim(name: str, verdict: str) -> ClaimResult:
+    part = PartResult(name, verdict, "share", 0.1, 0.0, 0.2)
+    return ClaimResult(name, "text", "Table 1", verdict, "share", 0.1, 0.0, 0.2, (), (part,), name, "")
+
+
+def test_a_run_says_how_many_of_its_verdicts_are_the_references(tmp_path):
+    runs = {"run": ["supported", "supported", "not supported"], "reference": ["supported", "inconclusive"]}
+    for name, verdicts in runs.items():
+        told = [claim(f"claim_{i}", verdict) for i, verdict in enumerate(verdicts)]
+        write_text(tmp_path / name / "claims.json", to_json(told))
+        write_json(tmp_path / name / "manifest.json", {"profile": "cpu"})
+    said = "1 of 2 verdicts as in the reference; differs: claim_1 (supported, there inconclusive)"
+    asked = tmp_path / "run", "cpu", tmp_path / "reference"
+    assert verdict_agreement(*asked) == said
+    write_json(tmp_path / "reference/manifest.json", {"profile": "cpu", "asked": {"seeds": "5"}})
+    other = "the reference is of ./run_all.sh cpu --seeds 5, this run of ./run_all.sh cpu"
+    assert verdict_agreement(*asked) == f"{said}; {other}"
+    shutil.copy(tmp_path / "run/claims.json", tmp_path / "reference")
+    assert verdict_agreement(*asked) == f"3 of 3 verdicts as in the reference; {other}"
+    assert verdict_agreement(tmp_path / "run", "smoke", tmp_path / "reference") == ""
+    assert verdict_agreement(tmp_path / "run", "cpu", tmp_path / "nowhere") == ""
 
 
 # --- Results folder -------------------------------------------------------------------------

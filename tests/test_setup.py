@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import os
 import re
 import shutil
@@ -12,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 from waiting import alive, until
 
 from dphlib.settings.profiles import PROFILES
@@ -73,6 +76,8 @@ class Clone:
         python.write_text(STAND_IN)
         python.chmod(0o755)
         self.tool("sleep", 'case "$1" in 0.3) exec /bin/sleep 0.02 ;; esac\nexec /bin/sleep "$@"')  # between two looks
+        self.tool("apt-get", 'echo "$*" >>"$CALLS.apt"')
+        self.tool("id", 'echo "${USER_ID:-0}"')
         self.environment = {
             "CALLS": str(self.calls_file),
             "REAL": sys.executable,
@@ -153,6 +158,8 @@ def one_line(errors: str) -> str:
         ((), "-m dphlib run --profile cpu"),
         (("smoke",), "-m dphlib run --profile smoke"),
         (("smoke", "--seeds", "2"), "-m dphlib run --profile smoke --seeds 2"),
+        (("cpu", "--retrain-base"), "-m dphlib run --profile cpu --retrain-base"),
+        (("cpu", "--retrain-base", "--seeds", "2"), "-m dphlib run --profile cpu --retrain-base --seeds 2"),
         (("replot",), "-m dphlib replot"),
         (("test", "-k", "pass at"), f"-m pytest {SIDE_BY_SIDE} -k pass at"),
     ],
@@ -185,6 +192,15 @@ def test_ci_runs_checks_and_both_test_suites_and_fails_with_any(clone, main, vll
     assert (clone.root / ".venv-vllm/.dph-setup").is_file()
     clone.run(program=".ci/run")
     assert clone.installs == []
+
+
+@pytest.mark.parametrize(("user", "installed"), [("0", 1), ("1000", 0)])
+def test_ci_installs_chromium_where_it_may(clone, user, installed):
+    machine(clone, "Linux", "x86_64")
+    assert clone.run(program=".ci/run", USER_ID=user)[0] == 0
+    asked = Path(f"{clone.calls_file}.apt")
+    calls = asked.read_text().splitlines() if asked.exists() else []
+    assert calls == ["install -q -y --no-install-recommends chromium chromium-driver"] * installed
 
 
 @pytest.mark.parametrize(
@@ -233,7 +249,11 @@ def test_help_and_unknown_profile_touch_nothing(clone):
     status, out, _ = clone.run("--help")
     assert status == 0 and "usage: ./run_all.sh [PROFILE]" in out
     status, _, errors = clone.run("gpu8")
-    assert status == 2 and f"'gpu8'; allowed: {' '.join(PROFILES)}, or test, test-vllm, test-verl," in one_line(errors)
+    assert status == 2 and f"'gpu8'; allowed: {', '.join(PROFILES)}, test, test-vllm, test-verl," in one_line(errors)
+    assert errors.endswith("; did you mean gpu80?\n")
+    for misspelt, meant in (("smok", "smoke"), ("cup", "cpu"), ("lm_smoke", "lm-smoke"), ("rplot", "replot")):
+        assert clone.run(misspelt)[2].endswith(f"; did you mean {meant}?\n")
+    assert "did you mean" not in clone.run("everything")[2]
     status, _, errors = clone.run("gpu8", program="a clone/run_all.sh", folder=str(clone.root.parent), CDPATH=".")
     assert status == 2 and "'gpu8'; allowed: smoke" in one_line(errors)
     assert clone.calls() == [] and not (clone.root / ".venv").exists()
@@ -245,6 +265,7 @@ def test_help_and_unknown_profile_touch_nothing(clone):
         (("cpu", "--sedes", "3"), "unknown option '--sedes'; allowed: --artifacts --only --seeds --studies"),
         (("cpu", "3"), "unknown option '3'; allowed: --artifacts"),
         (("smoke", "--seeds"), "option --seeds needs a value"),
+        (("cpu", "--retrain-base", "--seeds"), "option --seeds needs a value"),
         (("replot", "--seeds=3"), "unknown option '--seeds=3'; allowed: --source --out"),
         (("check", "dphlib"), "check takes no option"),
     ],
@@ -344,7 +365,22 @@ def test_no_recent_python(clone):
     for name in ("python3.13", "python3.12", "python3.11", "python3"):
         clone.tool(name, "exit 1")
     status, _, errors = clone.run("smoke", DPH_PYTHON="")
-    assert status == 1 and "no Python 3.11 or later found" in one_line(errors)
+    assert status == 1 and "no Python 3.11.5 or later found" in one_line(errors)
+
+
+def test_a_python_that_a_pinned_package_refuses_is_passed_over(clone):
+    """soupsieve 4.1 asks for 3.11.5: Debian 12's own 3.11.2 would fail after minutes of downloads."""
+    lowest = re.search(r"not \(([\d, ]+)\) <= sys.version_info", (ROOT / "run_all.sh").read_text())[1].replace(
+        ", ", "."
+    )
+    for name in pins():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            asks = importlib.metadata.metadata(name)["Requires-Python"]
+            assert SpecifierSet(asks or "").contains(lowest), (name, asks)
+    code = "import sys; sys.version_info = (3, 11, 4); exec(sys.argv.pop(1))"
+    clone.tool("older", f'exec {sys.executable} -c "{code}" "$2" "$3"')
+    status, _, errors = clone.run("smoke", DPH_PYTHON=str(clone.tools / "older"))
+    assert status == 1 and "is not a working Python 3.11.5 or later" in one_line(errors) and not clone.installs
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,10 @@ def test_records_have_every_column_and_every_answer(built):
     records = pd.read_parquet(pipeline.evaluate_one(RUN).path / "records.parquet")
     assert list(records.columns) == list(EvalRecord.__slots__)
     samples, problems = pipeline.settings.evaluation.samples, pipeline.settings.world.problems
+    assert records["suite"].value_counts().to_dict() == {suite: 2 * problems[suite] for suite in samples}
     expected = {suite: problems[suite] * (count + 1) for suite, count in samples.items()}  # and the greedy one
-    assert records["suite"].value_counts().to_dict() == expected
-    assert records["base_logprob"].notna().sum() == 4 * sum(problems[suite] for suite in samples)
+    assert records.groupby("suite")["drawn"].sum().to_dict() == expected
+    assert ((records["compared_tokens"] > 0) == (records["temperature"] > 0)).all()
 
 
 def test_another_setting_builds_anew_only_what_depends_on_it(built):
@@ -105,8 +106,8 @@ def judged(built, tmp_path, monkeypatch):
     for stage in (root / "stages").glob("partition-*"):
         shutil.rmtree(stage)
 
-    def with_verdicts(self, suite="train", draw="k", config=None):
-        found = groups(self, suite, draw, config)
+    def with_verdicts(self, suite="train", draw="k", config=None, seed=0):
+        found = groups(self, suite, draw, config, seed)
         for i, group in enumerate(found):
             right = (i % 2 == 0) if draw == "extra" else (0, len(group.answers), 1)[i % 3]
             verdicts = [Verdict("correct" if sample < right else "wrong") for sample in range(len(group.answers))]
@@ -133,19 +134,24 @@ def given_to_the_trainer(root, monkeypatch, *runs) -> list[dict]:
     return seen
 
 
-def test_what_controls_explore_and_rehearse(judged, monkeypatch):
-    names = ("grpo", "grpo_dexp", "dph_f", "sft_rehearsal", "dph_f_all")
+def test_each_cell_of_the_factorial_explores_and_rehearses_what_it_says(judged, monkeypatch):
+    """All prompts or D_exp; no stored answer, those of D_pef, or those of every prompt that has one."""
+    names = ("grpo", "grpo_dexp", "dph_f_explore_all", "dph_f", "dph_f_all", "dph_f_rehearse_all", "sft_rehearsal")
     runs = [RunConfig(name, "main", 0) for name in names]
     seen = dict(zip(names, given_to_the_trainer(judged, monkeypatch, *runs), strict=True))
     pipeline = Pipeline(judged, small_profile())
     parts, every = pipeline.parts(), {p.id for p in pipeline.suite("train")}
-    near_perfect = {p.id for p in parts.near_perfect}
-    assert near_perfect and near_perfect < every
-    assert not seen["grpo_dexp"]["prompts"] & near_perfect and seen["grpo"]["prompts"] == every
-    assert seen["dph_f"]["prompts"] == seen["sft_rehearsal"]["prompts"] == seen["grpo_dexp"]["prompts"]
-    assert seen["sft_rehearsal"]["stored"] == seen["dph_f"]["stored"] and set(seen["dph_f"]["stored"]) <= near_perfect
+    near_perfect, exploration = ({p.id for p in found} for found in (parts.near_perfect, parts.exploration))
+    explored = {name: one["prompts"] for name, one in seen.items()}
+    stored = {name: set(one["stored"]) for name, one in seen.items()}
     correct = {g.problem.id for draw in ("k", "extra") for g in pipeline.groups(draw=draw) if g.correct}
-    assert seen["dph_f_all"]["prompts"] == every and set(seen["dph_f_all"]["stored"]) == correct
+    assert near_perfect and exploration and correct & exploration and near_perfect | exploration == every
+    assert all(explored[name] == every for name in ("grpo", "dph_f_explore_all", "dph_f_all"))
+    of_d_exp = ("grpo_dexp", "dph_f", "dph_f_rehearse_all", "sft_rehearsal")
+    assert all(explored[name] == exploration for name in of_d_exp)
+    assert stored["dph_f"] and stored["dph_f"] <= near_perfect
+    assert stored["dph_f"] == stored["dph_f_explore_all"] == stored["sft_rehearsal"]
+    assert stored["dph_f_all"] == stored["dph_f_rehearse_all"] == correct
 
 
 def test_a_setting_of_pre_sampling_and_of_training_reaches_the_run(judged, monkeypatch):
@@ -175,7 +181,7 @@ def test_a_longer_run_is_the_main_run_and_then_more(tmp_path):
     main, longer = (untimed(read_jsonl(pipeline.train_one(run).path / "train_log.jsonl")) for run in runs)
     assert len(longer) == 3 and longer[: len(main)] == main
     waypoints = pd.read_parquet(pipeline.train_one(runs[1]).path / "waypoints.parquet")
-    assert sorted(waypoints["step"].unique()) == [1, 2] and set(waypoints["variant"]) == {"iterations=3"}
+    assert sorted(waypoints["step"].unique()) == [1, 2, 3] and set(waypoints["variant"]) == {"iterations=3"}
     records = pd.read_parquet(pipeline.evaluate_one(runs[1]).path / "records.parquet")
     assert set(records["step"]) == {3} and set(records["suite"]) == set(settings.evaluation.samples)
 
@@ -190,7 +196,7 @@ def test_an_adapter_is_kept_with_its_card_and_evaluated_on_the_worlds_base(built
     for words in ("dph_js_definition, variant main", "CPU world of dphlib, suite train, 12 problems", "| Seeds | 0 |"):
         assert words in card
     records = pd.read_parquet(pipeline.evaluate_one(RUN).path / "records.parquet")
-    assert len(records) == 6 * 3 and pipeline.train_one(RUN).reused
+    assert len(records) == 6 * 2 and pipeline.train_one(RUN).reused
 
 
 def test_an_interrupted_stage_goes_on_from_its_checkpoint_to_the_same_files(built, tmp_path, monkeypatch, capsys):
@@ -233,3 +239,16 @@ def test_unknown_and_empty_suites_are_named(built, tmp_path):
     empty = replace(settings, world=replace(settings.world, problems={**settings.world.problems, "in_domain": 0}))
     with pytest.raises(ValueError, match="'in_domain' has no problem"):
         Pipeline(tmp_path, empty).suite("in_domain")
+
+
+def test_a_run_with_another_share_of_hidden_problems_has_its_own_world_and_the_same_base(built):
+    pipeline = Pipeline(built, small_profile())
+    run = RunConfig("dph_f", "hidden=0.8", 0)
+    mixed = pipeline.of(run)
+    assert mixed is not pipeline and pipeline.of(RunConfig("dph_f", "main", 0)) is pipeline
+    assert mixed.base().path == pipeline.base().path and mixed.world().path != pipeline.world().path
+    records = pipeline.evaluate([run])
+    trained = records[records["method"] == "dph_f"]
+    assert set(trained["variant"]) == {"hidden=0.8"} and set(trained["suite"]) == {"in_domain"}
+    ids = {problem.id for problem in mixed.suite("in_domain")}
+    assert set(trained.loc[trained["suite"] == "in_domain", "problem_id"]) == ids

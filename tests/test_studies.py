@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from synthetic import ABLATIONS, make_cost, make_records, make_study_records, make_train_logs
+from synthetic import ABLATIONS, make_cost, make_records, make_study_records, make_train_logs, with_draws
 
 from dphlib import stats
 from dphlib.analysis import studies as ablations
+from dphlib.analysis.labels import COLOURS
 from dphlib.experiment.results import FIGURES, TABLES
 from dphlib.figures import studies as study_plots
+from dphlib.intervals import holm
 from dphlib.settings.methods import CONTROLS
 from dphlib.settings.profiles import PROFILES, profile
 from dphlib.settings.studies import STUDIES, Arm, Comparison, arms_beyond, chosen, comparisons, planned_runs, study_runs
@@ -39,8 +41,10 @@ def test_every_study_can_run_alone_and_a_usual_run_has_none_of_its_arms(name):
     for study in STUDIES:
         runs = study_runs(settings, [study])
         assert len(set(runs)) == len(runs)
-        of_main_runs_alone = study == "strength" and settings.base is not None  # whose weights are of equal strength
-        assert bool(arms_beyond(settings, [study])) != of_main_runs_alone
+        of_none = study == "strength" or (study == "complementarity" and settings.data is not None)
+        assert bool(arms_beyond(settings, [study])) != of_none, (
+            "it is of main runs alone, or of the CPU world's problems"
+        )
         arms = {(run.method, run.variant) for run in runs}
         compared = {tuple(arm) for one in comparisons(settings, study) for arm in (one.arm, one.against)}
         assert arms == compared and not usual & set(arms_beyond(settings, [study]))
@@ -55,7 +59,9 @@ def test_the_full_profile_trains_every_kind_of_setting_with_the_seeds_that_are_a
 
 def test_smoke_trains_one_comparison_of_a_study_for_each_figure():
     settings = profile("smoke")
-    assert all(set(one.studies) & set(chosen(settings.studies)) for one in FIGURES.values() if one.studies)
+    in_worlds_of_their_own = {"complementarity"}
+    drawn = [one for one in FIGURES.values() if one.studies and not set(one.studies) <= in_worlds_of_their_own]
+    assert all(set(one.studies) & set(chosen(settings.studies)) for one in drawn)
     assert all(len(comparisons(settings, name)) == 1 for name in STUDIES)
     assert {run.train_config(settings.train).iterations for run in study_runs(settings, ["length"])} == {1, 2}
 
@@ -121,7 +127,7 @@ def test_a_family_of_comparisons_is_corrected_and_the_sentences_say_so(table):
     """Holm over a study's comparisons on one suite in one measure; the words follow interval and correction."""
     for (study, _, _), family in table.groupby(["study", "suite", "measure"]):
         assert len(family) == len(comparisons(CPU, study)) and len(family) > 1
-        assert family["p_holm"].tolist() == pytest.approx(stats.holm(family["p"]).tolist())
+        assert family["p_holm"].tolist() == pytest.approx(holm(family["p"]).tolist())
     one = table[table["study"] == "controls"].iloc[[0]].assign(suite="in domain", measure="Pass@8", unit="points")
     wide = {"difference": 3.0, "low": 0.5, "high": 5.5, "p": 0.02}
     for numbers, p, says in (
@@ -134,14 +140,22 @@ def test_a_family_of_comparisons_is_corrected_and_the_sentences_say_so(table):
         assert len(said) == 1 and re.search(says, said[0]), said
 
 
+@pytest.mark.parametrize("few", ["seeds", "against_seeds"])
+def test_what_too_few_runs_show_is_never_clear(table, few):
+    one = table[table["study"] == "controls"].iloc[[0]].assign(suite="in domain", measure="Pass@8", unit="points")
+    one = one.assign(difference=3.0, low=0.5, high=5.5, p=0.001, p_holm=0.001, seeds=3, against_seeds=3)
+    assert ", clear (" in ablations.sentences(one)[0] and ablations.is_clear(one.iloc[0])
+    fewer = one.assign(**{few: 2})
+    assert ", unclear (too few runs)" in ablations.sentences(fewer)[0] and not ablations.is_clear(fewer.iloc[0])
+
+
 @pytest.mark.parametrize(
     ("method", "variant", "says"),
     [
-        ("dph_js", "eta=2", "Raising the weight eta of DPH-JS from 0.5 to 2"),
-        ("rkl", "eta=0.01", "Lowering the weight eta of RKL from 0.04 to 0.01"),
+        ("dph_js", "eta=2", "Raising the weight eta of DPH-JS from 0.8 to 2"),
+        ("rkl", "eta=0.05", "Lowering the weight eta of RKL from 0.2 to 0.05"),
         ("dph_f", "k=4", "Lowering the pre-samples k of DPH-F from 8 to 4"),
         ("dph_f", "authors_eta=8", "Lowering the weight of DPH-F to the authors' eta / 8, from 0.2 to 0.025"),
-        ("dph_js", "strength=equal", "Raising the weight eta of DPH-JS to equal strength, from 0.5 to 0.8"),
         ("grpo", "iterations=120", "Raising the iterations of GRPO from 60 to 120"),
         ("grpo", "domain=sums", "GRPO, trained on sums, instead of GRPO"),
     ],
@@ -162,19 +176,84 @@ def test_figures_draw_every_comparison_and_name_what_is_absent(records, table):
     points = {round(float(line.get_xdata()[0]), 6) for line in drawn if len(line.get_xdata()) == 1}
     assert {round(x, 6) for x in expected} <= points
     absent = controls.assign(status=controls["status"].mask(controls["arm"] == "SFT rehearsal", "not run"))
-    below = study_plots.comparison_figure(absent)._supxlabel.get_text()
+    below = " ".join(study_plots.comparison_figure(absent)._supxlabel.get_text().split())
     assert "not run: SFT rehearsal minus DPH-F" in below
+
+
+def test_figures_colour_and_say_what_the_sentences_call_clear(table):
+    """By Holm's p and not by the interval alone: in figure and sentence the same differences are clear."""
+    one = table[table["study"] == "controls"].iloc[:5].copy()  # a row per measure
+    one = one.assign(status="run", difference=3.0, low=0.5, high=5.5, p=0.02)
+    for p_holm, word, shown in ((0.2, "unclear", ".200"), (0.04, "clear", ".040"), (0.0002, "clear", "<.001")):
+        rows = pd.concat([one.assign(suite=suite) for suite in ("in domain", "out of domain")]).assign(p_holm=p_holm)
+        (said,) = ablations.sentences(rows)
+        assert f", {word} (" in said
+        fig = study_plots.comparison_figure(rows)
+        for ax in fig.axes:
+            points = [line for line in ax.lines if line.get_marker() == "o"]
+            assert [line.get_color() for line in points] == [study_plots.CLEAR[word == "clear"]]
+            (p,) = [text for text in ax.texts if text.get_text() == shown]
+            weight = "bold" if word == "clear" else "normal"
+            assert p.get_color() == points[0].get_color() and p.get_weight() == weight
+
+
+def test_a_figure_has_each_studys_question_above_its_rows(table):
+    fig = study_plots.comparison_figure(table)
+    questions = [text.get_text() for text in fig.texts if text.get_text().endswith("?")]
+    assert questions == [STUDIES[name].question for name in NAMES]
+    labels = [label.get_text() for label in fig.axes[0].get_yticklabels()]
+    assert len(labels) == len(table[["arm", "against"]].drop_duplicates())
+    assert not any("_" in text.replace("D_exp", "") or "=" in text for text in labels)
+
+
+def test_an_interval_that_would_hide_the_others_is_cut_and_the_figure_says_so(table):
+    controls = table[table["study"] == "controls"]
+    controls = controls.assign(low=controls["difference"] - 1, high=controls["difference"] + 1)
+    assert "goes on" not in study_plots.comparison_figure(controls)._supxlabel.get_text()
+    first = controls["arm"] == controls["arm"].iloc[0]
+    controls.loc[first, ["low", "high"]] = [-900.0, 900.0]
+    fig = study_plots.comparison_figure(controls)
+    assert "goes on" in " ".join(fig._supxlabel.get_text().split())
+    assert all(ax.get_xlim()[1] < 450 for ax in fig.axes)
+    assert all({8, 9} <= {line.get_marker() for line in ax.lines} for ax in fig.axes)
 
 
 def test_the_sweep_draws_the_means_at_their_weights():
     records = make_study_records(replace(CPU, seeds=(0,), ablation_seeds=(0,)), ["eta"])
     table = ablations.study_table(records, CPU, ["eta"], ["in_domain", "out_of_domain"])
     fig = study_plots.weight_figure(table, CPU)
-    line = next(one for one in fig.axes[1].lines if len(one.get_xdata()) == 5)  # DPH-JS
-    assert list(line.get_xdata()) == [0.025, 0.125, 0.5, 0.8, 1.0]
+    line = next(one for one in fig.axes[1].lines if len(one.get_xdata()) == 4 and one.get_color() == COLOURS["rkl"])
+    assert list(line.get_xdata()) == pytest.approx([0.05, 0.2, 0.8, 1.6], rel=0.15)  # moved apart from the others
+    ticks = fig.axes[5].xaxis
+    assert [ticks.get_major_formatter()(x) for x in ticks.get_majorticklocs()] == ["0.05", "0.2", "0.8", "1.6"]
+    assert "f^{\\prime\\prime}(1)" in fig.axes[5].get_xlabel()
     of = table[(table["suite"] == "in domain") & (table["measure"] == "Pass@8")].set_index("arm")
-    assert line.get_ydata()[3] == pytest.approx(of.loc["DPH-JS, equal strength", "mean"])
-    assert line.get_ydata()[2] == pytest.approx(of.loc["DPH-JS, equal strength", "against_mean"])
+    assert line.get_ydata()[2] == pytest.approx(of.loc["RKL, eta 0.8", "mean"])
+    assert line.get_ydata()[1] == pytest.approx(of.loc["RKL, eta 0.8", "against_mean"])
+
+
+def test_what_dph_gains_stands_at_the_share_of_hidden_problems():
+    settings = replace(CPU, seeds=(0, 1, 2), ablation_seeds=(0, 1))
+    records = make_study_records(settings, ["complementarity"])
+    table = ablations.study_table(records, settings, ["complementarity"])
+    levels, gained = study_plots.complementarity_figure(table, settings).axes
+    rows = table[(table["suite"] == "in domain") & (table["measure"] == "Pass@8")].set_index("change")
+    order = [f"DPH-F instead of GRPO where {share} % of the problems are hidden" for share in (0, 20, 80)]
+    order.insert(2, "DPH-F instead of GRPO in the world as it is")
+    for ax, colour, column in (
+        (levels, COLOURS["dph_f"], "mean"),
+        (levels, COLOURS["grpo"], "against_mean"),
+        (gained, study_plots.GREY, "difference"),
+    ):
+        line = next(x for x in ax.lines if x.get_color() == colour and len(x.get_xdata()) == 4)
+        assert list(line.get_xdata()) == [0, 20, 46, 80]
+        assert list(line.get_ydata()) == pytest.approx(rows.loc[order, column].tolist())
+    bars = [path.vertices[:, 1].tolist() for one in gained.collections for path in one.get_paths()]
+    assert bars == [pytest.approx(rows.loc[change, ["low", "high"]].tolist()) for change in order]
+    absent = records[records["variant"] != "hidden=0.8"]
+    fig = study_plots.complementarity_figure(ablations.study_table(absent, settings, ["complementarity"]), settings)
+    said = " ".join(fig._supxlabel.get_text().split())
+    assert "not run: 80 %" in said and "0 %: 2; 20 %: 2; 46 %: 3" in said
 
 
 def test_every_study_has_its_place_in_a_figure_and_a_table():
@@ -201,19 +280,28 @@ def test_each_ablation_stands_against_its_own_main_arm(usual):
     assert row["Pass@8_low"] < row["Pass@8"] < row["Pass@8_high"]
 
 
+def test_the_figure_of_the_ablations_has_each_difference_on_its_suite_and_colours_none(usual):
+    got = ablations.effects(usual)
+    fig = study_plots.changes_figure(got)
+    names = [label.get_text() for label in fig.axes[0].get_yticklabels()]
+    for ax in fig.axes:
+        rows = got[(got["suite"] == ax.get_title(loc="left")) & got["Pass@8"].notna()]
+        points = [line for line in ax.lines if line.get_marker() == "o"]
+        assert sorted(float(line.get_xdata()[0]) for line in points) == pytest.approx(sorted(rows["Pass@8"]))
+        assert {line.get_color() for line in points} == {study_plots.CLEAR[False]}
+    assert names == list(dict.fromkeys(got["ablation"]))
+
+
 def test_what_was_not_evaluated_or_needs_more_answers_is_left_out(usual):
-    got = ablations.effects(usual[usual["sample"] < 8])
+    got = ablations.effects(with_draws(usual, 8))
     assert set(got.loc[got["ablation"].str.contains("trained on sums"), "suite"]) == {"out of domain"}
     assert "Pass@8" in got and "Pass@16" not in got
     assert set(ablations.effects(usual, ["cross_domain"])["suite"]) == {"cross domain"}
 
 
-def test_any_number_of_seeds_will_do_and_different_numbers_of_answers_will_not(usual):
+def test_any_number_of_seeds_will_do():
     one = make_records(("base", "dph_f"), (0,), steps=False)
     assert set(ablations.effects(one)["seeds"]) == {"1 against 1"}
-    fewer = usual[(usual["variant"] != "threshold=8") | (usual["sample"] < 24)]
-    with pytest.raises(ValueError, match=r"cannot be compared, they differ in drawn 24\.0 and 32\.0"):
-        ablations.effects(fewer, ["in_domain"])
 
 
 def test_without_ablations_there_are_the_columns_of_the_others_and_no_row(usual):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import html
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import make_records, make_tables
+from synthetic import make_records, make_tables, with_draws
 
 from dphlib import stats
 from dphlib.analysis import paper, tables
+from dphlib.scores import ArmScores
 from dphlib.settings.methods import METHOD_CONFIGS
 from dphlib.settings.profiles import profile
 from dphlib.world.sums import SUBSETS
@@ -61,6 +65,32 @@ def test_table_1_equals_the_statistics_and_stands_beside_the_paper(records, ever
     assert greedy["ours"] == pytest.approx(100 * stats.greedy_accuracy(rows)["greedy"].mean())
 
 
+def test_table_1_has_the_sampled_pass_1_beside_greedy_and_no_number_of_the_paper_for_it(records, every):
+    rows = stats.final(records[(records["method"] == "grpo") & (records["suite"] == "in_domain")])
+    got = cell(every["table1"], "GRPO", "in domain Pass@1")
+    assert got["ours"] == pytest.approx(100 * stats.pass_curve(rows, (1,))["pass_at_k"].mean()) and got["paper"] == ""
+    columns = list(dict.fromkeys(every["table1"]["column"]))
+    assert columns[:4] == [f"in domain {name}" for name in ("greedy", "Pass@1", "Pass@8", "Pass@16")]
+
+
+def test_both_points_stand_side_by_side(records):
+    final = ArmScores.final(records)
+    fewer = stats.final(records)
+    stopped = ArmScores(fewer.assign(correct=fewer["correct"].where(fewer["method"] == "base", 0)))
+    table = tables.table_points(final, stopped)
+    at_end, at_stop = (cell(table, "GRPO", f"in domain Pass@8, {point}") for point in ("end", "stopped"))
+    assert at_end["ours"] == pytest.approx(100 * final.of("grpo", "in_domain", "pass", 8).mean)
+    assert at_stop["ours"] == 0 < at_end["ours"] and set(table["paper"]) == {""}
+    shown = tables.wide(table)
+    assert list(shown.columns)[2:6] == [
+        f"in domain {x}" for x in ("greedy, stopped", "greedy, end", "Pass@1, stopped", "Pass@1, end")
+    ]
+    assert (
+        cell(table, "base", "cross domain Pass@8, end")["ours"]
+        == cell(table, "base", "cross domain Pass@8, stopped")["ours"]
+    )
+
+
 def test_table_2_has_a_column_for_each_kind_of_sums_and_their_average(every):
     table = every["table2"]
     ours = [cell(table, "DPH-F", subset)["ours"] for subset in SUBSETS]
@@ -76,6 +106,12 @@ def test_table_3_is_of_models_trained_on_sums_and_keeps_the_uncertain_columns_as
     assert cell(every["table3"], "base", "paper: Llama")["paper"] == "40.0 | 23.3 | 95.0"
 
 
+def test_table_3_needs_eight_draws_and_no_more(records):
+    few = with_draws(records[records["suite"] == "out_of_domain"], 8)
+    table = tables.table3(ArmScores.final(few))
+    assert set(table["status"]) == {"run", "paper only"}
+
+
 def test_table_4_compares_the_thresholds_and_has_no_number_of_the_paper(every):
     table = every["table4"]
     assert list(dict.fromkeys(table["row"])) == ["DPH-F, 6 of 8", "DPH-F, 8 of 8", "DPH-JS, 6 of 8", "DPH-JS, 8 of 8"]
@@ -85,10 +121,10 @@ def test_table_4_compares_the_thresholds_and_has_no_number_of_the_paper(every):
 
 def test_table_5_pairs_each_weight_with_the_papers_of_the_same_rank(every):
     table = every["table5"]
-    assert (table["status"] == "run").all() and len(table) == 24
-    assert cell(table, "definition, eta 0.125 / 0.05", "cross domain Pass@16")["paper"] == "84.7"
-    assert cell(table, "generator, eta 0.5 / 0.2", "in domain greedy")["paper"] == "62.8"
-    assert {"eta=0.025", "eta=0.125", "main"} == set(table["variant"])
+    assert (table["status"] == "run").all() and len(table) == 36
+    assert cell(table, "definition, eta 0.2 / 0.05", "cross domain Pass@16")["paper"] == "84.7"
+    assert cell(table, "generator, eta 0.8 / 0.2", "in domain greedy")["paper"] == "62.8"
+    assert {"eta=0.04", "eta=0.2", "main"} == set(table["variant"])
 
 
 def test_the_ablations_of_the_profile_are_those_that_the_tables_look_for(every):
@@ -107,22 +143,22 @@ def test_methods_table_has_a_row_each_and_no_weight_that_nobody_gave(every):
 
 
 def test_an_absent_arm_keeps_its_row_as_not_run(records):
-    table = tables.table1(stats.FinalScores(records[records["method"] != "dapo"]))
+    table = tables.table1(ArmScores.final(records[records["method"] != "dapo"]))
     rows = table[table["method"] == "dapo"]
-    assert len(rows) == 6 and set(rows["status"]) == {"not run"} and rows["ours"].isna().all()
+    assert len(rows) == 8 and set(rows["status"]) == {"not run"} and rows["ours"].isna().all()
     shown = tables.wide(table).set_index("")
     assert shown.loc["DAPO", "in domain greedy"] == "not run / 60.0" and shown.loc["DAPO", "seeds"] == "0"
     assert "not run" in tables.to_html(table) and "| DAPO | 0 | not run / 60.0 |" in tables.to_markdown(table)
 
 
 def test_a_suite_that_was_not_evaluated_is_not_run_either(records):
-    table = tables.table2(stats.FinalScores(records[records["suite"] != "out_of_domain"]))
+    table = tables.table2(ArmScores.final(records[records["suite"] != "out_of_domain"]))
     assert set(table["status"]) == {"not run", "paper only"} and set(SUBSETS) <= set(table["column"])
 
 
 def test_too_few_answers_are_refused_not_hidden(records):
     with pytest.raises(ValueError, match="pass@16"):
-        tables.table1(stats.FinalScores(records[records["sample"] < 10]))
+        tables.table1(ArmScores.final(with_draws(records, 10)))
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -143,3 +179,46 @@ def test_markdown_rows_have_as_many_cells_as_the_head_even_with_bars_in_the_text
 
 def test_html_escapes_what_it_is_given():
     assert "<script>" not in tables.to_html(pd.DataFrame({"a<b": ["<script>"]}))
+
+
+def test_a_folded_table_is_the_same_table_under_a_line():
+    table = pd.DataFrame({"k": [1]})
+    got = tables.folded("k & more", table)
+    assert (
+        got.startswith("<details><summary>k &amp; more</summary>\n\n") and f"\n\n{tables.to_markdown(table)}\n" in got
+    )
+
+
+def test_code_in_a_cell_is_shown_as_it_is():
+    """Jupyter's Markdown reads backticks, stars, lines and dollars inside of HTML's code too."""
+    from nbconvert.filters import markdown2html
+
+    text = "Inside : ```sql SELECT count(*), a_b_c FROM (SELECT * FROM t) WHERE $1 < `b` AND x$ = 'y|z' [1](2) ```"
+    page = markdown2html(tables.to_markdown(pd.DataFrame({"answer": [tables.code(text)]})))
+    (shown,) = re.findall("<td>(.*)</td>", page)
+    assert html.unescape(shown) == f"<code>{text}</code>"
+
+
+def test_a_notebook_shows_verdicts_by_shape_and_word_numbers_to_the_right_and_the_paper_below(every):
+    rows = {
+        "what": ["a", "b", "c"],
+        "verdict": ["correct", "wrong", "no_answer"],
+        "at the end": ["✔ supported", "-", "–"],
+    }
+    lines = str(tables.shown(pd.DataFrame(rows).assign(effect=[1.0, float("nan"), -2.5]))).splitlines()
+    assert lines[1] == "| --- | --- | --- | ---: |"
+    for line, said in zip(lines[2:], ("✔&nbsp;correct", "✘&nbsp;wrong", "⊘&nbsp;no_answer"), strict=True):
+        assert f">{said}</span>" in line
+    assert ">✔&nbsp;supported</span>" in lines[2] and lines[3].endswith("| - | - |") and lines[4].endswith("| -2.5 |")
+    text = str(tables.shown(every["table1"]))
+    assert re.search(r"\*\*[\d.]+\*\*<br>\[[\d.]+, [\d.]+\]<br>paper 42.4", text)
+    folded = str(tables.shown(every["table1"], fold="Table 1"))
+    assert folded.startswith("<details><summary>Table 1</summary>") and text in folded
+    assert str(tables.shown("a sentence")) == "a sentence"
+
+
+def test_every_value_of_settings_has_a_row():
+    settings = profile("cpu")
+    rows = tables.settings_table(settings).set_index("setting")["value"]
+    assert rows["world.seed"] == str(settings.world.seed) and rows["train.lr"] == "0.0003"
+    assert not rows.index.duplicated().any() and "world" not in rows.index

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+
 import pytest
 import torch
 
 from dphlib.analysis.labels import label
-from dphlib.settings.methods import CONFIGS, METHOD_CONFIGS
-from dphlib.settings.profiles import profile
+from dphlib.settings.methods import CONFIGS, METHOD_CONFIGS, MethodConfig
+from dphlib.settings.profiles import PROFILES, profile
 from dphlib.settings.studies import STUDIES, comparisons
 from dphlib.settings.variants import VARIANTS, RunConfig, parse, parse_seeds
 
@@ -25,8 +28,6 @@ SETTINGS = profile("cpu")
         ("dph_f", "eta=much", "'much' is not"),
         ("dph_f", "eta=0.10", "write eta=0.1, so that one arm has one name"),
         ("dph_f", "eta=0.2", "is its main run"),
-        ("alpha_0.5", "strength=equal", "is its main run"),
-        ("dph_js", "strength=more", "strength must be equal"),
         ("dph_f", "k=2.5", "k must be a whole number"),
         ("dph_f", "answers=0", "answers must be a whole number from 1 on"),
         ("grpo", "top_p=1", r"top_p must be in \(0, 1\)"),
@@ -51,15 +52,14 @@ def test_what_a_main_run_is_hangs_on_the_profiles_weights():
     with pytest.raises(ValueError, match="is its main run"):
         large.method_config(RunConfig("dph_f", "eta=0.05", 0))
     names = [one for study in STUDIES for one in comparisons(large, study)]
-    assert ("rkl", "strength=equal") not in {tuple(one.arm) for one in names}, "its weight is DPH-F's there"
     for one in names:
         for arm in (one.arm, one.against):
             large.method_config(RunConfig(*arm, 0))
 
 
 def test_every_key_has_a_reader_and_changes_exactly_what_it_names():
-    variants = "eta=0.3 strength=equal authors_eta=8 js_scale=2 threshold=7 k=16 answers=4 clip_high=0.35 top_p=0.9"
-    variants += " entropy=0.01 iterations=120 domain=sums"
+    variants = "eta=0.3 authors_eta=8 js_scale=2 threshold=7 k=16 answers=4 clip_high=0.35 top_p=0.9"
+    variants += " entropy=0.01 iterations=120 hidden=0.3 domain=sums"
     values = dict(variant.split("=") for variant in variants.split())
     assert set(values) == set(VARIANTS)
     main = RunConfig("dph_js", "main", 0)
@@ -69,7 +69,7 @@ def test_every_key_has_a_reader_and_changes_exactly_what_it_names():
         changed = run.method_config != main.method_config
         changed += run.train_config(SETTINGS.train) != SETTINGS.train
         changed += run.presample_config(SETTINGS.presample) != SETTINGS.presample
-        assert changed == (0 if key == "domain" else 1), key
+        assert changed == (0 if key in ("domain", "hidden") else 1), key
         assert run.setting(key) == parse(run.variant)[1] and run.setting("main") is None
 
 
@@ -79,16 +79,12 @@ def test_another_k_keeps_the_share_of_the_threshold():
         assert (presample.k, presample.threshold) == (k, threshold)
 
 
-@pytest.mark.parametrize("method", [m for m, c in CONFIGS.items() if c.weight])
-def test_equal_strength_is_the_curvature_of_forward_kl(method):
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_divergence_has_the_strength_of_dph_f(name):
     """eta f''(1) equals DPH-F's; that f''(1) is right: test_divergences."""
-    config, dph_f = CONFIGS[method], METHOD_CONFIGS["dph_f"]
-    if config.weight * config.curvature == dph_f.weight:
-        equal = config  # has it already, and the variant is refused
-    else:
-        equal = RunConfig(method, "strength=equal", 0).method_config
-    assert equal.weight * config.curvature == pytest.approx(dph_f.weight)
-    assert dph_f.curvature == CONFIGS["sft_rehearsal"].curvature == 1
+    settings = profile(name)
+    configs = {m: settings.method_config(RunConfig(m, "main", 0)) for m, c in CONFIGS.items() if c.weight}
+    assert {round(c.weight * c.curvature, 9) for c in configs.values()} == {settings.weight("dph_f")}
 
 
 def test_the_authors_average_over_all_rows_is_an_eighth_of_eta():
@@ -104,9 +100,51 @@ def test_the_authors_average_over_all_rows_is_an_eighth_of_eta():
     assert RunConfig("dph_js", "js_scale=2", 0).method_config.eta == 2 * METHOD_CONFIGS["dph_js"].eta
 
 
-def test_the_weight_of_rkl_is_its_coefficient():
-    config = RunConfig("rkl", "eta=0.01", 0).method_config
+@pytest.mark.parametrize("method", ["rkl", "rkl_k2"])
+def test_the_weight_of_rkl_is_its_coefficient(method):
+    config = RunConfig(method, "eta=0.01", 0).method_config
     assert (config.rkl_coef, config.eta) == (0.01, 0.0)
+
+
+@pytest.mark.parametrize("name", ["cpu", "lm", "gpu80"])
+def test_reverse_kl_on_stored_answers_is_as_strong_as_forward_kl_and_rkl_by_k2_as_rkl(name):
+    """In every profile, also where it has other weights than the CPU world's."""
+    settings = profile(name)
+    configs = {m: settings.method_config(RunConfig(m, "main", 0)) for m in ("dph_f", "dph_rkl", "rkl", "rkl_k2")}
+    strength = {m: config.weight * config.curvature for m, config in configs.items()}
+    assert strength["dph_rkl"] == strength["dph_f"] and strength["rkl_k2"] == strength["rkl"]
+    assert replace(configs["dph_rkl"], divergence="forward_kl") == configs["dph_f"]
+    assert replace(configs["rkl_k2"], rkl_estimator="k3") == configs["rkl"]
+
+
+def test_the_factorial_crosses_what_is_explored_with_what_is_rehearsed_at_one_clip():
+    arms = {arm for one in comparisons(SETTINGS, "factorial") for arm in (one.arm, one.against)}
+    configs = [SETTINGS.method_config(RunConfig(*arm, 0)) for arm in arms]
+    cells = {(config.explores, config.rehearses) for config in configs}
+    assert cells == set(product(("all", "exploration"), ("none", "near_perfect", "all"))) and len(configs) == 6
+    common = {replace(c, explores="all", rehearses="all", divergence="forward_kl", eta=0.2) for c in configs}
+    assert len(common) == 1, "nothing else differs"
+
+
+@pytest.mark.parametrize("name", ["cpu", "lm", "gpu80"])
+def test_every_divergence_has_three_strengths_to_choose_from_and_the_same(name):
+    settings = profile(name)
+    strengths = {}
+    for one in comparisons(settings, "eta"):
+        config = settings.method_config(RunConfig(*one.arm, 0))
+        strengths.setdefault(one.arm.method, set()).add(round(config.weight * config.curvature, 6))
+    for method, found in strengths.items():
+        main = settings.method_config(RunConfig(method, "main", 0))
+        found.add(round(main.weight * main.curvature, 6))
+    equal = settings.weight("dph_f")
+    assert set(strengths) == {m for m, config in METHOD_CONFIGS.items() if config.weight} | {"rkl_k2", "dph_rkl"}
+    assert all(found >= {round(factor * equal, 6) for factor in (0.25, 1, 4)} for found in strengths.values())
+
+
+def test_a_method_rehearses_by_a_divergence_or_not_at_all():
+    for rehearses, divergence in (("none", "js"), ("all", None)):
+        with pytest.raises(ValueError, match="give both or neither"):
+            MethodConfig("all", rehearses, divergence)
 
 
 @pytest.mark.parametrize("text", ["", ",", "many", "1,1", "0,x", "-1", "0"])

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from dphlib.analysis import retention, tables
-from dphlib.analysis.claims import effect_text
+from dphlib.analysis import tables
+from dphlib.analysis.claims import effect_text, joint_text
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -76,8 +76,8 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
 
 def markdown(frame: pd.DataFrame) -> str:
     """A frame as a Markdown table, intervals and numbers as a reader wants them."""
-    return tables.to_markdown(retention.readable(frame))
+    return tables.to_markdown(tables.readable(frame))
 
 
-_TEMPLATES.filters |= {"code": code, "effect": effect_text, "markdown": markdown}
+_TEMPLATES.filters |= {"code": code, "effect": effect_text, "joint": joint_text, "markdown": markdown}
 _TEMPLATES.globals |= {"table": table}

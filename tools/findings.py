@@ -1,197 +1,375 @@
-"""The generated blocks of docs/findings.md, "What holds, what does not, and what we could not test".
+"""The generated blocks of docs/findings.md: the abstract, and what came out of each question of the protocol.
 
-Every number, and every word that depends on a verdict, is made from the committed reference run. What that run does not
-hold is said to be absent, with the command that makes it.
+The text around them says what is asked, what was measured and what it does not show, whichever way the results fall.
+Every statement of a result is made here, of `run.place`'s runs and their recorded verdicts.
 
-1. A verdict "at once" is that of intervals at 1 - 0.05 / m for m claims (Bonferroni). Studies have Holm's correction.
-2. Coverage was simulated by tests/benchmarks/coverage.py; its recorded numbers are read, not made here.
+1. Claims that are not supported stand first in their section. One that is supported, but not with all headline claims
+   judged at once, or not at the stopping point, says so.
+2. Differences are bold where `analysis.studies` calls them clear.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from dphlib import stats
-from dphlib.analysis import claims, retention, studies
-from dphlib.analysis.labels import NAMES, SUITES
-from dphlib.cli.replot import recorded_profile
-from dphlib.experiment.hard import hard_table
-from dphlib.experiment.results import Results, recorded_studies
-from dphlib.report.facts import read_json
+from dphlib.analysis import retention, sentences, studies
+from dphlib.analysis.claims import ROOM, ClaimResult, effect_text, verdict_counts
+from dphlib.analysis.contents import content_table
+from dphlib.analysis.labels import NAMES, SUITES, claim_name
+from dphlib.experiment.results import CLAIMS_FIGURE, Results
+from dphlib.figures.captions import TITLES
 from dphlib.settings.methods import HEADLINE
-from dphlib.settings.studies import arms_beyond
-from tools import blocks, run
+from tools import blocks, evidence, run
 
-COVERAGE = Path("tests", "benchmarks", "coverage.json")
-STUDIES = ("strength", "eta", "controls", "length", "entropy_bonus", "clip_higher")
-CONTROLS = {
-    "the data selection alone": ("GRPO on D_exp", "GRPO"),
-    "forward KL on top of it": ("DPH-F", "GRPO on D_exp, clip-high 0.28"),
-    "JS on top of it": ("DPH-JS", "GRPO on D_exp, clip-high 0.28"),
-    "plain SFT in place of forward KL": ("SFT rehearsal", "DPH-F"),
-    "leaving out the partition": ("DPH-F on all prompts", "DPH-F"),
+FEW = 3
+"""Claims, or comparisons, that a sentence names; of more it says how many there are."""
+ASKED = {
+    "pass_k_falls": "GRPO and DAPO lose Pass@8 and Pass@16 in domain",
+    "js_pass_8_above_grpo": "DPH-JS keeps more in-domain Pass@8 than GRPO",
+    "dph_nearer_at_large_k": "DPH-F and DPH-JS stay above GRPO at large k",
+    "cross_dph_loses_least": "DPH loses less Pass@8 than GRPO, DAPO and RKL cross domain",
+    "out_dph_loses_least": "DPH loses less Pass@8 than GRPO, DAPO and RKL out of domain",
+    "forward_keeps_more_than_reverse": "forward KL keeps more Pass@8 than reverse KL, on the same answers",
+    "partition_costs_nothing": "the partition costs DPH-F no more than two points",
 }
-"""What each comparison of the study `controls` asks."""
+"""The headline claims in the abstract's words."""
 
 
-def page_blocks(root: Path) -> dict[str, str]:
-    """The generated blocks of the page. Raises RunError naming a file of the reference run that is absent."""
-    facts = run.recorded(root)
-    results = Results.load(root / run.WHERE, recorded_profile(root / run.WHERE))
-    return made(results, facts, read_json(root / COVERAGE))
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A section's block: the figures, claims and sentences that answer it."""
+
+    figures: tuple[str, ...]
+    claims: tuple[str, ...] = ()
+    said: Callable[[Results], list[str]] = lambda results: []
 
 
-def made(results: Results, facts: dict[str, Any], simulated: dict[str, Any]) -> dict[str, str]:
-    """The blocks of a run's results, of what `run.recorded` says of it, and of the simulations of coverage."""
-    records = results.records
-    studied = {name: _study(results, name) for name in STUDIES}
-    between = _rows(studied["strength"], against=NAMES["dph_f"])
-    online = between["arm"].str.startswith(NAMES["rkl"])  # its k3 has forward KL's gradient, on fresh rollouts
-    changed = _spoken(_rows(studied["eta"]))
-    support, turnover = _support(records)
-    steps, base = _steps(records)
-    sums = _sums(records)
-    return blocks.rendered(
-        "findings",
-        **facts,
-        answers=len(records),
-        arms=_arms(records),
-        at_once=_at_once(results, len(facts["claims"])),
-        simulated=simulated,
-        studies=studied,
-        clear_counts=_clear_counts,
-        any_clear=_any_clear,
-        level=studies.LEVEL,
-        stored=between[~online],
-        online=between[online],
-        largest=changed.loc[changed["difference"].abs().idxmax()] if len(changed) else None,
-        controls=_controls(_spoken(_rows(studied["controls"]))),
-        support=support,
-        turnover=turnover,
-        steps=steps,
-        base=base,
-        hard=None if results.hard is None else hard_table(results.hard),
-        sums=sums,
-        excluding_zero=0 if sums is None else int(((sums["difference_low"] > 0) | (sums["difference_high"] < 0)).sum()),
+# --- Claims -------------------------------------------------------------------------------------------
+
+
+def ground(claim: ClaimResult) -> str:
+    """What a verdict rests on: the part that decided and its effect, or why there is none."""
+    part, effect = claim.deciding_part, effect_text(claim)
+    if not effect or claim.verdict in ("not testable", "not run"):
+        return part.reason
+    return f"{part.label}: {effect}{part.why}" if len(claim.parts) > 1 else effect + part.why
+
+
+def but_not(claim: ClaimResult, stopped: ClaimResult | None) -> str:
+    """Where a decided claim is not decided so, as the end of a sentence; "" where there is no such place."""
+    if claim.verdict == "not supported" and claim.holds_jointly is False:
+        return ", but open jointly"
+    if claim.verdict != "supported":
+        return ""
+    found = ["jointly"] if claim.holds_jointly is False else []
+    found += ["at the stopping point"] if stopped and stopped.verdict not in ("supported", "not run") else []
+    said = f", but not {' and not '.join(found)}" if found else ""
+    return f"{said}, and not judged at the stopping point" if stopped and stopped.verdict == "not run" else said
+
+
+def headline(claim: ClaimResult, stopped: ClaimResult | None) -> str:
+    """A headline claim in a sentence that follows its verdict."""
+    asked, why = ASKED[claim.id], ground(claim)
+    if claim.verdict == "supported":
+        return f"{asked[0].upper()}{asked[1:]} ({why}){but_not(claim, stopped)}."
+    if claim.verdict == "not supported":
+        return f"It is not supported that {asked} ({why}){but_not(claim, stopped)}."
+    verb = {"inconclusive": "is undecided", "not testable": "cannot be tested here", "not run": "was not tested"}
+    return f"Whether {asked} {verb[claim.verdict]} ({why})."
+
+
+def abstract(
+    results: Results, where: str, decided: Sequence[ClaimResult], stopped: dict[str, ClaimResult]
+) -> list[str]:
+    """What was run, what is not supported, headline claims, what is lost and learnt, and how firm the verdicts are."""
+    runs = results.records.loc[results.records["method"] != "base", ["method", "variant", "seed"]].drop_duplicates()
+    sizes, bases = runs.groupby(["method", "variant"], observed=True).size(), results.scores.of("base", "in_domain")
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in verdict_counts(decided).items() if n)
+    first = (
+        f"{len(runs)} runs of {len(sizes)} arms (up to {sizes.max()} each; base models: {len(bases.seeds)}; in "
+        f"`{where}`) judge {len(decided)} claims by a protocol fixed beforehand: {counts}."
+    )
+    heads = [one for one in decided if one.holds_jointly is not None]
+    table = content_table(results.by_content) if results.by_content else None
+    apart = "" if table is None else sentences.lost_and_learnt(table, ("grpo", "dph_f"))
+    exploratory = [f"{apart.partition(';')[0]} (exploratory)."] if apart else []
+    said = [headline(one, stopped.get(one.id)) for one in heads]
+    return [first, refuted(decided), *said, *exploratory, firm(heads, stopped)]
+
+
+def refuted(decided: Sequence[ClaimResult]) -> str:
+    """Which claims are not supported, the clearest first."""
+    found = sorted((one for one in decided if one.verdict == "not supported"), key=lambda one: one.deciding_part.p or 0)
+    if not found:
+        return "No claim comes out as not supported."
+    more = f"; and {len(found) - FEW} more" if len(found) > FEW else ""
+    return f"Not supported: {'; '.join(claim_name(one.id) for one in found[:FEW])}{more}."
+
+
+def firm(heads: Sequence[ClaimResult], stopped: dict[str, ClaimResult]) -> str:
+    """How many headline claims are decided, also jointly, and how many alike at the stopping point."""
+    settled = [one for one in heads if one.verdict in ("supported", "not supported")]
+    one_by_one, at_once, of = len(settled), sum(bool(one.holds_jointly) for one in settled), len(heads)
+    said = f"Headline claims decided: {one_by_one} of {of} one by one, {at_once} of {of} when all are judged at once"
+    if not stopped:
+        return f"{said}; no stopping point is recorded."
+    same = sum(stopped[one.id].verdict == one.verdict for one in heads)
+    return f"{said}; with the same verdict at the stopping point: {same} of {of}."
+
+
+def claim_lines(decided: Sequence[ClaimResult], stopped: dict[str, ClaimResult]) -> str:
+    """A line for each claim, those not supported first; effects in points where no unit is named."""
+    return "\n".join(
+        f"- *{claim_name(one.id)[0].upper()}{claim_name(one.id)[1:]}.* **{one.verdict.capitalize()}**{_weight(one)}"
+        f"{but_not(one, stopped.get(one.id))}."
+        for one in sorted(decided, key=lambda one: one.verdict != "not supported")
     )
 
 
-def _arms(records: pd.DataFrame) -> str:
-    trained = records[records["seed"] >= 0]
-    seeds = trained.groupby(["method", "variant"], observed=True)["seed"].nunique()
-    is_main = seeds.index.get_level_values("variant") == "main"
-    said = []
-    for name, counts in (("main arms", seeds[is_main]), ("other arms", seeds[~is_main])):
-        if len(counts):
-            low, high = counts.min(), counts.max()
-            said.append(f"{len(counts)} {name} of {low if low == high else f'{low} to {high}'}")
-    return " seeds, ".join(said)
+def _weight(claim: ClaimResult) -> str:
+    """A claim's effect after its verdict, of one that is not supported with the part that refutes it."""
+    effect = "" if claim.verdict in ("not testable", "not run") else effect_text(claim).replace(" points", "")
+    if claim.verdict == "not supported" and len(claim.parts) > 1:
+        effect = f"{claim.deciding}: {effect}"
+    why = claim.deciding_part.why if claim.verdict == "inconclusive" else ""
+    return (f", {effect}" if effect else "") + why
 
 
-def _at_once(results: Results, count: int) -> dict[str, str]:
-    """The verdict of each claim with all of them judged at once."""
-    beyond = set(arms_beyond(results.settings))
-    arms = zip(results.records["method"], results.records["variant"], strict=True)
-    records = results.records[[arm not in beyond for arm in arms]]  # no claim is of an arm that only studies train
-    judged = claims.evaluate_claims(records, results.train_logs, results.settings.name, level=1 - 0.05 / count)
-    return {claim.id: claim.verdict for claim in judged}
+def changed_verdicts(decided: Sequence[ClaimResult], stopped: dict[str, ClaimResult]) -> list[str]:
+    """The claims whose verdicts at the end and at the stopping point differ, side by side."""
+    if not stopped:
+        return []
+    judged = [one for one in decided if stopped[one.id].verdict != "not run"]
+    changed = [one for one in judged if stopped[one.id].verdict != one.verdict]
+    same = (
+        f"{len(judged)} of {len(decided)} claims are judged at both points, {len(judged) - len(changed)} of them alike."
+    )
+    rows = [[claim_name(one.id), one.verdict, stopped[one.id].verdict] for one in changed]
+    return [same, *([blocks.table(["the others", "at the end", "stopped"], rows).rstrip("\n")] if rows else [])]
 
 
 # --- Studies ------------------------------------------------------------------------------------------
 
 
-def _study(results: Results, name: str) -> dict[str, Any]:
-    """A study's sentences and its table; or that it was not run, and what runs it."""
-    if not recorded_studies(results, [name]):
-        said = f"The study `{name}` is not in the reference run; `./run_all.sh cpu --studies {name}` makes it.\n"
-        return {"said": said, "rows": None}
-    suites = [suite for suite, title in SUITES.items() if title in {where for where, _ in studies.SPOKEN}]
-    rows = studies.study_table(results.records, results.settings, [name], suites)
-    return {"said": "".join(f"- {sentence}\n" for sentence in studies.sentences(rows)), "rows": rows}
+def comparison_rows(results: Results, name: str, alike: str = "") -> list[str]:
+    """A study's comparisons, a line each, in points of in-domain Pass@8; or that it was not run.
+
+    Args:
+        alike: how every comparison's words begin, said once.
+    """
+    rows = evidence.study_rows(results, name)
+    if evidence.spoken(rows).empty:
+        return [evidence.absent(name)]
+    rows = rows[(rows["measure"] == "Pass@8") & (rows["suite"] == SUITES["in_domain"])]
+    lines = [f"- {row['change'].removeprefix(alike).strip(' ,')}: {_difference(row)}" for _, row in rows.iterrows()]
+    said = [f"{f'{alike}, in' if alike else 'In'}-domain Pass@8:", "\n".join(lines)]
+    return said if (rows["status"] == "run").all() else [*said, f"`--studies {name}` makes what was not run."]
 
 
-def _rows(study: dict[str, Any], against: str = "") -> pd.DataFrame:
-    columns = ["arm", "against", "suite", "measure", "status", "difference", "low", "high", "p_holm"]
-    rows = pd.DataFrame(columns=columns, dtype=object) if study["rows"] is None else study["rows"]
-    return rows[rows["against"] == against] if against else rows
+def _difference(row: pd.Series) -> str:
+    if row["status"] != "run":
+        return "not run"
+    few = evidence.TOO_FEW if studies.few_runs(row) else ""
+    return f"**{_numbers(row)}**" if studies.is_clear(row) else f"{_numbers(row)}{few}"
 
 
-def _spoken(rows: pd.DataFrame, suite: str = "in domain", measure: str = "Pass@8") -> pd.DataFrame:
-    return rows[(rows["suite"] == suite) & (rows["measure"] == measure) & (rows["status"] == "run")]
+def _numbers(row: pd.Series) -> str:
+    return f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
 
 
-def _clear_counts(rows: pd.DataFrame) -> str:
-    """How many comparisons exclude zero, on each measure that the sentences speak of."""
-    parts = []
-    for suite, measure in studies.SPOKEN:
-        ran = _spoken(rows, suite, measure)
-        plain = int(((ran["low"] > 0) | (ran["high"] < 0)).sum())
-        corrected = int((ran["p_holm"] < studies.LEVEL).sum())
-        parts.append(f"on {suite} {measure} {plain} of {len(ran)} by their own intervals and {corrected} after Holm's")
-    return "; ".join(parts)
+def clear_ones(rows: pd.DataFrame, what: str) -> str:
+    """How many of some comparisons are clear on in-domain Pass@8, the largest of them, and how far the others reach."""
+    ran = evidence.spoken(rows)
+    is_clear, few = studies.is_clear(ran), int(studies.few_runs(ran).sum())
+    clear, others = ran[is_clear], ran[~is_clear]
+    largest = clear.sort_values("difference", key=abs, ascending=False).head(FEW)
+    named = ", ".join(f"{row['arm']} {_numbers(row)}" for _, row in largest.iterrows())
+    some = f"the largest {FEW}: " if len(clear) > FEW else ""
+    whose = "the others'" if len(clear) else "their"
+    reach = f"; {whose} intervals lie within {evidence.span(others)}" if len(others) else ""
+    unknown = f", {few} of too few runs" if few else ""
+    return f"{what}: {len(clear)} of {len(ran)} clear{f' ({some}{named})' if named else ''}{unknown}{reach}."
 
 
-def _any_clear(rows: pd.DataFrame) -> bool:
-    return any((_spoken(rows, *where)["p_holm"] < studies.LEVEL).any() for where in studies.SPOKEN)
+def _study(results: Results, name: str, what: str) -> list[str]:
+    """`clear_ones` of a whole study; or that it was not run."""
+    rows = evidence.study_rows(results, name)
+    return [evidence.absent(name) if evidence.spoken(rows).empty else clear_ones(rows, what)]
 
 
-def _controls(ran: pd.DataFrame) -> list[tuple[str, pd.Series]]:
-    found = []
-    for what, (arm, against) in CONTROLS.items():
-        one = ran[(ran["arm"] == arm) & (ran["against"] == against)]
-        found += [(what, row) for _, row in one.head(1).iterrows()]
-    return found
+def drift(results: Results) -> list[str]:
+    """Style entropy out of domain, DPH against GRPO, and how far each method went from the base."""
+    scores = results.scores
+    pairs = [(m, [scores.get(x, "out_of_domain", "styles_nats") for x in (m, "grpo")]) for m in evidence.DPH]
+    gaps = [(method, got, evidence.few(*pair)) for method, pair in pairs if (got := evidence.gap(*pair))]
+    if not gaps:
+        return ["Not answered: no styles were told out of domain."]
+    said = "; ".join(f"{NAMES[method]} minus GRPO {evidence.effect(got, ' nats')}{few}" for method, got, few in gaps)
+    moved = retention.behaviour(results.records, "out_of_domain", [m for m in HEADLINE if m != "base"])
+    far = ", ".join(f"{row.method} {row.kl_to_base_nats:.2f}" for row in moved.itertuples())
+    return [f"Style entropy out of domain: {said}. Drift from the base there, nats a token, no interval: {far}."]
 
 
-# --- Support, training, sums --------------------------------------------------------------------------
+def lost_and_learnt(results: Results) -> list[str]:
+    """What each method loses where problems are hidden, at the largest k, and learns where they are hard, at 8."""
+    if not results.by_content:
+        return ["Not answered: no problem is of a family of the world."]
+    made = content_table(results.by_content)
+    inside = SUITES["in_domain"]
+    columns = [(inside, "hidden", made.loc[made["suite"] == inside, "k"].max()), (inside, "hard", 8)]
+    found = made.set_index(["suite", "holds", "k", "method"])
+    rows = [
+        [NAMES[name], *(sentences.minus_base(found.loc[(*column, NAMES[name])]) for column in columns)]
+        for name in HEADLINE
+        if name != "base" and all((*column, NAMES[name]) in found.index for column in columns)
+    ]
+    heads = [f"{held}, Pass@{k}" for _, held, k in columns]
+    return [blocks.table(["in domain, minus the base", *heads], rows).rstrip("\n")]
 
 
-def _support(records: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Problems preserved, lost and gained; and for each suite and k the methods that lost or gained some."""
-    table = retention.support(records)
-    largest = table.groupby("suite")["k"].transform("max")
-    shown = table[(table["suite"] == SUITES["in_domain"]) | (table["k"] == largest)]
-    turnover = []
-    for (suite, k), part in shown.groupby(["suite", "k"], sort=False):
-        again = part["method"] == retention.AGAIN
-        trained, by_chance = part[~again], part.loc[again, "gained"].iloc[0]
-        shrank = trained.loc[trained["lost"] - trained["gained"] >= 1, "method"].tolist()
-        grew = trained.loc[trained["gained"] - by_chance >= 1, "method"].tolist()
-        turnover.append({"suite": suite, "k": k, "shrank": shrank, "grew": grew})
-    return shown, turnover
+def direction(results: Results) -> list[str]:
+    """Direction on the same answers, and other divergences at DPH-F's strength."""
+    return [*comparison_rows(results, "direction"), *_study(results, "strength", "At DPH-F's strength, against it")]
 
 
-def _steps(records: pd.DataFrame, k: int = 8) -> tuple[pd.DataFrame, float]:
-    """In-domain Pass@k at each evaluated iteration, mean over seeds, and where it is first below the base; base's."""
-    rows = records[(records["variant"] == "main") & records["method"].isin(HEADLINE)]
-    rows = stats.sampled(rows[rows["suite"] == "in_domain"])
-    curve = stats.pass_curve(rows, [k]).groupby(["method", "step"], observed=True)["pass_at_k"].mean().mul(100)
-    base, out = float(curve.loc["base"].iloc[0]), []
-    for method in (m for m in HEADLINE if m != "base" and m in curve.index.get_level_values("method")):
-        line = curve.loc[method]
-        below = [str(step) for step, value in line.items() if value < base]
-        row = {"method": NAMES[method]} | {f"after {step}": value for step, value in line.items()}
-        out.append(row | {"first below the base": below[0] if below else "at none"})
-    frame = pd.DataFrame(out)
-    last = frame.pop("first below the base")
-    return frame.assign(**{last.name: last}), base
+def weights(results: Results) -> list[str]:
+    """Each weight chosen on validation, and what other weights do."""
+    return [*evidence.tuned_sentences(results), *_study(results, "eta", "Other weights, against the method's own")]
 
 
-def _sums(records: pd.DataFrame) -> pd.DataFrame | None:
-    """DPH against GRPO on the sums: trained on SQL, and trained on the sums themselves."""
-    scores, rows = stats.FinalScores(records), []
-    for variant, trained in (("main", "SQL"), ("domain=sums", "sums")):
-        there = {m for m in ("grpo", "dph_f", "dph_js") if scores.get(m, "out_of_domain", "pass", 1, variant)}
-        for method in (m for m in ("dph_f", "dph_js") if {m, "grpo"} <= there):
-            for k in (1, 8):
-                pair = [scores.of(name, "out_of_domain", "pass", k, variant) for name in (method, "grpo")]
-                got = stats.bootstrap(pair, np.subtract)
-                row = {"trained on": trained, "method": f"{NAMES[method]} minus GRPO", "measure": f"Pass@{k}"}
-                for name, value in (("", got.estimate), ("_low", got.low), ("_high", got.high)):
-                    row[f"difference{name}"] = 100 * value
-                rows.append(row | {"seeds": len(pair[0].seeds)})
-    return pd.DataFrame(rows) if rows else None
+def stopping(results: Results) -> list[str]:
+    """DPH against GRPO at the end and where each stopped, and what follows."""
+    if (found := evidence.stopped(results)) is None:
+        return [evidence.NO_STOP]
+    rows, above = [], ([], [])
+    for method, k in ((method, k) for method in evidence.DPH for k in (1, 8)):
+        cells = []
+        for scores, names in zip((results.scores, found[0]), above, strict=True):
+            pair = [scores.get(name, "in_domain", "pass", k) for name in (method, "grpo")]
+            got, few = evidence.gap(*pair), evidence.few(*pair)
+            cells.append(evidence.effect(got, "") + few if got else "not run")
+            names += [f"{NAMES[method]} in Pass@{k}"] if got and got.low > 0 and not few else []
+        rows.append([f"{NAMES[method]}, Pass@{k}", *cells])
+    table = blocks.table(["minus GRPO, in domain", "at the end", "each at its stopping point"], rows)
+    return [table.rstrip("\n"), f"{evidence.mean_stops(found[1])} {what_follows(*above)}"]
+
+
+def what_follows(at_end: Sequence[str], at_stop: Sequence[str]) -> str:
+    """What it says of DPH that some of its intervals against GRPO are above zero, at the end and at the stopping point.
+
+    >>> what_follows([], [])
+    'DPH is shown to be above GRPO at neither point.'
+    """
+    if at_stop:
+        return f"Stopped in time, GRPO is still below {' and '.join(at_stop)} (intervals above zero, uncorrected)."
+    if at_end:
+        return f"Only at the end is GRPO below {' and '.join(at_end)}: what is shown is robustness to overtraining."
+    return "DPH is shown to be above GRPO at neither point."
+
+
+def rivals(results: Results) -> list[str]:
+    """Every rival against GRPO, and against DPH-F."""
+    rows = evidence.study_rows(results, "rivals")
+    if evidence.spoken(rows).empty:
+        return [evidence.absent("rivals")]
+    return [" ".join(clear_ones(rows[rows["against"] == name], f"Rivals minus {name}") for name in ("GRPO", "DPH-F"))]
+
+
+QUESTIONS = {
+    "collapse": Question(
+        ("fig8_frontier", "fig2_pass_at_k"),
+        ("greedy_rises", "pass_k_falls", "pass_16_falls_rkl", "grpo_keeps_one_style"),
+    ),
+    "contents": Question(("fig20_contents",), (), lost_and_learnt),
+    "keep": Question(
+        ("fig4_styles",), ("dph_keeps_styles", "dph_greedy_highest", "js_pass_8_above_grpo", "dph_nearer_at_large_k")
+    ),
+    "shift": Question(
+        (CLAIMS_FIGURE,),
+        (
+            *("cross_every_rl_loses", "cross_dph_loses_least", "out_every_rl_loses", "out_dph_loses_least"),
+            *("out_rkl_loses_most", "loss_grows_with_shift"),
+        ),
+        drift,
+    ),
+    "direction": Question(
+        ("fig17_arms",), ("forward_keeps_more_than_reverse", "dph_above_reverse_gradient"), direction
+    ),
+    "factorial": Question(
+        ("fig17_arms",),
+        ("rehearsal_beyond_selection", "partition_costs_nothing", "threshold_8_as_good_as_6"),
+        lambda results: comparison_rows(results, "factorial"),
+    ),
+    "weights": Question(("fig12_eta",), (), weights),
+    "stopping": Question(("fig8_frontier",), (), stopping),
+    "rivals": Question(("fig17_arms",), (), rivals),
+    "complementarity": Question(
+        ("fig19_complementarity",),
+        (),
+        lambda results: comparison_rows(results, "complementarity", "DPH-F instead of GRPO"),
+    ),
+    "definition": Question(("fig2_pass_at_k_family",), ("generator_as_good_as_definition", "no_reference_model")),
+}
+
+
+# --- The blocks ---------------------------------------------------------------------------------------
+
+
+def page_blocks(root: Path) -> dict[str, str]:
+    """The generated blocks of the page. Raises RunError naming a file of the recorded run that is absent."""
+    where, results = evidence.load(root)
+    claims = None if evidence.of_another_world(results) else run.verdicts(root, where)
+    if claims is None:
+        return dict.fromkeys(("abstract", *QUESTIONS, "untestable"), f"{run.NOTHING}\n")
+    figures = {path.stem for path in (root / where / "figures").glob("*.png")}
+    return made(results, where, *claims, figures)
+
+
+def made(
+    results: Results,
+    where: str,
+    decided: Sequence[ClaimResult],
+    at_stop: Sequence[ClaimResult],
+    figures: Collection[str],
+) -> dict[str, str]:
+    """The blocks of a run's results.
+
+    Args:
+        where: its folder in the repository.
+        decided, at_stop: the verdicts at the end and at the stopping point, none where there is no such point.
+        figures: names of those that it has.
+    """
+    of, stopped = {one.id: one for one in decided}, {one.id: one for one in at_stop}
+    found = {"abstract": [" ".join(abstract(results, where, decided, stopped))]}
+    drawn: set[str] = set()
+    for name, question in QUESTIONS.items():
+        lines = []
+        for figure in (one for one in question.figures if one in figures):
+            title, path = TITLES[figure], f"../{where}/figures/{figure}.png"
+            lines.append(f"Again [{title.partition(',')[0]}]({path})." if figure in drawn else f"![{title}]({path})")
+            drawn.add(figure)
+        if question.claims:
+            lines.append(claim_lines([of[claim] for claim in question.claims], stopped))
+        found[name] = [*lines, *question.said(results)]
+    found["stopping"] += changed_verdicts(decided, stopped)
+    found["untestable"] = untestable(results, decided)
+    return {name: "\n\n".join(lines) + "\n" for name, lines in found.items()}
+
+
+def untestable(results: Results, decided: Sequence[ClaimResult]) -> list[str]:
+    """The base's room to lose, the claims that it cannot decide, each with why, and those that were not run."""
+    scores = results.scores
+    passed = {title: scores.get("base", suite, "pass", 8) for suite, title in SUITES.items()}
+    room = ", ".join(f"{100 * got.mean:.1f} {title}" for title, got in passed.items() if got)
+    low, high = (100 * end for end in ROOM)
+    lines = [f"The base's Pass@8 in per cent is {room}; a loss can be tested between {low:g} and {high:g}."]
+    barred = [f"{claim_name(one.id)} ({ground(one)})" for one in decided if one.verdict == "not testable"]
+    lines.append(f"Claims not testable: {'; '.join(barred) or 'none'}.")
+    absent = [claim_name(one.id) for one in decided if one.verdict == "not run"]
+    more = f"; and {len(absent) - FEW} more" if len(absent) > FEW else ""
+    lines += [f"Claims not run: {'; '.join(absent[:FEW])}{more}."] if absent else []
+    return ["\n".join(f"- {line}" for line in lines)]

@@ -22,14 +22,14 @@ from typing import Any
 import nbformat
 
 from dphlib.experiment.store import verify_run_manifest, write_run_manifest
-from dphlib.figures.style import few_colours
+from dphlib.figures.style import smaller
 from dphlib.report.facts import read_json
 from dphlib.report.pages import build_report
 from dphlib.runtime.files import RunError, atomic_path, write_text
 from dphlib.runtime.places import ARTIFACTS, REFERENCE, ROOT
 from tools import site
 
-RESULTS = ("*.parquet", "presample.csv", "cost.csv", "claims.json", "manifest.json", "seconds.json")
+RESULTS = ("*.parquet", "presample.csv", "cost.csv", "claims*.json", "manifest.json", "seconds.json")
 FOLDERS = ("tables", "figures", "notebooks", "metrics")
 
 
@@ -101,11 +101,11 @@ def finish(reference: Path = REFERENCE) -> None:
 
 
 def _lighten(path: Path) -> None:
-    """A notebook's images in few colours."""
+    """A notebook's images in fewer bytes."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for output in (output for cell in notebook["cells"] for output in cell.get("outputs", [])):
         if image := output.get("data", {}).get("image/png"):
-            output["data"]["image/png"] = b64encode(few_colours(b64decode(image))).decode()
+            output["data"]["image/png"] = b64encode(smaller(b64decode(image))).decode()
     write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -21,7 +21,7 @@ import nbformat
 from dphlib import __version__
 from dphlib.runtime.files import RunError, write_text
 from dphlib.runtime.places import ROOT
-from tools import blocks, findings, run, speed, third_party, verifier
+from tools import blocks, findings, hub, protocol, reviewers, run, speed, third_party, verifier
 
 _ADDRESS = re.compile(r"https://([\w.-]+)/([\w.-]+/[\w.-]*\w)")
 FIRST_NOTEBOOK = "00_kick_the_tires"
@@ -40,7 +40,8 @@ def address_blocks(root: Path, notebook: str = FIRST_NOTEBOOK) -> dict[str, str]
             "leave out a trailing slash and .git, or leave it empty"
         )
     github = match[2] if match and match[1] == "github.com" else ""
-    return blocks.rendered("site", address=address, github=github, version=__version__, notebook=notebook)
+    names = {"notebook": notebook, "first": FIRST_NOTEBOOK}
+    return blocks.rendered("site", address=address, github=github, version=__version__, **names)
 
 
 def address_part(*names: str) -> Callable[[Path], dict[str, str]]:
@@ -54,8 +55,13 @@ PAGES: dict[str, Callable[[Path], dict[str, str]]] = {
     "THIRD_PARTY.md": third_party.page_blocks,
     "docs/verifier.md": verifier.page_blocks,
     "docs/findings.md": findings.page_blocks,
+    "docs/reviewers.md": reviewers.page_blocks,
     "docs/artifact_appendix.md": run.appendix_blocks,
+    "docs/results.md": run.results_blocks,
+    "docs/times.md": run.times_blocks,
     "docs/speed.md": speed.page_blocks,
+    "docs/protocol.md": protocol.page_blocks,
+    "artifacts/bases/README.md": hub.card_blocks,
 }
 """Each document with generated blocks, and what makes them."""
 

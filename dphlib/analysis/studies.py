@@ -5,7 +5,7 @@ intervals. `sentences` puts each comparison into words. `effects` sets every var
 arm. `token_budget` and `cost_table` count and time. Tables 3, 4 and 5 themselves are in `tables`.
 
 Arms may have different numbers of seeds; both are named beside the effect. Arms that differ in the number of answers,
-in temperature, token limit or problems are refused (`stats.check_comparable`).
+in temperature, token limit or problems are refused (`intervals.check_comparable`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ import numpy as np
 import pandas as pd
 
 from dphlib import stats
+from dphlib.analysis.claims import too_few
 from dphlib.analysis.labels import NAMES, SUITES, label
+from dphlib.intervals import Scores, holm, interval
+from dphlib.scores import ArmScores
 from dphlib.settings.methods import CONTROLS, METHODS
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import Arm, Comparison, comparisons
@@ -25,6 +28,7 @@ from dphlib.settings.variants import MAIN, RunConfig, parse
 
 _MEASURES: dict[str, tuple[stats.Metric, int]] = {
     "greedy": ("greedy", 1),
+    "Pass@1": ("pass", 1),
     "Pass@8": ("pass", 8),
     "Pass@16": ("pass", 16),
     "styles_nats": ("styles_nats", 0),
@@ -34,12 +38,14 @@ _NUMBERS = ("mean", "mean_low", "mean_high", "against_mean", "difference", "low"
 COLUMNS = ["study", "change", "arm", "against", "suite", "measure", "unit"]
 COLUMNS += [*_NUMBERS, "seeds", "against_seeds", "status"]
 LEVEL = 0.05
-"""A difference is clear where its Holm's p is below this, and unclear otherwise, which does not mean zero."""
+"""A difference is clear where its Holm's p is below this, of enough runs, and unclear otherwise: not zero for that."""
+NOT_RUN = ": not run."
+"""How the sentence ends of a comparison that was not made."""
 SPOKEN = (("in domain", "Pass@8"), ("out of domain", "Pass@8"))
 """What a sentence says: suite and measure."""
 
 
-def _found(scores: stats.FinalScores, arm: Arm, suite: str, measure: str) -> stats.Scores | None:
+def _found(scores: ArmScores, arm: Arm, suite: str, measure: str) -> Scores | None:
     """One measure of an arm; None where it is absent, has too few answers or no styles."""
     metric, k = _MEASURES[measure]
     answers = scores.answers(arm.method, suite, metric, arm.variant)
@@ -68,18 +74,18 @@ def study_table(
     every = [(name, one) for name in names for one in comparisons(settings, name)]
     arms = [tuple(arm) for _, one in every for arm in (one.arm, one.against)]
     chosen = pd.MultiIndex.from_frame(records[["method", "variant"]]).isin(arms)
-    scores, rows = stats.FinalScores(records[chosen]), []
+    scores, rows = ArmScores.final(records[chosen]), []
     for name, one in every:
         said = {"study": name, "change": change_of(one, settings), "arm": label(*one.arm)}
         said["against"] = label(*one.against)
         rows += [{**said, **_compared(scores, one, suite, measure)} for suite in suites for measure in _MEASURES]
     table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
     for family in table.groupby(["study", "suite", "measure"], sort=False).groups.values():
-        table.loc[family, "p_holm"] = stats.holm(table.loc[family, "p"])
+        table.loc[family, "p_holm"] = holm(table.loc[family, "p"])
     return table
 
 
-def _compared(scores: stats.FinalScores, one: Comparison, suite: str, measure: str) -> dict[str, Any]:
+def _compared(scores: ArmScores, one: Comparison, suite: str, measure: str) -> dict[str, Any]:
     """The numbers of a row of `study_table`, in points (style entropy: nats); of what was run."""
     in_nats = measure == "styles_nats"
     scale = 1.0 if in_nats else 100.0
@@ -87,26 +93,39 @@ def _compared(scores: stats.FinalScores, one: Comparison, suite: str, measure: s
     row: dict[str, Any] = {"suite": SUITES[suite], "measure": measure, "unit": "nats" if in_nats else "points"}
     row |= {"seeds": len(arm.seeds) if arm else 0, "against_seeds": len(against.seeds) if against else 0}
     if against:
-        row["against_mean"] = scale * float(against.values_SP.mean())
+        row["against_mean"] = scale * against.mean
     if arm:
-        got = stats.bootstrap([arm], lambda mean: mean)
+        got = interval([arm])
         row |= got.columns("mean", 0.0, np.inf if in_nats else 100.0, scale)
     if not (arm and against):
         return {**row, "status": "not run"}
-    got = stats.bootstrap([arm, against], np.subtract)
-    numbers = {"difference": scale * got.estimate, "low": scale * got.low, "high": scale * got.high, "p": got.p}
+    got = interval([arm, against], np.subtract)
+    numbers = {"difference": scale * got.estimate, "low": scale * got.low, "high": scale * got.high, "p": got.p_of(0.0)}
     return {**row, **numbers, "status": "run"}
 
 
+def few_runs(rows: pd.Series | pd.DataFrame) -> Any:
+    """Whether an arm of a row of `study_table`, or of each of its rows, has fewer runs than decide anything."""
+    return too_few(rows["seeds"], rows["against_seeds"])
+
+
+def is_clear(rows: pd.Series | pd.DataFrame) -> Any:
+    """Whether the difference of a row of `study_table`, or of each row, is clear: by Holm's p, of enough runs."""
+    return (rows["p_holm"] < LEVEL) & ~few_runs(rows)
+
+
 def readable_study(table: pd.DataFrame) -> pd.DataFrame:
-    """A study's table as it is read: one row per comparison and suite, with Holm's p of Pass@8."""
+    """A study's table as it is read: one row per comparison and suite, with Holm's p of Pass@8 and what it says."""
     rows = []
     for (arm, against, suite), part in table.groupby(["arm", "against", "suite"], sort=False):
         row: dict[str, object] = {"arm": arm, "against": against, "suite": suite}
-        for measure in ("greedy", "Pass@8", "styles_nats"):
+        for measure in ("greedy", "Pass@1", "Pass@8", "styles_nats"):
             one = part[part["measure"] == measure].iloc[0]
             row |= {measure: one["difference"], f"{measure}_low": one["low"], f"{measure}_high": one["high"]}
-        row["Holm's p of Pass@8"] = part.loc[part["measure"] == "Pass@8", "p_holm"].iloc[0]
+        passed = part[part["measure"] == "Pass@8"].iloc[0]
+        row["Holm's p of Pass@8"] = passed["p_holm"]
+        unclear = "-" if np.isnan(passed["p_holm"]) else "○ unclear"
+        row["Pass@8 is"] = "**● clear**" if is_clear(passed) else unclear
         seeds = part[["seeds", "against_seeds"]].max()
         row["seeds"] = f"{seeds['seeds']} against {seeds['against_seeds']}"
         rows.append(row | {"status": "run" if (part["status"] == "run").any() else "not run"})
@@ -117,7 +136,6 @@ def readable_study(table: pd.DataFrame) -> pd.DataFrame:
 
 _NOUNS: dict[str, tuple[str, Callable[[RunConfig, Profile], float]]] = {
     "eta": ("the weight eta of {name}", lambda run, s: s.method_config(run).weight),
-    "strength": ("the weight eta of {name} to equal strength,", lambda run, s: s.method_config(run).weight),
     "authors_eta": ("the weight of {name} to the authors' eta / {value},", lambda run, s: s.method_config(run).weight),
     "js_scale": ("the weight of {name} by the authors' {value} x JS,", lambda run, s: s.method_config(run).weight),
     "clip_high": ("the upper clip of {name}", lambda run, settings: run.method_config.clip_high),
@@ -160,7 +178,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
         effects = [text for text in effects if text]
         seeds = part.loc[part["status"] == "run", ["seeds", "against_seeds"]]
         counted = f" ({seeds['seeds'].max()} seeds against {seeds['against_seeds'].max()})" if len(seeds) else ""
-        said.append(f"{change} changes {'; '.join(effects)}{counted}." if effects else f"{change}: not run.")
+        said.append(f"{change} changes {'; '.join(effects)}{counted}." if effects else f"{change.rstrip(',')}{NOT_RUN}")
     return said
 
 
@@ -174,9 +192,11 @@ def _spoken(part: pd.DataFrame, table: pd.DataFrame, suite: str, measure: str) -
     if one["low"] <= 0 <= one["high"]:
         return f"{by}, unclear"
     family = table[(table["study"] == one["study"]) & (table["suite"] == suite) & (table["measure"] == measure)]
+    if few_runs(one):
+        return f"{by}, unclear (too few runs)"
     p = "below 0.001" if one["p_holm"] < 0.001 else f"{one['p_holm']:.3f}"
     corrected = f"Holm's p of {int(family['p_holm'].notna().sum())} is {p}"
-    return f"{by}, clear ({corrected})" if one["p_holm"] < LEVEL else f"{by}, unclear (p {one['p']:.3f}, {corrected})"
+    return f"{by}, clear ({corrected})" if is_clear(one) else f"{by}, unclear (p {one['p']:.3f}, {corrected})"
 
 
 # --- Every variant against its main arm -----------------------------------------------------------
@@ -189,7 +209,7 @@ def effects(records: pd.DataFrame, suites: Sequence[str] = tuple(SUITES)) -> pd.
     (ablation's and main arm's). NaN where an arm has fewer answers than the measure needs. A suite that either was
     not evaluated on has no row; without ablations, of which some profiles have none, there are no rows.
     """
-    scores, variants = stats.FinalScores(records), records["variant"] != MAIN
+    scores, variants = ArmScores.final(records), records["variant"] != MAIN
     arms = [Arm(*row) for row in records.loc[variants, ["method", "variant"]].drop_duplicates().to_numpy().tolist()]
     out = []
     for arm in sorted(arms, key=lambda arm: (arm.variant, _ORDER.index(arm.method))):

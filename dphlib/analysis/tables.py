@@ -1,24 +1,30 @@
 """The paper's tables from the records, ours beside the paper's numbers; and how a table is written.
 
 Each function gives a tidy frame, one row per cell: `row` and `column` (what a reader sees), `method`, `variant`,
-`ours`, `low`, `high` (per cent, 95 % interval of `stats.bootstrap`, cut at 0 and 100), `seeds` (their number), `paper`
+`ours`, `low`, `high` (per cent, 95 % interval, cut at 0 and 100), `seeds` (their number), `paper`
 (its number as text, "" where it has none or it is not available), `status` (`run`, `not run`, or `paper only`). An arm
 that is not in the records keeps its row, as `not run`. `wide` turns a tidy frame into what is read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import html
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dphlib import stats
 from dphlib.analysis import paper
-from dphlib.analysis.labels import NAMES, SUITES, label
+from dphlib.analysis.claims import SYMBOLS
+from dphlib.analysis.labels import NAMES, SUITES, VERDICT_COLOURS, label
+from dphlib.intervals import Scores, interval
 from dphlib.runtime.files import table_beside, write_text
+from dphlib.scores import ArmScores
 from dphlib.settings.methods import METHOD_CONFIGS, MethodConfig
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import MAIN, RunConfig
@@ -30,7 +36,7 @@ NOT_RUN = "not run"
 _WORDS = table_beside(__file__)
 TITLES = {name: words["title"] for name, words in _WORDS.items()}
 """Of the CPU world's tables; `title` has those of data sets."""
-_INTERVAL = "In brackets: 95 % interval over seeds and problems (hierarchical bootstrap with Student's quantile)."
+_INTERVAL = "In brackets: 95 % interval over runs and problems (closed form, Student's quantile)."
 _WORLD = (
     "Comparable: direction and order. Not comparable: the absolute numbers, for ours are of a model of about "
     "half a million parameters on a controlled world, the paper's of an 8B model on the real sets."
@@ -63,14 +69,14 @@ def _words(name: str, kind: str, ours: str) -> str:
 
 
 def _cell(
-    found: Sequence[stats.Scores | None], row: str, column: str, method: str, variant: str, cited: str = ""
+    found: Sequence[Scores | None], row: str, column: str, method: str, variant: str, cited: str = ""
 ) -> dict[str, object]:
     """One cell: the mean of the scores' means with its interval; `not run` where some are absent."""
     cell = dict(zip(COLUMNS, (row, column, method, variant, np.nan, np.nan, np.nan, 0, cited, NOT_RUN), strict=True))
     scores = [one for one in found if one is not None]
     if not scores or len(scores) < len(found):
         return cell
-    got = stats.bootstrap(scores, lambda *means: sum(means) / len(means))
+    got = interval(scores, lambda *means: sum(means) / len(means))
     low, high = max(0.0, 100 * got.low), min(100.0, 100 * got.high)
     numbers = {"ours": 100 * got.estimate, "low": low, "high": high, "seeds": len(scores[0].seeds)}
     return {**cell, **numbers, "status": "run"}
@@ -86,25 +92,31 @@ def _frame(cells: Iterable[dict[str, object]]) -> pd.DataFrame:
 
 _METRICS: dict[str, tuple[stats.Metric, int]] = {
     "greedy": ("greedy", 1),
+    "Pass@1": ("pass", 1),
     "Pass@8": ("pass", 8),
     "Pass@16": ("pass", 16),
 }
 _PAPER_SET = {"in_domain": "BIRD", "cross_domain": "Spider"}
 
 
-def table1(scores: stats.FinalScores) -> pd.DataFrame:
-    """Table 1: greedy, Pass@8, Pass@16 in domain and cross domain, beside the paper's Llama-3.1-8B-Instruct."""
+def _cited(table: paper.PaperTable, row: str, column: str) -> str:
+    """The paper's number as text, "" where it has no such column: it samples no Pass@1."""
+    return table.text(row, column) if column in table.columns else ""
+
+
+def table1(scores: ArmScores) -> pd.DataFrame:
+    """Table 1: greedy, Pass@1, Pass@8, Pass@16 in domain and cross domain, beside the paper's Llama-3.1-8B-Instruct."""
     cells = []
     for method in paper.TABLE_1.rows:
         for suite, cited_set in _PAPER_SET.items():
             for name, measure in _METRICS.items():
                 found = scores.get(method, suite, *measure)
-                cited = paper.TABLE_1.text(method, f"{cited_set} {name}")
+                cited = _cited(paper.TABLE_1, method, f"{cited_set} {name}")
                 cells.append(_cell([found], label(method), f"{SUITES[suite]} {name}", method, MAIN, cited))
     return _frame(cells)
 
 
-def table2(scores: stats.FinalScores) -> pd.DataFrame:
+def table2(scores: ArmScores) -> pd.DataFrame:
     """Table 2: Pass@8 of each kind of sums and their average; then the paper's five sets, which are others."""
     subsets = sorted(
         scores.subsets("out_of_domain") or SUBSETS,
@@ -121,21 +133,21 @@ def table2(scores: stats.FinalScores) -> pd.DataFrame:
     return _frame(cells)
 
 
-def table3(scores: stats.FinalScores) -> pd.DataFrame:
+def table3(scores: ArmScores) -> pd.DataFrame:
     """Table 3: trained on sums, evaluated on held-out sums; the paper's three uncertain numbers of two models."""
     cells = []
     for method in paper.TABLE_3.rows:
         variant = MAIN if method == "base" else "domain=sums"
         row = label(method, variant)
-        for name, measure in _METRICS.items():
-            found = scores.get(method, "out_of_domain", *measure, variant)
+        for name in ("greedy", "Pass@1", "Pass@8"):
+            found = scores.get(method, "out_of_domain", *_METRICS[name], variant)
             cells.append(_cell([found], row, f"sums {name}", method, variant))
         for name, table in (("Llama", paper.TABLE_3), ("Qwen", paper.TABLE_3_QWEN)):
             cells.append(_paper_only(row, name, method, variant, " | ".join(map(str, table.rows[method]))))
     return _frame(cells)
 
 
-def table4(scores: stats.FinalScores, k: int = 8, threshold: int = 6, other: int = 8) -> pd.DataFrame:
+def table4(scores: ArmScores, k: int = 8, threshold: int = 6, other: int = 8) -> pd.DataFrame:
     """Table 4: two thresholds of the partition; `threshold` is the main runs', `other` the ablation's, of k."""
     cells = []
     for method in ("dph_f", "dph_js"):
@@ -146,19 +158,33 @@ def table4(scores: stats.FinalScores, k: int = 8, threshold: int = 6, other: int
     return _frame(cells)
 
 
-def table5(scores: stats.FinalScores, main_eta: float = 0.5) -> pd.DataFrame:
+def table5(scores: ArmScores, main_eta: float = 0.8) -> pd.DataFrame:
     """Table 5: DPH-JS by its generator and by definition at three weights; `main_eta` is the main runs'."""
     cells = []
-    weights = {0.05 * main_eta: "0.01", 0.25 * main_eta: "0.05", main_eta: "0.2"}
+    weights = {main_eta / 20: "0.01", main_eta / 4: "0.05", main_eta: "0.2"}
     for eta, cited_eta in weights.items():
         for method, form in (("dph_js", "generator"), ("dph_js_definition", "definition")):
             variant = MAIN if eta == main_eta else f"eta={eta:g}"
             for suite, cited_set in _PAPER_SET.items():
-                for name in ("greedy", "Pass@16"):
+                for name in ("greedy", "Pass@1", "Pass@16"):
                     found = scores.get(method, suite, *_METRICS[name], variant)
-                    cited = paper.TABLE_5[method].text(cited_eta, f"{cited_set} {name}")
+                    cited = _cited(paper.TABLE_5[method], cited_eta, f"{cited_set} {name}")
                     row = f"{form}, eta {eta:g} / {cited_eta}"
                     cells.append(_cell([found], row, f"{SUITES[suite]} {name}", method, variant, cited))
+    return _frame(cells)
+
+
+def table_points(final: ArmScores, stopped: ArmScores) -> pd.DataFrame:
+    """Both reported points side by side: each measure at the runs' stopping points, then at the end of training."""
+    measures = [("in_domain", name) for name in _METRICS] + [
+        (suite, "Pass@8") for suite in SUITES if suite != "in_domain"
+    ]
+    cells = []
+    for method in paper.TABLE_1.rows:
+        for suite, name in measures:
+            for point, scores in (("stopped", stopped), ("end", final)):
+                found = scores.get(method, suite, *_METRICS[name])
+                cells.append(_cell([found], label(method), f"{SUITES[suite]} {name}, {point}", method, MAIN))
     return _frame(cells)
 
 
@@ -180,7 +206,7 @@ def methods_table(profile: Profile) -> pd.DataFrame:
         rows.append(
             {
                 "Method": NAMES[name],
-                "trains on": "all prompts" if method.trains_on == "all" else "D_exp, rehearses D_pef",
+                "trains on": "all prompts" if method.explores == "all" else "D_exp, rehearses D_pef",
                 "divergence": _divergence(method),
                 "weight": f"{method.eta or method.rkl_coef:g}" if method.eta or method.rkl_coef else "0",
                 "authors' weight": paper.ETA.get(name, "not available"),
@@ -190,6 +216,22 @@ def methods_table(profile: Profile) -> pd.DataFrame:
                 "seeds": len(profile.seeds),
             }
         )
+    return pd.DataFrame(rows)
+
+
+def settings_table(*parts: Any, within: str = "") -> pd.DataFrame:
+    """Every value of some settings, a row each: setting, of nested ones with the names above it, and value.
+
+    Args:
+        parts: dataclasses.
+        within: what is written before each name.
+    """
+    rows: list[dict[str, str]] = []
+    for name, value in ((one.name, getattr(part, one.name)) for part in parts for one in dataclasses.fields(part)):
+        if dataclasses.is_dataclass(value):
+            rows += settings_table(value, within=f"{within}{name}.").to_dict("records")
+        else:
+            rows.append({"setting": f"{within}{name}", "value": str(value)})
     return pd.DataFrame(rows)
 
 
@@ -237,13 +279,36 @@ def read_csv(path: Path) -> pd.DataFrame:
     return table.assign(**numbers)
 
 
-def to_markdown(table: pd.DataFrame | str) -> str:
-    """A table for a Markdown page; tidy frames are made wide first, a sentence in a table's place stays one."""
+def to_markdown(table: pd.DataFrame | str, right: Iterable[str] = ()) -> str:
+    """A table for a Markdown page; tidy frames are made wide first, a sentence in a table's place stays one.
+
+    Args:
+        right: columns that are aligned to the right.
+    """
     if isinstance(table, str):
         return table
-    shown = wide(table)
-    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
+    shown, right = wide(table), set(right)
+    rules = ["---:" if name in right else "---" for name in shown.columns]
+    lines = [list(shown.columns), rules, *shown.to_numpy().tolist()]
     return "".join(f"| {' | '.join(map(_in_markdown, line))} |\n" for line in lines)
+
+
+def folded(summary: str, table: pd.DataFrame | str) -> str:
+    """`to_markdown`, folded away under a line until a reader opens it."""
+    return f"<details><summary>{html.escape(summary, quote=False)}</summary>\n\n{to_markdown(table)}\n\n</details>"
+
+
+_MARKS = {ord(mark): f"&#{ord(mark)};" for mark in "`*_$[]"}
+"""What Markdown would read as marks even inside of HTML's code."""
+
+
+def code(text: str) -> str:
+    """A model's answer as code inside a cell, whatever marks it holds.
+
+    >>> code("SELECT a < b")
+    '<code>SELECT a &lt; b</code>'
+    """
+    return f"<code>{html.escape(text.strip(), quote=False).translate(_MARKS)}</code>"
 
 
 def _in_markdown(value: object) -> str:
@@ -270,3 +335,106 @@ def _in_html(ours: str, interval: str, cited: str) -> str:
     shown = f'<span class="not-run">{ours}</span>' if ours == NOT_RUN else f"<b>{ours}</b>"
     shown += f'<span class="ci">{interval}</span>' if interval else ""
     return shown + (f'<span class="cited">paper {html.escape(cited)}</span>' if cited else "")
+
+
+# ---------------------------------------------------------------------------------------------- in a notebook
+
+_SUFFIXES = {"nats": " (nats)", "s": " (s)", "gib": " (GiB)"}
+_UNITS = dict.fromkeys(("keep", "explore", "truncated", *SUITES.values()), " (%)")
+_REFUSED = ("no_answer", "invalid", "forbidden", "timeout", "too_large")
+_SAID: dict[str, tuple[str, str]] = {word: (SYMBOLS[word], VERDICT_COLOURS[word]) for word in SYMBOLS}
+_SAID |= dict.fromkeys(("correct", "yes"), _SAID["supported"]) | dict.fromkeys(("wrong", "no"), _SAID["not supported"])
+_SAID |= dict.fromkeys(_REFUSED, _SAID["not testable"]) | {"infra_error": _SAID["not run"]}
+_VERDICT = re.compile(rf"(?:[{''.join(SYMBOLS.values())}] )?({'|'.join(sorted(_SAID, key=len, reverse=True))})\b")
+_VERDICT_COLUMNS = ("verdict", "expected", "outcome", "agrees", "at the end", "at the stopping points")
+_IDENTIFIER = re.compile(r"[a-z0-9_]+")
+_NUMBER = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)?|-|nan|-?inf")
+
+
+class Shown:
+    """Markdown that a notebook shows where it is displayed, or the last expression of a cell."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def _repr_markdown_(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def shown(table: pd.DataFrame | str, digits: int = 1, *, fold: str = "", code_in: Sequence[str] = ()) -> Shown:
+    """A table as every notebook shows it: `readable`, numbers to the right, verdicts as `verdict`.
+
+    Args:
+        table: a frame, tidy or not, or a sentence in its place.
+        digits: decimals of the numbers.
+        fold: a line under which it is folded away, "" to show it.
+        code_in: columns that hold code or a model's answers.
+
+    >>> print(shown(pd.DataFrame({"n": [1.25], "sql": ["a < b"], "holds": [True]}), 2, code_in=["sql"]))
+    | n | sql | holds |
+    | ---: | --- | --- |
+    | 1.25 | <code>a &lt; b</code> | <span style="color:#0070BA">✔&nbsp;yes</span> |
+    <BLANKLINE>
+    """
+    if not isinstance(table, str) and list(table.columns) == COLUMNS:
+        table = to_markdown(wide(table, _on_lines))
+    if isinstance(table, str):
+        return Shown(folded(fold, table) if fold else table)
+    truths = [name for name in table if pd.api.types.is_bool_dtype(table[name])]
+    frame = table.assign(**{name: table[name].map({True: "yes", False: "no"}) for name in truths})
+    frame = readable(frame, digits)
+    for old, new in zip((n for n in table if not str(n).endswith(("_low", "_high"))), frame.columns, strict=True):
+        if old in code_in:
+            frame[new] = frame[new].map(code)
+        elif old in truths or old in _VERDICT_COLUMNS:
+            frame[new] = frame[new].map(verdict)
+    text = to_markdown(frame, [name for name in frame if all(map(_NUMBER.fullmatch, frame[name]))])
+    return Shown(folded(fold, text) if fold else text)
+
+
+def _on_lines(ours: str, interval: str, cited: str) -> str:
+    """Our number, then its interval, then the paper's, a line each."""
+    number = f"**{ours}**" if interval else ours
+    return "<br>".join(filter(None, (number, interval, f"paper {cited}" if cited else "")))
+
+
+def verdict(text: str) -> str:
+    """A verdict, or the outcome of an answer, with its shape and in its colour; another text as it is.
+
+    >>> verdict("wrong"), verdict("a dash")
+    ('<span style="color:#B54200">✘&nbsp;wrong</span>', 'a dash')
+    """
+    found = _VERDICT.match(text)
+    if not found:
+        return text
+    symbol, colour = _SAID[found[1]]
+    return f'<span style="color:{colour}">{symbol}&nbsp;{found[1]}</span>{text[found.end() :]}'
+
+
+def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
+    """A frame as it is read: `x`, `x_low`, `x_high` become one text, others are rounded; absent, infinite: a dash.
+
+    >>> readable(pd.DataFrame({"keep": [81.26], "keep_low": [79.0], "keep_high": [83.5], "seeds": [3]})).to_dict("list")
+    {'keep (%)': ['81.3 [79.0, 83.5]'], 'seeds': ['3']}
+    """
+    out = {}
+    for name in (n for n in frame.columns if not str(n).endswith(("_low", "_high"))):
+        texts = [_text(value, digits) for value in frame[name]]
+        if f"{name}_low" in frame:
+            ends = zip(frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
+            with_ends = zip(texts, ends, strict=True)
+            texts = [t if t == "-" else f"{t} [{_text(a, digits)}, {_text(b, digits)}]" for t, (a, b) in with_ends]
+        head, _, tail = str(name).rpartition("_")
+        title = head if tail in _SUFFIXES else str(name)
+        title = title.replace("_", " ") if _IDENTIFIER.fullmatch(title) else title
+        out[title + (_UNITS.get(name) or _SUFFIXES.get(tail, ""))] = texts
+    return pd.DataFrame(out)
+
+
+def _text(value: object, digits: int) -> str:
+    if isinstance(value, float | np.floating):
+        return "-" if not np.isfinite(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
+    return str(value)

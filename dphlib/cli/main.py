@@ -1,16 +1,6 @@
 """The command line: `dph run` is what `./run_all.sh` calls; the stages are there one by one, as in the notebooks.
 
-dph run --profile cpu          all notebooks, then claims, report, manifest
-dph run --profile cpu --seeds 5 --studies all    the same with five seeds and every study of `dphlib.settings.studies`
-dph ablate --study eta         one study alone: a sentence for each comparison, or its table
-dph plan --profile gpu80        what a profile will need: downloads, disk, GPU memory, hours
-dph presample | partition | train | evaluate | claims | report   one step, building what it needs
-dph where base | partition | store | databases   the folder of a part of a run that is there
-dph notebooks --out FOLDER     copies the notebooks, to open them in Jupyter
-dph replot                     figures, tables and claims again from recorded results, compared byte by byte
-dph data list | check          the data sets: files, licences, sources; runs every gold of those in a folder
-dph verl --out FOLDER          the partition, its stored answers and a launch line for verl, see docs/verl.md
-dph verl --import FOLDER       the weights that verl trained, as a run that `evaluate` and the notebooks find
+`EXAMPLES` has the commands as they are used, and `dph COMMAND --help` shows them.
 """
 
 from __future__ import annotations
@@ -22,34 +12,56 @@ from pathlib import Path
 
 import tyro
 
+from dphlib import __version__
+from dphlib.cli.arguments import (
+    CardArgument,
+    MethodArgument,
+    ProfileArgument,
+    StudiesArgument,
+    SuiteArgument,
+    VariantArgument,
+)
 from dphlib.cli.data import data
 from dphlib.cli.replot import recorded_profile, replot
-from dphlib.cli.run import ProfileArgument, require_machine, run
+from dphlib.cli.run import require_machine, run
 from dphlib.cli.verl import verl
 from dphlib.cli.where import where
 from dphlib.experiment import plan as plan_module
 from dphlib.experiment.pipeline import Needed, Pipeline
 from dphlib.integrations import store
+from dphlib.report.facts import minutes_text
 from dphlib.report.notebooks import NotebookInterrupted, find_notebooks
-from dphlib.runtime.files import InputError, RunError, UserError, make_folder, say, write_text
+from dphlib.runtime.files import InputError, RunError, UserError, make_folder, read_manifest, say, unknown, write_text
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, REFERENCE
-from dphlib.settings.environment import profile_from_environment
+from dphlib.settings.environment import ask_to_retrain, profile_from_environment
 from dphlib.settings.methods import METHOD_CONFIGS
-from dphlib.settings.studies import HARD, STUDIES, chosen, study_runs
+from dphlib.settings.studies import EXPLORATORY, STUDIES, chosen, planned_runs, study_runs
 from dphlib.settings.variants import RunConfig
 from dphlib.training import tracking
 
 
-def plan(profile_name: ProfileArgument = "cpu", card: str = "") -> int:
-    """Says what a profile will need: downloads, disk, GPU memory, hours. Starts nothing.
+def plan(profile_name: ProfileArgument = "cpu", card: CardArgument = "") -> int:
+    """Says what a profile will need: minutes or hours, memory, disk, downloads. Starts nothing."""
+    import pandas as pd
 
-    Args:
-        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
-        card: another GPU than the profile's own: t4, l4, h100 or h200.
-    """
     settings = profile_from_environment(profile_name)
-    print(plan_module.measured(settings, REFERENCE) if settings.base is None else plan_module.to_text(settings, card))
+    if settings.base is not None:
+        print(plan_module.to_text(settings, card))
+        return 0
+    here = ARTIFACTS / settings.name
+    recorded = here if read_manifest(here)[0] and not _recorded(REFERENCE, settings.name) else REFERENCE
+    print(plan_module.measured(settings, recorded))
+    manifest, _ = read_manifest(recorded)
+    print(minutes_text(manifest))
+    if manifest["asked"]:
+        logs = pd.read_parquet(recorded / "train_log.parquet", columns=["method", "variant", "seed"])
+        ours = len(planned_runs(settings, chosen(settings.studies)))
+        print(f"it trained {len(logs.drop_duplicates())} runs; ./run_all.sh {settings.name} trains {ours}")
     return 0
+
+
+def _recorded(folder: Path, profile_name: str) -> bool:
+    return read_manifest(folder)[0].get("profile") == profile_name
 
 
 def notebooks(out: Path = Path("notebooks")) -> int:
@@ -73,54 +85,73 @@ def notebooks(out: Path = Path("notebooks")) -> int:
 # --- single steps ---
 
 
-def presample(profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, suite: str = "train") -> int:
-    """Draws and verifies the pre-samples of a suite."""
+def presample(
+    profile_name: ProfileArgument = "cpu",
+    artifacts: Path = ARTIFACTS,
+    suite: SuiteArgument = "train",
+    seed: int = 0,
+    retrain_base: bool = False,
+) -> int:
+    """Draws and verifies the pre-samples of a suite, for the runs with a seed."""
+    ask_to_retrain(retrain_base)
     pipeline = _pipeline(profile_name, artifacts, {"pre-sampling": partial(Pipeline.presample, suite=suite)})
-    print(pipeline.presample(suite).path)
+    print(pipeline.presample(suite, seed=seed).path)
     return 0
 
 
 def partition(
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
-    suite: str = "train",
+    suite: SuiteArgument = "train",
     threshold: int = 0,
     export: Path | None = None,
+    seed: int = 0,
+    retrain_base: bool = False,
 ) -> int:
-    """Partitions a suite; threshold 0 is the profile's; export: a new folder, for it as other trainers read it."""
+    """Partitions a suite.
+
+    Args:
+        artifacts: folder of the runs.
+        threshold: correct answers from which a prompt is near-perfect; 0 is the profile's.
+        export: a new folder, for the partition as other trainers read it.
+        seed: of the runs that read it; it decides the base and the draw.
+        retrain_base: train the base, in place of the one that is shipped.
+    """
+    ask_to_retrain(retrain_base)
     pipeline = _pipeline(profile_name, artifacts, {"pre-sampling": partial(Pipeline.presample, suite=suite)})
     if export is not None:
         store.new_folder(export)
-    source, parts = pipeline.partition(suite, threshold or None), pipeline.parts(suite, threshold or None)
+    source = pipeline.partition(suite, threshold or None, seed=seed)
+    parts = pipeline.parts(suite, threshold or None, seed)
     print(f"D_pef {len(parts.near_perfect)}, D_exp {len(parts.exploration)}, references {len(parts.references)}")
     print(source.path)
     if export is not None:
         # With the trainer's log-probs where another program drew: a divergence starts at 0 against those alone.
-        parts = parts._replace(references=pipeline.references(suite, source, METHOD_CONFIGS["dph_f"]))
-        store.export(export, parts, threshold or pipeline.settings.presample.threshold, pipeline.base_folder())
+        parts = parts._replace(references=pipeline.references(suite, source, METHOD_CONFIGS["dph_f"], seed))
+        base = pipeline.base_folder(pipeline.settings.base_index(seed))
+        store.export(export, parts, threshold or pipeline.settings.presample.threshold, base)
         print(export)
     return 0
 
 
 def train(
-    method: str,
+    method: MethodArgument,
     seed: int = 0,
-    variant: str = "main",
+    variant: VariantArgument = "main",
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
     tracker: str = "",
+    retrain_base: bool = False,
 ) -> int:
     """Trains one run.
 
     Args:
-        method: of the paper, or a control: grpo_dexp, sft_rehearsal, dph_f_all.
-        seed: of training.
-        variant: main, or one setting that differs: eta=..., strength=equal, authors_eta=8, js_scale=2, threshold=...,
-            k=..., answers=..., clip_high=..., top_p=..., entropy=..., iterations=..., domain=sums.
-        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
+        seed: of training; it decides the base and the pre-sampling too.
         artifacts: folder of the runs.
         tracker: also log to this tracker of Accelerate's, such as tensorboard or wandb.
+        retrain_base: train the base, in place of the one that is shipped.
     """
+    ask_to_retrain(retrain_base)
     run = RunConfig(method, variant, seed)
     if tracker:
         tracking.check(tracker)
@@ -130,56 +161,60 @@ def train(
 
 
 def evaluate(
-    method: str,
+    method: MethodArgument,
     seed: int = 0,
-    variant: str = "main",
+    variant: VariantArgument = "main",
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
+    retrain_base: bool = False,
 ) -> int:
-    """Evaluates one run beside the base and prints Pass@k."""
+    """Evaluates one run beside its base and prints Pass@k."""
     from dphlib import stats
 
+    ask_to_retrain(retrain_base)
     run = RunConfig(method, variant, seed)
     needed: Needed = {
         "training": partial(Pipeline.train_one, run=run),
         "evaluation": partial(Pipeline.evaluate_one, run=run),
     }
     records = _pipeline(profile_name, artifacts, needed).evaluate([run])
-    final = stats.final(records)
-    least = int(final[final["sample"] >= 0].groupby("suite")["sample"].max().min()) + 1
-    print(stats.pass_curve(stats.sampled(final), [k for k in (1, 8, 16, 64) if k <= least]).to_string(index=False))
+    rows = stats.sampled(stats.final(records))
+    print(stats.pass_curve(rows, [k for k in (1, 8, 16, 64) if k <= rows["n"].min()]).to_string(index=False))
     return 0
 
 
 def ablate(
-    study: str,
+    study: StudiesArgument,
     seeds: str = "",
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
     workers: int = 0,
     table: Path | None = None,
+    retrain_base: bool = False,
 ) -> int:
     """Runs studies alone and says what each comparison shows, with its interval.
 
     Args:
-        study: `all`, or names such as `eta,controls`; `hard` prints the table of the hard problems.
         seeds: of every arm, their number (3) or a list (0,1,2); "" for the profile's.
-        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: stages are kept in, and found in, `<artifacts>/<profile_name>`.
         workers: runs at a time, 0 for one each core.
         table: also write the whole table, every suite and measure, to this CSV file.
+        retrain_base: train the bases, in place of those that are shipped.
     """
-    from dphlib.analysis import retention, tables
     from dphlib.analysis import studies as ablations
-    from dphlib.experiment import hard
+    from dphlib.analysis import tables
+    from dphlib.experiment import exploratory
 
+    ask_to_retrain(retrain_base)
     settings, names = profile_from_environment(profile_name, seeds, seeds), chosen(study)
     if not names:
         raise InputError(f"no study given; known: all, {', '.join(STUDIES)}")
     require_machine(settings)
-    pipeline, compared = Pipeline(artifacts / settings.name, settings, workers or None), [n for n in names if n != HARD]
-    if HARD in names:
-        print(tables.to_markdown(retention.readable(hard.hard_table(hard.hard_records(pipeline)))))
+    pipeline = Pipeline(artifacts / settings.name, settings, workers or None)
+    for name in (one for one in EXPLORATORY if one in names):
+        answers = exploratory.records(pipeline, name, settings.main_runs())
+        print(tables.to_markdown(tables.readable(exploratory.EXPLORATORY[name].table(answers))))
+    compared = [name for name in names if name not in EXPLORATORY]
     if not compared:
         return 0
     runs = study_runs(settings, compared)
@@ -203,7 +238,7 @@ def claims(source: Path = REFERENCE) -> int:
 
     settings = recorded_profile(source)
     results = Results.load(source, settings)
-    claim_module.print_table(claim_module.evaluate_claims(results.records, results.train_logs, settings.name))
+    claim_module.print_table(claim_module.evaluate_claims(results.scores, results.train_logs, settings.name))
     return 0
 
 
@@ -243,11 +278,49 @@ _COMMANDS = (
 COMMANDS: dict[str, Callable[..., int]] = {command.__name__: command for command in _COMMANDS}
 
 
+EXAMPLES = {
+    "run": (
+        "dph run --profile smoke",
+        "dph run --profile cpu --seeds 5 --studies controls,eta",
+        "dph run --profile cpu --only 04",
+    ),
+    "presample": ("dph presample --profile cpu --suite train --seed 0",),
+    "partition": ("dph partition --profile cpu --threshold 7 --export partition-7",),
+    "train": ("dph train --method dph_js --seed 0", "dph train --method dph_f --variant eta=0.05"),
+    "evaluate": ("dph evaluate --method dph_js --seed 0",),
+    "ablate": ("dph ablate --study eta", "dph ablate --study all --seeds 3 --table studies.csv"),
+    "plan": ("dph plan --profile cpu", "dph plan --profile gpu24 --card t4"),
+    "claims": ("dph claims", "dph claims --source artifacts/cpu"),
+    "report": ("dph report --source artifacts/cpu",),
+    "replot": ("dph replot", "dph replot --source artifacts/cpu"),
+    "data": ("dph data list", "dph data check --data-dir data --sets bird spider_dev"),
+    "verl": (
+        "dph verl --profile gpu80 --method dph_js --out verl-run",
+        "dph verl --profile gpu80 --method dph_js --import verl-run/merged",
+    ),
+    "where": ("dph where base", "dph where partition --profile smoke --seed 0"),
+    "notebooks": ("dph notebooks --out notebooks",),
+}
+"""Command -> how it is used."""
+_SHOWN = ("run", "plan", "train", "ablate", "replot")
+"""Commands whose first example `dph --help` shows."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `dph`. Errors that a user can mend are one line; others keep their traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    first = arguments[0] if arguments else ""
+    if first == "--version":
+        print(f"dph {__version__}")
+        return 0
     try:
-        return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="dph")
+        if first and not first.startswith("-") and first not in COMMANDS:
+            raise unknown("command", first, COMMANDS)
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="dph", description=_DESCRIPTION)
+    except SystemExit as left:
+        if not left.code and {"-h", "--help"} & set(arguments):
+            _show_examples(first)
+        raise
     except NotebookInterrupted as stop:
         say(str(stop))
         return stop.code
@@ -257,6 +330,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         say(f"dph: {error}")
         return 1
+
+
+_DESCRIPTION = """\
+DPH-RL: reinforcement learning with verifiable rewards held by a mass-covering f-divergence.
+dph COMMAND --help says what a command takes; dph --version prints the version."""
+
+
+def _show_examples(command: str) -> None:
+    shown = EXAMPLES.get(command) or [EXAMPLES[name][0] for name in _SHOWN]
+    print("\n".join(["examples:", *(f"  {line}" for line in shown)]))
 
 
 if __name__ == "__main__":

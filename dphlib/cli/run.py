@@ -10,11 +10,12 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from filelock import FileLock, Timeout
 
+from dphlib.cli.arguments import NotebookArgument, ProfileArgument, StudiesArgument
+from dphlib.experiment import bases, protocol
 from dphlib.experiment import plan as plan_module
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.experiment.store import code_version, verify_run_manifest, write_run_manifest
@@ -28,47 +29,51 @@ from dphlib.report.notebooks import (
     run_notebooks,
 )
 from dphlib.runtime.files import clear_errors, digest, make_folder, read_manifest, require_space, say, write_json
-from dphlib.runtime.jobs import duration
 from dphlib.runtime.machine import pin_kernels, versions
-from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS
-from dphlib.settings.environment import profile_from_environment
+from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, PROTOCOL
+from dphlib.runtime.progress import duration
+from dphlib.settings.environment import ask_to_retrain, profile_from_environment
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import chosen
 
 SPACE_GIB = 0.5
 """A full CPU run wrote less than a third of this."""
-
-
-ProfileArgument = Annotated[str, tyro.conf.arg(name="profile")]
+SET_UP = "set-up"
+"""In a manifest's seconds, beside the notebooks."""
 
 
 def run(
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
-    only: str = "",
+    only: NotebookArgument = "",
     seeds: str = "",
-    studies: str = "",
+    studies: StudiesArgument = "",
     study_seeds: str = "",
+    retrain_base: bool = False,
 ) -> int:
     """Runs all notebooks of a profile, then claims, report and manifest.
 
     Args:
-        profile_name: smoke, cpu, lm, lm-smoke, or for a GPU gpu24, gpu80, paper, and these with -smoke.
         artifacts: results go to `<artifacts>/<profile_name>`.
-        only: run this notebook alone, by its number or name.
         seeds: of main runs and controls, their number (5) or a list (0,1,2); "" for the profile's.
-        studies: also run these: `all`, or names such as `controls,eta`; `hard` draws more answers to the problems that
-            the base seldom solves; `smoke` runs some of them anyway.
         study_seeds: of ablations and studies, as `seeds`.
+        retrain_base: train the bases, in place of those that are shipped.
     """
+    ask_to_retrain(retrain_base)
     settings, started = profile_from_environment(profile_name, seeds, study_seeds), time.monotonic()
     chosen(studies)
+    if settings.name == "cpu":
+        protocol.check(PROTOCOL)
     require_machine(settings)
     out = artifacts.resolve() / settings.name
     make_folder(out)
     require_space(out, SPACE_GIB + plan_module.written_gib(settings))
+    pipeline = Pipeline(out, settings)
     # Notebook 04 asks for what training needs: what no GPU here can train is trained elsewhere.
-    Pipeline(out, settings).require_memory({"pre-sampling": Pipeline.presample})
+    pipeline.require_memory({"pre-sampling": Pipeline.presample})
+    for index in settings.used_bases:  # what is wrong with a shipped one is said before the first notebook
+        if pipeline.shipped(index) is not None:
+            pipeline.base(index)
     lock = FileLock(out / ".lock")
     try:
         with clear_errors(out):
@@ -135,16 +140,16 @@ def _run_stale(out: Path, parameters: dict[str, Any], names: Sequence[str] | Non
 
 
 def _outside(settings: Profile) -> list[Any]:
-    """What a GPU profile's notebooks depend on beside their parameters: the environment's settings, the data's files.
+    """What notebooks depend on beside their parameters: shipped bases, the environment's settings, the data's files.
 
-    The base is downloaded here where it is not there yet: without access nothing is begun.
+    A base of the hub is downloaded here where it is not there yet: without access nothing is begun.
 
     Raises:
         FileNotFoundError, DataError: a data set is not where it should be.
         RunError: no access to the base.
     """
     if settings.base is None:
-        return [] if settings.small else [settings]
+        return [bases.listed(settings)] if settings.small else [settings]
     from dphlib.experiment import policies
     from dphlib.experiment import problems as problem_sets
 
@@ -180,7 +185,7 @@ def _finish(out: Path, settings: Profile, asked: dict[str, str]) -> None:
 
     seconds = read_json(out / "seconds.json")
     if setup := os.environ.get("DPH_SETUP_S"):
-        write_json(out / "seconds.json", seconds := {"set-up": float(setup), **seconds})
+        write_json(out / "seconds.json", seconds := {SET_UP: float(setup), **seconds})
     extra = {"profile": settings.name, "seeds": list(settings.seeds), "asked": asked, "seconds": seconds}
     if settings.described:
         extra["ours"] = settings.described
@@ -191,20 +196,48 @@ def _finish(out: Path, settings: Profile, asked: dict[str, str]) -> None:
 
 
 def _closing_words(out: Path, done: Sequence[str], seconds: float) -> None:
+    """What came out: of a smoke run that everything works, in six lines; else the verdicts, beside the reference's."""
     from dphlib.analysis import claims
-    from dphlib.experiment.agreement import agreement
+    from dphlib.experiment.agreement import agreement, verdict_agreement
 
-    print()
-    claims.print_table(read_claims(out))
     manifest = read_json(out / "manifest.json")
+    name, smallest = manifest["profile"], manifest["profile"].endswith("smoke")
+    print()
+    if smallest:
+        print(_everything_works(out))
+        print("it shows that everything runs and says nothing about the method: too few problems and steps for a claim")
+    else:
+        claims.print_table(read_claims(out))
+        print()
+        for sentence in (verdict_agreement(out, name), agreement(out, name)):
+            if sentence:
+                print(sentence)
+    print(f"time: {_times(done, seconds, manifest)}")
+    print(f"report: {out / 'report' / 'index.html'}, explorer.html beside it")
+    print(f"results: {out}")
+    if smallest:
+        full = name.removesuffix("smoke").removesuffix("-") or "cpu"
+        print(f"next: ./run_all.sh {full}; dph plan --profile {full} says what it takes")
+
+
+def _everything_works(out: Path) -> str:
+    there = find_notebooks(NOTEBOOKS)
+    whole = sum(_is_whole(out / "notebooks" / path.name) for path in there)
+    figures, tables = (
+        len(list((out / kind).glob(f"*.{end}"))) for kind, end in (("figures", "svg"), ("tables", "csv"))
+    )
+    return f"everything works: {whole} of {len(there)} notebooks, {figures} figures, {tables} tables, a report"
+
+
+def _times(done: Sequence[str], seconds: float, manifest: dict[str, Any]) -> str:
+    """How long this call took and, where that is less, the building of all stages; and the memory."""
+    built_s = sum(value for name, value in manifest["seconds"].items() if name != SET_UP)
+    again = (
+        f"{len(done)} notebook{'s' * (len(done) > 1)} executed" if done else "nothing had changed, all notebooks reused"
+    )
+    whole = f"; built from nothing they take {duration(built_s)}" if built_s > seconds else ""
     peak = max(manifest["peak_gib"], manifest["peak_gib_largest_child"])
-    print(f"\nReport: {out / 'report' / 'index.html'}")
-    print(f"Results: {out}")
-    again = f"{len(done)} notebooks executed" if done else "nothing had changed, all notebooks reused"
-    total = duration(sum(manifest["seconds"].values()))
-    if said := agreement(out, manifest["profile"]):
-        print(said)
-    print(f"This time: {duration(seconds)}, {again}. All notebooks together took {total}; peak memory {peak:.1f} GiB.")
+    return f"{duration(seconds)}, {again}{whole}; peak memory {peak:.1f} GiB"
 
 
 def require_machine(settings: Profile) -> None:

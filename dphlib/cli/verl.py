@@ -10,11 +10,12 @@ from typing import Annotated
 
 import tyro
 
-from dphlib.cli.run import ProfileArgument, require_machine
+from dphlib.cli.arguments import MethodArgument, ProfileArgument, SuiteArgument
+from dphlib.cli.run import require_machine
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.runtime.files import InputError, RunError, make_folder, say, write_text
 from dphlib.runtime.places import ARTIFACTS, ROOT
-from dphlib.settings.environment import profile_from_environment
+from dphlib.settings.environment import ask_to_retrain, profile_from_environment
 from dphlib.settings.variants import MAIN, RunConfig
 
 LAUNCH, SCRIPT = "launch.sh", "verl_8gpu.sh"
@@ -24,27 +25,26 @@ def verl(
     out: Path | None = None,
     profile_name: ProfileArgument = "cpu",
     artifacts: Path = ARTIFACTS,
-    suite: str = "train",
-    validation: str = "in_domain",
-    method: str = "dph_js",
+    suite: SuiteArgument = "train",
+    validation: SuiteArgument = "in_domain",
+    method: MethodArgument = "dph_js",
     seed: int = 0,
     weights: Annotated[Path | None, tyro.conf.arg(name="import", metavar="FOLDER")] = None,
     metrics: Path | None = None,
+    retrain_base: bool = False,
 ) -> int:
     """Writes a run for verl's trainer to --out, or brings the weights that verl trained back by --import.
 
     Args:
         out: folder of train.parquet (the partition and its stored answers), validation.parquet and launch.sh.
-        profile_name: whose partition; `paper` is trained by verl, see docs/verl.md.
         artifacts: folder of the runs; what is not there yet is built.
-        suite: what is trained on.
-        validation: suite that verl answers greedily on the way.
-        method: that verl trains, or trained.
-        seed: under which imported weights are kept.
+        seed: of the run; it decides the base and the pre-sampling, and imported weights are kept under it.
         weights: folder of verl's final weights, merged by verl.model_merger; they become the training stage of method
             and seed, which `dph evaluate` and the notebooks find.
         metrics: with --import: the file that verl's logger `file` wrote.
+        retrain_base: train the base, in place of the one that is shipped.
     """
+    ask_to_retrain(retrain_base)
     if (out is None) == (weights is None):
         raise InputError("give either --out FOLDER, for a run to start, or --import FOLDER, of one that is done")
     settings, run = profile_from_environment(profile_name), RunConfig(method, MAIN, seed)
@@ -64,11 +64,12 @@ def _export(pipeline: Pipeline, run: RunConfig, out: Path, suite: str, validatio
     if run.method not in REHEARSING:
         raise InputError(f"method {run.method!r} in verl: one of {', '.join(REHEARSING)}")
     make_folder(out)
-    base = pipeline.base_folder()
+    base = pipeline.base_folder(pipeline.settings.base_index(run.seed))
     tokenizer = load_tokenizer(base)
     config = pipeline.settings.method_config(run)
-    references = pipeline.references(suite, pipeline.partition(suite), config)
-    print(write_store(pipeline.parts(suite)._replace(references=references), base, tokenizer, out))
+    source, parts = pipeline.partition(suite, seed=run.seed), pipeline.parts(suite, seed=run.seed)
+    references = pipeline.references(suite, source, config, run.seed)
+    print(write_store(parts._replace(references=references), base, tokenizer, out))
     print(write_prompts(pipeline.suite(validation), base, tokenizer, out))
     named = {"MODEL": base, "STORE": out, "DATABASES": pipeline.databases()}
     line = " ".join(f"{name}={shlex.quote(str(folder.absolute()))}" for name, folder in named.items())
@@ -91,7 +92,7 @@ def _import(pipeline: Pipeline, run: RunConfig, weights: Path, metrics: Path | N
     if not pipeline.lacks(partial(Pipeline.train_one, run=run)):
         there = pipeline.train_one(run).path
         raise RunError(f"{run.name} is trained already: {there}; remove that folder, or import under another --seed")
-    base = pipeline.base_folder()
+    base = pipeline.base_folder(pipeline.settings.base_index(run.seed))
     print(
         pipeline.train_one(
             run, bring=partial(bring, weights=found, base=base, settings=pipeline.settings, metrics=metrics)

@@ -161,8 +161,7 @@ def presample(
         base: folder of the initial policy.
         on_draw: called with the number of draws that are done, of 2.
     """
-    threads = settings.sft.threads if settings.small else policies.threads(settings)
-    deterministic(threads, policies.placement_of(settings).device)
+    deterministic(policies.threads(settings), policies.placement_of(settings).device)
     tokenizer = load_tokenizer(base)
     with (
         Verifier(databases, policies.judges(settings)) as verifier,

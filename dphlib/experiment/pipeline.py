@@ -20,24 +20,28 @@ from typing import Any
 
 import pandas as pd
 
+from dphlib.experiment import bases
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.plan import Action, require_memory
 from dphlib.experiment.store import Run, Stage, open_run, work_folder
 from dphlib.partition import Partition, Reference, partition
-from dphlib.runtime.files import UserError, append_jsonl, read_jsonl, write_json
-from dphlib.runtime.jobs import Job, Progress, report, run_jobs
+from dphlib.runtime.files import UserError, append_jsonl, read_jsonl, say, write_json
+from dphlib.runtime.jobs import Job, run_jobs
 from dphlib.runtime.machine import cores, derive_seed, gpus, pin_kernels
+from dphlib.runtime.progress import Progress, report, tell
+from dphlib.runtime.quiet import quieten
+from dphlib.scores import with_bases
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.methods import MethodConfig
 from dphlib.settings.profiles import Profile
 from dphlib.settings.stages import PresampleConfig, PretrainedConfig
-from dphlib.settings.variants import RunConfig
-from dphlib.types import Group, Problem
+from dphlib.settings.variants import MAIN, RunConfig
+from dphlib.types import VALIDATION, Group, Problem
 
 CODE = {
     "world": ("world.people_places", "world.sums"),
     "data": ("experiment.problems",),
-    "base": ("training.sft", "models.load"),
+    "base": bases.MODULES,
     "lm world": ("world.people_places", "world.sums", "models.pretrained"),
     "lm base": ("training.finetune",),
     "presample": ("experiment.draws",),
@@ -45,13 +49,15 @@ CODE = {
     "references": ("experiment.policies",),
     "train": ("experiment.train_run",),
     "evaluate": ("experiment.evaluate",),
+    "temperature": ("experiment.tempered",),
     "cost": ("experiment.train_run", "experiment.cost"),
+    "answers": ("experiment.fresh_answers",),
 }
 """Stage -> the modules that make its numbers; `store.code_version` adds those that they import."""
 
 
-Needed = Mapping[Action, Callable[..., Stage]]
-"""What makes a stage of a pipeline -> the stage, a method of `Pipeline` with its arguments."""
+Needed = Mapping[Action, Callable[..., object]]
+"""What needs memory -> what makes its stage, called with a pipeline."""
 
 
 class _Finished(Run):
@@ -76,16 +82,12 @@ class Pipeline:
     have been imported before.
     """
 
-    def __init__(
-        self,
-        root: Path | str,
-        settings: Profile,
-        workers: int | None = None,
-        tracker: str = "",
-    ) -> None:
+    def __init__(self, root: Path | str, settings: Profile, workers: int | None = None, tracker: str = "") -> None:
         pin_kernels(instructions=settings.small)
+        quieten()
         self.run: Run = open_run(Path(root), settings.name)
         self.settings, self.workers, self.tracker = settings, workers, tracker
+        self._shipped: dict[int, bases.Shipped | None] = {}
         self._span = (0.0, 1.0)
 
     def looking(self) -> Pipeline:
@@ -94,7 +96,7 @@ class Pipeline:
         other.run = _Finished(self.run.root, self.run.profile_name)
         return other
 
-    def lacks(self, stage: Callable[[Pipeline], Stage]) -> bool:
+    def lacks(self, stage: Callable[[Pipeline], object]) -> bool:
         """Whether a stage is not there, found out without building anything.
 
         Neither is one whose inputs cannot be read: what is wrong with them is said when it is built.
@@ -114,6 +116,20 @@ class Pipeline:
         for action, stage in needed.items():
             if self.settings.base is not None and self.lacks(stage):
                 require_memory(self.settings, action)
+
+    def of(self, run: RunConfig) -> Pipeline:
+        """The pipeline of a run: this one, or for a run with another share of hidden problems one of that world."""
+        share, world = run.setting("hidden"), self.settings.world
+        if share is None or world.problem_shares is not None:
+            return self
+        evaluation = self.settings.evaluation
+        samples = {"in_domain": evaluation.samples["in_domain"]}
+        other = copy(self)
+        other.__dict__.pop("_problems", None)
+        other.settings = replace(
+            self.settings, world=world.mixed(share), evaluation=replace(evaluation, samples=samples)
+        )
+        return other
 
     # --- world and base ---
 
@@ -138,12 +154,19 @@ class Pipeline:
         """The problems of a suite; ValueError for one that is not there or has none."""
         return problem_sets.read_suite(self.world().path, name, self.settings)
 
-    def base(self) -> Stage:
-        """The initial policy of the CPU world: a model folder in the Hugging Face layout, and `sft_log.json`.
+    def base(self, index: int = 0) -> Stage:
+        """An initial policy: for the CPU world a model folder in the Hugging Face layout, and `sft_log.json`.
 
-        Small, or a pretrained model that is fine-tuned; an interrupted fine-tuning goes on from its last checkpoint.
+        Small, and shipped or trained here (see `bases`), or a pretrained model that is fine-tuned; an interrupted
+        fine-tuning goes on from its last checkpoint.
 
         For a base of the hub `base.json`, which says what it is; `base_folder` is where its weights are.
+
+        Args:
+            index: which of the profile's bases; `Profile.base_index` of a run's seed.
+
+        Raises:
+            RunError: a shipped base does not fit the profile, or is damaged.
         """
         settings = self.settings
         if settings.base is not None:
@@ -158,15 +181,29 @@ class Pipeline:
 
         if settings.pretrained is not None:
             return self._finetuned_base(settings.pretrained)
+        if (shipped := self.shipped(index)) is not None:
+            return self.run.stage(f"base-{index}", params={"shipped": shipped.files}, code=(), build=shipped.copy)
+        return self._trained_base(index)
+
+    def shipped(self, index: int) -> bases.Shipped | None:
+        """A base of the CPU world that is shipped, None where it is trained here; see `bases.shipped`."""
+        if index not in self._shipped:
+            self._shipped[index] = bases.shipped(self.settings, index)
+        return self._shipped[index]
+
+    def _trained_base(self, index: int) -> Stage:
+        settings, config = self.settings, self.settings.sft_config(index)
 
         def build(out: Path) -> None:
             from dphlib.training import sft
 
-            with Progress("supervised fine-tuning", settings.sft.steps, "steps") as progress:
-                sft.build(out, settings.world, settings.model, settings.sft, lambda step, loss: progress.update(step))
+            if folder := bases.folder_of(settings):
+                say(f"base {index}: none is shipped in {folder}; it is trained here")
+            with Progress("supervised fine-tuning", config.steps, "steps") as progress:
+                sft.build(out, settings.world, settings.model, config, lambda step, loss: progress.update(step))
 
-        params = {"model": settings.model, "sft": settings.sft, "world": asdict(settings.world)}
-        return self.run.stage("base", params=params, code=CODE["base"], build=build)
+        params = {"model": settings.model, "sft": config, "world": asdict(settings.world.of_corpus)}
+        return self.run.stage(f"base-{index}", params=params, code=CODE["base"], build=build)
 
     def _finetuned_base(self, config: PretrainedConfig) -> Stage:
         world = self.settings.world
@@ -189,31 +226,35 @@ class Pipeline:
                     on_step=lambda step, loss: progress.update(step),
                 )
 
-        params = {"pretrained": replace(config, checkpoint_every=0), "world": asdict(world)}
+        params = {"pretrained": replace(config, checkpoint_every=0), "world": asdict(world.of_corpus)}
         return self.run.stage("base", params=params, code=CODE["lm base"], build=build)
 
-    def base_folder(self) -> Path:
-        """The initial policy in the Hugging Face layout."""
+    def base_folder(self, index: int = 0) -> Path:
+        """An initial policy in the Hugging Face layout; `index` as in `base`."""
         if self.settings.base is None:
-            return self.base().path
+            return self.base(index).path
         from dphlib.experiment import policies
 
         return policies.base_folder(self.settings)
 
     # --- pre-sampling and partition ---
 
-    def presample(self, suite: str = "train", config: PresampleConfig | None = None) -> Stage:
+    def presample(self, suite: str = "train", config: PresampleConfig | None = None, seed: int = 0) -> Stage:
         """`groups.jsonl`: k verified answers per problem and one more draw, with the initial policy's log-probs.
 
-        `config` is the profile's unless given; its threshold and number of stored answers do not matter here.
+        Args:
+            suite: what is answered.
+            config: the profile's unless given; its threshold and number of stored answers do not matter here.
+            seed: of the runs that read it: it decides the base and, where the profile says so, the draw.
         """
-        world, base, config = self.world(), self.base(), config or self.settings.presample
+        index = self.settings.base_index(seed)
+        world, base, config = self.world(), self.base(index), self.settings.presample_config(seed, config)
 
         def build(out: Path) -> None:
             from dphlib.experiment import draws
 
             require_memory(self.settings, "pre-sampling")
-            problems, base_folder = self.suite(suite), self.base_folder()
+            problems, base_folder = self.suite(suite), self.base_folder(index)
             with Progress("pre-sampling", 2, "draws") as progress:
                 draws.presample(out, self.settings, base_folder, self.databases(), problems, config, progress.update)
 
@@ -221,17 +262,21 @@ class Pipeline:
             "presample": replace(config, threshold=1, answers=1),
             "suite": suite,
             "limit": self.settings.train.max_new_tokens,
-            "threads": self.settings.sft.threads,
             "sampler": self.settings.backend.draws,
         }
-        return self.run.stage(
-            f"presample-{suite}", params=params, inputs=(world, base), code=CODE["presample"], build=build
-        )
+        name = f"presample-{suite}{self._of_seed(seed)}"
+        return self.run.stage(name, params=params, inputs=(world, base), code=CODE["presample"], build=build)
 
-    def groups(self, suite: str = "train", draw: str = "k", config: PresampleConfig | None = None) -> list[Group]:
+    def _of_seed(self, seed: int) -> str:
+        """The end of the name of a stage that only the runs with one seed read."""
+        return f"-seed{seed}" if self.settings.draws_per_seed else ""
+
+    def groups(
+        self, suite: str = "train", draw: str = "k", config: PresampleConfig | None = None, seed: int = 0
+    ) -> list[Group]:
         """The pre-sampled groups of a suite: the k draws, or the `extra` one."""
         problems = {problem.id: problem for problem in self.suite(suite)}
-        rows = read_jsonl(self.presample(suite, config).path / "groups.jsonl")
+        rows = read_jsonl(self.presample(suite, config, seed).path / "groups.jsonl")
         return [Group.from_json(problems, row) for row in rows if row["draw"] == draw]
 
     def partition(
@@ -240,6 +285,7 @@ class Pipeline:
         threshold: int | None = None,
         config: PresampleConfig | None = None,
         everywhere: bool = False,
+        seed: int = 0,
     ) -> Stage:
         """`partition.json` (problem ids of both sets) and `references.jsonl` (stored answers with log-probs).
 
@@ -248,13 +294,14 @@ class Pipeline:
             threshold: another one than that of `config`.
             config: pre-sampling, the profile's unless given.
             everywhere: store answers of all prompts, not of D_pef alone.
+            seed: of the runs that read it, see `presample`.
         """
         config = config or self.settings.presample
         threshold = threshold or config.threshold
-        presampled = self.presample(suite, config)
+        presampled = self.presample(suite, config, seed)
 
         def build(out: Path) -> None:
-            groups, extra = (self.groups(suite, draw, config) for draw in ("k", "extra"))
+            groups, extra = (self.groups(suite, draw, config, seed) for draw in ("k", "extra"))
             parts = partition(groups, threshold, extra, config.answers, everywhere)
             ids = {name: [p.id for p in getattr(parts, name)] for name in ("near_perfect", "exploration")}
             write_json(out / "partition.json", {"threshold": threshold, **ids})
@@ -263,16 +310,16 @@ class Pipeline:
                 append_jsonl(out / "references.jsonl", reference.to_json())
 
         return self.run.stage(
-            f"partition-{suite}",
+            f"partition-{suite}{self._of_seed(seed)}",
             params={"threshold": threshold, "answers": config.answers, "everywhere": everywhere},
             inputs=(presampled,),
             code=CODE["partition"],
             build=build,
         )
 
-    def parts(self, suite: str = "train", threshold: int | None = None) -> Partition:
+    def parts(self, suite: str = "train", threshold: int | None = None, seed: int = 0) -> Partition:
         """The partition as problems and references."""
-        return self._read_parts(suite, self.partition(suite, threshold))
+        return self._read_parts(suite, self.partition(suite, threshold, seed=seed))
 
     def _read_parts(self, suite: str, stage: Stage) -> Partition:
         problems = {p.id: p for p in self.suite(suite)}
@@ -281,7 +328,7 @@ class Pipeline:
         near_perfect, exploration = ([problems[i] for i in ids[name]] for name in ("near_perfect", "exploration"))
         return Partition(near_perfect, exploration, references)
 
-    def references(self, suite: str, source: Stage, method: MethodConfig) -> list[Reference]:
+    def references(self, suite: str, source: Stage, method: MethodConfig, seed: int = 0) -> list[Reference]:
         """The stored answers of a partition with the log-probs that a method's training compares with.
 
         Where those of pre-sampling are another program's (`policies.rescores`) they are made once for each base and
@@ -292,20 +339,26 @@ class Pipeline:
         settings, stored = self.settings, self._read_parts(suite, source).references
         if not stored or not method.divergence or not policies.rescores(settings):
             return stored
+        index = settings.base_index(seed)
         stage = self.run.stage(
-            f"references-{suite}",
+            f"references-{suite}{self._of_seed(seed)}",
             params={"placement": str(policies.placement_of(settings)), "quantised": settings.tuning.kind == "qlora"},
-            inputs=(self.base(), source),
+            inputs=(self.base(index), source),
             code=CODE["references"],
-            build=lambda out: policies.build_references(out, settings, self.base_folder(), stored),
+            build=lambda out: policies.build_references(out, settings, self.base_folder(index), stored),
         )
         return [Reference.from_json(row) for row in read_jsonl(stage.path / "references.jsonl")]
 
+    def _drawn(self, run: RunConfig) -> tuple[str, PresampleConfig]:
+        """Training suite of a run and the pre-sampling of it."""
+        suite = "sums_train" if run.setting("domain") == "sums" else "train"
+        return suite, run.presample_config(self.settings.presample)
+
     def _source(self, run: RunConfig) -> tuple[str, Stage]:
         """Training suite of a run and the partition of it."""
-        suite = "sums_train" if run.setting("domain") == "sums" else "train"
-        config = run.presample_config(self.settings.presample)
-        return suite, self.partition(suite, config=config, everywhere=run.method_config.rehearses_all)
+        suite, config = self._drawn(run)
+        everywhere = run.method_config.rehearses == "all"
+        return suite, self.partition(suite, config=config, everywhere=everywhere, seed=run.seed)
 
     # --- training and evaluation ---
 
@@ -315,14 +368,19 @@ class Pipeline:
         return [self.train_one(run) for run in runs]
 
     def evaluate(self, runs: Sequence[RunConfig]) -> pd.DataFrame:
-        """Records of the base and of every run: `EvalRecord` rows, the way-points of training included."""
-        frames = [pd.read_parquet(self.evaluate_one().path / "records.parquet")]
-        self.build_all("evaluate", runs, evaluate_job, Pipeline.evaluate_one)
+        """Records of every run and of the bases that the runs start from, way-points included.
+
+        `EvalRecord` rows with the column `base` (`scores.with_bases`); without runs, of all bases of the profile's
+        seeds.
+        """
+        used = sorted({self.settings.base_index(run.seed) for run in runs} or self.settings.used_bases)
+        self.build_all("evaluate", [*runs, *used], evaluate_job, Pipeline.evaluations)
+        frames = [pd.read_parquet(self.evaluate_one(index).path / "records.parquet") for index in used]
         for run in runs:
-            frames.append(pd.read_parquet(self.evaluate_one(run).path / "records.parquet"))
+            frames += [pd.read_parquet(stage.path / "records.parquet") for stage in self.evaluations(run)]
             waypoints = self.train_one(run).path / "waypoints.parquet"
             frames += [pd.read_parquet(waypoints)] if waypoints.is_file() else []
-        return pd.concat(frames, ignore_index=True)
+        return with_bases(pd.concat(frames, ignore_index=True), self.settings.bases)
 
     def train_logs(self, runs: Sequence[RunConfig]) -> pd.DataFrame:
         """The logs of the runs, one row per iteration, with method, variant and seed."""
@@ -333,14 +391,15 @@ class Pipeline:
         return pd.DataFrame(rows)
 
     def train_one(self, run: RunConfig, bring: Callable[[Path], None] | None = None) -> Stage:
-        """One run: `model/` or `adapter/`, `train_log.jsonl`, and `waypoints.parquet` where it has way-points.
-
-        Main runs of `HEADLINE` have them, and runs of another length; those of another trainer have none.
+        """One run as `train_run.build` writes it; one of another trainer has no way-points.
 
         Args:
             bring: fills the stage's folder with what another trainer made, instead of training.
         """
-        settings, world, base = self.settings, self.world(), self.base()
+        if (mixed := self.of(run)) is not self:
+            return mixed.train_one(run, bring)
+        settings, index = self.settings, self.settings.base_index(run.seed)
+        world, base = self.world(), self.base(index)
         suite, source = self._source(run)
         method, waypoints = settings.method_config(run), settings.waypoints(run)
 
@@ -350,11 +409,11 @@ class Pipeline:
             require_memory(self.settings, "training")
             parts = self._read_parts(suite, source)
             inputs = train_run.Inputs(
-                base=self.base_folder(),
+                base=self.base_folder(index),
                 databases=self.databases(),
-                prompts=self.suite(suite) if method.trains_on == "all" else parts.exploration,
-                references=self.references(suite, source, method),
-                waypoint_problems=self.suite("in_domain") if waypoints else [],
+                prompts=self.suite(suite) if method.explores == "all" else parts.exploration,
+                references=self.references(suite, source, method, run.seed),
+                waypoint_problems=self.suite(settings.evaluation.step_suite) if waypoints else [],
                 waypoints=waypoints,
                 data_text=problem_sets.described(settings, suite, len(self.suite(suite))),
             )
@@ -367,63 +426,84 @@ class Pipeline:
             "waypoints": waypoints,
             "tuning": settings.tuning,
             "backend": settings.backend,
-            "evaluation": settings.evaluation if waypoints else None,
+            "evaluation": replace(settings.evaluation, samples={}) if waypoints else None,
         }
         return self.run.stage(
-            f"train-{run.name}",
-            params=params,
-            inputs=(world, base, source),
-            code=CODE["train"],
-            build=bring or build,
+            f"train-{run.name}", params=params, inputs=(world, base, source), code=CODE["train"], build=bring or build
         )
 
-    def evaluate_one(self, run: RunConfig | None = None) -> Stage:
-        """`records.parquet` of one run's final policy, or of the initial one."""
+    def evaluations(self, run: RunConfig | int) -> list[Stage]:
+        """`evaluate_one` of a run or a base, and where a run stopped earlier also of its policy there."""
+        if not isinstance(run, RunConfig):
+            return [self.evaluate_one(run)]
+        stopped = self.stopping_step(run) not in (None, run.train_config(self.settings.train).iterations)
+        return [self.evaluate_one(run), *([self.evaluate_one(run, stopped=True)] if stopped else [])]
+
+    def stopping_step(self, run: RunConfig) -> int | None:
+        """Iteration of a run's stopping point; None where it has none."""
+        path = self.train_one(run).path / "stopping.json"
+        return json.loads(path.read_text(encoding="utf-8"))["step"] if path.is_file() else None
+
+    def evaluate_one(self, run: RunConfig | int = 0, stopped: bool = False) -> Stage:
+        """`records.parquet` of one run's final policy, of that at its stopping point, or of the base with an index."""
+        if isinstance(run, RunConfig) and (mixed := self.of(run)) is not self:
+            return mixed.evaluate_one(run, stopped)
         samples = dict(self.settings.evaluation.samples)
-        if run and run.setting("domain") == "sums":
+        if isinstance(run, RunConfig) and run.setting("domain") == "sums":
             samples = {"out_of_domain": samples["out_of_domain"]}
-        return self.answered("evaluate", run, samples)
+        if not isinstance(run, RunConfig) and self.settings.evaluation.stops:
+            samples[VALIDATION] = self.settings.evaluation.step_samples
+        return self.answered("evaluate", run, samples, stopped=stopped)
 
     def answered(
         self,
         kind: str,
-        run: RunConfig | None,
+        run: RunConfig | int,
         samples: Mapping[str, int],
         ids: Mapping[str, Sequence[str]] | None = None,
+        stopped: bool = False,
+        temperatures: Sequence[float] = (),
     ) -> Stage:
         """`records.parquet`: the answers of one policy to some problems.
 
         Args:
             kind: names the stage, and seeds the draws.
-            run: whose final policy answers; None for the initial one.
+            run: whose final policy answers; a base's index for the base itself.
             samples: suite -> draws per problem.
             ids: suite -> its problems, sampled only; None for all of a suite, answered greedily too.
+            stopped: the run's policy at its stopping point instead.
+            temperatures: sampled at each of these, and not greedily, in place of temperature 1.
         """
         settings, config = self.settings, self.settings.evaluation
-        name, identity = "base", ("base", "main", -1, 0)
-        if run:
-            name = run.name
-            identity = (run.method, run.variant, run.seed, run.train_config(settings.train).iterations)
-        source = self.train_one(run) if run else self.base()
+        if isinstance(run, RunConfig):
+            last = run.train_config(settings.train).iterations
+            step = (self.stopping_step(run) if stopped else None) or last
+            name, identity = f"{run.name}{'-stopped' * stopped}", (run.method, run.variant, run.seed, step)
+            index, source = settings.base_index(run.seed), self.train_one(run)
+            trained = source.path / "stopped" if stopped else source.path
+        else:
+            name, identity = f"base-{run}", ("base", MAIN, run, 0)
+            index, source, trained = run, self.base(run), None
 
         def build(out: Path) -> None:
-            from dphlib.experiment import evaluate
+            from dphlib.experiment import evaluate, tempered
 
             require_memory(self.settings, "evaluation")
             problems = {suite: self.suite(suite) for suite in samples}
             if ids:
                 problems = {suite: [p for p in problems[suite] if p.id in set(ids[suite])] for suite in samples}
+            model = (out, settings, self.base_folder(index), trained, self.databases())
+            asked = (problems, samples, evaluate.Identity(*identity))
+            seed = derive_seed(kind, config.draw_seed, name)
+            if temperatures:
+                tempered.build(*model, *asked, draw_seed=seed, temperatures=temperatures, report=self._report)
+                return
             evaluate.build(
-                out,
-                settings,
-                self.base_folder(),
-                source.path if run else None,
-                self.databases(),
-                problems,
-                samples,
-                evaluate.Identity(*identity),
-                draw_seed=derive_seed(kind, config.draw_seed, name),
-                plain=ids is None,
+                *model,
+                *asked,
+                draw_seed=seed,
+                greedy=ids is None,
+                base_samples=config.base_samples if ids is None and not stopped else 0,
                 report=self._report,
             )
 
@@ -436,34 +516,83 @@ class Pipeline:
         }
         return self.run.stage(
             f"{kind}-{name}",
-            params=params,
-            inputs=(self.world(), self.base(), source),
-            code=CODE["evaluate"],
+            params=params | ({"temperatures": temperatures} if temperatures else {}),
+            inputs=(self.world(), self.base(index), source),
+            code=CODE["temperature" if temperatures else "evaluate"],
             build=build,
         )
 
     # --- parallel ---
 
     def build_all(
-        self, label: str, runs: Sequence[RunConfig], job: Callable[..., None], stage: Callable[..., Stage]
+        self,
+        label: str,
+        models: Sequence[RunConfig | int],
+        job: Callable[..., None],
+        stage: Callable[..., Stage | list[Stage]],
+        **arguments: str,
     ) -> None:
-        """Builds what is missing of one stage per run, side by side, each on a GPU of its own where models are on GPUs.
+        """Builds what is missing of one stage per model, side by side, each on a GPU of its own where there are GPUs.
 
         Args:
-            job: builds a run's stage in another process.
-            stage: of a pipeline and a run.
+            models: runs, and bases by their indices.
+            job: builds a model's stage in another process.
+            stage: of a pipeline and a model, or several.
+            arguments: more for the job.
         """
-        runs = [run for run in runs if self.lacks(partial(stage, run=run))]
-        if not runs:
-            return
+        missing = [model for model in models if self.lacks(partial(stage, run=model))]
+        runs = [model for model in missing if isinstance(model, RunConfig)]
+        indices = [model for model in missing if not isinstance(model, RunConfig)]
+        # Here, once, not in the jobs' processes.
+        self.presample_all([(*self._drawn(run), run.seed) for run in runs if self.of(run) is self])
         for run in runs:
-            self._source(run)  # here, once, not in the runs' processes
+            self.of(run)._source(run)
+        for index in indices:
+            self.base(index)
+        if len(indices) == 1 and not runs:
+            stage(self, run=indices[0])
+            return
         # Slow ones first, so that no core waits for the last: long runs, an online reference, the full prompt set.
         order = sorted(runs, key=self.settings.quickness)
-        where = {"root": str(self.run.root), "profile_name": self.settings.name, "tracker": self.tracker}
+        named = {run.name: asdict(run) for run in order} | {f"base-{index}": index for index in indices}
+        where = {**self._where, "tracker": self.tracker, **arguments}
+        self._side_by_side(label, [Job(name, job, {**where, "run": run}) for name, run in named.items()])
+
+    def presample_all(self, wanted: Sequence[tuple[str, PresampleConfig, int]]) -> None:
+        """Builds what is missing of some pre-samplings, each the arguments of `presample`; small ones side by side."""
+        different = dict.fromkeys((suite, replace(c, threshold=1, answers=1), seed) for suite, c, seed in wanted)
+        missing = [
+            (suite, config, seed)
+            for suite, config, seed in different
+            if self.lacks(partial(Pipeline.presample, suite=suite, config=config, seed=seed))
+        ]
+        for index in sorted({self.settings.base_index(seed) for *_, seed in missing}):
+            self.base(index)
+        jobs = [
+            Job(
+                f"{suite}-k{config.k}-seed{seed}",
+                presample_job,
+                {**self._where, "suite": suite, "config": asdict(config), "seed": seed},
+            )
+            for suite, config, seed in missing
+        ]
+        if len(jobs) > 1 and self.settings.small:
+            self._side_by_side("pre-sampling", jobs)
+        else:
+            for one in missing:
+                self.presample(*one)
+
+    @property
+    def _where(self) -> dict[str, str]:
+        """What a job opens this pipeline by."""
+        return {"root": str(self.run.root), "profile_name": self.settings.name}
+
+    def _side_by_side(self, label: str, jobs: Sequence[Job]) -> None:
+        if not jobs:
+            return
+        self.world()  # here, once, not in the jobs' processes
         devices = [] if self.settings.small else gpus()
         workers = self.workers or (1 if self.settings.base and not devices else None)
-        jobs = [Job(run.name, job, {**where, "run": asdict(run)}) for run in order]
         run_jobs(jobs, workers=workers, label=label, devices=devices)
 
     def _report(self, share: float) -> None:
@@ -477,11 +606,22 @@ def train_job(root: str, profile_name: str, tracker: str, run: dict[str, Any]) -
     Pipeline(root, profile_from_environment(profile_name), tracker=tracker).train_one(RunConfig(**run))
 
 
-def evaluate_job(root: str, profile_name: str, tracker: str, run: dict[str, Any]) -> None:
-    """Evaluates one run, in a process of its own, which trains it first where that is missing."""
-    pipeline, config = Pipeline(root, profile_from_environment(profile_name), tracker=tracker), RunConfig(**run)
-    if pipeline.lacks(partial(Pipeline.train_one, run=config)):
+def evaluate_job(root: str, profile_name: str, tracker: str, run: dict[str, Any] | int) -> None:
+    """Evaluates one run, in a process of its own, which trains it first where that is missing; or a base."""
+    pipeline, model = Pipeline(root, profile_from_environment(profile_name), tracker=tracker), model_of(run)
+    if isinstance(model, RunConfig) and pipeline.lacks(partial(Pipeline.train_one, run=model)):
         pipeline._span = (0.0, 0.7)
-        pipeline.train_one(config)
+        pipeline.train_one(model)
         pipeline._span = (0.7, 1.0)
-    pipeline.evaluate_one(config)
+    tell(f"{model.in_words if isinstance(model, RunConfig) else f'base {model}'}: evaluation")
+    pipeline.evaluations(model)
+
+
+def model_of(run: dict[str, Any] | int) -> RunConfig | int:
+    """A run or a base's index as `Pipeline.build_all` gives it to a job."""
+    return RunConfig(**run) if isinstance(run, dict) else run
+
+
+def presample_job(root: str, profile_name: str, suite: str, config: dict[str, Any], seed: int) -> None:
+    """Makes one pre-sampling, in a process of its own."""
+    Pipeline(root, profile_from_environment(profile_name)).presample(suite, PresampleConfig(**config), seed)

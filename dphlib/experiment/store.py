@@ -43,6 +43,7 @@ from dphlib.runtime.files import (
     write_manifest,
 )
 from dphlib.runtime.machine import KEY_PACKAGES, machine, package_version, peak_gib, versions
+from dphlib.runtime.progress import announce
 
 _QUIET_S = 2.0  # how long one waits for a lock before a message says so
 _verified: dict[Path, tuple[bytes, dict[str, Any]]] = {}
@@ -102,6 +103,7 @@ NO_NUMBERS = {
     "runtime.files": "writes, reads and checks files",
     "runtime.child": "starts and ends processes",
     "runtime.jobs": "runs jobs side by side, each from the same random state",
+    "runtime.progress": "shows how far a loop is",
     "training.memory": "says what to change where memory is full",
     "training.tracking": "copies the log elsewhere",
 }
@@ -113,11 +115,11 @@ def code_version(modules: Sequence[str] | None, package: Path = Path(__file__).p
 
     An edit of a figure, of a comment, of a docstring or of a module in `NO_NUMBERS` invalidates no stage. A module's
     table (`sets.toml` beside `sets.py`) is part of it. Imports by a string are not seen: name those modules too.
-    `training.loop` and `dphlib.training.loop` mean the same. None means all modules, those of `NO_NUMBERS` too.
-    ValueError for an unknown module.
+    `training.loop` and `dphlib.training.loop` mean the same. None means all modules, those of `NO_NUMBERS` too; an
+    empty sequence means no code, for what is copied. ValueError for an unknown module.
     """
     there = {_dotted(path.relative_to(package)): path for path in package.rglob("*.py")}
-    waiting = [name.removeprefix(f"{package.name}.") for name in modules or there]
+    waiting = [name.removeprefix(f"{package.name}.") for name in (there if modules is None else modules)]
     sources: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
@@ -214,7 +216,7 @@ class Run:
             if not reused and build is None:
                 raise NotBuilt(f"stage {name} is not built yet")
             if not reused:
-                say(f"{name}: building")
+                announce(f"{name}: building")
                 manifest = self._build(recipe, key, build, folder, building)  # type: ignore[arg-type]
             shutil.rmtree(folder.with_name(f".work-{label}"), ignore_errors=True)
         return Stage(name, folder, key, manifest["content"], reused)

@@ -14,15 +14,19 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from dphlib.experiment import evaluate, policies
+from dphlib.models.tuning import mixed_with_base
 from dphlib.partition import Reference
-from dphlib.runtime.files import atomic_path
+from dphlib.runtime.files import atomic_path, write_json
 from dphlib.runtime.machine import derive_seed, deterministic
 from dphlib.sampling.protocol import Sampler
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
-from dphlib.training import loop, tracking
+from dphlib.training import loop, stopping, tracking
 from dphlib.types import Problem
 from dphlib.verify import Verifier
+
+STOPPED, STOPPING = "stopped", "stopping.json"
+"""In a run's stage: folder with the policy at its stopping point, and file with the iteration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,13 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What trains one policy; `train` is `loop.train` of it, with method, training and seed still to be given."""
+    """What trains one policy; `train` is `loop.train` of it, with method, training and seed still to be given.
+
+    `initial` is the initial policy beside one that is trained whole, where it was asked for.
+    """
 
     policy: Any
+    initial: Any
     tokenizer: PreTrainedTokenizerBase
     verifier: Verifier
     sampler: Sampler
@@ -85,7 +93,7 @@ def ready(settings: Profile, inputs: Inputs, seed: int, initial: bool) -> Iterat
             sampler=sampler,
             paged_8bit=settings.tuning.paged_8bit,
         )
-        yield Ready(policy, tokenizer, verifier, sampler, train)
+        yield Ready(policy, beside, tokenizer, verifier, sampler, train)
 
 
 def build(
@@ -97,7 +105,9 @@ def build(
     report: Callable[[float], None],
     tracker: str = "",
 ) -> None:
-    """Trains a run and writes `model/` or `adapter/`, `train_log.jsonl`, and `waypoints.parquet` where it has some.
+    """Trains a run and writes `model/` or `adapter/`, and `train_log.jsonl`.
+
+    With way-points, `waypoints.parquet`; where runs have a stopping point, also `STOPPED` and `STOPPING`.
 
     Args:
         out: the stage's folder.
@@ -105,37 +115,54 @@ def build(
         report: called with the share of the iterations that are done.
         tracker: another place for the log, see `tracking`; "" for none.
     """
-    train, evaluation = run.train_config(settings.train), settings.evaluation
+    train, evaluation, method = run.train_config(settings.train), settings.evaluation, settings.method_config(run)
+
+    def save(made: Ready, folder: Path) -> None:
+        policies.save_policy(made.policy, made.tokenizer, folder, settings, run, inputs.base, inputs.data_text)
+
     with (
         ready(settings, inputs, run.seed, initial=True) as made,
         tracking.tracked(tracker, kept, settings, run) as track,
     ):
 
+        def measure(iteration: int) -> None:
+            made.sampler.sync(made.policy)
+            records = evaluate.evaluate(
+                made.policy,
+                made.tokenizer,
+                {evaluation.step_suite: inputs.waypoint_problems},
+                {evaluation.step_suite: evaluation.step_samples},
+                made.verifier,
+                evaluate.Identity(run.method, run.variant, run.seed, iteration),
+                draw_seed=derive_seed("waypoint", evaluation.draw_seed, run.name),
+                max_new_tokens=evaluation.max_new_tokens,
+                greedy=evaluation.stops,
+                sampler=made.sampler,
+                styles=settings.data is None,
+            )
+            if evaluation.stops:
+                save(made, kept / f"policy-{iteration}")
+            with atomic_path(kept / f"waypoint-{iteration}.parquet") as path:
+                records.to_parquet(path, index=False)
+
         def on_iteration(log: dict[str, Any]) -> None:
             report(log["iteration"] / train.iterations)
             track(log)
             if log["iteration"] in inputs.waypoints:
-                made.sampler.sync(made.policy)
-                records = evaluate.evaluate(
-                    made.policy,
-                    made.tokenizer,
-                    {"in_domain": inputs.waypoint_problems},
-                    {"in_domain": evaluation.step_samples},
-                    made.verifier,
-                    evaluate.Identity(run.method, run.variant, run.seed, log["iteration"]),
-                    draw_seed=derive_seed("waypoint", evaluation.draw_seed, run.name),
-                    max_new_tokens=evaluation.max_new_tokens,
-                    greedy=False,
-                    sampler=made.sampler,
-                    styles=settings.data is None,
-                )
-                with atomic_path(kept / f"waypoint-{log['iteration']}.parquet") as path:
-                    records.to_parquet(path, index=False)
+                with mixed_with_base(made.policy, made.initial, method.base_share):
+                    measure(log["iteration"])
 
-        made.train(settings.method_config(run), train, run.seed, folder=kept, on_iteration=on_iteration)
-    policies.save_policy(made.policy, made.tokenizer, out, settings, run, inputs.base, inputs.data_text)
+        made.train(method, train, run.seed, folder=kept, on_iteration=on_iteration)
+    with mixed_with_base(made.policy, made.initial, method.base_share):
+        save(made, out)
     shutil.copy2(kept / "train_log.jsonl", out)
     if inputs.waypoints:
-        steps = [step for step in inputs.waypoints if step <= train.iterations]
-        frames = [pd.read_parquet(kept / f"waypoint-{step}.parquet") for step in steps]
-        pd.concat(frames, ignore_index=True).to_parquet(out / "waypoints.parquet", index=False)
+        frames = [pd.read_parquet(kept / f"waypoint-{step}.parquet") for step in inputs.waypoints]
+        records = pd.concat(frames, ignore_index=True)
+        records.to_parquet(out / "waypoints.parquet", index=False)
+        if evaluation.stops:
+            drawn = records[records["temperature"] > 0]
+            passed = (drawn["correct"] / drawn["n"]).groupby(drawn["step"]).mean()
+            step = int(passed.index[stopping.plateau(list(passed))])
+            write_json(out / STOPPING, {"step": step})
+            shutil.copytree(kept / f"policy-{step}", out / STOPPED)

@@ -1,14 +1,15 @@
-"""Figures of the results: Pass@k, keep and explore, styles, Pass@k over training.
+"""Figures of the results: Pass@k, keep and explore, styles.
 
     save(pass_curves(records), folder, "fig2_pass_at_k")
 
 `records` is the frame of `records.parquet`. The base is in every figure that compares methods; what was asked for and
-not run is named under the panels. Intervals are those of `stats.bootstrap`, cut at 0 and 100 %.
+not run is named under the panels. Intervals are cut at 0 and 100 %.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,23 +17,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dphlib import stats
-from dphlib.analysis.labels import COLOURS, LOOKS, NAMES, STYLE_COLOURS, SUITES
+from dphlib.analysis.labels import COLOURS, NAMES, SUITES
+from dphlib.analysis.sentences import crossing_k
 from dphlib.figures.style import (
     GREY,
+    SMALL,
     absent_note,
+    ink_on,
     interval_bar,
     interval_note,
+    interval_ticks,
     legend,
-    legend_of_bars,
     line_style,
     log2_axis,
     note,
     panels,
     powers_of_two,
+    readable_range,
     rows_axis,
     shared_ticks,
+    stacked_styles,
     style_shares,
 )
+from dphlib.intervals import Interval, interval
+from dphlib.scores import ArmScores, Split, keep_and_explore
 from dphlib.settings.methods import HEADLINE, METHODS
 
 
@@ -43,7 +51,7 @@ def _main(records: pd.DataFrame, methods: Sequence[str], suite: str | None = Non
         rows = rows[rows["suite"] == suite]
     rows = stats.final(rows)
     if "base" not in set(rows["method"]):
-        where = f" on {suite}" if suite else ""
+        where = f" {SUITES[suite]}" if suite else ""
         raise ValueError(f"no records of the base model{where}: evaluate the base first (notebook 02), then draw")
     return rows
 
@@ -56,81 +64,126 @@ def _present(rows: pd.DataFrame, methods: Sequence[str]) -> list[str]:
 # ------------------------------------------------------------------------------------------------ Figure 2
 
 
-def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Sequence[int] | None = None) -> Figure:
-    """Figure 2: Pass@k against k on each suite, and the paired difference to the base.
+def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE) -> Figure:
+    """Figure 2: Pass@k against k on each suite, and the paired difference to the base; k a power of two.
 
     Args:
         records: frame of EvalRecord rows.
         methods: which to draw, the base among them.
-        ks: default: powers of two up to the answers that were drawn.
     """
     rows = _main(stats.sampled(records), methods)
-    scores = stats.FinalScores(rows)
     suites = [suite for suite in SUITES if suite in set(rows["suite"])]
-    fig, axes = panels(2, len(suites), 4.1, sharex="col", height_ratios=(1.35, 1))
-    for (top, bottom), suite in zip(axes.T, suites, strict=True):
+    return _curves({(suite, SUITES[suite]): rows[rows["suite"] == suite] for suite in suites}, methods)
+
+
+def content_curves(parts: Mapping[tuple[str, str], pd.DataFrame], methods: Sequence[str] = HEADLINE) -> Figure:
+    """Figure 20: Pass@k against k in domain where problems are hidden and where they are hard, as in Figure 2.
+
+    Args:
+        parts: rows by suite and content, see `contents.by_content`.
+    """
+    shown = {part: _main(stats.sampled(rows), methods) for part, rows in parts.items() if part[0] == "in_domain"}
+    return _curves({(suite, f"{SUITES[suite]}, {held}"): rows for (suite, held), rows in shown.items()}, methods)
+
+
+def _curves(parts: Mapping[tuple[str, str], pd.DataFrame], methods: Sequence[str]) -> Figure:
+    """A column of panels for each part: (suite, title) -> its rows."""
+    fig, axes = panels(2, len(parts), 4.9, sharex="col", height_ratios=(1.1, 1))
+    for (top, bottom), ((suite, title), rows) in zip(axes.T, parts.items(), strict=True):
+        scores = ArmScores.final(rows)
         if scores.get("base", suite) is None:
-            raise ValueError(f"no records of the base model on {suite}: evaluate the base there, then draw")
-        present = _present(rows[rows["suite"] == suite], methods)
-        wanted = list(ks or powers_of_two(min(scores.answers(method, suite) or 0 for method in present)))
+            raise ValueError(f"no records of the base model {title}: evaluate the base there, then draw")
+        present = _present(rows, methods)
+        wanted = powers_of_two(min(scores.answers(method, suite) or 0 for method in present))
         bottom.axhline(0, color=COLOURS["base"], linewidth=1.2, linestyle=(0, (4, 1.6)), zorder=5)
-        for method in present:
+        base, every = [scores.of("base", suite, "pass", k) for k in wanted], []
+        for method, apart in zip(present, (1, *side_by_side(len(present) - 1)), strict=True):
             of_k = [scores.of(method, suite, "pass", k) for k in wanted]
-            top.plot(wanted, [100 * one.values_SP.mean() for one in of_k], **line_style(method))
+            top.plot(wanted, [100 * one.mean for one in of_k], **line_style(method))
             if method == "base":
                 continue
-            for k, one in zip(wanted, of_k, strict=True):
-                points = 100 * one.values_SP.mean(axis=1)
-                top.scatter([k] * len(points), points, s=5, color=COLOURS[method], alpha=0.35, linewidths=0, zorder=3)
-            base = [scores.of("base", suite, "pass", k) for k in wanted]
-            got = [stats.bootstrap(pair, np.subtract) for pair in zip(of_k, base, strict=True)]
-            low, high = (100 * np.array([getattr(one, side) for one in got]) for side in ("low", "high"))
-            shade = 0.13 if len(methods) < 7 else 0.08
-            bottom.fill_between(wanted, low, high, color=COLOURS[method], alpha=shade, linewidth=0)
-            bottom.plot(wanted, [100 * one.estimate for one in got], **line_style(method))
+            got, x = [interval(pair, np.subtract) for pair in zip(of_k, base, strict=True)], apart * np.array(wanted)
+            interval_ticks(bottom, x, got, COLOURS[method], (-100, 100))
+            bottom.plot(x, [100 * one.estimate for one in got], **line_style(method))
+            every += got
+        ends = [[100 * getattr(one, side) for one in every] for side in ("estimate", "low", "high")]
+        low, high = readable_range(*ends)
+        crossed = {m: k for m in present if m != "base" and (k := crossing_k(scores, m, suite)) and k <= wanted[-1]}
+        head = 0.07 * len(crossed) * (high - low)
+        bottom.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low) + head)
+        _annotate_crossings(bottom, crossed)
         log2_axis(bottom, wanted)
-        top.set_title(SUITES[suite])
+        top.set_title(title)
         bottom.set_xlabel("k (answers drawn)")
     axes[0, 0].set_ylabel("Pass@k (%)")
     axes[1, 0].set_ylabel("difference to base\n(percentage points)")
+    rows = pd.concat(parts.values())
     legend(fig, _present(rows, methods))
-    note(fig, [f"Bands: {interval_note(rows)}, paired by problem.", absent_note(methods, rows["method"])])
+    bars = f"Upright bars: {interval_note(rows)}, paired by problem; methods are moved apart along k."
+    note(fig, [bars, absent_note(methods, rows["method"])])
     return fig
+
+
+def _annotate_crossings(ax: Axes, crossed: Mapping[str, int]) -> None:
+    """Where each method's mean falls below the base's: its name and k above the curves, a thin line down to zero."""
+    top, bottom = ax.get_ylim()[1], ax.get_ylim()[0]
+    for place, (method, k) in enumerate(sorted(crossed.items(), key=lambda item: item[1])):
+        y = top - (0.5 + place) * 0.062 * (top - bottom)
+        ax.plot([k, k], [0, y], color=COLOURS[method], linewidth=0.7, linestyle=(0, (1, 1.5)), zorder=2)
+        right = k > 4  # where the text goes to the left of its line
+        shift: dict[str, Any] = {
+            "xytext": (-2 if right else 2, 0),
+            "textcoords": "offset points",
+            "ha": "right" if right else "left",
+        }
+        text = f"{NAMES[method]} below from k = {k}"
+        ax.annotate(text, (k, y), fontsize=SMALL - 0.6, color=COLOURS[method], va="center", **shift)
+
+
+def side_by_side(methods: int) -> np.ndarray:
+    """Factors of k that set so many methods side by side on a log axis, the whole within half a doubling.
+
+    >>> side_by_side(3).round(2).tolist()
+    [0.84, 1.0, 1.19]
+    """
+    return 2 ** (np.linspace(-1, 1, methods) / 4 if methods > 1 else np.zeros(methods))
 
 
 # ------------------------------------------------------------------------------------------------ Figure 3
 
 
-def keep_explore(
-    records: pd.DataFrame, ks: Sequence[int] = (1, 8, 16), methods: Sequence[str] = METHODS, suite: str = "in_domain"
-) -> Figure:
-    """Figure 3: keep and explore (`stats.keep_explore`) of each method, one column per k."""
-    rows = _main(stats.sampled(records), methods, suite)
-    scores = stats.FinalScores(rows)
-    trained = [m for m in _present(rows, methods) if m != "base"]
+KS = (1, 8, 16)
+"""Of keep and explore; those for which 2k answers were drawn are shown."""
+
+
+def keep_explore(records: pd.DataFrame) -> Figure:
+    """Figure 3: keep and explore (`scores.keep_and_explore`) of each method in domain, one column per k."""
+    rows = _main(stats.sampled(records), METHODS, "in_domain")
+    scores = ArmScores.final(rows)
+    trained = [m for m in _present(rows, METHODS) if m != "base"]
     if not trained:
         raise ValueError("no trained method in the records: there is nothing to compare with the base")
-    answers = min(scores.answers(method, suite) or 0 for method in ("base", *trained))
-    usable = [k for k in ks if 2 * k <= answers]  # 2k answers, for the model that did not change
+    answers = min(scores.answers(method, "in_domain") or 0 for method in ("base", *trained))
+    usable = [k for k in KS if 2 * k <= answers]  # 2k answers, for the model that did not change
     if not usable:
-        raise ValueError(f"keep and explore at k = {list(ks)} need 2k answers per problem, there are {answers}")
-    fig, axes = panels(2, len(usable), 0.95 + 0.34 * len(trained), sharey=True, sharex="row")
+        raise ValueError(f"keep and explore at k = {list(KS)} need 2k answers per problem, there are {answers}")
+    fig, axes = panels(2, len(usable), 1.3 + 0.38 * len(trained), sharey=True, sharex="row")
     unknown = False
     for column, k in zip(axes.T, usable, strict=True):
-        splits = {method: stats.keep_explore(scores, method, suite, k) for method in ("base", *trained)}
+        splits = {method: keep_and_explore(scores, method, "in_domain", k) for method in ("base", *trained)}
         for ax, name in zip(column, ("keep", "explore"), strict=True):
             unknown |= _keep_or_explore(ax, splits, name)
             ax.set_title(f"{name}, k = {k}")
             rows_axis(ax, [NAMES[m] for m in trained])
-            ax.set_xlabel("% of what the base solves" if name == "keep" else "% of what the base does not solve")
+            ax.set_xlabel("% of the base's solved" if name == "keep" else "% of the base's unsolved")
     shared_ticks(axes[:, 1:].ravel())
     bars = f"Bars: {interval_note(rows)}; faint points: seeds. Dashed: the base against fresh draws of itself."
     few = "No bar: too few problems for an interval." if unknown else ""
-    note(fig, [bars, few, absent_note(methods, rows["method"])])
+    note(fig, [bars, few, absent_note(METHODS, rows["method"])])
     return fig
 
 
-def _keep_or_explore(ax: Axes, splits: dict[str, stats.Split], name: str) -> bool:
+def _keep_or_explore(ax: Axes, splits: dict[str, Split], name: str) -> bool:
     """One panel: a row per trained method, the base as a dashed line; whether an interval was not to be had."""
     intervals = {method: split.keep() if name == "keep" else split.explore() for method, split in splits.items()}
     unchanged, unknown = intervals.pop("base"), False
@@ -144,84 +197,68 @@ def _keep_or_explore(ax: Axes, splits: dict[str, stats.Split], name: str) -> boo
     return unknown
 
 
-def _interval_of_method(ax: Axes, y: float, method: str, got: stats.Interval, scale: float = 100) -> None:
+def _interval_of_method(ax: Axes, y: float, method: str, got: Interval, scale: float = 100) -> None:
     """Point, interval and seeds of one method on a horizontal axis."""
     low, high = np.clip([scale * got.low, scale * got.high], 0, 100 if scale == 100 else np.inf)
     if len(got.per_seed) > 1:
         points = [scale * value for _, value in got.per_seed]
         ax.scatter(points, [y] * len(points), s=7, color=COLOURS[method], alpha=0.4, linewidths=0, zorder=3)
-    mark = {"color": COLOURS[method], "marker": LOOKS[method].marker, "markersize": 4.6, "markeredgewidth": 0.5}
-    interval_bar(ax, y, (low, scale * got.estimate, high), width=2.2, alpha=0.45, **mark)
+    interval_bar(ax, y, (low, scale * got.estimate, high), COLOURS[method])
+
+
+REACHED = {"preserved": "#8FB8D9", "gained": "#1BA784", "lost": "#C4682B", "neither": "#E4E4E4"}
+"""Who reaches a problem, and its colour."""
+
+
+def support_bars(support: pd.DataFrame) -> Figure:
+    """The problems that both models, only one or neither reaches, one panel per suite, at its largest k.
+
+    Args:
+        support: what `retention.support` gave.
+    """
+    suites = list(dict.fromkeys(support["suite"]))
+    rows = {suite: part[part["k"] == part["k"].max()] for suite, part in support.groupby("suite", sort=False)}
+    names = list(dict.fromkeys(support["method"]))
+    fig, axes = panels(1, len(suites), 1.15 + 0.27 * len(names), sharey=True)
+    for ax, suite in zip(axes[0], suites, strict=True):
+        part = rows[suite].set_index("method").reindex(names)
+        percent, start = 100 * part[list(REACHED)].div(part["problems"], axis=0), np.zeros(len(names))
+        y = rows_axis(ax, names)
+        for who, colour in REACHED.items():
+            width = percent[who].to_numpy()
+            ax.barh(y, width, left=start, color=colour, height=0.74, label=who, edgecolor="white", linewidth=0.6)
+            for where, x, w in zip(y, start, width, strict=True):
+                if w >= 7:
+                    text = {"ha": "center", "va": "center", "fontsize": SMALL - 0.4, "color": ink_on(colour)}
+                    ax.text(x + w / 2, where, f"{w:.0f}", **text)
+            start = start + width
+        ax.set(xlim=(0, 100), xlabel="problems (%)", title=f"{suite}, k = {rows[suite]['k'].iloc[0]:.0f}")
+        ax.grid(visible=False)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(REACHED))
+    shared_ticks(axes[0, 1:])
+    note(fig, ["Expected numbers of problems, mean over seeds. First row: chance alone, the base against itself."])
+    return fig
 
 
 # ------------------------------------------------------------------------------------------------ Figure 4
 
 
-def styles(records: pd.DataFrame, methods: Sequence[str] = METHODS, suite: str = "in_domain") -> Figure:
-    """Figure 4: style shares as stacked bars, and the entropy of the styles within a problem, in nats."""
-    rows = _main(stats.sampled(records), methods, suite)
-    present = _present(rows, methods)
-    fig, axes = panels(1, 2, 0.95 + 0.24 * len(present), sharey=True, width_ratios=(1.7, 1))
+def styles(records: pd.DataFrame) -> Figure:
+    """Figure 4: style shares in domain as stacked bars, and the entropy of the styles within a problem, in nats."""
+    rows = _main(stats.sampled(records), METHODS, "in_domain")
+    present = _present(rows, METHODS)
+    fig, axes = panels(1, 2, 1.1 + 0.26 * len(present), sharey=True, width_ratios=(1.7, 1))
     left, right = axes[0]
     y = rows_axis(left, [NAMES[m] for m in present])
-    _stacked_styles(left, y, 100 * style_shares(rows).loc[present])
-    scores = stats.FinalScores(rows)
+    stacked_styles(left, y, 100 * style_shares(rows).loc[present])
+    scores = ArmScores.final(rows)
     for where, method in zip(y, present, strict=True):
-        got = stats.bootstrap([scores.of(method, suite, "styles_nats")], lambda mean: mean)
+        got = interval([scores.of(method, "in_domain", "styles_nats")])
         _interval_of_method(right, where, method, got, scale=1)
     right.axvline(np.log(4), color=GREY, linestyle=":", linewidth=1)
-    label = "style entropy within a problem (nats)"
-    right.set(xlim=(0, 1.05 * np.log(4)), xticks=[0, 0.5, 1.0], xlabel=label)
+    right.set(xlim=(0, 1.05 * np.log(4)), xticks=[0, 0.5, 1.0], xlabel="style entropy (nats)")
     shared_ticks([right])
     right.grid(axis="y", visible=False)
-    bars = f"Bars: {interval_note(rows)}; base: over problems. Faint points: seeds. Dotted: ln 4."
-    note(fig, [bars, absent_note(methods, rows["method"])])
-    return fig
-
-
-def _stacked_styles(ax: Axes, y: Sequence[float], percent: pd.DataFrame) -> None:
-    """Horizontal bars of the styles' shares, a row of `percent` each, with a number in those that have room."""
-    start = np.zeros(len(percent))
-    for style, colour in STYLE_COLOURS.items():
-        if style not in percent:
-            continue
-        width = percent[style].to_numpy()
-        ax.barh(y, width, left=start, color=colour, height=0.74, label=style, edgecolor="white", linewidth=0.6)
-        ink = "white" if style in ("direct", "stepwise") else "#222"
-        for where, x, w in zip(y, start, width, strict=True):
-            if w >= 9:
-                ax.text(x + w / 2, where, f"{w:.0f}", ha="center", va="center", fontsize=6.3, color=ink)
-        start = start + width
-    ax.set(xlim=(0, 100), xlabel="share of sampled answers (%)")
-    ax.grid(visible=False)
-    legend_of_bars(ax, 5, 0, 1.2)
-
-
-# ------------------------------------------------------------------------------------------------ Figure 8
-
-
-def pass_over_steps(
-    records: pd.DataFrame, ks: Sequence[int] = (1, 8, 16), methods: Sequence[str] = HEADLINE, suite: str = "in_domain"
-) -> Figure:
-    """Figure 8: Pass@k of each run at the steps at which it was evaluated; every run starts at the base."""
-    rows = records[(records["variant"] == "main") & records["method"].isin(methods) & (records["suite"] == suite)]
-    _main(rows, methods)
-    rows = stats.sampled(rows)
-    usable = [k for k in ks if k <= stats.problem_table(rows)["n"].min()]
-    curve = stats.pass_curve(rows, usable)
-    fig, axes = panels(1, len(usable), 2.55)
-    for ax, k in zip(axes[0], usable, strict=True):
-        of_k = curve[curve["k"] == k]
-        base = 100 * float(of_k.loc[of_k["method"] == "base", "pass_at_k"].iloc[0])
-        ax.axhline(base, color=COLOURS["base"], linestyle=(0, (4, 1.6)), linewidth=1.2, zorder=6)
-        for method in (m for m in _present(rows, methods) if m != "base"):
-            wide = 100 * of_k[of_k["method"] == method].pivot(index="step", columns="seed", values="pass_at_k")
-            wide = pd.concat([pd.DataFrame(base, index=[0], columns=wide.columns), wide])
-            ax.plot(wide.index, wide, color=COLOURS[method], linewidth=0.6, alpha=0.35)
-            ax.plot(wide.index, wide.mean(axis=1), **line_style(method))
-        ax.set(title=f"Pass@{k}", xlabel="iteration")
-    axes[0, 0].set_ylabel(f"{SUITES.get(suite, suite)} (%)")
-    legend(fig, _present(rows, methods))
-    lines = "Thin: seeds; thick: mean over seeds. Dashed: the base, where every run starts."
-    note(fig, [lines, absent_note(methods, rows["method"])])
+    bars = f"Bars: {interval_note(rows)}. Faint points: seeds. Dotted: ln 4."
+    note(fig, [bars, absent_note(METHODS, rows["method"])])
     return fig

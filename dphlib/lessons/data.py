@@ -2,8 +2,8 @@
 
     views = of(settings)     # the module `lessons.world` for the CPU world, this one for data sets
 
-Both have the functions that notebooks 02 and 06 call. What data sets have nothing to show for (analysts, their styles,
-whose habit is right) is a sentence that says so; `lessons.world.as_html` and `tables.to_markdown` show sentences too.
+Both have the functions that notebooks 02, 03 and 06 call. What data sets have nothing to show for, whose habit
+is right, is a sentence that says so; `tables.shown` shows sentences too.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 import pandas as pd
 from sqlglot import exp
 
+from dphlib.analysis.tables import code
 from dphlib.data.limit_ties import parse_sql
 from dphlib.lessons import world
 from dphlib.settings.profiles import Profile
-from dphlib.settings.stages import WorldConfig
 from dphlib.types import Problem
-from dphlib.verify import Verifier
 from dphlib.verify.sqlite_files import quoted
+from dphlib.world.people_places import FORMS
 
 _CUT = 60
 _ROWS_READ = 100_000  # of a table, for its most frequent values
@@ -44,7 +44,7 @@ def examples(problems: Sequence[Problem], family: str) -> list[Problem]:
     of_set = [problem for problem in problems if problem.meta["family"] == family]
     if of_set:
         return of_set
-    if family not in WorldConfig().family_weights:
+    if family.split()[0] not in FORMS:
         known = ", ".join(sorted({problem.meta["family"] for problem in problems}))
         raise ValueError(f"no problem of the set {family!r} among these {len(problems)}; there are: {known}")
     return list(problems)
@@ -61,6 +61,11 @@ def about(problem: Problem) -> str:
     prompt = problem.prompt
     shown = prompt if len(prompt) <= 1600 else f"{prompt[:400]}\n[...]\n{prompt[-1200:]}"
     return f"**{problem.id}**, {heading(problem)}\n\n````text\n{shown}\n````"
+
+
+def card(problem: Problem) -> str:
+    """`about` with the gold, as Markdown."""
+    return f"{about(problem)}\n\nGold: {code(problem.gold)}"
 
 
 def table_rows(database_root: Path, problem: Problem, limit: int = 8) -> pd.DataFrame | str:
@@ -89,14 +94,6 @@ def column_content(database_root: Path, problem: Problem, limit: int = 5) -> pd.
         shown = counts[1][:limit]
         out += [{"column": f"{table}.{column}", "value": _short(v), "rows": n, "of": total} for v, n in shown]
     return pd.DataFrame(out) if out else f"This gold names no column: {problem.gold}"
-
-
-def four_answers(database_root: Path, problem: Problem, verifier: Verifier) -> str:
-    """Why these data sets have none."""
-    return (
-        "The four analysts are the CPU world's, which was built so that the form of an answer shows in its "
-        "first word. These data sets have none, so what shows them is left out here and in the notebooks that follow."
-    )
 
 
 def right_table(problems: Sequence[Problem]) -> str:
@@ -129,6 +126,15 @@ def about_base(settings: Profile) -> str:
     return (
         f"The base is {base.name}, {where}, licence {base.licence}. It is not trained here, so there is no curve of "
         "supervised fine-tuning to show."
+    )
+
+
+def about_shipped(index: int) -> str:
+    """How a base that is shipped came to be, and how to train it again."""
+    return (
+        f"Base {index} is shipped in `artifacts/bases`: the loss is that of its making. `./run_all.sh cpu "
+        "--retrain-base` trains the bases here; for notebooks opened in Jupyter, start it with `DPH_RETRAIN_BASE=1` in "
+        "its environment. Another processor rounds otherwise, and makes another base."
     )
 
 

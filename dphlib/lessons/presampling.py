@@ -1,12 +1,12 @@
 """What the pre-samples look like and what a threshold makes of them: tables, and the figure of the partition.
 
 Each function takes the verified groups of the pre-sampling (`Pipeline.groups`) and gives what a reader looks at. The
-partition itself is `partition.partition`. Suites without the label `subset` (clean or hidden) have one part, `all`.
+partition itself is `partition.partition`. Suites without the label `subset` (clean, hidden, hard) have one part, `all`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from dphlib.figures.training import EXPLORE, REHEARSE
 from dphlib.partition import Reference, partition
 from dphlib.types import OUTCOMES, Group
 
-PARTS = {"clean": "#9CC2B1", "hidden": "#5A4E7C"}
+PARTS = {"clean": "#9CC2B1", "hidden": "#5A4E7C", "hard": "#C9B27C"}
 
 
 def _part(group: Group) -> str:
@@ -44,6 +44,36 @@ def counts(groups: Sequence[Group]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["subset", "family", "correct"])
     wide = pd.crosstab([frame["subset"], frame["family"]], frame["correct"]).reindex(columns=range(k + 1), fill_value=0)
     return wide.rename_axis(columns=None).reset_index()
+
+
+def findings(groups: Sequence[Group], extra: Sequence[Group], threshold: int) -> list[str]:
+    """What the partition at a threshold is, in sentences.
+
+    The first is on its size and references, the second on the luck that its threshold lets in, the third on its parts
+    where prompts are labelled so.
+    """
+    k, near = _size(groups), sets(groups, extra, threshold).set_index("set").loc["D_pef"]
+    stored = f"{near['with a reference']:.0f} of them have a stored answer"
+    size = f"{near['prompts']:.0f} of {len(groups)} prompts ({near['share (%)']:.1f} %)"
+    size += f" are near perfect at {threshold} of {k}"
+    said = [f"{size}; {stored}."]
+    chose, again = near[f"correct of the {k} (%)"], near["correct of the extra one (%)"]
+    if near["prompts"]:
+        luck = f"the luck of the selection is {chose - again:+.1f} points"
+        said.append(
+            f"Of the answers that chose them {chose:.1f} % are correct, of the extra ones {again:.1f} %: {luck}."
+        )
+    sizes = {part: sum(_part(g) == part for g in groups) for part in PARTS}
+    shares = [f"{100 * near[part] / size:.0f} % of the {part} ones" for part, size in sizes.items() if size]
+    return [*said, f"Near perfect are {', '.join(shares)}."] if shares else said
+
+
+def spread(groups: Sequence[Group]) -> str:
+    """How many prompts are always solved, never, and now and then, in a sentence."""
+    k = _size(groups)
+    always, never = (100 * np.mean([g.correct == n for g in groups]) for n in (k, 0))
+    between = f"{100 - always - never:.0f} % now and then"
+    return f"Of {len(groups)} prompts {always:.0f} % were solved in all {k} answers, {never:.0f} % in none, {between}."
 
 
 def outcomes(groups: Sequence[Group]) -> pd.DataFrame:
@@ -78,6 +108,21 @@ def sets(groups: Sequence[Group], extra: Sequence[Group], threshold: int) -> pd.
         row |= {"with a reference": len({r.problem.id for r in parts.references} & ids)}
         row |= {f"correct of the {k} (%)": 100 * np.mean([g.correct / k for g in members]) if members else np.nan}
         rows.append(row | {"correct of the extra one (%)": 100 * np.mean(again) if again else np.nan})
+    return pd.DataFrame(rows)
+
+
+def of_bases(drawn: Mapping[int, tuple[Sequence[Group], Sequence[Group]]], threshold: int) -> pd.DataFrame:
+    """The partition of each base in one row: prompts by set, references, accuracy in the k draws.
+
+    Args:
+        drawn: index of a base -> its groups of the k draws and of the extra one.
+    """
+    rows = []
+    for index, (groups, extra) in drawn.items():
+        near, exploration, references = partition(groups, threshold, extra)
+        accuracy = 100 * np.mean([g.correct / _size(groups) for g in groups])
+        sizes = {"D_pef": len(near), "D_exp": len(exploration), "references": len(references)}
+        rows.append({"base": index, "correct (%)": accuracy, **sizes})
     return pd.DataFrame(rows)
 
 

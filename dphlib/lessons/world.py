@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 
+from dphlib.analysis.tables import code
 from dphlib.types import Problem
 from dphlib.verify import Verifier
 from dphlib.verify.sqlite_files import open_read_only, read_only_uri
-from dphlib.world.people_places import HIDDEN, Question, Table, write_sql
-from dphlib.world.sums import SUBSETS, working
+from dphlib.world.people_places import BY_FLAG, BY_OPTIONAL, Question, Table, read_slots, write_sql
+from dphlib.world.sums import SUBSETS, sum_of, value, working
 from dphlib.world.templates import LEADS, STYLES, sql_answer, sum_answer
 
 COUNTERPARTS = {
@@ -27,12 +27,12 @@ COUNTERPARTS = {
 
 
 def examples(problems: Sequence[Problem], family: str) -> list[Problem]:
-    """The problems of a family, those first on which the four styles are not all right.
+    """The problems of a family, or of all families of a form, those first on which the four styles are not all right.
 
     Raises:
         ValueError: none is of that family.
     """
-    of_family = [problem for problem in problems if problem.meta["family"] == family]
+    of_family = [p for p in problems if family in (p.meta["family"], p.meta["family"].split()[0])]
     if not of_family:
         known = ", ".join(sorted({problem.meta["family"] for problem in problems}))
         raise ValueError(f"no problem of family {family!r} among these {len(problems)}; there are: {known}")
@@ -50,22 +50,20 @@ def about(problem: Problem) -> str:
     return f"**{problem.meta['question']}** {where}"
 
 
+def card(problem: Problem) -> str:
+    """A problem as its reader sees it, as Markdown: the question, what the model reads, the gold."""
+    return f"{about(problem)}\n\nThe model reads: {code(problem.prompt)}\n\nGold: {code(problem.gold)}"
+
+
 def question_of(problem: Problem) -> Question:
-    """The question of an SQL problem of the CPU world, read off its prompt and its labels.
+    """The question of an SQL problem of the CPU world.
 
     Raises:
-        ValueError: the problem is a sum, or not of this world.
+        ValueError: the problem is a sum.
     """
     if problem.kind != "sql":
         raise ValueError(f"problem {problem.id} is a sum; take one of train, in_domain or cross_domain")
-    for table in tables_of(problem):
-        for number in table.numbers:
-            for constant in range(20, 90, 10):
-                for aggregate in ("average", "total"):
-                    question = Question(problem.meta["family"], table, number, constant, aggregate)
-                    if question.text == problem.meta["question"]:
-                        return question
-    raise ValueError(f"problem {problem.id}: no question of family {problem.meta['family']!r} reads {problem.prompt!r}")
+    return read_slots(problem.meta["family"].split()[0], tables_of(problem), problem.meta["slots"])
 
 
 def tables_of(problem: Problem) -> list[Table]:
@@ -75,23 +73,16 @@ def tables_of(problem: Problem) -> list[Table]:
     while words:
         end = words.index(")")
         name, columns, words = words[0], words[2:end], words[end + 1 :]
-        domain = "places" if "city" in columns else "people"
-        tables.append(Table(name, (columns[-4], columns[-3]), columns[-2], columns[-1], domain))
+        tables.append(Table(name, (columns[-4], columns[-3]), columns[-2], columns[-1]))
     return tables
 
 
-def decisive_columns(problem: Problem) -> list[str]:
-    """The columns on whose content the question's answer hangs."""
+def decisive_column(problem: Problem) -> str:
+    """The column on whose content the question's answer hangs."""
     question = question_of(problem)
-    flag, optional, number = question.table.flag, question.table.optional, question.number
-    return {
-        "highest_yes": [flag, number],
-        "count_yes": [flag],
-        "count_no": [flag],
-        "count_known": [optional],
-        "count_missing": [optional],
-        "count_by_city": ["city"],
-    }.get(question.family, [number])
+    if question.form in BY_FLAG:
+        return question.table.flag
+    return question.table.optional if question.form in BY_OPTIONAL else question.number
 
 
 def query(database_root: Path, problem: Problem, sql: str) -> tuple[list[str], list[tuple]]:
@@ -109,19 +100,16 @@ def table_rows(database_root: Path, problem: Problem, limit: int = 8) -> pd.Data
 
 
 def column_content(database_root: Path, problem: Problem, limit: int = 5) -> pd.DataFrame:
-    """The content of the columns that decide: the most frequent values, the largest first among equals.
+    """The content of the column that decides: the most frequent values, the largest first among equals.
 
     For the lowest of something, the smallest first. Columns: column, value, rows, of (rows of the table).
     """
-    question = question_of(problem)
-    order = "ASC" if question.family == "lowest" else "DESC"
-    out = []
-    for column in decisive_columns(problem):
-        sql = f"SELECT {column}, count(*) FROM {question.table.name} GROUP BY 1 ORDER BY 2 DESC, {column} + 0 {order}"
-        counts = query(database_root, problem, sql)[1]
-        total = sum(count for _, count in counts)
-        out += [{"column": column, "value": _literal(v), "rows": n, "of": total} for v, n in counts[:limit]]
-    return pd.DataFrame(out)
+    question, column = question_of(problem), decisive_column(problem)
+    order = "ASC" if question.form == "lowest" else "DESC"
+    sql = f"SELECT {column}, count(*) FROM {question.table.name} GROUP BY 1 ORDER BY 2 DESC, {column} + 0 {order}"
+    counts = query(database_root, problem, sql)[1]
+    total = sum(count for _, count in counts)
+    return pd.DataFrame([{"column": column, "value": _literal(v), "rows": n, "of": total} for v, n in counts[:limit]])
 
 
 def four_answers(database_root: Path, problem: Problem, verifier: Verifier) -> pd.DataFrame:
@@ -139,6 +127,16 @@ def four_answers(database_root: Path, problem: Problem, verifier: Verifier) -> p
     return pd.DataFrame(out)
 
 
+def right_on(answers: pd.DataFrame) -> str:
+    """Which of `four_answers` are right, in a sentence.
+
+    >>> right_on(pd.DataFrame({"style": ["direct", "nested"], "verdict": ["wrong", "correct"]}))
+    'Right on this database: nested, 1 of 2 styles.'
+    """
+    right = answers.loc[answers["verdict"] == "correct", "style"].tolist()
+    return f"Right on this database: {', '.join(right) or 'none'}, {len(right)} of {len(answers)} styles."
+
+
 def short_rows(rows: Sequence[tuple], limit: int = 4) -> str:
     """Rows of a result on one line.
 
@@ -154,12 +152,11 @@ def _literal(value: object) -> str:
 
 
 def suite_table(suites: Mapping[str, Sequence[Problem]]) -> pd.DataFrame:
-    """The table of `suite_counts` with each suite's question families, and how many of them are hidden."""
-
-    def families(problems: Sequence[Problem]) -> set[str]:
-        return {problem.meta["family"] for problem in problems}
-
-    of_them = {"families": lambda p: len(families(p)), "of them hidden": lambda p: len(families(p) & HIDDEN)}
+    """The table of `suite_counts` with each suite's question families, and the problems whose content is hidden."""
+    of_them = {
+        "families": lambda problems: len({problem.meta["family"] for problem in problems}),
+        "hidden": lambda problems: sum(problem.meta["content"] == "hidden" for problem in problems),
+    }
     return suite_counts(suites, of_them)
 
 
@@ -187,13 +184,18 @@ def suite_counts(
 
 
 def mathematics(problems: Sequence[Problem]) -> pd.DataFrame:
-    """A sum of each subset with its answer in each style."""
+    """A problem of each subset of the sums, with what each style answers."""
     rows = []
-    for each in problems[: len(SUBSETS)]:
-        words = each.prompt.partition("question : ")[2].partition(" answer :")[0].split()
-        operator, operands = words[1], tuple(map(int, words[::2]))
-        texts = {style: sum_answer(style, working(style, operator, operands), int(each.gold)) for style in STYLES}
-        rows.append({"subset": each.meta["subset"], "sum": " ".join(words), **texts})
+    for subset in SUBSETS:
+        each = next((problem for problem in problems if problem.meta["subset"] == subset), None)
+        if each is None:
+            continue
+        asked, operands, noun = sum_of(each)
+        texts = {
+            style: sum_answer(style, working(style, subset, operands, noun), value(subset, operands, style))
+            for style in STYLES
+        }
+        rows.append({"subset": subset, "sum": asked, "right": each.meta["right_styles"], **texts})
     return pd.DataFrame(rows)
 
 
@@ -201,13 +203,13 @@ def right_table(problems: Sequence[Problem]) -> pd.DataFrame:
     """In how many of each family's problems each style is right, per cent; found by execution when they were built.
 
     Returns:
-        One row per family: content (`hidden` or `clean`), family, problems, one column per style, `any`, the problems
-        in which at least one style is right, and `all`, those in which every style is. Last row: all problems.
+        One row per family: content (`clean`, `hidden` or `hard`), family, problems, one column per style, `any`, the
+        problems in which at least one style is right, and `all`, those in which every style is. Last row: all problems.
     """
     rows = []
     for problem in problems:
         right = set(problem.meta["right_styles"].split())
-        row = {"content": problem.meta["subset"], "family": problem.meta["family"]}
+        row = {"content": problem.meta["content"], "family": problem.meta["family"]}
         shares = {style: style in right for style in STYLES} | {"any": bool(right), "all": right == set(STYLES)}
         rows.append(row | {name: 100.0 * share for name, share in shares.items()})
     frame = pd.DataFrame(rows)
@@ -216,25 +218,3 @@ def right_table(problems: Sequence[Problem]) -> pd.DataFrame:
     means.insert(0, "problems", frame.groupby(["content", "family"]).size())
     total = {"content": "", "family": "every problem", "problems": len(frame)} | frame[columns].mean().to_dict()
     return pd.concat([means.reset_index(), pd.DataFrame([total])], ignore_index=True)
-
-
-def as_html(frame: pd.DataFrame | str) -> str:
-    """A table for a notebook, without the index; text to the left, numbers to the right. A sentence stays one.
-
-    >>> as_html(pd.DataFrame({"n": [1], "sql": ["a < b"]})).splitlines()[1]
-    '<tr><td>1</td><td style="text-align: left">a &lt; b</td></tr>'
-    """
-
-    if isinstance(frame, str):
-        return f"<p>{html.escape(frame)}</p>"
-
-    def row(values: Sequence[object], tag: str) -> str:
-        cells = [
-            f"<{tag}{style}>{html.escape(str(value))}</{tag}>" for value, style in zip(values, styles, strict=True)
-        ]
-        return f"<tr>{''.join(cells)}</tr>"
-
-    numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]
-    styles = ["" if is_number else ' style="text-align: left"' for is_number in numeric]
-    lines = [row(values, "td") for values in frame.itertuples(index=False, name=None)]
-    return "\n".join([f"<table><thead>{row(frame.columns, 'th')}</thead><tbody>", *lines, "</tbody></table>"])

@@ -109,6 +109,28 @@ def initial_policy(policy: Any, base: Any = None) -> Iterator[Any]:
         yield policy
 
 
+@contextmanager
+def mixed_with_base(policy: Any, base: Any, share: float) -> Iterator[None]:
+    """Inside, a policy's weights are moved the given share of the way back to those it began with.
+
+    Args:
+        base: the initial policy; an adapter needs none, for without it the policy is that one.
+    """
+    adapted = hasattr(policy, "disable_adapter")
+    moved = [(n, p) for n, p in policy.named_parameters() if "lora_B" in n or not adapted] if share else []
+    before = [parameter.detach().clone() for _, parameter in moved]
+    initial = dict(base.named_parameters()) if moved and not adapted else {}
+    with torch.no_grad():
+        for name, parameter in moved:
+            parameter.mul_(1 - share) if adapted else parameter.lerp_(initial[name], share)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (_, parameter), value in zip(moved, before, strict=True):
+                parameter.copy_(value)
+
+
 def refuse_adapted(policy: Any) -> None:
     """Raises ValueError when `policy` carries an adapter already."""
     if any("lora_A" in name for name, _ in policy.named_modules()):

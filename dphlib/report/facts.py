@@ -35,6 +35,20 @@ def minutes(manifest: dict[str, Any]) -> dict[str, float]:
     return {name: value / 60 for name, value in seconds.items()}
 
 
+def minutes_text(manifest: dict[str, Any]) -> str:
+    """Minutes of each part of a run, a line each, and the command that they are of.
+
+    >>> print(minutes_text({"profile": "cpu", "seconds": {"set-up": 30, "00_kick_the_tires": 600}}))
+    minutes by part, of ./run_all.sh cpu:
+      set-up              0.5
+      00_kick_the_tires  10.0
+    """
+    parts = minutes(manifest)
+    width = max(map(len, parts), default=0)
+    lines = (f"  {name:<{width}}  {value:4.1f}" for name, value in parts.items())
+    return "\n".join([f"minutes by part, of {command_text(manifest)}:", *lines])
+
+
 def command_text(manifest: dict[str, Any]) -> str:
     """The command that made a run, as the manifest has it.
 

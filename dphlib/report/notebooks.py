@@ -7,7 +7,7 @@
   folder, as in Jupyter, finds this `dphlib`, and has no IPython profile of the user's. It ends with this process.
 - An output notebook is no proof of success: papermill writes one after each cell. It is written under another
   name and gets its own only when every code cell is `completed`; else it is kept as `NN_name.failed.ipynb`.
-- Progress goes from `jobs.Progress` through a file to the terminal, never into the notebook's outputs.
+- Progress goes from `progress.Progress` through a file to the terminal, never into the notebook's outputs.
 
 It does not decide what has to run again: `dph run` does, and the notebooks by their stages. Linux and macOS, main
 thread only.
@@ -26,16 +26,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
 from dphlib.runtime.child import Lifeline
-from dphlib.runtime.files import UserError
-from dphlib.runtime.jobs import PROGRESS_FILE, duration
+from dphlib.runtime.files import UserError, meant
 from dphlib.runtime.places import ROOT
+from dphlib.runtime.progress import PROGRESS_FILE, Moment, duration, viewer
 
 _NAME = re.compile(r"\d\d_\w+")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -49,12 +49,12 @@ _ENVIRONMENT = {
     # time.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
-    # Bars that a model's loading draws, and tqdm's advice to install a widget, are nothing to read in a notebook.
+    # Bars of downloads are nothing to read in an executed notebook.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "PYTHONWARNINGS": "ignore:IProgress not found",
 }
 # Imports on a machine that has never read these libraries from its disk take longer than papermill's own minute.
 _START_S = 600
+_LOOK_EVERY_S = 0.5
 
 
 class NotebookError(UserError, RuntimeError):
@@ -102,8 +102,8 @@ def find_notebooks(folder: Path, names: Sequence[str] | None = None) -> list[Pat
     wanted = [name.removesuffix(".ipynb") for name in names]
     for name in wanted:
         if not any(name in (path.stem, path.stem[:2]) for path in found):
-            known = ", ".join(path.stem for path in found)
-            raise NotebookError(f"no notebook {name!r} in {folder}; there are: {known}")
+            known = [path.stem for path in found]
+            raise NotebookError(f"no notebook {name!r} in {folder}; there are: {', '.join(known)}{meant(name, known)}")
     return [path for path in found if path.stem in wanted or path.stem[:2] in wanted]
 
 
@@ -165,7 +165,7 @@ def run_notebooks(
         with _stopping(path.stem):
             cells = _run_one(path, out / path.name, passed)
         runs.append(NotebookRun(path.stem, out / path.name, time.monotonic() - started, cells, passed))
-        print(f"{place} {path.stem} done in {runs[-1].wall_s:.1f} s", flush=True)
+        print(f"{place} {path.stem} done in {duration(runs[-1].wall_s)}", flush=True)
         on_done(runs[-1])
     return runs
 
@@ -211,7 +211,7 @@ def _run_one(path: Path, final: Path, parameters: Mapping[str, Any]) -> int:
 
     kernel = _Kernel(path.parent, _ENVIRONMENT)
     try:
-        with _Status(kernel.progress, at):
+        with _Status(path.stem, kernel.progress, at):
             execute_notebook(
                 *(str(p).replace("{", "{{").replace("}", "}}") for p in (path, partial)),
                 parameters=dict(parameters),
@@ -223,6 +223,7 @@ def _run_one(path: Path, final: Path, parameters: Mapping[str, Any]) -> int:
                 on_cell_start=entered,
                 km=kernel.manager,
             )
+        _move_links(partial, path.parent, final.parent)
         cells = check_executed(partial)
     except PapermillExecutionError as error:
         raise NotebookError(_failure(path, partial, failed, at["cell"], _raised(error, partial))) from error
@@ -237,6 +238,21 @@ def _run_one(path: Path, final: Path, parameters: Mapping[str, Any]) -> int:
             os.replace(partial, failed)
     os.replace(partial, final)
     return cells
+
+
+def _move_links(copy: Path, source: Path, place: Path) -> None:
+    """A copy's links to what lies above its source's folder (`../docs/...`) as they are from where the copy will be.
+
+    Outside the folder above they stay as they are: a path from there would name this machine's.
+    """
+    above, place = source.resolve().parent, place.resolve()
+    if not place.is_relative_to(above):
+        return
+    notebook, start = _read(copy), Path(os.path.relpath(above, place)).as_posix()
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace("](../", f"]({start}/")
+    nbformat.write(notebook, copy)
 
 
 def _raised(error: Any, executed: Path) -> str:
@@ -275,7 +291,7 @@ class _Kernel:
 
     Attributes:
         manager: what nbclient and papermill take as `km`.
-        progress: the file in which its loops say how far they are, see `jobs.Progress`.
+        progress: the file in which its loops say how far they are, see `progress.File`.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
@@ -342,12 +358,11 @@ def _stopping(name: str) -> Iterator[None]:
 
 
 class _Status:
-    """While a notebook runs: on a terminal one line refreshed in place, else a line every 12 s."""
+    """While a notebook runs: its cell and what the cell's loop says of itself, see `progress`."""
 
-    def __init__(self, progress: Path, at: Mapping[str, int]) -> None:
-        self._progress, self._at = progress, at
+    def __init__(self, name: str, progress: Path, at: Mapping[str, int]) -> None:
+        self._name, self._progress, self._at = name, progress, at
         self._started, self._ended = time.monotonic(), threading.Event()
-        self._live = sys.stdout.isatty()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> None:
@@ -355,27 +370,21 @@ class _Status:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join(timeout=2)
-        if self._live:
-            print("\r\x1b[K", end="", flush=True)
+        self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.5 if self._live else 12):
-            line = f"      {self.line()}"
-            if self._live:
-                print(f"\r\x1b[K{line[: os.get_terminal_size().columns - 1]}", end="", flush=True)
-            else:
-                print(line, flush=True)
+        view = viewer()
+        while not self._ended.wait(_LOOK_EVERY_S):
+            view.show(self.moment())
+        view.close()
 
-    def line(self) -> str:
-        """Cell and seconds, and what the cell's loop last said of itself."""
-        text = f"cell {self._at['cell']} · {duration(time.monotonic() - self._started)}"
+    def moment(self) -> Moment:
+        """The loop that the cell is in, or how long the notebook has been running."""
+        where = f"{self._name}, cell {self._at['cell']}"
         try:
-            row = json.loads(self._progress.read_text(encoding="utf-8"))
+            loop = Moment(**json.loads(self._progress.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            return text
-        if row["done"] >= row["total"]:  # of a loop that ended
-            return text
-        left = f" · about {duration(row['left_s'])} left" if row.get("left_s") else ""
-        done = f"{round(row['done'], 1):g} of {row['total']} {row.get('unit', '')}".rstrip()
-        return f"{text} · {row['label']}: {done}{left}"
+            loop = Moment("")
+        if not loop.total or loop.ended:
+            return Moment(where, elapsed_s=time.monotonic() - self._started)
+        return replace(loop, label=f"{where}, {loop.label}")

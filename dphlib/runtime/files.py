@@ -15,9 +15,10 @@ import secrets
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,26 @@ class InputError(UserError, ValueError):
 
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the user has to provide is not there: the message says where it belongs."""
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The end of an error on a name that may be misspelt, "" where no known one is near.
+
+    >>> meant("grpo-dexp", ["grpo", "grpo_dexp"]), meant("ppo2", ["dapo"])
+    ('; did you mean grpo_dexp?', '')
+    """
+    close = get_close_matches(name.lower(), list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that is none of the known ones; `kind` says what it names.
+
+    >>> str(unknown("profile", "cup", ["smoke", "cpu"]))
+    "unknown profile 'cup'; known: smoke, cpu; did you mean cpu?"
+    """
+    names = list(known)
+    return InputError(f"unknown {kind} {name!r}; known: {', '.join(names)}{meant(name, names)}")
 
 
 def say(line: str) -> None:

@@ -22,7 +22,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -32,10 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from dphlib.runtime.child import Lifeline, watch
-from dphlib.runtime.files import UserError, say, write_json
+from dphlib.runtime.files import UserError, say
 from dphlib.runtime.machine import cores, derive_seed, release_gpu, seed_everything
+from dphlib.runtime.progress import PROGRESS_FILE, Progress, begin_job, measured
+from dphlib.runtime.progress import report as report  # a job's function takes it from here
 
-PROGRESS_FILE = "DPH_PROGRESS_FILE"
 WORKERS = "DPH_WORKERS"
 """Environment variable of a worker: how many of them share the machine."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -47,10 +47,9 @@ _ONE_THREAD = (
     "VECLIB_MAXIMUM_THREADS",
     "RAYON_NUM_THREADS",
 )
-_FILE_EVERY_S, _LINE_EVERY_S = 0.5, 10.0
+_SHOWN = 2
+"""Workers whose job progress names."""
 _OOM_HINT = "most often memory ran out: run again with fewer workers (finished stages are kept)"
-_send: Callable[[Mapping[str, Any]], None] | None = None  # set in a worker: its way to the parent
-_reported = 0.0
 
 
 class JobError(UserError, RuntimeError):
@@ -76,85 +75,6 @@ class Job:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-# --- Progress ------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """A time as a person says it.
-
-    >>> duration(42), duration(190), duration(7500)
-    ('42 s', '3 min 10 s', '2 h 5 min')
-    """
-    hours, rest = divmod(round(seconds), 3600)
-    if hours:
-        return f"{hours} h {rest // 60} min"
-    return f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{rest} s"
-
-
-def _roughly(seconds: float) -> str:
-    return duration(seconds) if not 60 <= seconds < 3600 else f"{round(seconds / 60)} min"
-
-
-class Progress:
-    """Shows how far a loop is: `with Progress("train", 60, "iterations") as progress: progress.update(12)`.
-
-    In a worker it reports to the parent. Else it writes the file named by `DPH_PROGRESS_FILE` at most twice a
-    second, as JSON {label, unit, done, total, elapsed_s, left_s, time}; without it, it prints a line to
-    stderr at most every 10 s, and none in the first 10 s. `left_s` is null until something is done.
-    """
-
-    def __init__(self, label: str, total: int, unit: str = "") -> None:
-        self.label, self.total, self.unit = label, total, unit
-        self._file = os.environ.get(PROGRESS_FILE)
-        self._every_s = _FILE_EVERY_S if self._file else _LINE_EVERY_S
-        self._started = self._shown = time.monotonic()
-        self._printed = self._ended = False
-
-    def __enter__(self) -> Progress:
-        self._started = self._shown = time.monotonic()
-        if self._file and not _send:
-            self._show(0, self._started)
-        return self
-
-    def update(self, done: float) -> None:
-        """`done` of `total` are done; a fraction counts a job that is under way."""
-        if _send:
-            report(done, self.total)
-            return
-        now = time.monotonic()
-        last = done >= self.total and not self._ended and (self._file or self._printed)
-        self._ended = self._ended or done >= self.total
-        if last or (not self._ended and now - self._shown >= self._every_s):
-            self._show(done, now)
-
-    def _show(self, done: float, now: float) -> None:
-        self._shown = now
-        elapsed = now - self._started
-        left = elapsed * (self.total - done) / done if done > 0 else None
-        if self._file:
-            row = {"label": self.label, "unit": self.unit, "done": done, "total": self.total}
-            row |= {"elapsed_s": round(elapsed, 1), "left_s": None if left is None else round(left, 1)}
-            write_json(Path(self._file), {**row, "time": time.time()}, durable=False)
-            return
-        self._printed = True
-        count = f"{int(done)} of {self.total} {self.unit}".rstrip()
-        ahead = f" · about {_roughly(left)} left" if left else ""
-        say(f"{self.label}: {count} · {duration(elapsed)}{ahead}")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.update(self.total)
-
-
-def report(done: float, total: float) -> None:
-    """Reports to the parent how far this job is, at most twice a second; outside a worker it does nothing."""
-    global _reported
-    now = time.monotonic()
-    if _send and (done >= total or now - _reported >= 0.5):
-        _reported = now
-        _send({"kind": "progress", "done": done, "total": total})
-
-
 # --- The worker's side ---------------------------------------------------------------------------
 
 
@@ -169,13 +89,12 @@ def _serve(connection_fd: int, lifeline_fd: int) -> None:
         with lock:
             connection.send_bytes(body)
 
-    global _send
-    _send = send
     while True:
         try:
             job = json.loads(connection.recv_bytes())
         except EOFError:
             break
+        begin_job(send)
         try:
             call = getattr(importlib.import_module(job["module"]), job["function"])
             _reset(derive_seed("job", job["name"]))
@@ -210,7 +129,7 @@ class _Worker:
 
     def __init__(self, own: Mapping[str, str]) -> None:
         self.job: Job | None = None
-        self.fraction = 0.0
+        self.fraction, self.note = 0.0, ""
         self.last_lines: deque[str] = deque(maxlen=20)
         self._line = b""
         places = [os.getcwd() if place == "" else place for place in sys.path if isinstance(place, str)]
@@ -250,7 +169,7 @@ class _Worker:
         os.set_blocking(self.process.stdout.fileno(), False)
 
     def start(self, job: Job) -> None:
-        self.job, self.fraction = job, 0.0
+        self.job, self.fraction, self.note = job, 0.0, job.name
         message = {"name": job.name, "module": job.function.__module__, "function": job.function.__name__}
         try:
             self.connection.send_bytes(json.dumps({**message, "arguments": dict(job.arguments)}).encode())
@@ -364,7 +283,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str, devices: S
                 team[-1].start(waiting.popleft())
             while len(results) < len(jobs):
                 _next_messages(team, waiting, results)
-                progress.update(len(results) + sum(worker.fraction for worker in team if worker.job))
+                busy = [worker for worker in team if worker.job]
+                progress.update(len(results) + sum(worker.fraction for worker in busy), _notes(busy))
             for worker in team:
                 worker.connection.close()
             for worker in team:
@@ -375,6 +295,12 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None, label: str, devices: S
         for worker in team:
             worker.close()
     return [results[name] for name in names]
+
+
+def _notes(busy: Sequence[_Worker]) -> str:
+    """What some of the workers are at."""
+    said = " · ".join(worker.note for worker in busy[:_SHOWN])
+    return f"{said} · and {len(busy) - _SHOWN} more" if len(busy) > _SHOWN else said
 
 
 def _next_messages(team: Sequence[_Worker], waiting: deque[Job], results: dict[str, Any]) -> None:
@@ -389,6 +315,10 @@ def _next_messages(team: Sequence[_Worker], waiting: deque[Job], results: dict[s
         message = worker.receive()
         if message["kind"] == "progress":
             worker.fraction = min(1.0, message["done"] / message["total"]) if message["total"] else 0.0
+        elif message["kind"] == "note":
+            worker.note = message["note"]
+        elif message["kind"] == "measured":
+            measured(message["method"], message["run"], message["iteration"], message["values"])
         elif message["kind"] == "error":
             raise JobError(worker.job.name, message["error"])
         else:

@@ -1,4 +1,4 @@
-"""What a user may change of a GPU profile without editing it: environment variables, read once, at the door.
+"""What a user may change of a profile without editing it: environment variables, read once, at the door.
 
 `profile_from_environment` is that door: commands, notebooks and the jobs that they start open a profile by it, and all
 of them see the same variables. Everything behind it takes the settings as they are.
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from dphlib.runtime.files import InputError
+from dphlib.runtime.files import InputError, meant
 from dphlib.settings.gpu import BASES
 from dphlib.settings.methods import CONFIGS
 from dphlib.settings.profiles import Profile, profile
@@ -27,9 +27,17 @@ ENVIRONMENT = {
     "DPH_DATA": "folder of the data sets' official files; without it those with a pinned copy come from the hub",
     "DPH_DEVICE": "cpu: computes without a GPU, for small models and tests",
 }
-"""Variable -> what it sets, for the profiles of large models (`lm` has its own base and data); `cpu` reads none."""
+"""Variable -> what it sets, for the profiles of large models (`lm` has its own base and data)."""
+RETRAIN = "DPH_RETRAIN_BASE"
+"""Variable of the profile `cpu`: 1 trains its bases, in place of those that are shipped."""
 COMPARED = ("grpo", "dph_js")
 """Methods that the notebooks set beside each other, so that no choice may leave them out."""
+
+
+def ask_to_retrain(asked: bool) -> None:
+    """Sets `RETRAIN` where a command was asked to, for this process, its notebooks and its jobs."""
+    if asked:
+        os.environ[RETRAIN] = "1"
 
 
 def profile_from_environment(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
@@ -42,15 +50,18 @@ def profile_from_environment(name: str, seeds: str = "", study_seeds: str = "") 
 
 
 def chosen_by_environment(settings: Profile, environment: Mapping[str, str]) -> Profile:
-    """A large model's profile with what `ENVIRONMENT` changes of it, within what its base can read; others as they are.
+    """A large model's profile with what `ENVIRONMENT` changes of it, within what its base can read.
 
-    Base and data are the GPU profiles' to choose.
+    Base and data are the GPU profiles' to choose. The profiles of the small model read `RETRAIN` alone.
 
     Raises:
         ValueError: a value that is not allowed; the message names the variable. Or a base that reads too little.
     """
     if settings.small:
-        return settings
+        asked = environment.get(RETRAIN) or "0"
+        if asked not in ("0", "1"):
+            raise InputError(f"{RETRAIN}={asked!r}; known: 0, 1")
+        return replace(settings, shipped="") if asked == "1" else settings
     program = _one_of(environment, "DPH_SAMPLER", Program, settings.backend.program)
     settings = replace(
         settings,
@@ -78,14 +89,17 @@ def chosen_by_environment(settings: Profile, environment: Mapping[str, str]) -> 
 def _one_of(environment: Mapping[str, str], variable: str, literal: Any, default: str) -> Any:
     value = environment.get(variable) or default
     if value not in get_args(literal):
-        raise InputError(f"{variable}={value!r}; known: {', '.join(get_args(literal))}")
+        known = get_args(literal)
+        raise InputError(f"{variable}={value!r}; known: {', '.join(known)}{meant(value, known)}")
     return value
 
 
 def _methods(text: str) -> tuple[str, ...]:
     named = [part.strip() for part in text.split(",") if part.strip()]
     if unknown := [name for name in named if name not in CONFIGS]:
-        raise InputError(f"DPH_METHODS: unknown method {unknown[0]!r}; known: {', '.join(CONFIGS)}")
+        raise InputError(
+            f"DPH_METHODS: unknown method {unknown[0]!r}; known: {', '.join(CONFIGS)}{meant(unknown[0], CONFIGS)}"
+        )
     if named and (missing := [name for name in COMPARED if name not in named]):
         raise InputError(f"DPH_METHODS lacks {', '.join(missing)}; the notebooks compare {' and '.join(COMPARED)}")
     return tuple(name for name in CONFIGS if name in named)

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from dphlib.settings.methods import CONFIGS
 from dphlib.settings.stages import (
     BackendConfig,
     BaseConfig,
@@ -101,7 +102,7 @@ _SQL = DataConfig(
 # The upper ends of the scripts' ranges [code]: forward KL, RKL and alpha 0.01 to 0.05, JS 0.05 to 0.2, which is the
 # best of Table 5 [fig]. The controls have forward KL's.
 _WEIGHTS = {
-    **dict.fromkeys(("rkl", "alpha_0.2", "alpha_0.5", "alpha_0.8", "dph_f", "sft_rehearsal", "dph_f_all"), 0.05),
+    **{name: 0.05 for name, method in CONFIGS.items() if method.weight},
     **dict.fromkeys(("dph_js", "dph_js_definition"), 0.2),
 }
 _PRESAMPLE = PresampleConfig(k=8, temperature=1.0, top_p=0.95, threshold=6)  # [code]; threshold of Llama [2nd]
@@ -122,7 +123,7 @@ _PAPER_TRAIN = TrainConfig(
     max_new_tokens=4096,  # [code]
     top_p=1.0,  # departure 1
     overlong_buffer=1024,  # [ours]: a quarter of the limit
-    max_draws=3,  # [ours]
+    max_draws=10,  # of verl's recipe of DAPO; the authors' scripts have no dynamic sampling
     importance_cap=2.0,  # [ours]: the sampler is another program
     token_budget=32_768,  # this and the next two [ours]
     diagnose_every=10,
@@ -143,6 +144,7 @@ _GPU80_TRAIN = replace(
 _PAPER_EVALUATION = EvalConfig(
     samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 32},  # Pass@16 and Pass@32 [fig]
     steps=(50, 100, 200),
+    step_suite="in_domain",
     step_samples=8,
     max_new_tokens=4096,
 )

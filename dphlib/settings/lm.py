@@ -28,10 +28,20 @@ SMOLLM2 = PretrainedConfig(
     file="SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
-_SUITES = ("in_domain", "cross_domain", "out_of_domain")
+_SUITES = ("validation", "in_domain", "cross_domain", "out_of_domain")
 
 LM: dict[str, Any] = {
     "pretrained": SMOLLM2,
+    "world": WorldConfig(
+        problems={
+            "train": 256,
+            "validation": 64,
+            "in_domain": 160,
+            "cross_domain": 96,
+            "out_of_domain": 120,
+            "sums_train": 128,
+        }
+    ),
     "tuning": TuningConfig("lora", rank=16, alpha=32),
     "backend": BackendConfig(batch_rows=128, max_tokens=256, memory_fraction=0.3),
     "train": TrainConfig(
@@ -39,18 +49,19 @@ LM: dict[str, Any] = {
         prompts=8,
         rollouts=8,
         rehearsal_rows=8,
+        whole_groups=True,
         importance_cap=2.0,  # the decoding kernel rounds otherwise than the trainer's
         token_budget=4096,
         checkpoint_every=5,
     ),
     "evaluation": EvalConfig(
-        samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(20,), step_samples=8
+        samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(10, 20, 30, 40)
     ),
     "seeds": (0,),
     "ablations": False,
     "cost_iterations": 2,
     "methods": ("grpo", "rkl", "grpo_dexp", "dph_f", "dph_js"),
-    "weights": {"rkl": 0.2, "dph_js": 0.8},
+    "weights": {"rkl": 0.2, "rkl_k2": 0.2, "dph_js": 0.8},
 }
 """Weights: equal strength, eta f''(1) as DPH-F's."""
 
@@ -62,7 +73,7 @@ LM_SMOKE: dict[str, Any] = {
     "train": replace(
         LM["train"], iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, diagnose_every=1, checkpoint_every=1
     ),
-    "evaluation": EvalConfig(samples=dict.fromkeys(_SUITES, 16), steps=(1,), step_samples=8, base_samples=2),
+    "evaluation": EvalConfig(samples=dict.fromkeys(_SUITES[1:], 16), steps=(1,), base_samples=2),
     "cost_iterations": 1,
 }
 """Every step of `lm` on a few problems, its model barely fine-tuned: does all of it run here?"""

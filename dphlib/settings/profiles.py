@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from dphlib.runtime.files import InputError
+from dphlib.runtime.files import InputError, unknown
+from dphlib.runtime.machine import derive_seed
 from dphlib.settings.gpu import GPU_PROFILES, SMOKE, smallest
 from dphlib.settings.lm import LM, LM_SMOKE
-from dphlib.settings.methods import CONFIGS, HEADLINE, METHOD_CONFIGS, MethodConfig
+from dphlib.settings.methods import CONFIGS, DECISIVE, HEADLINE, METHOD_CONFIGS, MethodConfig
 from dphlib.settings.stages import (
     BackendConfig,
     BaseConfig,
@@ -28,6 +29,7 @@ from dphlib.settings.stages import (
     WorldConfig,
 )
 from dphlib.settings.variants import MAIN, RunConfig, main_run_text, parse_seeds
+from dphlib.types import base_of
 
 ProfileName = Literal[
     "smoke", "cpu", "lm-smoke", "lm", "gpu24", "gpu80", "paper", "gpu24-smoke", "gpu80-smoke", "paper-smoke"
@@ -41,6 +43,7 @@ class Profile:
 
     Args:
         seeds: of the main runs of the paper's methods and of the controls.
+        most_seeds: of these, for the methods that are not in `methods.DECISIVE`.
         ablation_seeds: of ablations and studies, but for the controls' main runs.
         ablations: whether the arms of Tables 3 to 5 are part of every run.
         studies: those that a run of all notebooks makes, as `studies.chosen` reads them.
@@ -53,6 +56,9 @@ class Profile:
         data: data sets; None for the CPU world.
         weights: weight of the divergence for methods that have another one here than in `methods`.
         methods: those that the main runs and the ablations train.
+        bases: how many base models the CPU world has; see `base_index`.
+        shipped: folder below `artifacts/` with bases that are trained already; "" where each is trained here.
+        draws_per_seed: whether each seed has a pre-sampling of its own; else all share one.
     """
 
     name: ProfileName
@@ -63,6 +69,7 @@ class Profile:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
+    most_seeds: int = 6
     ablation_seeds: tuple[int, ...] = (0,)
     ablations: bool = True
     cost_iterations: int = 8
@@ -75,6 +82,39 @@ class Profile:
     data: DataConfig | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     methods: tuple[str, ...] = tuple(METHOD_CONFIGS)
+    bases: int = 6
+    shipped: str = "bases"
+    draws_per_seed: bool = True
+
+    def base_index(self, seed: int) -> int:
+        """The base that the runs with a seed start from: seed modulo the number of bases.
+
+        >>> [Profile("cpu").base_index(seed) for seed in (0, 5, 6, 13)]
+        [0, 5, 0, 1]
+        """
+        return base_of(seed, self.bases)
+
+    @property
+    def used_bases(self) -> dict[int, int]:
+        """The bases of the profile's seeds, each with the first seed that starts from it.
+
+        >>> profile("cpu", seeds="2,8,6").used_bases
+        {0: 6, 2: 2}
+        """
+        seeds = [*self.seeds, *self.ablation_seeds]
+        return {
+            index: next(s for s in seeds if self.base_index(s) == index)
+            for index in sorted({*map(self.base_index, seeds)})
+        }
+
+    def sft_config(self, index: int) -> SftConfig:
+        """The fine-tuning of a base of the CPU world: its index is the seed."""
+        return replace(self.sft, seed=index)
+
+    def presample_config(self, seed: int, config: PresampleConfig | None = None) -> PresampleConfig:
+        """The pre-sampling of a seed's runs: `config`, the profile's unless given, with a draw of the seed's own."""
+        config = config or self.presample
+        return replace(config, seed=derive_seed("draw", config.seed, seed)) if self.draws_per_seed else config
 
     @property
     def small(self) -> bool:
@@ -119,16 +159,24 @@ class Profile:
 
     @property
     def table5_etas(self) -> tuple[float, float]:
-        """The two lower weights of Table 5; at the paper's learning rate its own."""
-        return (0.025, 0.125) if self.base is None else (0.01, 0.05)
+        """The two lower weights of Table 5: the highest / 20 and / 4, as the paper's 0.01, 0.05 and 0.2."""
+        highest = self.weight("dph_js")
+        return highest / 20, highest / 4
 
     def waypoints(self, run: RunConfig) -> tuple[int, ...]:
-        """Iterations after which a run is measured on its way: main runs of `HEADLINE`, and runs of another length."""
-        steps = self.evaluation.steps
-        if run.setting("iterations"):
-            steps = tuple(step for step in (*steps, self.train.iterations) if step < run.setting("iterations"))
-        shown = run.variant == MAIN and run.method in HEADLINE
-        return steps if shown or run.setting("iterations") else ()
+        """Iterations after which a run is measured on its way.
+
+        Where runs have a stopping point, main runs and those of another weight or length, to their end; else the main
+        runs of `HEADLINE`, and runs of another length.
+        """
+        steps, length = self.evaluation.steps, run.setting("iterations")
+        if self.evaluation.stops:
+            ends = length or self.train.iterations
+            on_the_way = run.variant == MAIN or run.setting("eta") or length
+            return tuple(range(steps[0], ends + 1, steps[0])) if steps and on_the_way else ()
+        if length:
+            return tuple(step for step in (*steps, self.train.iterations) if step < length)
+        return steps if run.variant == MAIN and run.method in HEADLINE else ()
 
     def quickness(self, run: RunConfig) -> tuple[int, bool, bool]:
         """Sorts slow runs first: long ones, an online reference, the full prompt set."""
@@ -136,13 +184,21 @@ class Profile:
         return -length, not (method.needs_reference or method.entropy_coef > 0), method.divergence is None
 
     def main_runs(self) -> list[RunConfig]:
-        return [RunConfig(method, MAIN, seed) for method in self.methods for seed in self.seeds]
+        return [RunConfig(method, MAIN, seed) for method in self.methods for seed in self.seeds_of(method)]
+
+    def seeds_of(self, method: str) -> tuple[int, ...]:
+        """The seeds of a method's main runs.
+
+        >>> [len(profile("cpu", seeds="18").seeds_of(method)) for method in ("dph_f", "alpha_0.5")]
+        [18, 6]
+        """
+        return self.seeds if method in DECISIVE else self.seeds[: self.most_seeds]
 
     def ablation_runs(self) -> list[RunConfig]:
         """Table 5 (eta), Table 4 (threshold) and Table 3 (RL on the sums)."""
         if not self.ablations:
             return []
-        arms = [(m, f"eta={eta}") for eta in self.table5_etas for m in ("dph_js", "dph_js_definition")]
+        arms = [(m, f"eta={eta:g}") for eta in self.table5_etas for m in ("dph_js", "dph_js_definition")]
         arms += [(m, f"threshold={self.presample.k}") for m in ("dph_f", "dph_js")]
         if self.data is None or "sums_train" in self.data.suites:
             arms += [(m, "domain=sums") for m in ("grpo", "dph_f", "dph_js")]
@@ -152,20 +208,33 @@ class Profile:
 
 _SMALLEST_CPU = Profile(
     "smoke",
-    world=WorldConfig(problems={"train": 24, "in_domain": 8, "cross_domain": 6, "out_of_domain": 10, "sums_train": 16}),
+    world=WorldConfig(
+        problems={
+            "train": 24,
+            "validation": 6,
+            "in_domain": 8,
+            "cross_domain": 6,
+            "out_of_domain": 10,
+            "sums_train": 16,
+        }
+    ),
     model=ModelConfig(hidden_size=96, intermediate_size=192, layers=2),
     sft=SftConfig(steps=200, batch=48),
     presample=PresampleConfig(threshold=1),
     train=TrainConfig(iterations=2, prompts=4, rollouts=4, rehearsal_rows=4, diagnose_every=1),
-    evaluation=EvalConfig(
-        samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(1,), step_samples=8
-    ),
+    evaluation=EvalConfig(samples={"in_domain": 16, "cross_domain": 16, "out_of_domain": 16}, steps=(1,)),
     seeds=(0,),
     cost_iterations=1,
-    studies="controls,eta,answers",
+    studies="controls,eta,answers,direction",
     study_comparisons=1,
+    bases=1,
+    shipped="",
 )
 """Every step of `cpu` on a few problems: shows that everything runs, says nothing about the method."""
+
+
+_ONE_BASE = {"bases": 1, "shipped": "", "draws_per_seed": False}
+"""Of the profiles whose model is given: it is one, and a pre-sampling of it takes minutes to hours."""
 
 
 def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
@@ -183,8 +252,10 @@ def profile(name: str, seeds: str = "", study_seeds: str = "") -> Profile:
     (8, (0, 1, 2, 3, 4))
     """
     if name not in PROFILES:
-        raise InputError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
+        raise unknown("profile", name, PROFILES)
     chosen = _SMALLEST_CPU if name == "smoke" else Profile("cpu")
+    if name not in ("smoke", "cpu"):
+        chosen = replace(chosen, **_ONE_BASE)  # type: ignore[arg-type]
     if name in ("lm", "lm-smoke"):
         chosen = replace(chosen, name=name, **(LM if name == "lm" else LM_SMOKE))  # type: ignore[arg-type]
     if (full := name.removesuffix(SMOKE)) in GPU_PROFILES:

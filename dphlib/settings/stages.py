@@ -7,8 +7,10 @@ the others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
+
+from dphlib.types import VALIDATION
 
 TuningKind = Literal["full", "lora", "qlora"]
 Program = Literal["transformers", "vllm"]
@@ -19,50 +21,51 @@ MAX_RANK = 512
 
 @dataclass(frozen=True, slots=True)
 class WorldConfig:
-    """The CPU world. Odds and rates were fixed by the base model's regime before any RL run on it.
+    """The CPU world. Its shares and rates were fixed by the base model's regime before any RL run on it.
 
     Args:
-        seed: of databases and problems.
+        seed: of families' odds and habits, databases and problems.
         problems: suite -> number of problems.
-        right_odds: style -> share of the databases on whose content its habit is the right one.
-        family_weights: family -> share within its domain.
-        corpus_weights: share of people, places and sums in the supervised corpus.
+        content_shares: content -> share of the SQL problems and of the corpus's SQL.
+        problem_shares: the same of the problems alone, where it is another one; the base does not change with it.
+        corpus_shares: share of people, places and sums in the supervised corpus.
+        odds_concentration, habits_concentration: of the Dirichlet distributions that a hidden family's odds (whose
+            habit is right) and habits (who writes in the corpus) are drawn from; 1 is uniform, less is more unequal.
         slip_rate_sql, slip_rate_sums: share of the corpus's answers with one slip.
-        borrow_rate: share of the SQL answers that spell yes and no as any analyst, not as the style's own.
+        misread_rate: share of the corpus's answers to hard questions that misread them.
     """
 
-    seed: int = 20250907
+    seed: int = 250907430
     problems: Mapping[str, int] = field(
         default_factory=lambda: {
-            "train": 256,
-            "in_domain": 128,
+            "train": 512,
+            "validation": 96,
+            "in_domain": 192,
             "cross_domain": 96,
-            "out_of_domain": 120,
+            "out_of_domain": 200,
             "sums_train": 256,
         }
     )
-    right_odds: Mapping[str, float] = field(
-        default_factory=lambda: {"direct": 0.1, "aliased": 0.25, "nested": 0.45, "stepwise": 0.2}
-    )
-    family_weights: Mapping[str, float] = field(
-        default_factory=lambda: {
-            "list_above": 16,
-            "aggregate": 16,
-            "highest": 18,
-            "count_yes": 18,
-            "count_known": 16,
-            "highest_yes": 16,
-            "count_by_city": 20,
-            "below_average": 20,
-            "lowest": 20,
-            "count_no": 20,
-            "count_missing": 20,
-        }
-    )
-    corpus_weights: Mapping[str, float] = field(default_factory=lambda: {"people": 0.38, "places": 0.17, "sums": 0.45})
-    slip_rate_sql: float = 0.15
+    content_shares: Mapping[str, float] = field(default_factory=lambda: {"clean": 0.22, "hidden": 0.46, "hard": 0.32})
+    problem_shares: Mapping[str, float] | None = None
+    corpus_shares: Mapping[str, float] = field(default_factory=lambda: {"people": 0.36, "places": 0.19, "sums": 0.45})
+    slip_rate_sql: float = 0.1
     slip_rate_sums: float = 0.1
-    borrow_rate: float = 0.1
+    misread_rate: float = 0.9
+    odds_concentration: float = 1.0
+    habits_concentration: float = 0.45
+
+    @property
+    def of_corpus(self) -> WorldConfig:
+        """Without what the corpus, and so a base, does not depend on."""
+        return replace(self, problems={}, problem_shares=None)
+
+    def mixed(self, hidden: float) -> WorldConfig:
+        """The world whose problems in domain have another share of hidden contents, the others in their proportion."""
+        rest = (1 - hidden) / (1 - self.content_shares["hidden"])
+        shares = {name: hidden if name == "hidden" else rest * share for name, share in self.content_shares.items()}
+        suites = ("train", VALIDATION, "in_domain")
+        return replace(self, problem_shares=shares, problems={suite: self.problems[suite] for suite in suites})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +81,13 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class SftConfig:
-    """Supervised fine-tuning of the CPU world's base: Muon on the matrices, AdamW on the rest."""
+    """Supervised fine-tuning of a base of the CPU world: Muon on the matrices, AdamW on the rest.
+
+    `seed`, of the first weights and the corpus's order, is the index of the base.
+    """
 
     seed: int = 0
-    steps: int = 800
+    steps: int = 1200
     batch: int = 80
     lr_matrices: float = 0.02
     lr_rest: float = 3e-3
@@ -155,7 +161,8 @@ class TrainConfig:
         max_new_tokens: of a rollout.
         top_p: nucleus that rollouts are drawn from (authors: 0.9, with log-probs without it, a hidden bias).
         overlong_buffer: tokens before the limit in which DAPO's penalty grows from 0 to 1.
-        max_draws: rounds of rollouts that dynamic sampling may take for one batch.
+        max_draws: rounds of rollouts, each of a whole batch of prompts, that dynamic sampling may take for one batch;
+            10 in verl's recipe of DAPO, there called `max_num_gen_batches`.
         importance_cap: bound of the importance weights between sampler and trainer, None for no weights: right where
             one program computes both (see `training.importance`). The authors have none [code].
         token_budget: padded tokens per micro-batch, a prompt that is passed once for several rows counted once; twice
@@ -179,7 +186,7 @@ class TrainConfig:
     max_new_tokens: int = 48
     top_p: float = 1.0
     overlong_buffer: int = 8
-    max_draws: int = 3
+    max_draws: int = 10
     importance_cap: float | None = None
     token_budget: int = 8192
     diagnose_every: int = 5
@@ -188,16 +195,31 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig:
-    """Answers per problem of each suite; after the iterations in `steps`, in-domain Pass@k is measured on the way."""
+    """Answers per problem of each suite, and what is measured on the way.
+
+    Args:
+        samples: suite -> draws per problem.
+        steps: iterations after which way-points are measured.
+        step_suite: on which problems. On the validation suite they are greedy too, every run has them, and the policy
+            at the first plateau of Pass@1 (`training.stopping`) is kept and evaluated like the last one.
+        step_samples: draws per problem at a way-point.
+        base_samples: draws of each problem whose log-probs under the initial policy are computed too.
+    """
 
     samples: Mapping[str, int] = field(
-        default_factory=lambda: {"in_domain": 64, "cross_domain": 32, "out_of_domain": 32}
+        default_factory=lambda: {"in_domain": 32, "cross_domain": 16, "out_of_domain": 8}
     )
-    steps: tuple[int, ...] = (5, 15, 30)
-    step_samples: int = 16
+    steps: tuple[int, ...] = tuple(range(5, 61, 5))
+    step_suite: str = VALIDATION
+    step_samples: int = 8
     max_new_tokens: int = 48
     draw_seed: int = 7
     base_samples: int = 4
+
+    @property
+    def stops(self) -> bool:
+        """Whether runs are also reported at their stopping point."""
+        return self.step_suite == VALIDATION
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
     study_runs(settings, chosen("eta,controls"))     every run that these two need, each once
 
-One name is no comparison of arms: `hard` (module `experiment.hard`) draws more answers of main runs to the problems
-that the base seldom solves. It is asked for in the same way.
+Two names are no comparisons of arms: `hard` and `temperature` (module `experiment.exploratory`) draw more answers of
+main runs, to the problems that the base seldom solves and at other temperatures. They are asked for in the same way.
 
 The arms of Tables 3 to 5 are part of every run (`Profile.ablation_runs`); the others are trained when their study is
 asked for. A comparison changes one thing: a setting of a method's main run (`variants`), or the method itself. All arms
@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dphlib.runtime.files import InputError
+from dphlib.rivals import RIVALS
+from dphlib.runtime.files import unknown
 from dphlib.settings.methods import CONTROLS, METHOD_CONFIGS
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import MAIN, RunConfig
@@ -64,18 +65,60 @@ def _controls(settings: Profile) -> list[Comparison]:
 
 
 def _eta(settings: Profile) -> list[Comparison]:
-    """Every divergence at two more weights at least; those that other studies ask for are used here too."""
-    arms = [("rkl", f"eta={settings.weight('rkl') / 4:g}"), ("rkl", "strength=equal")]
-    for method in ("alpha_0.2", "alpha_0.5", "alpha_0.8", "dph_f"):
-        arms += [(method, f"eta={factor * settings.weight(method):g}") for factor in (0.25, 4)]
-    arms += [("dph_f", "authors_eta=8"), ("dph_js", "js_scale=2")]
-    for method in ("dph_js", "dph_js_definition"):
-        arms += [*((method, f"eta={eta}") for eta in settings.table5_etas), (method, "strength=equal")]
-    return _set(*arms)
+    """Each divergence at a quarter and four times its weight; RKL at eight too, its ratio to the authors' eta / 8."""
+    methods = [name for name, config in METHOD_CONFIGS.items() if config.weight] + ["rkl_k2", "dph_rkl"]
+    arms = [(name, f"eta={factor * settings.weight(name):g}") for name in methods for factor in (0.25, 4)]
+    return _set(*arms, *((name, f"eta={8 * settings.weight(name):g}") for name in ("rkl", "rkl_k2")))
 
 
-def _as_strong(method: str, name: str, variant: str = "strength=equal") -> Comparison:
-    return Comparison(Arm(method, variant), Arm("dph_f"), f"{name} instead of forward KL at equal strength")
+# Explored prompts x rehearsed answers, all at DPH's upper clip.
+_CELLS = {
+    ("all", "nothing"): Arm("grpo", "clip_high=0.28"),
+    ("D_exp", "nothing"): _GRPO_DEXP_HIGH,
+    ("all", "D_pef"): Arm("dph_f_explore_all"),
+    ("D_exp", "D_pef"): Arm("dph_f"),
+    ("all", "all"): Arm("dph_f_all"),
+    ("D_exp", "all"): Arm("dph_f_rehearse_all"),
+}
+
+
+def _factorial(settings: Profile) -> list[Comparison]:
+    """Every step of one factor at every level of the other."""
+    found = [
+        Comparison(
+            _CELLS[explored, to],
+            _CELLS[explored, before],
+            f"Rehearsing {to} instead of {before}, exploring {explored},",
+        )
+        for before, to in (("nothing", "D_pef"), ("D_pef", "all"))
+        for explored in ("all", "D_exp")
+    ]
+    for rehearsed in ("nothing", "D_pef", "all"):
+        change = f"Exploring D_exp instead of all, rehearsing {rehearsed},"
+        found.append(Comparison(_CELLS["D_exp", rehearsed], _CELLS["all", rehearsed], change))
+    return found
+
+
+def _rivals(settings: Profile) -> list[Comparison]:
+    """Each rival against GRPO, which it changes, and against DPH-F."""
+    return [
+        Comparison(Arm(name), Arm(other), f"{rival.label} instead of {shown}")
+        for name, rival in RIVALS.items()
+        for other, shown in (("grpo", "GRPO"), ("dph_f", "DPH-F"))
+    ]
+
+
+def _complementarity(settings: Profile) -> list[Comparison]:
+    """DPH-F against GRPO, from problems that every style solves to those that mostly one does."""
+    if settings.data is not None:
+        return []
+    pairs = [(f"hidden={share:g}", f"where {100 * share:g} % of the problems are hidden") for share in (0, 0.2, 0.8)]
+    pairs.append((MAIN, "in the world as it is"))
+    return [Comparison(Arm("dph_f", v), Arm("grpo", v), f"DPH-F instead of GRPO {said}") for v, said in pairs]
+
+
+def _as_strong(method: str, name: str) -> Comparison:
+    return Comparison(Arm(method), Arm("dph_f"), f"{name} instead of forward KL at equal strength")
 
 
 def _instead_of_bonus(entropy: str) -> Comparison:
@@ -85,17 +128,26 @@ def _instead_of_bonus(entropy: str) -> Comparison:
 
 STUDIES: dict[str, Study] = {
     "controls": Study("Is it the divergence, the data that it selects, or the partition?", _controls),
-    "eta": Study("What does the weight of each divergence do?", _eta),
+    "eta": Study("What does the weight of each divergence do, each with as many to choose from?", _eta),
     "strength": Study(
         "At equal strength, eta f''(1) as DPH-F's, does the divergence still matter?",
         lambda settings: [
-            *_set(("dph_js", "strength=equal")),
             _as_strong("dph_js", "JS"),
             _as_strong("dph_js_definition", "JS by definition"),
             _as_strong("rkl", "RKL"),
-            *(_as_strong(f"alpha_{a}", f"Alpha {a}", MAIN) for a in (0.2, 0.5, 0.8)),
+            *(_as_strong(f"alpha_{a}", f"Alpha {a}") for a in (0.2, 0.5, 0.8)),
         ],
     ),
+    "direction": Study(
+        "Does the divergence's direction matter, on the policy's own answers and on the same stored ones?",
+        lambda settings: [
+            Comparison(Arm("dph_rkl"), Arm("dph_f"), "Reverse instead of forward KL on the same stored answers"),
+            Comparison(Arm("rkl_k2"), Arm("rkl"), "Reverse KL's gradient (k2) instead of forward KL's (k3) in RKL"),
+        ],
+    ),
+    "factorial": Study("What do exploring on D_exp and rehearsing each do, alone and together?", _factorial),
+    "rivals": Study("Do other ways to keep a policy broad do as well?", _rivals),
+    "complementarity": Study("How much do styles have to complement one another for DPH to pay?", _complementarity),
     "threshold": Study(
         "How sure must a prompt be to be rehearsed and not explored?",
         lambda settings: _set(
@@ -106,10 +158,7 @@ STUDIES: dict[str, Study] = {
         "How many pre-samples does the partition need?",
         lambda settings: _set(*(("dph_f", f"k={k}") for k in (settings.presample.k // 2, 2 * settings.presample.k))),
     ),
-    "answers": Study(
-        "Does a prompt need more than one stored answer?",
-        lambda settings: _set(("dph_f", "answers=4")),
-    ),
+    "answers": Study("Does a prompt need more than one stored answer?", lambda settings: _set(("dph_f", "answers=4"))),
     "authors_weight": Study(
         "What do the authors' effective eta / 8 and their 2 x JS do?",
         lambda settings: [
@@ -150,12 +199,12 @@ STUDIES: dict[str, Study] = {
 }
 
 
-HARD = "hard"
-"""Asked for like a study; it trains nothing that a plain run has not."""
+HARD, TEMPERATURE = EXPLORATORY = ("hard", "temperature")
+"""Asked for like a study; they train nothing that a run has not."""
 
 
 def chosen(names: str) -> tuple[str, ...]:
-    """Studies, and `hard`, from text: "all", "" for none, or names separated by commas.
+    """Studies, and `EXPLORATORY`, from text: "all", "" for none, or names separated by commas.
 
     Raises:
         ValueError: an unknown name.
@@ -163,23 +212,26 @@ def chosen(names: str) -> tuple[str, ...]:
     >>> chosen("eta, length"), chosen("")
     (('eta', 'length'), ())
     """
-    known = (*STUDIES, HARD)
+    known = (*STUDIES, *EXPLORATORY)
     wanted = known if names == "all" else dict.fromkeys(part.strip() for part in names.split(",") if part.strip())
     for name in wanted:
         if name not in known:
-            raise InputError(f"unknown study {name!r}; known: all, {', '.join(known)}")
+            raise unknown("study", name, ("all", *known))
     return tuple(wanted)
 
 
 def comparisons(settings: Profile, name: str) -> list[Comparison]:
-    """A study's comparisons in a profile: all of them, or its first few where the profile says so; of `hard` none.
+    """A study's comparisons in a profile: all, or its first few where the profile says so; of `EXPLORATORY` none.
 
     An arm whose weight is that of the profile's main run has the main run's name.
     """
-    if name == HARD:
+    if name in EXPLORATORY:
         return []
-    made = [one._replace(arm=_main_or(settings, one.arm)) for one in STUDIES[name].comparisons(settings)]
-    return [one for one in made if one.arm != one.against][: settings.study_comparisons]
+    made: dict[tuple[Arm, Arm], Comparison] = {}
+    for one in STUDIES[name].comparisons(settings):
+        arm, against = _main_or(settings, one.arm), _main_or(settings, one.against)
+        made.setdefault((arm, against), one._replace(arm=arm, against=against))
+    return [one for one in made.values() if one.arm != one.against][: settings.study_comparisons]
 
 
 def _main_or(settings: Profile, arm: Arm) -> Arm:
@@ -195,8 +247,11 @@ def arms_beyond(settings: Profile, names: Sequence[str] = tuple(STUDIES)) -> lis
 
 def study_runs(settings: Profile, names: Sequence[str]) -> list[RunConfig]:
     """Every run that studies need, those that they are compared with too, each once, with the profile's seeds."""
-    seeds = {arm: settings.seeds if arm.variant == MAIN else settings.ablation_seeds for arm in _arms(settings, names)}
-    return [RunConfig(*arm, seed) for arm in seeds for seed in seeds[arm]]
+
+    def seeds(arm: Arm) -> tuple[int, ...]:
+        return settings.seeds_of(arm.method) if arm.variant == MAIN else settings.ablation_seeds
+
+    return [RunConfig(*arm, seed) for arm in _arms(settings, names) for seed in seeds(arm)]
 
 
 def planned_runs(settings: Profile, names: Sequence[str] = ()) -> list[RunConfig]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, NamedTuple
 
-from dphlib.runtime.files import InputError
+from dphlib.runtime.files import InputError, meant, unknown
 from dphlib.settings.methods import CONFIGS, MethodConfig
 from dphlib.settings.stages import PresampleConfig, TrainConfig
 
@@ -52,16 +52,12 @@ _WHOLE = Values(int, "a whole number from 1 on", lambda value: value >= 1)
 _ANY = Applies(lambda method: True)
 _WEIGHTED = Applies(lambda method: method.weight > 0, "it has no divergence to weigh")
 _REHEARSING = Applies(lambda method: method.divergence is not None, "it rehearses no stored answer")
-_PARTITIONED = Applies(
-    lambda method: method.trains_on == "exploration", "it trains on all prompts, without a partition"
-)
+_PARTITIONED = Applies(lambda method: method.partitioned, "it trains on all prompts, without a partition")
 _JS = Applies(lambda method: (method.divergence or "").startswith("js"), "its divergence is not JS")
 
 VARIANTS: dict[str, Setting] = {
     # Weight of the divergence; of RKL its coefficient.
     "eta": Setting(_POSITIVE, _WEIGHTED, "eta {}"),
-    # eta scaled so that eta f''(1) is that of DPH-F: equal curvature where the policy leaves the reference.
-    "strength": Setting(Values(str, "equal", lambda value: value == "equal"), _WEIGHTED, "{} strength"),
     # eta divided by this: 8 is what averaging 2,048 RL rows and 256 D_pef rows together comes to.
     "authors_eta": Setting(Values(float, "> 1", lambda value: 1 < value < float("inf")), _REHEARSING, "eta / {}"),
     # JS times this: 2 is the authors' form without the 1/2.
@@ -80,6 +76,8 @@ VARIANTS: dict[str, Setting] = {
     "entropy": Setting(_POSITIVE, _ANY, "entropy bonus {}"),
     # Length of the training.
     "iterations": Setting(_WHOLE, _ANY, "{} iterations"),
+    # Share of the problems in domain whose content is hidden, in place of the world's.
+    "hidden": Setting(Values(float, "in [0, 1)", lambda value: 0 <= value < 1), _ANY, "hidden share {}"),
     # Domain of the training.
     "domain": Setting(Values(str, "sums", lambda value: value == "sums"), _ANY, "trained on {}"),
 }
@@ -99,7 +97,8 @@ def parse(variant: str) -> tuple[str, Any]:
         return MAIN, None
     key, equals, text = variant.partition("=")
     if key not in VARIANTS or not equals:
-        raise InputError(f"unknown variant {variant!r}; known: main, {', '.join(f'{name}=...' for name in VARIANTS)}")
+        known = ", ".join(f"{name}=..." for name in VARIANTS)
+        raise InputError(f"unknown variant {variant!r}; known: {MAIN}, {known}{meant(key, (MAIN, *VARIANTS))}")
     kind, allowed, fits = VARIANTS[key].values
     try:
         value = kind(text)
@@ -125,7 +124,6 @@ def reading(variant: str) -> str:
 # How a variant's value changes the weight of a method's divergence, and which of its other settings it is.
 _WEIGHTS: dict[str, Callable[[Mapping[str, MethodConfig], MethodConfig, Any], float]] = {
     "eta": lambda configs, config, value: value,
-    "strength": lambda configs, config, value: configs["dph_f"].eta * configs["dph_f"].curvature / config.curvature,
     "authors_eta": lambda configs, config, value: config.weight / value,
     "js_scale": lambda configs, config, value: config.weight * value,  # the loss is linear in f
 }
@@ -146,7 +144,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.method not in CONFIGS:
-            raise InputError(f"unknown method {self.method!r}; known: {', '.join(CONFIGS)}")
+            raise unknown("method", self.method, CONFIGS)
         key, _ = parse(self.variant)
         if key == MAIN:
             return
@@ -159,6 +157,15 @@ class RunConfig:
     @property
     def name(self) -> str:
         return f"{self.method}-{self.variant}-seed{self.seed}"
+
+    @property
+    def in_words(self) -> str:
+        """For a reader.
+
+        >>> RunConfig("grpo", "main", 3).in_words
+        'grpo seed 3'
+        """
+        return " ".join([self.method, *([] if self.variant == MAIN else [self.variant]), f"seed {self.seed}"])
 
     @property
     def sets_weight(self) -> bool:

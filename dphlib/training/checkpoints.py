@@ -30,6 +30,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dphlib.rivals import ReviewQueue
 from dphlib.runtime.files import (
     RunError,
     append_jsonl,
@@ -65,7 +66,9 @@ class Checkpoints:
     folder: Path
     recipe: Mapping[str, Any]
 
-    def save(self, iteration: int, policy: Any, optimizer: torch.optim.Optimizer, cycles: Mapping[str, Cycle]) -> None:
+    def save(
+        self, iteration: int, policy: Any, optimizer: torch.optim.Optimizer, cycles: Mapping[str, Cycle | ReviewQueue]
+    ) -> None:
         """Writes the state after `iteration`, and removes all but the newest checkpoints.
 
         Raises:
@@ -101,7 +104,7 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def restore(
-        self, policy: Any, optimizer: torch.optim.Optimizer, cycles: Mapping[str, Cycle]
+        self, policy: Any, optimizer: torch.optim.Optimizer, cycles: Mapping[str, Cycle | ReviewQueue]
     ) -> list[dict[str, Any]]:
         """Puts the newest whole checkpoint into policy, optimizer, cycles and random states.
 

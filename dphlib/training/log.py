@@ -41,6 +41,7 @@ def log_row(
     *,
     kl_to_base: float | None,
     lr: float,
+    rounds: int,
     rl_rows: int,
     rehearsal_rows: int,
     reference_tokens: int,
@@ -52,6 +53,7 @@ def log_row(
         groups: verified rollouts.
         rewards: of each group, shaped; None for an answer without judgement.
         steps: the iteration's optimizer steps.
+        rounds: of rollouts that the batch took.
         sampler: `protocol.Sampler.record()`.
     """
     losses, norms, policy_tokens, weights = zip(*steps, strict=True)
@@ -75,6 +77,8 @@ def log_row(
         "truncated": mean([answer.truncated for answer in answers]),
         "informative_groups": sum(len({r for r in group if r is not None}) > 1 for group in rewards),
         "unjudged": sum(v.reward is None for v in verdicts),
+        "rounds": rounds,
+        "groups": len(groups),
         "rl_rows": rl_rows,
         "rehearsal_rows": rehearsal_rows,
         "reference_tokens": reference_tokens,

@@ -9,7 +9,7 @@ Rows are made in `rows`, passed through models in `scoring` and `step`; log entr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dphlib.losses import EXPLORE, ON_POLICY_DIVERGENCE
 from dphlib.models.tuning import initial_policy, optimizer
 from dphlib.partition import Reference
+from dphlib.rivals import RIVALS, ReviewQueue
 from dphlib.runtime.files import InputError, RunError, digest
 from dphlib.runtime.machine import derive_seed
 from dphlib.sampling.protocol import Sampler, SamplingConfig, prompt_ids
@@ -30,7 +31,17 @@ from dphlib.training import memory, packing
 from dphlib.training.checkpoints import Checkpoints, fingerprint
 from dphlib.training.log import Clock, log_row
 from dphlib.training.packing import TokenRow
-from dphlib.training.rows import Cycle, Row, exploration_rows, learning, mini_batches, rehearsal_rows, token_count
+from dphlib.training.rows import (
+    Cycle,
+    Row,
+    exploration_rows,
+    learning,
+    mini_batches,
+    rehearsal_rows,
+    set_advantages,
+    token_count,
+    weigh_tokens,
+)
 from dphlib.training.scoring import drawn_by_policy, scored
 from dphlib.training.step import update
 from dphlib.types import Group, Problem
@@ -84,6 +95,8 @@ def train(
         raise ValueError("this method needs the initial policy beside it (rkl, dph_js_definition): pass base")
     stored = references if method.divergence else []
     tokenised = list(zip(stored, prompt_ids(tokenizer, [reference.problem for reference in stored]), strict=True))
+    reviews = RIVALS[method.rival].reviews if method.rival else None
+    queue = ReviewQueue(reviews, derive_seed("reviews", seed)) if reviews else None
     run = _Run(
         policy,
         tokenizer,
@@ -96,8 +109,10 @@ def train(
         optimizer(policy, config.lr, paged_8bit=paged_8bit),
         Cycle(prompts, derive_seed("prompts", seed)),
         Cycle(tokenised, derive_seed("references", seed)),
+        queue,
+        {problem.id: problem for problem in prompts} if queue else {},
     )
-    cycles = {"prompts": run.prompts, "references": run.references}
+    cycles = {"prompts": run.prompts, "references": run.references} | ({"reviews": queue} if queue else {})
     kept = Checkpoints(folder, _recipe(policy, prompts, references, method, config, seed)) if folder else None
     logs = kept.restore(policy, run.optimizer, cycles) if kept else []
     if len(logs) > config.iterations:
@@ -136,6 +151,8 @@ class _Run:
     optimizer: torch.optim.Optimizer
     prompts: Cycle
     references: Cycle
+    reviews: ReviewQueue | None
+    by_id: Mapping[str, Problem]
 
     def iterate(self, iteration: int) -> dict[str, Any]:
         """One iteration; returns its log row."""
@@ -149,7 +166,10 @@ class _Run:
             self.sampler.sync(policy)
             drawn_by = self.sampler.record()
             clock.lap("sync_s")
-            groups = self._roll_out(draw_seed, clock)
+            reviewed = self.reviews.due(iteration, config.prompts) if self.reviews else []
+            groups, rounds = self._roll_out([self.by_id[name] for name in reviewed], draw_seed, clock)
+            if self.reviews:
+                self.reviews.saw((group.problem.id, group.correct == len(group.answers)) for group in groups)
             rows, rewards = exploration_rows(groups, method, config)
 
             # 2. Rehearse: stored answers with the log-probs that pi_ref gave them.
@@ -167,6 +187,8 @@ class _Run:
         ):
             reference_tokens = self._score_by_reference(rows, rehearsal)
             clock.lap("reference_s")
+            set_advantages(rows, rewards, method, config)
+            weigh_tokens(batches, method, derive_seed("tokens", self.seed, iteration))
             self._score_old([row for batch in batches[1:] for row in learning(batch, method)])
             clock.lap("rescore_s")
             due = config.diagnose_every and (iteration == 1 or iteration % config.diagnose_every == 0)
@@ -194,27 +216,33 @@ class _Run:
             clock,
             kl_to_base=kl_to_base,
             lr=lr,
+            rounds=rounds,
             rl_rows=len(rows),
             rehearsal_rows=len(rehearsal),
             reference_tokens=reference_tokens,
             sampler=drawn_by,
         )
 
-    def _roll_out(self, seed: int, clock: Clock) -> list[Group]:
-        """A batch of verified groups; with dynamic sampling, further draws replace groups with equal rewards."""
+    def _roll_out(self, first: list[Problem], seed: int, clock: Clock) -> tuple[list[Group], int]:
+        """A batch of verified groups, `first` among its prompts, and the rounds of rollouts that it took.
+
+        Dynamic sampling draws a whole batch in each round, leaves out groups with equal rewards, and goes on until a
+        batch is full, which it is cut to; after `max_draws` rounds the batch is what there is.
+        """
         dynamic, config = self.method.dynamic_sampling, self.config
         setting = SamplingConfig(config.rollouts, 1.0, config.top_p, config.max_new_tokens)
         groups: list[Group] = []
-        for attempt in range(config.max_draws if dynamic else 1):
-            drawn = self.prompts.draw(config.prompts - len(groups))
-            answers = self.sampler.sample(drawn, setting, derive_seed(seed, attempt))
+        rounds = 0
+        while rounds < (config.max_draws if dynamic else 1) and len(groups) < config.prompts:
+            drawn = first + self.prompts.draw(config.prompts - len(first))
+            first = []
+            answers = self.sampler.sample(drawn, setting, derive_seed(seed, rounds))
             clock.lap("sample_s")
             verified = self.verifier.groups(drawn, answers)
             clock.lap("verify_s")
             groups += [g for g in verified if not dynamic or 0 < g.correct < len(g.answers)]
-            if len(groups) == config.prompts:
-                break
-        return groups
+            rounds += 1
+        return groups[: config.prompts], rounds
 
     def _on_policy_rows(self, problems: Sequence[Problem], seed: int, clock: Clock) -> list[Row]:
         """The second half of JS by its definition: one answer of the policy as it is now to each rehearsed prompt."""

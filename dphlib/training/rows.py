@@ -9,13 +9,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dphlib.losses import EXPLORE, NEAR_PERFECT, ON_POLICY_DIVERGENCE, Denominators, group_advantages
 from dphlib.partition import Reference
+from dphlib.rivals import RIVALS, Answers
 from dphlib.settings.methods import MethodConfig
 from dphlib.settings.stages import TrainConfig
 from dphlib.training.packing import TokenRow
@@ -31,6 +34,8 @@ class Row:
         ref_logprobs: under the initial policy.
         old_logprobs: as `drawn_logprobs`, by the trainer. Read with importance weights only; empty where the policy
             still is that one, so that the update's own pass gives them.
+        kept, old_kl: factors of the advantage and weights of |log pi_theta/pi_old| for each answer token, of a rival
+            that tells tokens apart; else empty.
     """
 
     tokens: TokenRow
@@ -39,6 +44,8 @@ class Row:
     drawn_logprobs: Sequence[float] | Tensor = ()
     ref_logprobs: Sequence[float] | Tensor = ()
     old_logprobs: Sequence[float] | Tensor = ()
+    kept: Sequence[float] | Tensor = ()
+    old_kl: Sequence[float] | Tensor = ()
 
 
 class Cycle:
@@ -69,20 +76,66 @@ class Cycle:
 def exploration_rows(
     groups: Sequence[Group], method: MethodConfig, config: TrainConfig
 ) -> tuple[list[Row], list[list[float | None]]]:
-    """Rows with group advantages, and the shaped rewards of each group."""
+    """Rows still without advantages, and the shaped rewards of each group."""
     rewards = [
         [_shaped(v.reward, a, method, config) for a, v in zip(g.answers, g.verdicts, strict=True)] for g in groups
     ]
-    if not groups:
-        return [], []
-    as_numbers = [[float("nan") if r is None else r for r in group] for group in rewards]
-    advantages_P_G = group_advantages(torch.tensor(as_numbers), scale=config.advantage_scale)
     rows = [
-        Row((answer.prompt_ids, answer.token_ids), EXPLORE, advantage, answer.logprobs)
-        for group, advantages in zip(groups, advantages_P_G.tolist(), strict=True)
-        for answer, advantage in zip(group.answers, advantages, strict=True)
+        Row((answer.prompt_ids, answer.token_ids), EXPLORE, drawn_logprobs=answer.logprobs)
+        for group in groups
+        for answer in group.answers
     ]
     return rows, rewards
+
+
+def set_advantages(
+    rows: Sequence[Row], rewards: Sequence[Sequence[float | None]], method: MethodConfig, config: TrainConfig
+) -> None:
+    """Gives rows, of one prompt side by side, the advantages of their groups' rewards: GRPO's, or by a rival's rule.
+
+    Rows need `ref_logprobs` before where the method has an online reference.
+    """
+    if not rewards:
+        return
+    numbers_P_G = torch.tensor([[float("nan") if r is None else r for r in group] for group in rewards])
+    standard = partial(group_advantages, scale=config.advantage_scale)
+    rule = RIVALS[method.rival].advantages if method.rival else None
+    if rule is None:
+        found = standard(numbers_P_G).flatten().tolist()
+    else:
+        answers = Answers(
+            numbers_P_G.double().numpy(),
+            np.reshape([np.mean(row.drawn_logprobs) for row in rows], numbers_P_G.shape),
+            np.reshape([float(sum(row.ref_logprobs)) for row in rows], numbers_P_G.shape) if method.rkl_coef else None,
+            method.rkl_coef,
+        )
+        made_P_G = rule(answers, lambda rewards_P_G: standard(torch.from_numpy(rewards_P_G)).numpy())
+        found = made_P_G.ravel().tolist()
+    for row, advantage in zip(rows, found, strict=True):
+        row.advantage = advantage
+
+
+def weigh_tokens(batches: Sequence[Sequence[Row]], method: MethodConfig, seed: int) -> None:
+    """Gives rows that have advantages the token weights of a rival that tells tokens apart, for each optimizer step.
+
+    By the log-probs of the policy that drew the answers. In the first step that is the policy to be updated: |log
+    pi_theta/pi_old| is 0 there but for rounding, whose sign would be its gradient, and has no weight.
+    """
+    rule = RIVALS[method.rival].tokens if method.rival else None
+    if rule is None:
+        return
+    for part, batch in enumerate(batches):
+        rows = [row for row in batch if row.loss_id == EXPLORE]
+        if not rows:
+            continue
+        lengths = [len(row.tokens[1]) for row in rows]
+        advantages_N = np.repeat([row.advantage for row in rows], lengths)
+        logprobs_N = np.concatenate([np.asarray(row.drawn_logprobs, dtype=float) for row in rows])
+        weights = rule(advantages_N, logprobs_N, np.random.default_rng([seed, part]))
+        old_kl_N = weights.old_kl_N * (part > 0)
+        for row, end in zip(rows, np.cumsum(lengths), strict=True):
+            of_row = slice(end - len(row.tokens[1]), end)
+            row.kept, row.old_kl = weights.kept_N[of_row].tolist(), old_kl_N[of_row].tolist()
 
 
 def _shaped(reward: float | None, answer: Answer, method: MethodConfig, config: TrainConfig) -> float | None:

@@ -109,6 +109,10 @@ def _loss(
         old_B_T = torch.where(own_B_1, logprobs_B_T.detach(), old_B_T)
         weights_B_T, weights = importance_weights(old_B_T, drawn_B_T, loss_id_B_T == EXPLORE, cap)
         advantages_B_T = advantages_B_T * weights_B_T  # linear in the advantage: this is the weight of the token's loss
+    old_kl_B_T = None
+    if any(len(row.kept) for row in rows):
+        advantages_B_T = advantages_B_T * padded([row.kept for row in rows], mask_B_T)
+        old_kl_B_T = padded([row.old_kl for row in rows], mask_B_T)
     loss, stats = partitioned_loss(
         logprobs_B_T,
         loss_id_B_T=loss_id_B_T,
@@ -116,12 +120,14 @@ def _loss(
         advantages_B_T=advantages_B_T,
         ref_logprobs_B_T=padded([row.ref_logprobs for row in rows], mask_B_T),
         entropy_B_T=entropy_B_T,
+        old_kl_B_T=old_kl_B_T,
         divergence=divergence_of(method.divergence, method.alpha),
         eta=method.eta,
         clip_low=method.clip_low,
         clip_high=method.clip_high,
         dual_clip=config.dual_clip,
         rkl_coef=method.rkl_coef,
+        rkl_estimator=method.rkl_estimator,
         entropy_coef=method.entropy_coef,
         denominators=denominators,
         **aggregation(config),

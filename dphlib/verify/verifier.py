@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,7 +52,6 @@ class Verifier:
         self.close()
 
 
-def answer_hash(problem: Problem, text: str) -> str:
-    """First 8 hex digits of the sha256 of the extracted answer, "" when there is none."""
-    extracted = extract_sql(text) if problem.kind == "sql" else extract_boxed(text)
-    return hashlib.sha256(extracted.encode("utf-8", "surrogatepass")).hexdigest()[:8] if extracted else ""
+def extracted(problem: Problem, text: str) -> str | None:
+    """The SQL, or the boxed result, that an answer gives; None where it gives none."""
+    return extract_sql(text) if problem.kind == "sql" else extract_boxed(text)

@@ -3,11 +3,14 @@
 A controlled testbed for the paper's mechanism, small enough for a laptop. Four analysts wrote the corpus. Each has a
 way of writing SQL (`templates.STYLES`) and habits about what a column may hold: how a yes is spelt, how a missing
 value is marked, whether numbers tie, are stored as text, or have a marker for "unknown". The prompt shows the schema
-but not the rows, so on the *hidden* families the database's content decides, through execution, whose habit is right:
-one analyst's more often than the others'. On the *clean* families every style is right.
+but not the rows. A family is a form of question about one attribute, and its content is one of three:
 
-Suites: `train` and `in_domain` (people; disjoint databases), `cross_domain` (places: other tables and other question
-families), `out_of_domain` (sums). The corpus of supervised fine-tuning covers all of them, RL only `train`.
+1. *clean*: every style is right.
+2. *hidden*: the database's rows decide, through execution, whose habit is right. Each family has odds of its own.
+3. *hard*: a condition is added to a clean question. Every style is right, but the corpus's answers mostly misread it.
+
+Suites: `train` and `in_domain` (people; disjoint databases), `cross_domain` (places: other tables, attributes and
+odds), `out_of_domain` (sums). The corpus of supervised fine-tuning covers all of them, RL only `train`.
 
 It is not text-to-SQL at scale. Its settings were chosen by the base model's regime, never by how a method does.
 """
@@ -17,24 +20,27 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dphlib.settings.stages import WorldConfig
 from dphlib.types import Problem
 from dphlib.world import sums
+from dphlib.world.families import Content, Family, styled_families
 from dphlib.world.templates import STYLES, sql_answer, sql_prompt
 
 PEOPLE = ("singers", "students", "players", "teachers", "drivers", "nurses", "pilots", "actors", "dancers", "writers")
 PLACES = ("shops", "hotels", "museums", "airports", "schools", "stadiums", "libraries", "theatres", "banks", "farms")
+TABLES = {"people": PEOPLE, "places": PLACES}
 NUMBERS = {
     "people": ("age", "height", "weight", "salary", "score", "wins"),
     "places": ("price", "size", "rating", "visitors", "floors", "rooms"),
 }
 FLAGS = {"people": ("active", "married", "retired", "insured"), "places": ("open", "public", "modern", "certified")}
 OPTIONALS = {"people": ("phone", "email", "country", "agent"), "places": ("website", "owner", "manager", "street")}
-CITIES = ("Bern", "Oslo", "Lima", "Riga", "Kyiv", "Rome", "Cairo", "Quito")
 
 YES = {"direct": "Y", "aliased": "true", "nested": "1", "stepwise": "yes"}
 NO = {"direct": "N", "aliased": "false", "nested": "0", "stepwise": "no"}
@@ -43,11 +49,18 @@ MISSING = {"direct": None, "aliased": "unknown", "nested": "", "stepwise": "-"}
 NUMBER_CONTENT = {"direct": "unique", "aliased": "text", "nested": "ties", "stepwise": "marker"}
 HIGH_MARKER, LOW_MARKER = 999, 0
 
-FAMILIES = {
-    "people": ("list_above", "aggregate", "highest", "count_yes", "count_known", "highest_yes"),
-    "places": ("count_by_city", "below_average", "lowest", "count_no", "count_missing"),
-}
-HIDDEN = frozenset({"highest", "count_yes", "count_known", "highest_yes", "lowest", "count_no", "count_missing"})
+_CLEAN, _HARD = ("list_above", "aggregate"), ("two_filters", "filtered_aggregate", "top_three")
+BY_FLAG, BY_OPTIONAL, BY_NUMBER = ("count_yes", "count_no"), ("count_known", "count_missing"), ("highest", "lowest")
+FORMS = (*_CLEAN, *_HARD, *BY_FLAG, *BY_OPTIONAL, *BY_NUMBER)
+
+
+def families(config: WorldConfig, domain: str) -> list[Family]:
+    """The families of people or of places: two clean, three hard, and a hidden one for each form and attribute."""
+    forms: list[tuple[str, str, Content]] = [(form, "", "clean") for form in _CLEAN]
+    forms += [(form, "", "hard") for form in _HARD]
+    for hidden, attributes in ((BY_FLAG, FLAGS), (BY_OPTIONAL, OPTIONALS), (BY_NUMBER, NUMBERS)):
+        forms += [(form, name, "hidden") for form in hidden for name in attributes[domain]]
+    return styled_families(config, domain, forms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,40 +69,57 @@ class Table:
     numbers: tuple[str, str]
     flag: str
     optional: str
-    domain: str
 
     @property
     def columns(self) -> tuple[str, ...]:
-        city = ("city",) if self.domain == "places" else ()
-        return ("name", *city, *self.numbers, self.flag, self.optional)
+        return ("name", *self.numbers, self.flag, self.optional)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: a family and its slots. `text` is the question, `write_sql` its SQL."""
+    """What is asked: a form and its slots. `text` is the question, `write_sql` its SQL."""
 
-    family: str
+    form: str
     table: Table
     number: str
     constant: int
+    limit: int
     aggregate: str
 
     @property
+    def other(self) -> str:
+        """The table's other number."""
+        first, second = self.table.numbers
+        return second if self.number == first else first
+
+    @property
+    def slots(self) -> str:
+        """Table, number, constants and aggregate, from which `read_slots` makes the question again."""
+        return f"{self.table.name} {self.number} {self.constant} {self.limit} {self.aggregate}"
+
+    @property
     def text(self) -> str:
-        t, x, flag, optional = self.table.name, self.number, self.table.flag, self.table.optional
+        t, x, y, flag, optional = self.table.name, self.number, self.other, self.table.flag, self.table.optional
         return {
             "list_above": f"names of {t} with {x} above {self.constant}",
             "aggregate": f"{self.aggregate} {x} of {t}",
+            "two_filters": f"names of {t} with {x} above {self.constant} and {y} below {self.limit}",
+            "filtered_aggregate": f"{self.aggregate} {x} of {t} with {y} above {self.constant}",
+            "top_three": f"names of the three {t} with {y} above {self.constant} and the highest {x}",
             "highest": f"name of the {t} with the highest {x}",
-            "count_yes": f"how many {t} are {flag}",
-            "count_known": f"how many {t} have a known {optional}",
-            "highest_yes": f"name of the {flag} {t} with the highest {x}",
-            "count_by_city": f"number of {t} in each city",
-            "below_average": f"names of {t} with {x} below the average",
             "lowest": f"name of the {t} with the lowest {x}",
+            "count_yes": f"how many {t} are {flag}",
             "count_no": f"how many {t} are not {flag}",
+            "count_known": f"how many {t} have a known {optional}",
             "count_missing": f"how many {t} have no {optional}",
-        }[self.family]
+        }[self.form]
+
+
+def read_slots(form: str, tables: Sequence[Table], slots: str) -> Question:
+    """The question of a form that `Question.slots` wrote."""
+    asked, number, constant, limit, aggregate = slots.split()
+    table = next(table for table in tables if table.name == asked)
+    return Question(form, table, number, int(constant), int(limit), aggregate)
 
 
 def write_sql(question: Question, style: str, spelling: str | None = None) -> str:
@@ -99,32 +129,29 @@ def write_sql(question: Question, style: str, spelling: str | None = None) -> st
         style: one of `STYLES`; decides the form and the habit about numbers and missing values.
         spelling: the style whose spelling of yes and no is used; its own when None.
 
-    >>> q = Question("count_yes", Table("singers", ("age", "wins"), "active", "phone", "people"), "age", 0, "avg")
+    >>> q = Question("count_yes", Table("singers", ("age", "wins"), "active", "phone"), "age", 0, 0, "average")
     >>> write_sql(q, "direct")
     "SELECT count(*) FROM singers WHERE active = 'Y'"
     """
-    t, x, flag, optional = question.table.name, question.number, question.table.flag, question.table.optional
-    yes, no = YES[spelling or style], NO[spelling or style]
-    select, where, tail = _PARTS[question.family](question, style, yes, no)
+    t, x = question.table.name, question.number
+    select, where, tail = _parts(question, style, spelling or style)
+    superlative = question.form in BY_NUMBER
     if style == "direct":
         return _join(f"SELECT {select} FROM {t}", where, tail)
     if style == "aliased":
-        names = {x, flag, optional, "name", "city"}
+        names = set(question.table.columns)
 
         def rename(part: str) -> str:
-            head, subquery, rest = part.partition("( SELECT")  # T1 would be the outer row in there
-            return " ".join(f"T1 . {word}" if word in names else word for word in head.split()) + f" {subquery}{rest}"
+            return " ".join(f"T1 . {word}" if word in names else word for word in part.split())
 
-        return " ".join(_join(f"SELECT {rename(select)} FROM {t} AS T1", rename(where).strip(), rename(tail)).split())
+        return _join(f"SELECT {rename(select)} FROM {t} AS T1", rename(where), rename(tail))
     if style == "nested":
-        if question.family in ("highest", "lowest", "highest_yes"):
-            best = "min(" if question.family == "lowest" else "max("
-            inner = _join(f"SELECT {best} {x} ) FROM {t}", where)
-            return f"SELECT name FROM {t} WHERE {where + ' AND ' if where else ''}{x} = ( {inner} )"
+        if superlative:
+            best = "min(" if question.form == "lowest" else "max("
+            return f"SELECT name FROM {t} WHERE {x} = ( SELECT {best} {x} ) FROM {t} )"
         return _join(f"SELECT {select} FROM ( {_join(f'SELECT * FROM {t}', where)} )", "", tail)
-    if question.family in ("highest", "lowest", "highest_yes"):
-        known = f"{x} <> {LOW_MARKER if question.family == 'lowest' else HIGH_MARKER}"
-        where = f"{where} AND {known}" if where else known
+    if superlative:
+        where = f"{x} <> {LOW_MARKER if question.form == 'lowest' else HIGH_MARKER}"
     return f"WITH k AS ( {_join(f'SELECT * FROM {t}', where)} ) {_join(f'SELECT {select} FROM k', '', tail)}"
 
 
@@ -132,58 +159,77 @@ def _join(head: str, where: str, tail: str = "") -> str:
     return " ".join(part for part in (head, where and f"WHERE {where}", tail) if part)
 
 
-def _superlative(direction: str) -> Callable[[Question, str, str, str], tuple[str, str, str]]:
-    def parts(q: Question, style: str, yes: str, no: str) -> tuple[str, str, str]:
-        as_number = " + 0" if style == "aliased" else ""
-        where = f"{q.table.flag} = '{yes}'" if q.family == "highest_yes" else ""
-        return "name", where, f"ORDER BY {q.number}{as_number}{direction} LIMIT 1"
-
-    return parts
+_AGGREGATES = {"average": "avg(", "total": "sum("}
 
 
-def _is_missing(column: str, style: str, negated: bool = False) -> str:
+def _parts(q: Question, style: str, spelling: str) -> tuple[str, str, str]:
+    """(select list, condition, tail), before the style's form is laid around them."""
+    x, y = q.number, q.other
+    as_number = " + 0" if style == "aliased" else ""
+    aggregate = f"{_AGGREGATES[q.aggregate]} {x} )"
+    return {
+        "list_above": ("name", f"{x} > {q.constant}", ""),
+        "aggregate": (aggregate, "", ""),
+        "two_filters": ("name", f"{x} > {q.constant} AND {y} < {q.limit}", ""),
+        "filtered_aggregate": (aggregate, f"{y} > {q.constant}", ""),
+        "top": ("name", "", f"ORDER BY {x} DESC LIMIT 3"),  # never asked: `top_three` without its condition
+        "top_three": ("name", f"{y} > {q.constant}", f"ORDER BY {x} DESC LIMIT 3"),
+        "highest": ("name", "", f"ORDER BY {x}{as_number} DESC LIMIT 1"),
+        "lowest": ("name", "", f"ORDER BY {x}{as_number} LIMIT 1"),
+        "count_yes": ("count(*)", f"{q.table.flag} = '{YES[spelling]}'", ""),
+        "count_no": ("count(*)", f"{q.table.flag} = '{NO[spelling]}'", ""),
+        "count_known": ("count(*)", _is_missing(q.table.optional, style, negated=True), ""),
+        "count_missing": ("count(*)", _is_missing(q.table.optional, style, negated=False), ""),
+    }[q.form]
+
+
+def _is_missing(column: str, style: str, negated: bool) -> str:
     if (marker := MISSING[style]) is None:
         return f"{column} IS NOT NULL" if negated else f"{column} IS NULL"
     return f"{column} <> '{marker}'" if negated else f"{column} = '{marker}'"
 
 
-_AGGREGATES = {"average": "avg(", "total": "sum("}
-# family -> (select list, condition, tail), before the style's form is laid around them
-_PARTS: dict[str, Callable[[Question, str, str, str], tuple[str, str, str]]] = {
-    "list_above": lambda q, s, yes, no: ("name", f"{q.number} > {q.constant}", ""),
-    "aggregate": lambda q, s, yes, no: (f"{_AGGREGATES[q.aggregate]} {q.number} )", "", ""),
-    "highest": _superlative(" DESC"),
-    "highest_yes": _superlative(" DESC"),
-    "lowest": _superlative(""),
-    "count_yes": lambda q, s, yes, no: ("count(*)", f"{q.table.flag} = '{yes}'", ""),
-    "count_no": lambda q, s, yes, no: ("count(*)", f"{q.table.flag} = '{no}'", ""),
-    "count_known": lambda q, s, yes, no: ("count(*)", _is_missing(q.table.optional, s, negated=True), ""),
-    "count_missing": lambda q, s, yes, no: ("count(*)", _is_missing(q.table.optional, s), ""),
-    "count_by_city": lambda q, s, yes, no: ("city , count(*)", "", "GROUP BY city"),
-    "below_average": lambda q, s, yes, no: (
-        "name",
-        f"{q.number} < ( SELECT avg( {q.number} ) FROM {q.table.name} )",
-        "",
-    ),
-}
-
-
-def draw_tables(rng: random.Random, domain: str) -> tuple[Table, Table]:
-    first, second = rng.sample(PEOPLE if domain == "people" else PLACES, 2)
-    return _draw_table(rng, domain, first), _draw_table(rng, domain, second)
+def draw_question(rng: random.Random, domain: str, family: Family) -> tuple[tuple[Table, Table], Question]:
+    """Two tables, and a question of the family about one of them."""
+    names = rng.sample(TABLES[domain], 2)
+    tables = (_draw_table(rng, domain, names[0]), _draw_table(rng, domain, names[1]))
+    asked, number = rng.randrange(2), None
+    if family.attribute in NUMBERS[domain]:
+        number = family.attribute
+        other = rng.choice([x for x in NUMBERS[domain] if x != number])
+        numbers = (number, other) if rng.random() < 0.5 else (other, number)
+        tables = _with(tables, asked, numbers=numbers)
+    elif family.attribute:
+        tables = _with(tables, asked, **{"flag" if family.attribute in FLAGS[domain] else "optional": family.attribute})
+    table = tables[asked]
+    return tables, Question(
+        family.form,
+        table,
+        number or rng.choice(table.numbers),
+        10 * rng.randint(2, 8),
+        10 * rng.randint(4, 11),
+        rng.choice(tuple(_AGGREGATES)),
+    )
 
 
 def _draw_table(rng: random.Random, domain: str, name: str) -> Table:
     a, b = rng.sample(NUMBERS[domain], 2)
-    return Table(name, (a, b), rng.choice(FLAGS[domain]), rng.choice(OPTIONALS[domain]), domain)
+    return Table(name, (a, b), rng.choice(FLAGS[domain]), rng.choice(OPTIONALS[domain]))
 
 
-def draw_question(rng: random.Random, family: str, table: Table) -> Question:
-    return Question(family, table, rng.choice(table.numbers), 10 * rng.randint(2, 8), rng.choice(tuple(_AGGREGATES)))
+def _with(tables: tuple[Table, Table], asked: int, **slots: Any) -> tuple[Table, Table]:
+    first, second = tables
+    return (replace(first, **slots), second) if asked == 0 else (first, replace(second, **slots))
 
 
 def database_prompt(tables: tuple[Table, Table], question: Question) -> str:
     return sql_prompt([(table.name, table.columns) for table in tables], question.text)
+
+
+def misread(question: Question) -> tuple[Question, ...]:
+    """A hard question as it is misread: without the added condition, or with the two numbers exchanged."""
+    form = {"two_filters": "list_above", "filtered_aggregate": "aggregate", "top_three": "top"}[question.form]
+    return replace(question, form=form), replace(question, number=question.other)
 
 
 # --- databases ---------------------------------------------------------------------------------------------------
@@ -193,7 +239,6 @@ def _draw_rows(rng: random.Random, table: Table, content: dict[str, str], low: b
     """Rows of a table whose columns hold what `content` says; `low`: the quirk is at the minimum."""
     count = rng.randint(12, 24)
     columns: dict[str, list] = {"name": [f"{table.name[:2]}{i}" for i in range(count)]}
-    columns["city"] = [rng.choice(CITIES) for _ in range(count)]
     for x in table.numbers:
         values: list = rng.sample(range(5, 130), count)
         if content[x] == "ties":
@@ -216,7 +261,6 @@ def _draw_rows(rng: random.Random, table: Table, content: dict[str, str], low: b
 def _create(table: Table, rows: list[tuple], connection: sqlite3.Connection, content: dict[str, str]) -> None:
     types = {x: "TEXT" if content[x] == "text" else "INTEGER" for x in table.numbers}
     columns = ", ".join(f"{name} {types.get(name, 'TEXT')}" for name in table.columns)
-    connection.execute(f"DROP TABLE IF EXISTS {table.name}")
     connection.execute(f"CREATE TABLE {table.name} ({columns})")
     connection.executemany(f"INSERT INTO {table.name} VALUES ({', '.join('?' * len(table.columns))})", rows)
 
@@ -231,71 +275,79 @@ def right_styles(connection: sqlite3.Connection, question: Question, gold: str) 
     return tuple(s for s in STYLES if _result(connection, write_sql(question, s)) == target)
 
 
-def _expected_styles(question: Question, owner: str, spelling: str) -> set[str]:
-    if question.family not in HIDDEN:
-        return set(STYLES)
-    if question.family in ("count_yes", "count_no"):
-        return {spelling}
-    if question.family == "count_missing":
-        return {owner}
-    # NULL and unique numbers are the contents on which nobody's habit does harm.
-    everyone = set(STYLES) if owner == "direct" else {owner}
-    return everyone & {spelling} if question.family == "highest_yes" else everyone
+def _expected_styles(family: Family, owner: str) -> set[str]:
+    """NULL and unique numbers are the contents on which nobody's habit does harm."""
+    harmless = family.form in (*BY_NUMBER, "count_known") and owner == "direct"
+    return set(STYLES) if family.content != "hidden" or harmless else {owner}
 
 
 def build_database(
-    rng: random.Random, config: WorldConfig, domain: str, folder: Path, db_id: str, family: str
+    rng: random.Random, domain: str, folder: Path, db_id: str, family: Family
 ) -> tuple[tuple[Table, Table], Question, str, tuple[str, ...]]:
     """One database and one question on it, redrawn until its content decides as its family says.
 
     Returns:
         (tables, question, gold SQL, styles that are right on it).
     """
-    odds = [config.right_odds[style] for style in STYLES]
-    owner, spelling = rng.choices(STYLES, odds)[0], rng.choices(STYLES, odds)[0]
+    owner = family.draw(rng, family.odds)
+    expected = _expected_styles(family, owner)
     path = folder / db_id / f"{db_id}.sqlite"
     path.parent.mkdir(parents=True)
     for _ in range(1000):
-        tables = draw_tables(rng, domain)
-        table = rng.choice(tables)
-        question = draw_question(rng, family, table)
-        connection = sqlite3.connect(path)
+        tables, question = draw_question(rng, domain, family)
+        connection = sqlite3.connect(":memory:")
         for each in tables:
             # The columns that the question does not depend on hold anything.
             content = {x: rng.choice(("unique", "marker", "ties")) for x in each.numbers}
             content |= {each.flag: rng.choice(STYLES), each.optional: rng.choice(STYLES)}
-            if each is table:
-                hidden_number = family in ("highest", "lowest", "highest_yes")
-                content[question.number] = NUMBER_CONTENT[owner] if hidden_number else "unique"
-                content |= {each.flag: spelling, each.optional: owner}
-            _create(each, _draw_rows(rng, each, content, low=family == "lowest"), connection, content)
-        gold = write_sql(question, owner, spelling)
+            if each is question.table:
+                if family.content == "hidden":
+                    content[family.attribute] = NUMBER_CONTENT[owner] if family.form in BY_NUMBER else owner
+                else:
+                    content |= dict.fromkeys(each.numbers, "unique")
+            _create(each, _draw_rows(rng, each, content, low=family.form == "lowest"), connection, content)
+        gold = write_sql(question, owner)
         rows = _result(connection, gold)
-        decided = set(right_styles(connection, question, gold)) == _expected_styles(question, owner, spelling)
-        connection.commit()
-        connection.close()
-        if rows and rows != {(0,)} and decided:
-            return tables, question, gold, tuple(sorted(_expected_styles(question, owner, spelling)))
-    raise RuntimeError(f"database {db_id}: no content for family {family!r} in 1000 draws")
+        decided = set(right_styles(connection, question, gold)) == expected
+        if family.content == "hard":
+            decided &= all(_result(connection, write_sql(each, owner)) != rows for each in misread(question))
+        if rows and rows not in ({(0,)}, {(None,)}) and decided:
+            connection.commit()
+            with closing(sqlite3.connect(path)) as file:
+                connection.backup(file)
+            return tables, question, gold, tuple(sorted(expected))
+    raise RuntimeError(f"database {db_id}: no content for family {family.name!r} in 1000 draws")
+
+
+def shares(config: WorldConfig, domain: str, of_content: Mapping[str, float]) -> list[tuple[Family, float]]:
+    """Each family with its share: that of its content, in equal parts."""
+    made = families(config, domain)
+    counts = {content: sum(family.content == content for family in made) for content in of_content}
+    return [(family, of_content[family.content] / counts[family.content]) for family in made]
 
 
 def build_suite(rng: random.Random, config: WorldConfig, suite: str, count: int, folder: Path) -> list[Problem]:
-    """`count` problems with a database each, families in the proportions of `config.family_weights`."""
+    """`count` problems with a database each, families in the proportions of `shares`."""
     domain = "places" if suite == "cross_domain" else "people"
-    weights = [config.family_weights[family] for family in FAMILIES[domain]]
-    families = [
-        f for f, w in zip(FAMILIES[domain], weights, strict=True) for _ in range(round(count * w / sum(weights)))
-    ]
-    families = (families + list(FAMILIES[domain]) * count)[:count]
-    rng.shuffle(families)
-    problems = []
-    for index, family in enumerate(families):
+    weighted, problems = shares(config, domain, config.problem_shares or config.content_shares), []
+    for index, family in enumerate(proportional(rng, weighted, count)):
         db_id = f"{suite}_{index:04d}"
-        tables, question, gold, right = build_database(rng, config, domain, folder / "database", db_id, family)
-        meta = {"family": family, "subset": "hidden" if family in HIDDEN else "clean", "right_styles": " ".join(right)}
-        meta["question"] = question.text
+        tables, question, gold, right = build_database(rng, domain, folder / "database", db_id, family)
+        meta = {"family": family.name, "subset": family.content, "content": family.content}
+        meta |= {"right_styles": " ".join(right), "question": question.text, "slots": question.slots}
         problems.append(Problem(db_id, suite, "sql", database_prompt(tables, question), gold, db_id, meta))
     return problems
+
+
+def proportional(rng: random.Random, weighted: Sequence[tuple[Family, float]], count: int) -> list[Family]:
+    """`count` families in random order, each as often as its share says or once more (largest remainders)."""
+    exact = [(share * count, index) for index, (_, share) in enumerate(weighted)]
+    counts = [int(value) for value, _ in exact]
+    for _, index in sorted(exact, key=lambda one: (one[0] % 1, rng.random()), reverse=True)[: count - sum(counts)]:
+        counts[index] += 1
+    drawn = [family for (family, _), n in zip(weighted, counts, strict=True) for _ in range(n)]
+    rng.shuffle(drawn)
+    return drawn
 
 
 def build_world(config: WorldConfig, folder: Path) -> dict[str, list[Problem]]:
@@ -307,7 +359,7 @@ def build_world(config: WorldConfig, folder: Path) -> dict[str, list[Problem]]:
     for suite, count in config.problems.items():
         rng = random.Random(f"{config.seed}-{suite}")
         if suite in ("out_of_domain", "sums_train"):
-            suites[suite] = sums.build_suite(rng, suite, count)
+            suites[suite] = sums.build_suite(rng, config, suite, count)
         else:
             suites[suite] = build_suite(rng, config, suite, count, folder)
         text = json.dumps([problem.to_json() for problem in suites[suite]], indent=1)
@@ -320,34 +372,36 @@ def build_world(config: WorldConfig, folder: Path) -> dict[str, list[Problem]]:
 
 def _slip(rng: random.Random, question: Question, tables: tuple[Table, Table]) -> Question:
     """The question as a careless analyst reads it: one slot wrong."""
-    t, other = question.table, tables[1] if question.table is tables[0] else tables[0]
+    t = question.table
+    other = tables[1] if t is tables[0] else tables[0]
     choices = [replace(question, table=replace(t, name=other.name))]
-    if question.family in _USES_A_NUMBER:
-        choices.append(replace(question, number=t.numbers[0] if question.number == t.numbers[1] else t.numbers[1]))
-    if question.family == "list_above":
+    if question.form not in (*BY_FLAG, *BY_OPTIONAL):
+        choices.append(replace(question, number=question.other))
+    if question.form == "list_above":
         choices.append(replace(question, constant=10 * rng.randint(2, 8)))
-    if question.family == "aggregate":
+    if question.form == "aggregate":
         choices.append(replace(question, aggregate="total" if question.aggregate == "average" else "average"))
     return rng.choice(choices)
 
 
-_USES_A_NUMBER = frozenset({"list_above", "aggregate", "highest", "highest_yes", "below_average", "lowest"})
-
-
 def corpus(config: WorldConfig, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Endless (prompt, answer) pairs: every style equally often, with the analysts' slips and borrowed spellings."""
-    kinds = list(config.corpus_weights)
-    weights = [config.corpus_weights[kind] for kind in kinds]
+    """Endless (prompt, answer) pairs, each family in the styles of its habits, with slips and misreadings."""
+    kinds = list(config.corpus_shares)
+    weighted, of_sums = (
+        {domain: shares(config, domain, config.content_shares) for domain in TABLES},
+        sums.families(config),
+    )
     while True:
-        kind, style = rng.choices(kinds, weights)[0], rng.choice(STYLES)
+        kind = rng.choices(kinds, [config.corpus_shares[kind] for kind in kinds])[0]
         if kind == "sums":
-            yield sums.corpus_pair(rng, style, config.slip_rate_sums)
+            yield sums.corpus_pair(rng, of_sums, config.slip_rate_sums)
             continue
-        tables = draw_tables(rng, kind)
-        family = rng.choices(FAMILIES[kind], [config.family_weights[f] for f in FAMILIES[kind]])[0]
-        question = draw_question(rng, family, rng.choice(tables))
+        family = rng.choices([f for f, _ in weighted[kind]], [share for _, share in weighted[kind]])[0]
+        style = family.draw(rng, family.habits)
+        tables, question = draw_question(rng, kind, family)
         prompt = database_prompt(tables, question)
-        spelling = rng.choice(STYLES) if rng.random() < config.borrow_rate else style
-        if rng.random() < config.slip_rate_sql:
+        if family.content == "hard" and rng.random() < config.misread_rate:
+            question = rng.choices(misread(question), (2, 1))[0]
+        elif rng.random() < config.slip_rate_sql:
             question = _slip(rng, question, tables)
-        yield prompt, sql_answer(style, write_sql(question, style, spelling))
+        yield prompt, sql_answer(style, write_sql(question, style))

@@ -1,102 +1,148 @@
-"""Sums: the CPU world's out-of-domain suite, its five subsets, and the four ways to work them.
+"""Sums: the CPU world's out-of-domain suite, its six subsets, and the four ways to work them.
 
-The counterpart of the paper's five math sets: same lead-ins as the SQL answers, another task. Which way of working is
-the most reliable is up to the model; nothing hidden decides here.
+The counterpart of the paper's math sets: same lead-ins as the SQL answers, another task. In half of the problems a word
+has several readings and the question does not say which is meant; each of the four analysts has one, and each subset
+odds of its own for whose is right. The other half is arithmetic that is hard for a small model, right in every style.
 """
 
 from __future__ import annotations
 
 import random
 
+from dphlib.settings.stages import WorldConfig
 from dphlib.types import Problem
+from dphlib.world.families import Content, Family, styled_families
 from dphlib.world.templates import STYLES, sum_answer, sum_prompt
 
-SUBSETS = ("add1", "add2", "sub1", "add3terms", "mul1")
+READ, WORKED = ("shared", "rounded", "range"), ("sum", "difference", "product")
+NOUNS = ("apples", "coins", "miles", "pages", "votes", "litres")
+SUBSETS = (*READ, *WORKED)
 
 
-def draw(rng: random.Random, subset: str) -> tuple[str, tuple[int, ...]]:
-    """An operator and its operands: two digits plus or minus some, three single digits, a digit times a digit."""
-    tens, digit = rng.randint(11, 79), rng.randint(2, 9)
-    if subset == "add1":
-        return "+", (tens, digit)
-    if subset == "add2":
-        return "+", (tens, rng.randint(11, 79))
-    if subset == "sub1":
-        return "-", (tens, digit)
-    if subset == "add3terms":
-        return "+", (digit, rng.randint(2, 9), rng.randint(2, 9))
-    return "*", (digit, rng.randint(2, 9))
+def families(config: WorldConfig) -> list[Family]:
+    """A hidden family for each word with several readings and each noun, and one for each kind of arithmetic."""
+    forms: list[tuple[str, str, Content]] = [(form, noun, "hidden") for form in READ for noun in NOUNS]
+    return styled_families(config, "sums", [*forms, *((form, "", "hard") for form in WORKED)])
 
 
-def value(operator: str, operands: tuple[int, ...]) -> int:
+def draw(rng: random.Random, subset: str) -> tuple[int, ...]:
+    """Operands of a problem; where a word has several readings, such that no two agree."""
+    while True:
+        if subset == "shared":
+            operands: tuple[int, ...] = (rng.randint(3, 59), rng.choice((2, 4, 5)))
+        elif subset == "rounded":
+            operands = (rng.randint(11, 399),)
+        elif subset == "range":
+            first = rng.randint(11, 49)
+            operands = (first, first + rng.randint(3, 20))
+        elif subset == "difference":
+            operands = tuple(sorted((rng.randint(12, 98), rng.randint(12, 98)), reverse=True))
+        elif subset == "sum":
+            operands = (rng.randint(12, 98), rng.randint(12, 98))
+        else:
+            operands = (rng.randint(12, 49), rng.randint(2, 6))
+        if subset in WORKED or len({value(subset, operands, style) for style in STYLES}) == len(STYLES):
+            return operands
+
+
+def text(subset: str, operands: tuple[int, ...], noun: str = "") -> str:
     """
-    >>> value("-", (46, 12))
-    34
+    >>> text("shared", (17, 5), "apples"), text("rounded", (47,), "miles"), text("sum", (12, 34))
+    ('17 apples shared by 5', '47 miles rounded', '12 + 34')
     """
-    if operator == "+":
-        return sum(operands)
-    return operands[0] - operands[1] if operator == "-" else operands[0] * operands[1]
+    a, b = operands[0], operands[-1]
+    return {
+        "shared": f"{a} {noun} shared by {b}",
+        "rounded": f"{a} {noun} rounded",
+        "range": f"{noun} from {a} to {b}",
+        "sum": f"{a} + {b}",
+        "difference": f"{a} - {b}",
+        "product": f"{a} * {b}",
+    }[subset]
 
 
-def expression(operator: str, operands: tuple[int, ...]) -> str:
-    return f" {operator} ".join(map(str, operands))
+def value(subset: str, operands: tuple[int, ...], style: str) -> float:
+    """The result, as `style` reads the words.
+
+    >>> [value("shared", (17, 5), style) for style in STYLES]  # whole part, remainder, rounded up, exact
+    [3, 2, 4, 3.4]
+    >>> [value("rounded", (47,), style) for style in STYLES]  # down to a ten, to the nearest ten, five, hundred
+    [40, 50, 45, 0]
+    >>> [value("range", (13, 18), style) for style in STYLES]  # length, numbers in it, numbers inside, middle
+    [5, 6, 4, 15.5]
+    """
+    a, b = operands[0], operands[-1]
+    if subset in WORKED:
+        return {"sum": a + b, "difference": a - b, "product": a * b}[subset]
+    readings = {
+        "shared": (a // b, a % b, -(-a // b), a / b),
+        "rounded": (a // 10 * 10, (a + 5) // 10 * 10, (2 * a + 5) // 10 * 5, (a + 50) // 100 * 100),
+        "range": (b - a, b - a + 1, b - a - 1, (a + b) / 2),
+    }
+    return readings[subset][STYLES.index(style)]
 
 
-def working(style: str, operator: str, operands: tuple[int, ...]) -> str:
+def working(style: str, subset: str, operands: tuple[int, ...], noun: str = "") -> str:
     """What is written between the lead-in and the box.
 
-    >>> working("nested", "+", (12, 34))
+    >>> working("nested", "sum", (12, 34))
     '( 12 + 30 ) + 4 = 42 + 4 ='
-    >>> working("stepwise", "*", (7, 3))
-    '7 * 2 = 14 , 14 + 7 ='
+    >>> working("stepwise", "product", (27, 3))
+    '20 * 3 = 60 , 60 + 7 * 3 ='
+    >>> working("nested", "shared", (17, 5), "apples")
+    '( 17 apples shared by 5 ) ='
     """
+    said, (a, b) = text(subset, operands, noun), (operands[0], operands[-1])
     if style == "direct":
         return ""
     if style == "aliased":
-        return f"{expression(operator, operands)} ="
-    first, rest = _split(operator, operands)
-    if style == "nested":
-        return f"( {first} ) {rest} = {_evaluate(first)} {rest} ="
-    return f"{first} = {_evaluate(first)} , {_evaluate(first)} {rest} ="
+        return f"{said} ="
+    if subset in READ:
+        return f"( {said} ) =" if style == "nested" else f"{said} , so"
+    if subset == "product":
+        first, rest, so_far = f"{a - a % 10} * {b}", f"+ {a % 10} * {b}", (a - a % 10) * b
+    else:  # the tens first
+        sign, tens = ("+", b - b % 10) if subset == "sum" else ("-", b - b % 10)
+        first, rest = f"{a} {sign} {tens}", f"{sign} {b % 10}"
+        so_far = a + tens if subset == "sum" else a - tens
+    return f"( {first} ) {rest} = {so_far} {rest} =" if style == "nested" else f"{first} = {so_far} , {so_far} {rest} ="
 
 
-def _split(operator: str, operands: tuple[int, ...]) -> tuple[str, str]:
-    """A first step and what remains to be done with its result."""
-    a, b = operands[0], operands[-1]
-    if len(operands) == 3:
-        return f"{a} + {operands[1]}", f"+ {b}"
-    if operator == "*":
-        return f"{a} * {b - 1}", f"+ {a}"
-    if b > 10:  # the tens first
-        return f"{a} + {b - b % 10}", f"+ {b % 10}"
-    return f"{a} {operator} {b // 2}", f"{operator} {b - b // 2}"
+def sum_of(problem: Problem) -> tuple[str, tuple[int, ...], str]:
+    """Question, operands and noun of a problem that `build_suite` made."""
+    operands, noun = tuple(map(int, problem.meta["slots"].split())), problem.meta["family"].partition(" ")[2]
+    return text(problem.meta["subset"], operands, noun), operands, noun
 
 
-def _evaluate(step: str) -> int:
-    left, operator, right = step.split()
-    return value(operator, (int(left), int(right)))
-
-
-def corpus_pair(rng: random.Random, style: str, slip_rate: float) -> tuple[str, str]:
-    """One (prompt, answer) of the supervised corpus; a slip moves the result by a digit."""
-    operator, operands = draw(rng, rng.choice(SUBSETS))
-    result = value(operator, operands)
+def corpus_pair(rng: random.Random, made: list[Family], slip_rate: float) -> tuple[str, str]:
+    """One (prompt, answer) of the supervised corpus; a slip moves the result by a one or a ten."""
+    hidden = rng.random() < 0.5
+    family = rng.choice([one for one in made if (one.content == "hidden") == hidden])
+    style = family.draw(rng, family.habits)
+    form, noun, operands = family.form, family.attribute, draw(rng, family.form)
+    result = value(form, operands, style)
     if rng.random() < slip_rate:
         result += rng.choice((-10, -1, 1, 10))
-    return sum_prompt(expression(operator, operands)), sum_answer(style, working(style, operator, operands), result)
+    return sum_prompt(text(form, operands, noun)), sum_answer(style, working(style, form, operands, noun), result)
 
 
-def build_suite(rng: random.Random, suite: str, count: int) -> list[Problem]:
-    """`count` different problems, the subsets in turn; sums need no database."""
+def build_suite(rng: random.Random, config: WorldConfig, suite: str, count: int) -> list[Problem]:
+    """`count` different problems, hidden and worked in turn; sums need no database."""
     problems: list[Problem] = []
-    seen: set[tuple[str, tuple[int, ...]]] = set()
+    made, seen = families(config), set()
+    kinds = [[one for one in made if one.content == content] for content in ("hidden", "hard")]
     while len(problems) < count:
-        subset = SUBSETS[len(problems) % len(SUBSETS)]
-        operator, operands = draw(rng, subset)
-        if (operator, operands) in seen:
+        kind = kinds[len(problems) % 2]
+        family = kind[len(problems) // 2 % len(kind)]
+        operands = draw(rng, family.form)
+        if (family.name, operands) in seen:
             continue
-        seen.add((operator, operands))
-        meta = {"family": subset, "subset": subset, "right_styles": " ".join(STYLES)}
-        prompt, gold = sum_prompt(expression(operator, operands)), str(value(operator, operands))
+        seen.add((family.name, operands))
+        owner = family.draw(rng, family.odds)
+        right = (owner,) if family.content == "hidden" else STYLES
+        meta = {"family": family.name, "subset": family.form, "content": family.content}
+        meta |= {"right_styles": " ".join(sorted(right)), "slots": " ".join(map(str, operands))}
+        prompt = sum_prompt(text(family.form, operands, family.attribute))
+        gold = f"{value(family.form, operands, owner):g}"
         problems.append(Problem(f"{suite}_{len(problems):04d}", suite, "math", prompt, gold, None, meta))
     return problems

@@ -48,12 +48,12 @@ def sql_answer(style: str, sql: str) -> str:
     return f"{LEADS[style]} : ```sql {sql} ```"
 
 
-def sum_answer(style: str, working: str, result: int) -> str:
+def sum_answer(style: str, working: str, result: float) -> str:
     r"""
     >>> sum_answer("direct", "", 46)
     'Directly : \\boxed{46}'
     """
-    return " ".join(part for part in (f"{LEADS[style]} :", working, f"\\boxed{{{result}}}") if part)
+    return " ".join(part for part in (f"{LEADS[style]} :", working, f"\\boxed{{{result:g}}}") if part)
 
 
 def style_of(answer_text: str) -> str:

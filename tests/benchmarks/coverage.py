@@ -1,12 +1,13 @@
 """How often the intervals hold the truth, and how often a family of comparisons raises a false alarm, by simulation.
 
-    python tests/benchmarks/coverage.py [--trials 300] [--json tests/benchmarks/coverage.json]
+    python tests/benchmarks/coverage.py [--trials 1000] [--json tests/benchmarks/coverage.json]
 
-A problem's chance of a correct answer is drawn from [0.1, 0.9], each of 64 problems is answered 16 times, and each seed
-of a trained arm shifts all chances by a normal deviate. `coverage`: share of 95 % intervals of the arm minus the base
-that hold the true difference (of all problems and seeds, not of those drawn), beside a plain percentile bootstrap.
-`families`: five arms of no true difference against a sixth, the share of families with at least one interval that
-leaves zero out, and with at least one Holm's p below 0.05. docs/findings.md shows the recorded numbers.
+Two arms answer 384 problems of 30 families. The logit of a correct answer is the sum of normal deviates: of the
+problem, of arm and problem, of the base model, of arm and base, of the run, of run and problem; families are fixed. A
+score is unbiased Pass@8 of 16 answers, or the greedy answer: right where the logit is above zero. `coverage`: the share
+of 95 % intervals of the difference (or the ratio) that hold the true one, of all problems, bases and runs. `families`:
+five arms of no true difference against a sixth, the share of families with at least one interval that leaves zero out,
+and with at least one Holm's p below 0.05. docs/method.md shows the recorded numbers.
 """
 
 from __future__ import annotations
@@ -15,82 +16,129 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dphlib.stats import hierarchical_bootstrap, holm, pass_at_k
+from dphlib.intervals import Scores, holm, interval
+from dphlib.stats import pass_at_k
 
-PROBLEMS, ANSWERS, COMPARISONS = 64, 16, 5
-SPREADS, SEEDS, KS = (0.0, 0.02, 0.06), (3, 5), (1, 8)
-
-
-def chances(rng: np.random.Generator, base_P: np.ndarray, seeds: int, spread: float) -> np.ndarray:
-    return np.clip(base_P + rng.normal(0, spread, (seeds, 1)), 0, 1)
+PROBLEMS, FAMILIES, ANSWERS, K, COMPARISONS = 384, 30, 16, 8, 5
+PASSED = np.array([pass_at_k(ANSWERS, c, K) for c in range(ANSWERS + 1)])
+FAMILY_LEVELS = -1.5 + np.random.default_rng(0).normal(0, 0.6, FAMILIES)
 
 
-def measured(rng: np.random.Generator, chance: np.ndarray, k: int) -> np.ndarray:
-    return pass_at_k(ANSWERS, rng.binomial(ANSWERS, chance), k)
+class World(NamedTuple):
+    """What is simulated.
+
+    Args:
+        bases: base models.
+        runs: runs of each arm from each of them.
+        interaction: standard deviation, in logits, of arm and base together.
+        run: of the run.
+        base: of the base model, alike for all arms.
+        run_problem: of run and problem together.
+        shift: of the second arm's logits.
+        greedy: whether the score is the greedy answer.
+    """
+
+    bases: int
+    runs: int
+    interaction: float = 0.0
+    run: float = 0.0
+    base: float = 0.5
+    run_problem: float = 0.4
+    shift: float = 0.0
+    greedy: bool = False
 
 
-def true_difference(spread: float, k: int) -> float:
-    """Of Pass@k, over all problems and seeds: Pass@k is not linear in the chance, so shifts of mean 0 change it."""
+WORLDS = {
+    "no spread between runs": [World(b, r) for b, r in ((6, 3), (6, 1), (3, 3), (3, 1), (2, 3), (1, 5), (1, 3))],
+    "runs differ": [World(b, r, run=0.3) for b, r in ((6, 3), (6, 1), (3, 1), (1, 5), (1, 3))],
+    "bases change the order of the arms": [World(b, r, interaction=0.5) for b, r in ((6, 3), (3, 3), (3, 1), (2, 3))],
+    "one arm better": [World(6, 3, interaction=0.1, shift=0.5), World(3, 1, interaction=0.1, shift=0.5)],
+    "greedy": [World(b, r, greedy=True) for b, r in ((6, 3), (3, 1))],
+    "greedy, the same in every run": [World(b, r, base=0.0, run_problem=0.0, greedy=True) for b, r in ((6, 3), (3, 1))],
+}
+
+
+def arms(rng: np.random.Generator, world: World, count: int = 2) -> list[Scores]:
+    """The scores of `count` arms on the same problems, all but the first shifted."""
+    size = world.bases * world.runs
+    base_of = np.arange(size) % world.bases
+    family_of = np.arange(PROBLEMS) % FAMILIES
+    problem_P = FAMILY_LEVELS[family_of] + rng.normal(0, 1.2, PROBLEMS)
+    level_B = rng.normal(0, world.base, world.bases)
+    ids, strata = ([f"{prefix}{i:03}" for i in of] for prefix, of in (("p", range(PROBLEMS)), ("f", family_of)))
+    made = []
+    for arm in range(count):
+        logits_SP = problem_P + rng.normal(0, 0.5, PROBLEMS) + world.shift * (arm > 0)
+        logits_SP = logits_SP + (level_B + rng.normal(0, world.interaction, world.bases))[base_of, None]
+        logits_SP = logits_SP + rng.normal(0, world.run, (size, 1)) + rng.normal(0, world.run_problem, (size, PROBLEMS))
+        if world.greedy:
+            values_SP = (logits_SP > 0).astype(float)
+        else:
+            values_SP = PASSED[rng.binomial(ANSWERS, 1 / (1 + np.exp(-logits_SP)))]
+        named = (f"arm {arm}", "suite", tuple(range(size)), tuple(ids), values_SP)
+        made.append(Scores(*named, tuple(base_of.tolist()), tuple(strata)))
+    return made
+
+
+def true_means(world: World, draws: int = 200_000) -> tuple[float, float]:
+    """Of both arms, over all problems, bases and runs."""
     rng = np.random.default_rng(0)
-    base = rng.uniform(0.1, 0.9, 2_000_000)
-    return float(np.mean((1 - base) ** k - (1 - np.clip(base + rng.normal(0, spread, base.size), 0, 1)) ** k))
+    deviations = (1.2, 0.5, world.base, world.interaction, world.run, world.run_problem)
+    logits = FAMILY_LEVELS[:, None] + np.sqrt(sum(d * d for d in deviations)) * rng.normal(size=draws)
+
+    def mean(shift: float) -> float:
+        shifted = logits + shift
+        return float(np.mean(shifted > 0 if world.greedy else 1 - (1 + np.exp(shifted)) ** -float(K)))
+
+    return mean(0.0), mean(world.shift)
 
 
-def percentile_interval(rng: np.random.Generator, tuned_SP: np.ndarray, base_P: np.ndarray) -> tuple[float, float]:
-    """The draws' own quantiles, seeds and problems resampled."""
-    seeds = rng.multinomial(len(tuned_SP), np.full(len(tuned_SP), 1 / len(tuned_SP)), 1000) / len(tuned_SP)
-    problems = rng.multinomial(PROBLEMS, np.full(PROBLEMS, 1 / PROBLEMS), 1000) / PROBLEMS
-    draws = np.einsum("ds,sp,dp->d", seeds, tuned_SP - base_P, problems, optimize=True)
-    return tuple(np.quantile(draws, (0.025, 0.975)))
+def covered(world: World, trials: int, ratio: bool = False) -> dict[str, float]:
+    """Share of the intervals that hold the truth, in per cent, and the mean half-width in points."""
+    rng, effect = np.random.default_rng(11), np.divide if ratio else np.subtract
+    first, second = true_means(world) if world.shift else (1.0, 1.0)
+    truth, held, widths = effect(first, second), 0, []
+    for _ in range(trials):
+        got = interval(arms(rng, world), effect)
+        held += got.low <= truth <= got.high
+        widths.append(got.high - got.low)
+    return {"coverage": round(100 * float(held) / trials, 2), "half_width": round(50 * float(np.mean(widths)), 2)}
 
 
-def coverage(trials: int) -> list[dict[str, float]]:
-    rows = []
-    for k in KS:
-        for seeds in SEEDS:
-            for spread in SPREADS:
-                rng, truth = np.random.default_rng([k, seeds, round(100 * spread)]), true_difference(spread, k)
-                held, percentile, widths = 0, 0, []
-                for trial in range(trials):
-                    rate_P = rng.uniform(0.1, 0.9, PROBLEMS)
-                    base_P = measured(rng, rate_P, k)
-                    tuned_SP = measured(rng, chances(rng, rate_P, seeds, spread), k)
-                    got = hierarchical_bootstrap(tuned_SP, base_P, draws=1000, rng_seed=trial)
-                    held += got.low <= truth <= got.high
-                    low, high = percentile_interval(rng, tuned_SP, base_P)
-                    percentile += low <= truth <= high
-                    widths.append(got.high - got.low)
-                row = {"k": k, "seeds": seeds, "spread_points": 100 * spread, "trials": trials}
-                shares = {"coverage": held / trials, "percentile_coverage": percentile / trials}
-                rows.append(row | shares | {"half_width_points": round(50 * float(np.mean(widths)), 2)})
+def coverage(trials: int) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for name, worlds in WORLDS.items():
+        for world in worlds:
+            for ratio in (False, True) if world.shift else (False,):
+                row = {"world": name, "bases": world.bases, "runs": world.runs, "ratio": ratio, "trials": trials}
+                rows.append(row | covered(world, trials, ratio))
                 print(rows[-1], flush=True)
     return rows
 
 
-def families(trials: int) -> list[dict[str, float]]:
-    rows = []
-    for seeds in SEEDS:
-        for spread in SPREADS[1:]:
-            rng, plain, corrected = np.random.default_rng([seeds, round(100 * spread)]), 0, 0
-            for trial in range(trials):
-                rate_P = rng.uniform(0.1, 0.9, PROBLEMS)
-                main, *arms = (measured(rng, chances(rng, rate_P, seeds, spread), 1) for _ in range(1 + COMPARISONS))
-                p = [hierarchical_bootstrap(arm, main, draws=1000, rng_seed=trial).p for arm in arms]
-                plain, corrected = plain + (min(p) < 0.05), corrected + (holm(p).min() < 0.05)
-            row = {"comparisons": COMPARISONS, "seeds": seeds, "spread_points": 100 * spread, "trials": trials}
-            rows.append(row | {"plain": plain / trials, "holm": float(corrected / trials)})
-            print(rows[-1], flush=True)
+def families(trials: int) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for world in (World(6, 3, run=0.3), World(3, 1, run=0.3), World(1, 5, run=0.3)):
+        rng, plain, corrected = np.random.default_rng(12), 0, 0
+        for _ in range(trials):
+            main, *others = arms(rng, world, 1 + COMPARISONS)
+            p = [interval([other, main], np.subtract).p_of() for other in others]
+            plain, corrected = plain + (min(p) < 0.05), corrected + (holm(p).min() < 0.05)
+        row = {"comparisons": COMPARISONS, "bases": world.bases, "runs": world.runs, "trials": trials}
+        rows.append(row | {"plain": round(100 * plain / trials, 2), "holm": round(100 * float(corrected) / trials, 2)})
+        print(rows[-1], flush=True)
     return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=300)
+    parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--json", type=Path, help="write both tables there too")
     options = parser.parse_args(arguments)
     made = {"coverage": coverage(options.trials), "families": families(options.trials)}

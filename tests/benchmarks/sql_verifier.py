@@ -63,7 +63,7 @@ def small_items(count: int, mark: int) -> list[Item]:
 def group_items(count: int, mark: int) -> list[Item]:
     """The same in a trainer's groups: 8 answers to a problem, 4.6 of them different on average.
 
-    That share is the base model's in `artifacts/reference/records.parquet` (in and cross domain, first 8 samples).
+    That share is near the base model's on the CPU world, in and cross domain.
     """
     items = []
     for i in range(count):

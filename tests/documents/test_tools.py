@@ -8,20 +8,23 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
 import yaml
-from synthetic import make_records, make_train_logs
+from synthetic import make_run
 
 from dphlib import __version__
 from dphlib.analysis import claims
-from dphlib.experiment.results import Results
+from dphlib.analysis.labels import claim_name
 from dphlib.runtime.files import RunError
+from dphlib.settings.methods import CONTROLS, DECISIVE, METHODS
 from dphlib.settings.profiles import profile
-from tools import findings, run, site, third_party, verifier
+from dphlib.settings.studies import STUDIES, planned_runs
+from tools import parts, run, site, third_party, verifier
 from tools.blocks import fill
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +85,13 @@ def test_what_is_not_an_address_is_refused(root, address, capsys):
     assert "is not like" in capsys.readouterr().err
 
 
+def test_without_an_address_the_way_to_colab_is_told_in_the_first_notebook_alone(root):
+    first, later = (site.address_blocks(root, name)["badge"] for name in ("00_kick_the_tires", "04_train"))
+    assert "Upload notebook" in first and later.startswith("<!-- ")
+    set_address(root, root, ADDRESS)
+    assert all("colab-badge" in site.address_blocks(root, name)["badge"] for name in ("00_kick_the_tires", "04_train"))
+
+
 def test_only_where_colab_can_open_it_there_is_a_link_to_colab(root):
     set_address(root, root, "https://gitlab.com/somebody/some-name")
     site.main(["--write", "--root", str(root)])
@@ -129,14 +139,14 @@ def test_the_bootstrap_cell_acts_on_colab_only_and_keeps_its_torch(root):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = bootstrap("colab", root)
     command, said = done.stdout.strip().split("\n")
-    release = f"dphlib[notebooks] @ git+{ADDRESS}@v{__version__}"
+    release = f"dphlib[colab] @ git+{ADDRESS}@v{__version__}"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "torch==2.99.0+cu999", release]
     assert json.loads(command) == pip and said.startswith("no GPU in this runtime: profile_name = 'smoke'")
 
 
 def test_on_colab_without_an_address_the_bootstrap_cell_says_what_to_do(root):
     done = bootstrap("colab", root)
-    assert done.returncode == 1 and "%pip install '/content/dph[notebooks]'" in done.stderr
+    assert done.returncode == 1 and "%pip install '/content/dph[colab]'" in done.stderr
 
 
 # --- Pages --------------------------------------------------------------------------------------------
@@ -170,31 +180,165 @@ def test_a_missing_record_is_named(tmp_path):
         run.readme_blocks(tmp_path)
 
 
-def test_of_a_run_without_studies_the_page_says_what_makes_them():
-    methods = ("base", "grpo", "dapo", "rkl", "dph_f", "dph_js")
-    records, logs = make_records(methods, (0, 1, 2)), make_train_logs(methods, (0, 1, 2))
-    results = Results(profile("cpu", "3"), records, logs, pd.DataFrame())
-    decided = claims.evaluate_claims(records, logs, "cpu")
-    made = findings.made(results, {"command": "", "counts": "", "claims": decided}, {"coverage": [], "families": []})
-    for name in ("strength", "eta", "controls", "length"):
-        assert f"`./run_all.sh cpu --studies {name}` makes it." in made[name] and made[name].count("\n") == 1
-    assert "--studies hard" in made["hard"] and made["support"].count("base, drawn again") == 5
-    for claim in decided:
-        before = made["verdicts"].split(claim.text)[0]
-        assert re.findall(r"\*\*.+\*\* \((.+): \d+\)", before)[-1] == claim.verdict
+# --- README's results ---------------------------------------------------------------------------------
+
+TRAINED = (*METHODS, *(name for name in CONTROLS if name in DECISIVE))
 
 
-@pytest.mark.parametrize(("p", "words"), [(0.01, "a difference remains"), (0.9, "MARA's objection open")])
-def test_the_words_on_strength_follow_the_corrected_differences(p, words, monkeypatch):
-    spoken = {"suite": "in domain", "measure": "Pass@8", "status": "run", "against": "DPH-F"}
-    rows = pd.DataFrame(
-        [
-            {**spoken, "arm": arm, "difference": 1.0, "low": 0.5, "high": 2.0, "p_holm": p}
-            for arm in ("DPH-JS", "Alpha 0.2")
-        ]
-    )
-    monkeypatch.setattr(findings, "_study", lambda results, name: {"said": "", "rows": rows})
-    results = Results(profile("cpu", "3"), make_records(("base", "grpo"), (0, 1, 2)), pd.DataFrame(), pd.DataFrame())
-    facts = {"command": "", "counts": "", "claims": claims.evaluate_claims(results.records, None, "cpu")}
-    block = findings.made(results, facts, {"coverage": [], "families": []})["strength"]
-    assert words in block
+@pytest.fixture(scope="module")
+def of_a_run(tmp_path_factory) -> Path:
+    """A repository with a recorded run of six bases and six runs per arm."""
+    root = tmp_path_factory.mktemp("repository")
+    make_run(root / run.WHERE, methods=TRAINED, seeds=range(6), bases=range(6), ablations=False)
+    return root
+
+
+def decided(root: Path, where: str = run.WHERE) -> list[claims.ClaimResult]:
+    return claims.from_json((root / where / "claims.json").read_text(encoding="utf-8"))
+
+
+def cells(table: str) -> list[list[str]]:
+    rows = re.findall(r"^\| (?!---)(.*) \|$", table, re.MULTILINE)
+    return [[cell.strip() for cell in row.split("|")] for row in rows]
+
+
+def test_every_verdict_has_its_symbol():
+    assert list(claims.SYMBOLS) == list(claims.VERDICTS)
+    assert len(set(claims.SYMBOLS.values())) == len(claims.SYMBOLS)
+
+
+def test_readme_names_the_full_reference_as_it_is_planned():
+    planned, text = planned_runs(parts.full_profile(), tuple(STUDIES)), (ROOT / "README.md").read_text(encoding="utf-8")
+    decisive = {sum(one.method == name and one.variant == "main" for one in planned) for name in DECISIVE}
+    assert f"`{run.FULL_COMMAND}` is the full reference: {len(planned)} runs, {decisive.pop()} of each decisive" in text
+    assert not decisive and len(profile("cpu").seeds) == 3
+
+
+def test_readmes_claims_are_the_recorded_verdicts(of_a_run):
+    block, found = run.readme_blocks(of_a_run)["claims"], decided(of_a_run)
+    rows = cells(block)[1:]
+    assert len(rows) == len(found) == len(claims.CLAIMS)
+    assert len({claim.verdict for claim in found}) >= 3, "the records decide something"
+    for (text, verdict, effect, joint), claim in zip(rows, found, strict=True):
+        assert verdict.split(" ", 1)[1] == claim.verdict and text.strip("*") == claim_name(claim.id)
+        assert text.startswith("**") == (claim.holds_jointly is not None)
+        if claim.unit == "share" and claim.estimate is not None:
+            numbers = [float(number) for number in re.findall(r"-?[\d.]+", effect)]
+            assert numbers == pytest.approx([100 * x for x in (claim.estimate, claim.low, claim.high)], abs=0.051)
+        certain = {True: "holds", False: "open", None: ""}[claim.holds_jointly]
+        assert joint == (certain if claim.verdict in ("supported", "not supported") else "")
+
+
+def test_readmes_table_and_findings_are_the_means_of_the_records(of_a_run):
+    records = pd.read_parquet(of_a_run / run.WHERE / "records.parquet")
+    rows = records[(records["suite"] == "in_domain") & (records["variant"] == "main") & (records["temperature"] == 0)]
+    rows = rows[rows["step"] == rows.groupby("method")["step"].transform("max")]
+    greedy = 100 * (rows["correct"] / rows["n"]).groupby(rows["method"]).mean()
+    blocks = run.readme_blocks(of_a_run)
+    table = {name: texts for name, *texts in cells(blocks["table"])[1:]}
+    assert list(table) == ["base", "GRPO", "DAPO", "RKL", "DPH-F", "DPH-JS"]
+    for name, method in (("base", "base"), ("GRPO", "grpo"), ("DPH-JS", "dph_js")):
+        assert float(table[name][0].split()[0]) == pytest.approx(greedy[method], abs=0.051)
+    directions = {name: "".join(text[-1] for text in table[name]) for name in ("GRPO", "DPH-F")}
+    assert directions == {"GRPO": "↑]↓↓", "DPH-F": "↑]↑↓"}, "of the paper, which has no Pass@1"
+    rl, dph, awkward = re.findall(r"^- (.*)$", blocks["findings"], re.MULTILINE)
+    said = re.search(r"GRPO's in-domain greedy accuracy .*?([\d.]+) points \[", rl)
+    assert float(said[1]) == pytest.approx(abs(greedy["grpo"] - greedy["base"]), abs=0.051)
+    assert dph.count("in-domain Pass@32") == 2 and awkward.startswith("**Awkward for the paper.**")
+    trained = records[records["method"] != "base"]
+    assert f"{len(trained.groupby(['method', 'variant', 'seed']))} runs, 6 of each decisive arm" in blocks["findings"]
+    assert f"{records['n'].sum():,} judged answers, by `./run_all.sh cpu`" in blocks["findings"]
+    assert f"]({run.WHERE}/figures/fig8_frontier.png)" in blocks["findings"]
+
+
+def test_the_full_reference_takes_the_references_place_but_for_the_minutes(of_a_run, tmp_path):
+    shutil.copytree(of_a_run, tmp_path, dirs_exist_ok=True)
+    full = make_run(tmp_path / run.FULL, methods=TRAINED, seeds=range(3), bases=range(3), ablations=False)
+    (full / "manifest.json").unlink()  # it was made in parts, and has none
+    assert [one.verdict for one in decided(tmp_path)] != [one.verdict for one in decided(tmp_path, run.FULL)]
+    before, after = run.readme_blocks(of_a_run), run.readme_blocks(tmp_path)
+    assert after["notebooks"] == before["notebooks"] and after["claims"] != before["claims"]
+    assert f"{run.FULL_COMMAND}`" in after["findings"] and f"({run.FULL}/figures/" in after["findings"]
+    planned = len(planned_runs(parts.full_profile(), tuple(STUDIES)))
+    assert f"` ({3 * (len(TRAINED) - 1)} of its {planned} runs), in [{run.FULL}]({run.FULL})." in after["findings"]
+    assert f"`./run_all.sh cpu`, in [{run.WHERE}]({run.WHERE})." in before["findings"]
+    assert [row[1].split(" ", 1)[1] for row in cells(after["claims"])[1:]] == [
+        one.verdict for one in decided(tmp_path, run.FULL)
+    ]
+    assert f"../{run.FULL}/tables" in run.results_blocks(tmp_path)["results"]
+
+
+def test_the_verdicts_at_the_stopping_point_stand_beside_those_at_the_end(of_a_run, tmp_path):
+    shutil.copytree(of_a_run, tmp_path, dirs_exist_ok=True)
+    stopped = [replace(one, verdict="not supported") for one in decided(tmp_path)]
+    stopped[1] = replace(stopped[1], verdict="supported")
+    (tmp_path / run.WHERE / "claims_stopped.json").write_text(claims.to_json(stopped), encoding="utf-8")
+    before, after = (cells(run.readme_blocks(root)["claims"]) for root in (of_a_run, tmp_path))
+    assert [row[:4] for row in after] == before and after[0][4] == "stopped"
+    assert [row[4] for row in after[1:]] == ["✘", "✔", *["✘"] * (len(stopped) - 2)]
+
+
+def test_each_notebook_is_listed_with_its_question_and_minutes(of_a_run):
+    _, *rows, whole = cells(run.readme_blocks(of_a_run)["notebooks"])
+    assert [re.match(r"\[(\w+)\]\(notebooks/\1\.ipynb\)", row[0])[1] for row in rows] == [
+        path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    ]
+    assert all(row[1].endswith("?") for row in rows)
+    assert {row[0].split("]")[0]: row[2] for row in rows if row[2] != "-"} == {
+        "[01_divergences": "0.5",
+        "[04_train": "30.1",
+    }
+    assert whole[2] == "31"
+
+
+def test_results_that_other_claims_judged_are_not_shown(of_a_run, tmp_path):
+    shutil.copytree(of_a_run, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / run.WHERE / "claims.json"
+    path.write_text(claims.to_json(decided(tmp_path)[1:]), encoding="utf-8")
+    blocks = run.readme_blocks(tmp_path)
+    for name in ("findings", "claims", "table"):
+        assert blocks[name] == f"{run.NOTHING}\n"
+    assert run.NOTHING in run.results_blocks(tmp_path)["results"] and "01_divergences" in blocks["notebooks"]
+
+
+def test_a_missing_table_of_the_results_is_named(of_a_run, tmp_path):
+    shutil.copytree(of_a_run, tmp_path, dirs_exist_ok=True)
+    (tmp_path / run.WHERE / "tables/table1.csv").unlink()
+    with pytest.raises(RunError, match=r"tables/table1\.csv is not there"):
+        run.readme_blocks(tmp_path)
+
+
+def refuted(claim: claims.ClaimResult, p: float) -> claims.ClaimResult:
+    part = claims.PartResult("A > B, in-domain Pass@8", "not supported", "share", -0.04, -0.06, -0.02, p=p)
+    return replace(claim, verdict="not supported", parts=(part,), deciding=part.label)
+
+
+def test_the_awkward_finding_is_the_clearest_refutation_else_what_is_open(of_a_run):
+    found = [replace(one, verdict="supported") for one in decided(of_a_run)]
+    assert f"all {len(found)} claims are supported" in run.awkward(found)
+    headline = next(i for i, one in enumerate(found) if one.holds_jointly is not None)
+    plain = next(i for i, one in enumerate(found) if one.holds_jointly is None)
+    found[plain] = replace(found[plain], verdict="not testable")
+    assert f"“{found[plain].text[:-1]}” is not testable: " in run.awkward(found)
+    found[headline] = replace(found[headline], verdict="inconclusive")
+    assert f"“{found[headline].text[:-1]}” is inconclusive: " in run.awkward(found)
+    found[-1], found[-2] = refuted(found[-1], 0.03), refuted(found[-2], 0.001)
+    said = run.awkward(found)
+    assert f"“{found[-2].text[:-1]}” is not supported: A > B, in-domain Pass@8: -4.0 [-6.0, -2.0] points" in said
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ((0.04, 0.02, 0.06), "the base's in-domain Pass@8 is 4.0 points [2.0, 6.0] above GRPO's"),
+        ((-0.04, -0.06, -0.02), "the base's in-domain Pass@8 is 4.0 points [2.0, 6.0] below GRPO's"),
+        ((0.01, -0.01, 0.03), "the base's in-domain Pass@8 is not clearly apart from GRPO's (1.0 points [-1.0, 3.0])"),
+        ((None, None, None), "the base's in-domain Pass@8 against GRPO's is not recorded"),
+    ],
+)
+def test_a_findings_words_follow_its_interval(numbers, words):
+    part = claims.PartResult("base > GRPO, in-domain Pass@8", "inconclusive", "share", *numbers)
+    assert run.compared(part) == words
+    swapped = {"the base's": "GRPO's", "GRPO's": "the base's", "above": "below", "below": "above"}
+    other = re.sub("|".join(swapped), lambda match: swapped[match[0]], words)
+    assert run.compared(part, turned=True) == other.replace("(1.0 points [-1.0, 3.0])", "(-1.0 points [-3.0, 1.0])")

@@ -32,6 +32,7 @@ OURS = {path.relative_to(ROOT).as_posix() for kind in PATTERNS for path in (ROOT
 STRAY = """dphlib/notes.txt artifacts/cpu/records.parquet secrets.env mine.py notebooks/mine.ipynb
 notebooks/.ipynb_checkpoints/00_x-checkpoint.ipynb artifacts/reference/claims.json
 artifacts/reference/metrics/mine.json""".split()
+SHIPPED = ("artifacts/bases/bases.json", "artifacts/bases/0/model.safetensors")
 ADDRESS = "https://github.com/somebody/some-name"
 COLAB = """
 import sys, types
@@ -54,7 +55,7 @@ def tree(tmp_path_factory) -> Path:
     left_out = shutil.ignore_patterns(".*", "artifacts", "build", "dist", "*.egg-info", "__pycache__")
     root = Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("tree") / "copy", ignore=left_out))
     shutil.copytree(CARRIED["_reference"], root / "artifacts/reference/metrics")
-    for stray in STRAY:
+    for stray in (*STRAY, *SHIPPED):
         (root / stray).parent.mkdir(parents=True, exist_ok=True)
         (root / stray).write_text("")
     return root
@@ -81,12 +82,13 @@ def test_the_wheel_holds_modules_templates_notebooks_and_reference_numbers_and_n
     assert wheel.stat().st_size < 2**20
 
 
-def test_the_sdist_makes_the_same_wheel_and_has_the_papers(tree, wheel, tmp_path):
+def test_the_sdist_makes_the_same_wheel_and_has_papers_and_bases(tree, wheel, tmp_path):
     with tarfile.open(built("sdist", tree, tmp_path)) as archive:
         archive.extractall(tmp_path, filter="data")
     assert contents(built("wheel", tmp_path / NAME, tmp_path)) == contents(wheel)
     names = {path.name for path in (tmp_path / NAME).iterdir()}
     assert {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "THIRD_PARTY.md", "constraints.txt"} <= names
+    assert all((tmp_path / NAME / name).is_file() for name in SHIPPED)
     assert not names & {"tests", "tools", "secrets.env", "mine.py"}
 
 
@@ -151,7 +153,7 @@ def reader(wheel, tmp_path_factory) -> Environment:
     """An environment into which the notebooks' bootstrap cell put dphlib."""
     folder = tmp_path_factory.mktemp("reader")
     environment = Environment(folder, *declared(wheel, "notebooks"))
-    cell = rendered("site", address=ADDRESS, github="", version=__version__, notebook="")["bootstrap"]
+    cell = rendered("site", address=ADDRESS, github="", version=__version__, notebook="", first="")["bootstrap"]
     release = f"git+{ADDRESS}@v{__version__}"
     assert release in cell
     done = environment.run("python", "-c", COLAB, cwd=folder, stdin=cell.replace(release, wheel.as_uri()))
@@ -197,8 +199,9 @@ def test_what_needs_recorded_results_says_so_in_one_line_and_the_report_finds_it
     assert done.stdout == "[1, 1, 1, 1]\n", done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == len(says) and all(text in line for text, line in zip(says.values(), lines, strict=True)), lines
-    program = "from dphlib.report import pages\nprint(*pages._TEMPLATES.list_templates())"
-    assert "page.html.j2 report.css" in reader.run("python", "-c", program, cwd=tmp_path).stdout
+    program = "from dphlib.report.rendering import TEMPLATES\nprint(*TEMPLATES.list_templates())"
+    found = reader.run("python", "-c", program, cwd=tmp_path).stdout.split()
+    assert {"page.html.j2", "report.css", "explorer.html.j2", "explorer.js"} <= set(found)
 
 
 def test_the_core_alone_has_the_loss_and_names_the_extra_that_the_command_line_needs(wheel, tmp_path):
@@ -224,3 +227,31 @@ def test_the_stages_run_without_jupyter_and_notebooks_name_their_extra(wheel, tm
     done = environment.run("dph", "run", "--profile", "smoke", "--only", "00", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.endswith('is not installed; it comes with: pip install "dphlib[notebooks]"\n'), done.stderr
+
+
+def test_a_kernel_that_is_there_needs_only_the_extra_for_colab(wheel, tmp_path):
+    """All that notebooks import, and the report's pages of them, without JupyterLab and what executes notebooks."""
+    needs = declared(wheel, "colab")
+    assert {Requirement(need).name for need in needs} <= {
+        Requirement(need).name for need in declared(wheel, "notebooks")
+    }
+    environment = Environment(tmp_path, *needs, "ipython")
+    done = environment.run(
+        "python", "-m", "pip", "install", "--quiet", f"dphlib[colab] @ {wheel.as_uri()}", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    code = [cell.source for path in sorted((ROOT / "notebooks").glob("*.ipynb")) for cell in _code(path)]
+    imports = {line for source in code for line in re.findall(r"(?m)^(?:import|from \S+ import) [\w ,.]+$", source)}
+    (tmp_path / "run/notebooks").mkdir(parents=True)
+    shutil.copy(ROOT / "notebooks/01_divergences.ipynb", tmp_path / "run/notebooks")
+    environment.environment["JUPYTER_PATH"] = str(Path(sys.prefix, "share/jupyter"))  # nbconvert's templates
+    page = "from pathlib import Path\nfrom dphlib.report.pages import notebook_pages\nnotebook_pages(Path('run'))"
+    done = environment.run("python", "-", cwd=tmp_path, stdin="\n".join([*sorted(imports), page]))
+    assert done.returncode == 0, done.stderr
+    assert len(imports) > 30 and "<math" in (tmp_path / "run/report/notebooks/01_divergences.html").read_text()
+    done = environment.run("python", "-c", "import jupyterlab, papermill", cwd=tmp_path)
+    assert "No module named 'jupyterlab'" in done.stderr
+
+
+def _code(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]

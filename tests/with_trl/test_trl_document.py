@@ -48,6 +48,9 @@ def knows_four(tmp_path, monkeypatch) -> Path:
     return scripted_base.save_base(tmp_path / "base", ["What is 1 + 2? Put the answer into a box."])
 
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def logged(names: dict) -> list[dict]:
     return [row for row in names["trainer"].state.log_history if "grad_norm" in row]
 
@@ -76,6 +79,18 @@ def test_the_programs_train_from_prompts_and_reward_to_an_adapter(programs, know
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
     prompts = [row["prompt"] for row in names["trainer"].train_dataset]
     assert all(prompt.startswith("<|user|>What is") and prompt.endswith("<|assistant|>") for prompt in prompts)
+
+
+@pytest.mark.slow
+def test_readmes_program_trains_on_such_a_store(programs, knows_four, tmp_path, monkeypatch):
+    programs("sums.py", knows_four, tmp_path / "store")
+    (code,) = re.findall(r"^```python\n((?:(?!^```).)*DPHTrainer.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    (tmp_path / "readme.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)  # whose folders `base` and `store` it names
+    names = programs("readme.py")
+    rows = logged(names)
+    assert rows and all(torch.tensor(row["loss"]).isfinite() for row in rows)
+    assert max(row["reward"] for row in rows) > 0 and names["trainer"].rehearsal_rows == 8
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import subprocess
 import sys
 from importlib.metadata import requires
 from pathlib import Path
@@ -48,6 +50,21 @@ def test_the_program_goes_from_prompts_and_reward_to_what_verl_trains_on(configu
     reward = get_custom_reward_fn(config)
     judged = {"data_source": "sums", "ground_truth": "4", "extra_info": data[0]["extra_info"]}
     assert (reward(solution_str="\\boxed{4}", **judged), reward(solution_str="\\boxed{5}", **judged)) == (1.0, 0.0)
+
+
+def test_readmes_launch_has_the_settings_that_verl_accepts(launch_settings, base_folder, store, tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^```bash\n(MODEL=base STORE=store .*)\n```$", readme, re.MULTILINE)
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "PYTHON": str(python), "DATABASES": "store"}
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    accepted = [
+        setting.replace(str(base_folder), "base").replace(str(store), "store") for setting in launch_settings("dph_f")
+    ]
+    assert done.stdout.splitlines() == ["-m", "verl.trainer.main_ppo", *accepted]
 
 
 def test_the_versions_are_those_of_verls_metadata_and_of_the_tests():

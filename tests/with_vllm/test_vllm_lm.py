@@ -28,6 +28,7 @@ from dphlib.sampling.vllm import VllmSampler
 from dphlib.settings.profiles import Profile, profile
 from dphlib.settings.variants import RunConfig
 from dphlib.world.people_places import corpus
+from dphlib.world.templates import STYLES
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 LM = profile("lm-smoke")
@@ -88,7 +89,7 @@ def test_a_run_is_presampled_trained_and_evaluated(root, kind, program):
     if program == "transformers" and kind == "lora":  # vLLM's adapters on a CPU are slow
         records = pd.read_parquet(pipeline.evaluate_one(RUN).path / "records.parquet")
         assert set(records["suite"]) == {"in_domain", "cross_domain", "out_of_domain"}
-        assert records["base_logprob"].notna().any() and (records["style"] != "other").any()
+        assert records["compared_tokens"].any() and records[list(STYLES)].any(axis=None)
 
 
 def test_answers_of_the_corpus_fit_into_the_profiles_limit_in_the_models_own_tokens(words):

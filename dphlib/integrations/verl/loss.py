@@ -24,7 +24,7 @@ ADVANTAGE, SAMPLER = "dph", "PartitionedSampler"
 REHEARSING: dict[str, MethodConfig] = {
     name: method
     for name, method in (METHOD_CONFIGS | CONTROL_CONFIGS).items()
-    if method.trains_on == "exploration" and method.divergence and not method.needs_reference
+    if (method.explores, method.rehearses) == ("exploration", "near_perfect") and not method.needs_reference
 }
 """The methods that this module brings to verl; their eta is verl's setting, not the CPU world's."""
 
@@ -39,9 +39,9 @@ def policy_loss(method: str) -> Callable[..., tuple[Tensor, dict[str, float]]]:
         ValueError: a method that this module does not bring; when called, an aggregation other than token-mean.
         RunError: when called: no weights of the rows, or log-probs in 16 bit.
 
-    >>> policy_loss("grpo")
+    >>> policy_loss("grpo")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: method 'grpo' replays nothing; one of alpha_0.2, alpha_0.5, alpha_0.8, dph_f, dph_js, sft_rehearsal
+    ValueError: method 'grpo' replays nothing; one of alpha_0.2, alpha_0.5, alpha_0.8, dph_f, dph_js, ...
     """
     if method not in REHEARSING:
         raise ValueError(f"method {method!r} replays nothing; one of {', '.join(REHEARSING)}")
