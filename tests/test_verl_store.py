@@ -353,7 +353,7 @@ def test_verls_weights_become_a_run_that_is_evaluated_drawn_and_judged(of_verl, 
         logs = pipeline.train_logs(chosen)
         training_curves(logs)
         token_budget(logs, prompts=4)
-        evaluate_claims(ArmScores.final(pd.concat([base, records])), logs, "cpu")
+        evaluate_claims(ArmScores.final(pipeline.evaluate(runs[:1])), logs, "cpu")
 
     assert cli.main([*command, "--method", "dph_f"]) == 1
     assert "dph_f-main-seed0 is trained already" in capsys.readouterr().err
