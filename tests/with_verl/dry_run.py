@@ -45,7 +45,7 @@ CPU = (
     "trainer.device=cpu",
     "trainer.val_before_train=false",
     "trainer.test_freq=-1",
-    "trainer.save_freq=-1",
+    f"trainer.save_freq={STEPS}",
     "trainer.resume_mode=disable",
 )
 
@@ -146,7 +146,7 @@ def main(out: Path, settings: list[str]) -> None:
 
     RolloutReplicaRegistry.register("vllm", lambda: object)  # looked up, never made: vLLM is not installed here
 
-    length = [f"trainer.total_training_steps={STEPS}"]
+    length = [f"trainer.total_training_steps={STEPS}", f"trainer.default_local_dir={out.with_name('checkpoints')}"]
     with initialize_config_module(config_module="verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=[*settings, *SMALL, *CPU, *length])
     config.transfer_queue.enable = True

@@ -119,11 +119,11 @@ def test_a_run_that_would_not_rehearse_ends_before_a_model_is_loaded(configure, 
         create_rl_dataset(data.train_files, data, AutoTokenizer.from_pretrained(base_folder), None)
 
 
-def test_a_dry_run_trains_two_steps_and_its_first_gradients_are_ours(launch_settings, tmp_path):
-    """All of verl but the inference server and the delivery of weights to it: see dry_run.py."""
-    from dry_run import expected_norm
-
-    out = tmp_path / "metrics.jsonl"
+@pytest.fixture(scope="module")
+def dry_run(launch_settings, tmp_path_factory) -> Path:
+    """All of verl but the inference server and the delivery of weights to it, see dry_run.py: the file of metrics."""
+    folder = tmp_path_factory.mktemp("dry run")
+    out = folder / "metrics.jsonl"
     environment = {
         **os.environ,
         "VERL_USE_EXTERNAL_MODULES": "cpu_platform,dphlib.integrations.verl.plugin",
@@ -131,7 +131,7 @@ def test_a_dry_run_trains_two_steps_and_its_first_gradients_are_ours(launch_sett
         "VERL_ENGINE_DEVICE": "cuda",  # the engine is registered for it; the platform says where tensors lie
         "RAY_AUTH_MODE": "disabled",  # or Ray keeps a token in the home folder
         "OMP_NUM_THREADS": "1",
-        "VERL_FILE_LOGGER_ROOT": str(tmp_path),
+        "VERL_FILE_LOGGER_ROOT": str(folder),
     }
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("dry_run.py")), str(out), *launch_settings("sft_rehearsal")],
@@ -140,8 +140,14 @@ def test_a_dry_run_trains_two_steps_and_its_first_gradients_are_ours(launch_sett
         capture_output=True,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    first, second = (json.loads(line) for line in out.read_text().splitlines())
-    batches = json.loads(out.with_suffix(".rows").read_text())
+    return out
+
+
+def test_a_dry_run_trains_two_steps_and_its_first_gradients_are_ours(dry_run):
+    from dry_run import expected_norm
+
+    first, second = (json.loads(line) for line in dry_run.read_text().splitlines())
+    batches = json.loads(dry_run.with_suffix(".rows").read_text())
     assert len(batches) == 2 and [sum(row["replayed"] for row in rows) for rows in batches] == [2, 1]
     # the policy still is the base, so -log pi_theta/pi_ref is 0 on every stored token that is scored in its place
     assert first["actor/rehearsal_loss"] == pytest.approx(0, abs=1e-5)
@@ -153,3 +159,22 @@ def test_a_dry_run_trains_two_steps_and_its_first_gradients_are_ours(launch_sett
     # step 2, after the first of its mini-batches: the stored answers became likelier
     assert second["actor/rehearsal_loss"] < -1e-5
     assert 0 < first["critic/score/mean"] < 1
+
+
+def test_the_checkpoint_of_the_dry_run_is_merged_and_taken_for_a_trained_base(dry_run, base_folder, tmp_path):
+    """The document's line for merging, on what verl's FSDP2 engine wrote; it rounds the weights to bfloat16."""
+    import torch
+    from safetensors.torch import load_file
+
+    from dphlib.integrations.verl.weights import find_weights, refuse_other
+
+    actor = dry_run.with_name("checkpoints") / "global_step_2/actor"
+    with pytest.raises(RunError, match="in 1 part"):
+        find_weights(actor.parent)
+    line = ["-m", "verl.model_merger", "merge", "--backend", "fsdp", "--local_dir", actor, "--target_dir", tmp_path]
+    subprocess.run([sys.executable, *map(str, line)], check=True, capture_output=True)
+    weights = find_weights(tmp_path)
+    refuse_other(weights, base_folder)
+    trained = torch.load(actor / "model_world_size_1_rank_0.pt", weights_only=False)
+    for name, merged in load_file(weights / "model.safetensors").items():
+        assert torch.equal(merged, trained[name].to_local().to(torch.bfloat16)), name
