@@ -248,13 +248,6 @@ def test_large_k_is_the_largest_that_was_drawn():
     assert {p.label for p in got.parts} == {f"DPH-{m} > GRPO, in-domain Pass@32" for m in ("F", "JS")}
 
 
-def test_arms_that_were_drawn_differently_are_refused():
-    ours = (RECORDS["method"] == "grpo") & (RECORDS["temperature"] > 0)
-    hot = RECORDS.assign(temperature=RECORDS["temperature"].mask(ours, 0.7))
-    with pytest.raises(ValueError, match=r"cannot be compared, they differ in temperature (1.0 and 0.7|0.7 and 1.0)"):
-        verdicts(hot)
-
-
 def test_a_base_that_solves_nothing_leaves_relative_losses_open():
     spec = {**PAPER, "base": (0.4, (0.0, 0.92, 0.92), 4)}
     claim = next(replace(one, testable=None) for one in CLAIMS if one.id == "loss_grows_with_shift")

@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from small import RewardsFirstToken, small_profile, untimed
+from small import small_profile, untimed
 
 from dphlib.cli import main as cli
-from dphlib.experiment import train_run
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.integrations import store
 from dphlib.runtime.files import read_jsonl
@@ -19,7 +18,6 @@ from dphlib.settings.stages import TuningConfig
 from dphlib.settings.variants import RunConfig
 from dphlib.training import loop
 from dphlib.types import EvalRecord, Verdict
-from dphlib.verify import Verifier
 
 pytestmark = pytest.mark.slow
 
@@ -136,19 +134,24 @@ def given_to_the_trainer(root, monkeypatch, *runs) -> list[dict]:
     return seen
 
 
-def test_what_controls_explore_and_rehearse(judged, monkeypatch):
-    names = ("grpo", "grpo_dexp", "dph_f", "sft_rehearsal", "dph_f_all")
+def test_each_cell_of_the_factorial_explores_and_rehearses_what_it_says(judged, monkeypatch):
+    """All prompts or D_exp; no stored answer, those of D_pef, or those of every prompt that has one."""
+    names = ("grpo", "grpo_dexp", "dph_f_explore_all", "dph_f", "dph_f_all", "dph_f_rehearse_all", "sft_rehearsal")
     runs = [RunConfig(name, "main", 0) for name in names]
     seen = dict(zip(names, given_to_the_trainer(judged, monkeypatch, *runs), strict=True))
     pipeline = Pipeline(judged, small_profile())
     parts, every = pipeline.parts(), {p.id for p in pipeline.suite("train")}
-    near_perfect = {p.id for p in parts.near_perfect}
-    assert near_perfect and near_perfect < every
-    assert not seen["grpo_dexp"]["prompts"] & near_perfect and seen["grpo"]["prompts"] == every
-    assert seen["dph_f"]["prompts"] == seen["sft_rehearsal"]["prompts"] == seen["grpo_dexp"]["prompts"]
-    assert seen["sft_rehearsal"]["stored"] == seen["dph_f"]["stored"] and set(seen["dph_f"]["stored"]) <= near_perfect
+    near_perfect, exploration = ({p.id for p in found} for found in (parts.near_perfect, parts.exploration))
+    explored = {name: one["prompts"] for name, one in seen.items()}
+    stored = {name: set(one["stored"]) for name, one in seen.items()}
     correct = {g.problem.id for draw in ("k", "extra") for g in pipeline.groups(draw=draw) if g.correct}
-    assert seen["dph_f_all"]["prompts"] == every and set(seen["dph_f_all"]["stored"]) == correct
+    assert near_perfect and exploration and correct & exploration and near_perfect | exploration == every
+    assert all(explored[name] == every for name in ("grpo", "dph_f_explore_all", "dph_f_all"))
+    of_d_exp = ("grpo_dexp", "dph_f", "dph_f_rehearse_all", "sft_rehearsal")
+    assert all(explored[name] == exploration for name in of_d_exp)
+    assert stored["dph_f"] and stored["dph_f"] <= near_perfect
+    assert stored["dph_f"] == stored["dph_f_explore_all"] == stored["sft_rehearsal"]
+    assert stored["dph_f_all"] == stored["dph_f_rehearse_all"] == correct
 
 
 def test_a_setting_of_pre_sampling_and_of_training_reaches_the_run(judged, monkeypatch):
@@ -236,33 +239,6 @@ def test_unknown_and_empty_suites_are_named(built, tmp_path):
     empty = replace(settings, world=replace(settings.world, problems={**settings.world.problems, "in_domain": 0}))
     with pytest.raises(ValueError, match="'in_domain' has no problem"):
         Pipeline(tmp_path, empty).suite("in_domain")
-
-
-def test_each_cell_of_the_factorial_explores_and_rehearses_what_it_says(tmp_path, monkeypatch):
-    """All prompts or D_exp; no stored answer, those of D_pef, or those of every prompt that has one."""
-    monkeypatch.setattr(Verifier, "groups", RewardsFirstToken.groups)
-    cells = {}
-
-    def build(out, kept, settings, run, inputs, *_):
-        cells[run.method] = inputs
-        (out / "policy").write_text(run.name)
-
-    monkeypatch.setattr(train_run, "build", build)
-    settings = small_profile()
-    pipeline = Pipeline(tmp_path, replace(settings, presample=replace(settings.presample, threshold=5)))
-    for name in ("grpo", "grpo_dexp", "dph_f_explore_all", "dph_f", "dph_f_all", "dph_f_rehearse_all"):
-        pipeline.train_one(RunConfig(name, "main", 0))
-    parts = pipeline.parts()
-    near_perfect, exploration = ({p.id for p in found} for found in (parts.near_perfect, parts.exploration))
-    stored = {name: {reference.problem.id for reference in inputs.references} for name, inputs in cells.items()}
-    explored = {name: {problem.id for problem in inputs.prompts} for name, inputs in cells.items()}
-    assert near_perfect and exploration and stored["dph_f"]
-    for name in ("grpo", "dph_f_explore_all", "dph_f_all"):
-        assert explored[name] == near_perfect | exploration
-    for name in ("grpo_dexp", "dph_f", "dph_f_rehearse_all"):
-        assert explored[name] == exploration
-    assert stored["dph_f"] == stored["dph_f_explore_all"] and stored["dph_f"] <= near_perfect
-    assert stored["dph_f_all"] == stored["dph_f_rehearse_all"] and stored["dph_f_all"] & exploration
 
 
 def test_a_run_with_another_share_of_hidden_problems_has_its_own_world_and_the_same_base(built):

@@ -16,7 +16,7 @@ from small import RewardsFirstToken, save_policy, sum_problems, tokenizer
 from dphlib.losses import EXPLORE
 from dphlib.models import adapters, load, tuning
 from dphlib.models.adapters import Card, describe_base, load_adapter, save_adapter
-from dphlib.models.load import Placement, chat_prompt, fetch, load_model, placement_for, save_model
+from dphlib.models.load import Placement, fetch, load_model, placement_for, save_model
 from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig
 from dphlib.sampling.transformers import TransformersSampler
@@ -206,7 +206,7 @@ def test_gradients_of_many_micro_batches_add_up_in_fp32():
 
 def test_an_optimizer_that_cannot_be_is_refused(base_folder):
     policy = policy_of(base_folder, "full")
-    with pytest.raises(ValueError, match="needs a GPU"):
+    with pytest.raises(ValueError, match="needs a GPU; leave paged_8bit out"):
         tuning.optimizer(policy, 1e-3, paged_8bit=True)
     with pytest.raises(ValueError, match=r"tuning\.prepare first"):
         tuning.optimizer(policy.requires_grad_(False), 1e-3)
@@ -333,7 +333,7 @@ def test_a_model_that_does_not_fit_the_setting_is_refused(base_folder, tmp_path)
         policy_of(tmp_path, "qlora")
 
 
-# --- Placement, hub and chat template ------------------------------------------------------------
+# --- Placement and hub ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -377,13 +377,3 @@ def test_the_hubs_refusals_become_one_line_with_the_way_out(monkeypatch, refusal
 def test_a_name_that_can_move_is_no_commit():
     with pytest.raises(ValueError, match="'main' can move"):
         fetch("a/model", "main")
-
-
-def test_a_chat_prompt_begins_once():
-    chat = deepcopy(tokenizer())
-    with pytest.raises(ValueError, match="no chat template; take the instruct variant"):
-        chat_prompt(chat, "12 + 3")
-    chat.chat_template = "{{ bos_token }} {% for m in messages %}{{ m.content }} {% endfor %}answer :"
-    ids = chat(chat_prompt(chat, "question : 12 + 3"))["input_ids"]
-    assert ids.count(chat.bos_token_id) == 1
-    assert ids == chat("question : 12 + 3 answer :")["input_ids"]
