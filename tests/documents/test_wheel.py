@@ -153,7 +153,7 @@ def reader(wheel, tmp_path_factory) -> Environment:
     """An environment into which the notebooks' bootstrap cell put dphlib."""
     folder = tmp_path_factory.mktemp("reader")
     environment = Environment(folder, *declared(wheel, "notebooks"))
-    cell = rendered("site", address=ADDRESS, github="", version=__version__, notebook="")["bootstrap"]
+    cell = rendered("site", address=ADDRESS, github="", version=__version__, notebook="", first="")["bootstrap"]
     release = f"git+{ADDRESS}@v{__version__}"
     assert release in cell
     done = environment.run("python", "-c", COLAB, cwd=folder, stdin=cell.replace(release, wheel.as_uri()))
