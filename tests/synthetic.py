@@ -220,6 +220,18 @@ def make_hard_records(
     return records[records["problem_id"].str.endswith(tuple("02468"))].reset_index(drop=True)
 
 
+def make_temperature_records(
+    methods: Sequence[str] = ("base", "grpo", "dph_f"), seeds: Sequence[int] = (0, 1), draws: int = 16
+) -> pd.DataFrame:
+    """The frame of `temperature.parquet`: the higher the temperature, the earlier the step whose numbers it has."""
+    frames = []
+    for method, seed in [(m, seed) for m in methods for seed in ((0,) if m == "base" else seeds)]:
+        for temperature, step in ((0.5, STEPS), (0.7, 40), (1.0, 30), (1.3, 15)):
+            rows = _run(method, "main", seed, step, {"in_domain": draws}, greedy=False)
+            frames.append(rows.assign(temperature=temperature, step=STEPS * (method != "base")))
+    return pd.concat(frames, ignore_index=True)
+
+
 def make_train_logs(methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
     """The rows of `train_log.parquet`, with method, variant and seed; the KL to the base every fifth iteration."""
     runs = [(method, seed) for method in methods if method != "base" for seed in seeds]

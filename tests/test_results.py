@@ -135,7 +135,8 @@ def test_usual_records_make_the_usual_files_and_a_study_adds_its_own(results, bl
     expected |= {f"tables/{name}.csv" for name in usual & set(TABLES)} | {"claims.json", "claims_stopped.json"}
     assert set(files(tmp_path / "usual")) == expected
     absent = "not run, so not drawn: fig11_controls, fig12_eta, fig13_ablations, fig14_hard, fig17_arms, "
-    absent += "table_controls, table_ablations, table_arms, table_hard"
+    absent += "fig18_temperature, fig19_complementarity, table_controls, table_ablations, table_arms, "
+    absent += "table_hard, table_temperature"
     assert absent in capsys.readouterr().out
     settings = replace(results.settings, seeds=(0,), ablation_seeds=(0,))
     studied = replace(results, settings=settings, records=make_study_records(settings, ["controls"]))

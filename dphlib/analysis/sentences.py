@@ -151,6 +151,28 @@ def both_points(final: ArmScores, stopped: ArmScores, method: str, k: int = 8, s
     return f"{NAMES[method]}'s Pass@{k} against the base, in points: {', '.join(said)}{_runs(runs)}."
 
 
+def temperatures(of_each: Mapping[float, ArmScores], method: str, k: int = 8, against: str = "grpo") -> str:
+    """A method's Pass@1 and Pass@k from the lowest temperature to the highest, and Pass@k minus another one's at each.
+
+    Args:
+        of_each: temperature -> scores of the answers drawn at it in domain, the lowest first.
+    """
+    there = {t: one for t, one in of_each.items() if (one.answers(method, IN) or 0) >= k}
+    if not there:
+        return _not_run(method)
+    low, high = min(there), max(there)
+
+    def percent(t: float, n: int) -> str:
+        return f"{100 * there[t].of(method, IN, 'pass', n).mean:.1f}"
+
+    ends = ", ".join(f"Pass@{n} {percent(low, n)} to {percent(high, n)} %" for n in (1, k))
+    pairs = [t for t, one in there.items() if method != against and (one.answers(against, IN) or 0) >= k]
+    apart = [f"{_signed(_difference(there[t], method, against, IN, 'pass', k))} at {t:g}" for t in pairs]
+    minus = f"; Pass@{k} minus {NAMES[against]}'s, in points: {', '.join(apart)}" if apart else ""
+    runs = _runs(len(there[low].of(method, IN).seeds))
+    return f"{NAMES[method]} from T = {low:g} to {high:g}: {ends}{minus}{runs}."
+
+
 # --- On the way -----------------------------------------------------------------------------------
 
 

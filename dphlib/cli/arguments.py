@@ -12,11 +12,11 @@ from dphlib.runtime.places import NOTEBOOKS
 from dphlib.settings.methods import CONFIGS
 from dphlib.settings.profiles import PROFILES
 from dphlib.settings.stages import WorldConfig
-from dphlib.settings.studies import HARD, STUDIES
+from dphlib.settings.studies import EXPLORATORY, STUDIES
 from dphlib.settings.variants import MAIN, VARIANTS
 
 _VARIANTS = ", ".join(f"{name}=... ({variant.values[1]})" for name, variant in VARIANTS.items())
-_STUDIES = ", ".join((*STUDIES, HARD))
+_STUDIES = ", ".join((*STUDIES, *EXPLORATORY))
 
 ProfileArgument = Annotated[
     str, tyro.conf.arg(name="profile", metavar="PROFILE", help=f"one of {', '.join(PROFILES)}.")
@@ -27,7 +27,10 @@ VariantArgument = Annotated[
 ]
 StudiesArgument = Annotated[
     str,
-    tyro.conf.arg(metavar="STUDIES", help=f"all, or names separated by commas, of {_STUDIES} (the hard problems)."),
+    tyro.conf.arg(
+        metavar="STUDIES",
+        help=f"all, or names separated by commas, of {_STUDIES}; the last two draw more answers of main runs.",
+    ),
 ]
 SuiteArgument = Annotated[
     str,

@@ -44,7 +44,7 @@ from dphlib.runtime.files import (
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, REFERENCE
 from dphlib.settings.environment import ask_to_retrain, profile_from_environment
 from dphlib.settings.methods import METHOD_CONFIGS
-from dphlib.settings.studies import HARD, STUDIES, chosen, planned_runs, study_runs
+from dphlib.settings.studies import EXPLORATORY, STUDIES, chosen, planned_runs, study_runs
 from dphlib.settings.variants import RunConfig
 from dphlib.training import tracking
 
@@ -212,16 +212,18 @@ def ablate(
     """
     from dphlib.analysis import retention, tables
     from dphlib.analysis import studies as ablations
-    from dphlib.experiment import hard
+    from dphlib.experiment import exploratory
 
     ask_to_retrain(retrain_base)
     settings, names = profile_from_environment(profile_name, seeds, seeds), chosen(study)
     if not names:
         raise InputError(f"no study given; known: all, {', '.join(STUDIES)}")
     require_machine(settings)
-    pipeline, compared = Pipeline(artifacts / settings.name, settings, workers or None), [n for n in names if n != HARD]
-    if HARD in names:
-        print(tables.to_markdown(retention.readable(hard.hard_table(hard.hard_records(pipeline)))))
+    pipeline = Pipeline(artifacts / settings.name, settings, workers or None)
+    for name in (one for one in EXPLORATORY if one in names):
+        answers = exploratory.records(pipeline, name, settings.main_runs())
+        print(tables.to_markdown(retention.readable(exploratory.EXPLORATORY[name].table(answers))))
+    compared = [name for name in names if name not in EXPLORATORY]
     if not compared:
         return 0
     runs = study_runs(settings, compared)

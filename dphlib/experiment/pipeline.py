@@ -48,6 +48,7 @@ CODE = {
     "references": ("experiment.policies",),
     "train": ("experiment.train_run",),
     "evaluate": ("experiment.evaluate",),
+    "temperature": ("experiment.tempered",),
     "cost": ("experiment.train_run", "experiment.cost"),
 }
 """Stage -> the modules that make its numbers; `store.code_version` adds those that they import."""
@@ -468,6 +469,7 @@ class Pipeline:
         samples: Mapping[str, int],
         ids: Mapping[str, Sequence[str]] | None = None,
         stopped: bool = False,
+        temperatures: Sequence[float] = (),
     ) -> Stage:
         """`records.parquet`: the answers of one policy to some problems.
 
@@ -477,6 +479,7 @@ class Pipeline:
             samples: suite -> draws per problem.
             ids: suite -> its problems, sampled only; None for all of a suite, answered greedily too.
             stopped: the run's policy at its stopping point instead.
+            temperatures: sampled at each of these, and not greedily, in place of temperature 1.
         """
         settings, config = self.settings, self.settings.evaluation
         if isinstance(run, RunConfig):
@@ -490,22 +493,22 @@ class Pipeline:
             index, source, trained = run, self.base(run), None
 
         def build(out: Path) -> None:
-            from dphlib.experiment import evaluate
+            from dphlib.experiment import evaluate, tempered
 
             require_memory(self.settings, "evaluation")
             problems = {suite: self.suite(suite) for suite in samples}
             if ids:
                 problems = {suite: [p for p in problems[suite] if p.id in set(ids[suite])] for suite in samples}
+            model = (out, settings, self.base_folder(index), trained, self.databases())
+            asked = (problems, samples, evaluate.Identity(*identity))
+            seed = derive_seed(kind, config.draw_seed, name)
+            if temperatures:
+                tempered.build(*model, *asked, draw_seed=seed, temperatures=temperatures, report=self._report)
+                return
             evaluate.build(
-                out,
-                settings,
-                self.base_folder(index),
-                trained,
-                self.databases(),
-                problems,
-                samples,
-                evaluate.Identity(*identity),
-                draw_seed=derive_seed(kind, config.draw_seed, name),
+                *model,
+                *asked,
+                draw_seed=seed,
                 greedy=ids is None,
                 base_samples=config.base_samples if ids is None and not stopped else 0,
                 report=self._report,
@@ -520,9 +523,9 @@ class Pipeline:
         }
         return self.run.stage(
             f"{kind}-{name}",
-            params=params,
+            params=params | ({"temperatures": temperatures} if temperatures else {}),
             inputs=(self.world(), self.base(index), source),
-            code=CODE["evaluate"],
+            code=CODE["temperature" if temperatures else "evaluate"],
             build=build,
         )
 
@@ -534,6 +537,7 @@ class Pipeline:
         models: Sequence[RunConfig | int],
         job: Callable[..., None],
         stage: Callable[..., Stage | list[Stage]],
+        **arguments: str,
     ) -> None:
         """Builds what is missing of one stage per model, side by side, each on a GPU of its own where there are GPUs.
 
@@ -541,6 +545,7 @@ class Pipeline:
             models: runs, and bases by their indices.
             job: builds a model's stage in another process.
             stage: of a pipeline and a model, or several.
+            arguments: more for the job.
         """
         missing = [model for model in models if self.lacks(partial(stage, run=model))]
         runs = [model for model in missing if isinstance(model, RunConfig)]
@@ -556,9 +561,9 @@ class Pipeline:
             return
         # Slow ones first, so that no core waits for the last: long runs, an online reference, the full prompt set.
         order = sorted(runs, key=self.settings.quickness)
-        arguments = {run.name: asdict(run) for run in order} | {f"base-{index}": index for index in indices}
-        where = {**self._where, "tracker": self.tracker}
-        self._side_by_side(label, [Job(name, job, {**where, "run": run}) for name, run in arguments.items()])
+        named = {run.name: asdict(run) for run in order} | {f"base-{index}": index for index in indices}
+        where = {**self._where, "tracker": self.tracker, **arguments}
+        self._side_by_side(label, [Job(name, job, {**where, "run": run}) for name, run in named.items()])
 
     def presample_all(self, wanted: Sequence[tuple[str, PresampleConfig, int]]) -> None:
         """Builds what is missing of some pre-samplings, each the arguments of `presample`; small ones side by side."""

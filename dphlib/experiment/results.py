@@ -23,15 +23,15 @@ from dphlib.analysis import claims, tables
 from dphlib.analysis.labels import FAMILY
 from dphlib.analysis.studies import study_table
 from dphlib.analysis.waypoints import at_stopping, waypoint_table
-from dphlib.experiment import hard
+from dphlib.experiment import exploratory
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.cost import measure_cost
 from dphlib.experiment.pipeline import Pipeline
 from dphlib.figures import results as figures
 from dphlib.figures.claims import claims_figure
-from dphlib.figures.frontier import frontier
+from dphlib.figures.frontier import frontier, temperature_frontier
 from dphlib.figures.method import method_figure
-from dphlib.figures.studies import comparison_figure, weight_figure
+from dphlib.figures.studies import comparison_figure, complementarity_figure, weight_figure
 from dphlib.figures.style import save as save_figure
 from dphlib.figures.training import (
     base_regime,
@@ -48,12 +48,12 @@ from dphlib.settings import studies
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.gpu import GPU_PROFILES, SMOKE
 from dphlib.settings.profiles import Profile
+from dphlib.settings.studies import HARD, TEMPERATURE
 from dphlib.settings.variants import RunConfig
 from dphlib.types import VALIDATION
 
 CLAIMS_FIGURE, CLAIMS_STOPPED = "fig10_claims", "claims_stopped.json"
 """The figure that `decide_claims` writes; the others are in `FIGURES`."""
-HARD_RECORDS = "hard.parquet"
 TRAIN_LOGS, WAYPOINTS = "train_log.parquet", "waypoints.parquet"
 
 _RUN = ["method", "variant", "seed"]
@@ -72,9 +72,9 @@ class Results:
         presample: one row per base and training prompt: base, suite, problem_id, family, correct of k; of each base in
             the draw of the first seed that uses it.
         cost: iterations of the cost measurement; None before it was made, and where training does not fit.
-        hard: `EvalRecord` rows of the hard problems (`hard.hard_records`); None where they were not asked for.
         waypoints: `analysis.waypoints.waypoint_table` of the runs and the bases, on the suite that way-points are
             measured on; None where there is none.
+        beyond: `exploratory.records` of the studies beyond the protocol that were asked for, by name.
         made: tables of studies that were asked for, by name.
     """
 
@@ -83,8 +83,8 @@ class Results:
     train_logs: pd.DataFrame
     presample: pd.DataFrame
     cost: pd.DataFrame | None = None
-    hard: pd.DataFrame | None = None
     waypoints: pd.DataFrame | None = None
+    beyond: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     made: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     def study(self, names: Sequence[str]) -> pd.DataFrame:
@@ -109,7 +109,7 @@ class Results:
     @cached_property
     def hard_scores(self) -> ArmScores:
         """The scores on the hard problems; RunError where they were not answered."""
-        return ArmScores.final(_hard(self))
+        return ArmScores.final(_beyond(self, HARD))
 
     @cached_property
     def recorded(self) -> set[tuple[str, str]]:
@@ -127,17 +127,14 @@ class Results:
         return base, self.presample[self.presample["base"] == index]
 
     def write(self, root: Path) -> None:
-        """`records.parquet`, `train_log.parquet`, `hard.parquet`, `presample.csv`, `cost.csv`: `load` reads the same.
+        """The recorded tables as files, which `load` reads.
 
         Rows are sorted, so the order in which runs ended does not show. What an earlier, larger set left is removed.
         """
         root = Path(root)
         _write_rows(self.records, root / "records.parquet", _SORTED_BY)
         _write_rows(self.train_logs, root / TRAIN_LOGS, [*_RUN, "iteration"])
-        if self.hard is not None:
-            _write_rows(self.hard, root / HARD_RECORDS, _SORTED_BY)
-        else:
-            (root / HARD_RECORDS).unlink(missing_ok=True)
+        write_beyond(self.beyond, root)
         if self.waypoints is not None:
             _write_rows(self.waypoints, root / WAYPOINTS, [*_RUN, "step"])
         else:
@@ -159,11 +156,25 @@ class Results:
         for part in ("records.parquet", TRAIN_LOGS, "presample.csv"):
             if not (root / part).exists():
                 raise RunError(f"no recorded run in {root}: {part} is missing; run ./run_all.sh {settings.name} first")
-        hard_rows = _read_rows(root / HARD_RECORDS) if (root / HARD_RECORDS).is_file() else None
         cost = _read_csv(root / "cost.csv") if (root / "cost.csv").is_file() else None
         waypoints = _read_rows(root / WAYPOINTS) if (root / WAYPOINTS).is_file() else None
         records, logs = _read_rows(root / "records.parquet"), _read_rows(root / TRAIN_LOGS)
-        return cls(settings, records, logs, _read_csv(root / "presample.csv"), cost, hard_rows, waypoints)
+        return cls(settings, records, logs, _read_csv(root / "presample.csv"), cost, waypoints, read_beyond(root))
+
+
+def write_beyond(beyond: Mapping[str, pd.DataFrame], root: Path) -> None:
+    """Writes the records of each study beyond the protocol to a file of its name; removes those of the others."""
+    for name in studies.EXPLORATORY:
+        if name in beyond:
+            _write_rows(beyond[name], root / f"{name}.parquet", _SORTED_BY)
+        else:
+            (root / f"{name}.parquet").unlink(missing_ok=True)
+
+
+def read_beyond(root: Path) -> dict[str, pd.DataFrame]:
+    """What `write_beyond` wrote."""
+    paths = {name: root / f"{name}.parquet" for name in studies.EXPLORATORY}
+    return {name: _read_rows(path) for name, path in paths.items() if path.is_file()}
 
 
 def _write_rows(frame: pd.DataFrame, path: Path, sorted_by: list[str]) -> None:
@@ -195,7 +206,7 @@ class Product:
     Args:
         make: draws or computes it.
         studies: what it shows; made where an arm that only these studies train is in the records.
-        hard: it is of the hard problems; made where `Results.hard` is there.
+        beyond: the study beyond the protocol that it shows; made where `Results.beyond` has it.
         styles: it shows styles of answers; made where they are known.
         waypoints: it shows runs on their way; made where they were measured there.
         cost: it shows the cost of an iteration; made where `Results.cost` is there.
@@ -203,7 +214,7 @@ class Product:
 
     make: Callable[[Results], Any]
     studies: tuple[str, ...] = ()
-    hard: bool = False
+    beyond: str = ""
     styles: bool = False
     waypoints: bool = False
     cost: bool = False
@@ -212,8 +223,8 @@ class Product:
         """Why these results do not have it, "" where they do."""
         if self.studies and not recorded_studies(results, self.studies):
             return "its studies were not run"
-        if self.hard and results.hard is None:
-            return "the hard problems were not answered"
+        if self.beyond and self.beyond not in results.beyond:
+            return exploratory.EXPLORATORY[self.beyond].absent
         if self.styles and not stats.has_styles(results.records):
             return "no styles were told"
         if self.waypoints and results.waypoints is None:
@@ -225,13 +236,14 @@ class Product:
     @property
     def usual(self) -> bool:
         """Whether every run has it."""
-        return not (self.studies or self.hard)
+        return not (self.studies or self.beyond)
 
 
 CONTROL_STUDIES = ("controls", "strength")
 ARM_STUDIES = ("direction", "factorial", "rivals")
 ABLATION_STUDIES = tuple(name for name in studies.STUDIES if name not in (*CONTROL_STUDIES, *ARM_STUDIES))
-_SETTING_STUDIES = tuple(name for name in ABLATION_STUDIES if name != "eta")
+_SETTING_STUDIES = tuple(name for name in ABLATION_STUDIES if name not in ("eta", "complementarity"))
+_HARD_METHODS = exploratory.EXPLORATORY[HARD].methods
 
 FIGURES: dict[str, Product] = {
     "fig1_method": Product(
@@ -250,8 +262,14 @@ FIGURES: dict[str, Product] = {
     "fig11_controls": Product(lambda r: comparison_figure(r.study(CONTROL_STUDIES)), CONTROL_STUDIES),
     "fig12_eta": Product(lambda r: weight_figure(r.study(("eta",)), r.settings), ("eta",)),
     "fig13_ablations": Product(lambda r: comparison_figure(r.study(_SETTING_STUDIES)), _SETTING_STUDIES),
-    "fig14_hard": Product(lambda r: figures.pass_curves(_hard(r), ("base", *hard.HARD_METHODS)), hard=True),
+    "fig14_hard": Product(lambda r: figures.pass_curves(_beyond(r, HARD), ("base", *_HARD_METHODS)), beyond=HARD),
     "fig17_arms": Product(lambda r: comparison_figure(r.study(ARM_STUDIES)), ARM_STUDIES),
+    "fig18_temperature": Product(
+        lambda r: temperature_frontier(exploratory.temperature_table(_beyond(r, TEMPERATURE))), beyond=TEMPERATURE
+    ),
+    "fig19_complementarity": Product(
+        lambda r: complementarity_figure(r.study(("complementarity",)), r.settings), ("complementarity",)
+    ),
 }
 """All but `CLAIMS_FIGURE`."""
 
@@ -269,7 +287,8 @@ TABLES: dict[str, Product] = {
     "table_controls": Product(lambda r: r.study(CONTROL_STUDIES), CONTROL_STUDIES),
     "table_ablations": Product(lambda r: r.study(ABLATION_STUDIES), ABLATION_STUDIES),
     "table_arms": Product(lambda r: r.study(ARM_STUDIES), ARM_STUDIES),
-    "table_hard": Product(lambda r: hard.hard_table(_hard(r)), hard=True),
+    "table_hard": Product(lambda r: exploratory.hard_table(_beyond(r, HARD)), beyond=HARD),
+    "table_temperature": Product(lambda r: exploratory.temperature_table(_beyond(r, TEMPERATURE)), beyond=TEMPERATURE),
 }
 
 NO_STYLES = (
@@ -296,10 +315,10 @@ def _base_regime(results: Results) -> Figure:
     return base_regime(records, sql, k=config.k, threshold=config.threshold)
 
 
-def _hard(results: Results) -> pd.DataFrame:
-    if results.hard is None:
-        raise RunError("the hard problems were not answered: ask for them with --studies hard")
-    return results.hard
+def _beyond(results: Results, name: str) -> pd.DataFrame:
+    if name not in results.beyond:
+        raise RunError(f"{exploratory.EXPLORATORY[name].absent}: ask for them with --studies {name}")
+    return results.beyond[name]
 
 
 def _cost(results: Results) -> pd.DataFrame:
@@ -423,10 +442,17 @@ def draw_part(source: str, root: str, asked: Sequence[str], part: str) -> None:
     draw(results, Path(root), names, with_claims)
 
 
-def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = False, with_hard: bool = False) -> Results:
-    """The recorded tables of the base and of `runs`, building what is not there yet; if asked, the cost is measured and
-    the hard problems are answered. On a GPU on which training does not fit, `runs` may be there all the same (trained
-    elsewhere, by verl): then there is no cost, and why is printed.
+def collect(
+    pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = False, studied: Sequence[str] = ()
+) -> Results:
+    """The recorded tables of the base and of `runs`, building what is not there yet.
+
+    On a GPU on which training does not fit, `runs` may be there all the same (trained elsewhere, by verl): then there
+    is no cost, and why is printed.
+
+    Args:
+        with_cost: measure the cost of an iteration too.
+        studied: names of studies; those of `studies.EXPLORATORY` draw answers of their own from `runs`.
     """
     records, settings = pipeline.evaluate(runs), pipeline.settings
     suites = [suite for suite in ("train", "sums_train") if suite in problem_sets.suites(settings)]
@@ -439,10 +465,10 @@ def collect(pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = Fal
         for g in pipeline.groups(suite, seed=seed)
     ]
     cost = _measured_cost(pipeline) if with_cost else None
-    answered = hard.hard_records(pipeline) if with_hard else None
+    beyond = {name: exploratory.records(pipeline, name, runs) for name in studies.EXPLORATORY if name in studied}
     on_the_way, records = _parted(records, settings.evaluation.step_suite)
     logs = pipeline.train_logs(runs)
-    return Results(settings, _coded(records), logs, pd.DataFrame(rows), cost, answered, on_the_way)
+    return Results(settings, _coded(records), logs, pd.DataFrame(rows), cost, on_the_way, beyond)
 
 
 def _parted(records: pd.DataFrame, step_suite: str) -> tuple[pd.DataFrame | None, pd.DataFrame]:

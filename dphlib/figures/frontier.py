@@ -1,4 +1,4 @@
-"""The frontier: what a run gains in Pass@1, and what it pays in Pass@k and in styles, along its whole training."""
+"""The frontier: what is gained in Pass@1 and paid in Pass@k and in styles, along training and along the temperature."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from dphlib.analysis.labels import COLOURS, NAMES, SUITES
 from dphlib.analysis.waypoints import K, stopping_steps
-from dphlib.figures.style import GREY, absent_note, note, panels, settle
+from dphlib.figures.style import GREY, absent_note, legend, line_style, note, panels, settle
 from dphlib.settings.variants import MAIN
 from dphlib.types import VALIDATION
 
@@ -82,6 +82,35 @@ def frontier(waypoints: pd.DataFrame, methods: Sequence[str] = FRONTIER, width: 
     settle(fig)
     for ax, name in zip(axes.ravel(), measures, strict=True):
         _label(fig, ax, {method: _path(table, method, name, _MEASURES[name][1])[:, 1:] for method in there})
+    return fig
+
+
+def temperature_frontier(table: pd.DataFrame) -> Figure:
+    """Pass@8 and style entropy against sampled Pass@1: a path for each method, from the lowest temperature up.
+
+    Args:
+        table: `experiment.exploratory.temperature_table`.
+    """
+    methods = [method for method in NAMES if NAMES[method] in set(table["method"])]
+    measures = [name for name in (f"Pass@{K}", "styles_nats") if table[name].notna().all()]
+    fig, axes = panels(1, len(measures), 3.5)
+    for ax, name in zip(axes[0], measures, strict=True):
+        for method in methods:
+            rows = table[table["method"] == NAMES[method]]
+            plain = (rows["T"] == "1").to_numpy()
+            x, y = rows["Pass@1"].to_numpy(), rows[name].to_numpy()
+            ax.plot(x, y, **{**line_style(method), "markersize": 3})
+            ax.plot(x[plain], y[plain], **{**line_style(method), "markersize": 6.5, "linestyle": ""})
+            hollow = {"markerfacecolor": "white", "markeredgecolor": COLOURS[method], "markeredgewidth": 0.9}
+            ax.plot(x[-1:], y[-1:], **{**line_style(method), "markersize": 4.4, **hollow})
+        ax.set_ylabel("style entropy (nats)" if name == "styles_nats" else f"{name} (%)")
+        ax.set_xlabel("Pass@1 (%)")
+        ax.margins(0.1)
+    legend(fig, methods)
+    runs = int(table.loc[table["method"] != NAMES["base"], "seeds"].min())
+    drawn = list(dict.fromkeys(table["T"]))
+    marks = f"T = {', '.join(drawn)} along each line; large marks: T = 1, open marks: T = {drawn[-1]}"
+    note(fig, [f"Mean over {runs} runs in domain, no interval. {marks}."])
     return fig
 
 

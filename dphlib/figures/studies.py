@@ -20,6 +20,7 @@ from dphlib.analysis.studies import is_clear
 from dphlib.figures.style import (
     GREY,
     INTERVAL,
+    POINT,
     SMALL,
     cut_long_intervals,
     interval_bar,
@@ -31,7 +32,7 @@ from dphlib.figures.style import (
 )
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import STUDIES, comparisons
-from dphlib.settings.variants import RunConfig
+from dphlib.settings.variants import RunConfig, parse
 
 _PANELS = (
     ("in domain", "greedy", "in domain\ngreedy"),
@@ -147,6 +148,51 @@ def weight_figure(table: pd.DataFrame, settings: Profile) -> Figure:
     line = f"Strength: eta f''(1). Filled: the main run. Upright bars: {INTERVAL}; methods are moved apart."
     note(fig, [line, f"not run: {'; '.join(absent)}" if absent else ""])
     return fig
+
+
+def complementarity_figure(table: pd.DataFrame, settings: Profile) -> Figure:
+    """In-domain Pass@8 of DPH-F and GRPO, and their difference, against the share of the problems that are hidden.
+
+    Args:
+        table: `analysis.studies.study_table` of `complementarity`.
+        settings: the profile that it was made with.
+
+    Raises:
+        ValueError: nothing of it was run.
+    """
+    _demand_a_run(table)
+    shares = {
+        label(*one.arm): _hidden_share(one.arm.variant, settings) for one in comparisons(settings, "complementarity")
+    }
+    rows = table[(table["suite"] == "in domain") & (table["measure"] == "Pass@8")]
+    rows = rows.assign(share=100 * rows["arm"].map(shares)).sort_values("share")
+    ran = rows[rows["status"] == "run"]
+    fig, ((levels, gained),) = panels(1, 2, 2.9)
+    for method, column in (("grpo", "against_mean"), ("dph_f", "mean")):
+        levels.plot(ran["share"], ran[column], **line_style(method))
+    gained.axhline(0, color=GREY, linewidth=0.9)
+    gained.plot(ran["share"], ran["difference"], color=GREY, linewidth=0.8)
+    for _, row in ran.iterrows():
+        colour = CLEAR[is_clear(row)]
+        gained.vlines(row["share"], row["low"], row["high"], color=colour, linewidth=1.8, alpha=0.55)
+        gained.plot([row["share"]], [row["difference"]], **{**POINT, "color": colour})
+    levels.set_ylabel("Pass@8 (%)")
+    gained.set_ylabel("DPH-F minus GRPO (points)")
+    for ax in (levels, gained):
+        ax.set_xlabel("hidden problems (%)")
+        ax.set_xticks(ran["share"], [f"{share:g}" for share in ran["share"]])
+    legend(fig, ["grpo", "dph_f"])
+    runs = "; ".join(f"{row.share:g} %: {min(row.seeds, row.against_seeds)}" for row in ran.itertuples())
+    absent = ", ".join(f"{share:g} %" for share in rows.loc[rows["status"] != "run", "share"])
+    line = f"Right: {INTERVAL}; blue: clear by Holm's p, grey: unclear. Runs of an arm at {runs}."
+    note(fig, [line, absent and f"not run: {absent}"])
+    return fig
+
+
+def _hidden_share(variant: str, settings: Profile) -> float:
+    """The share of an arm's problems in domain that are hidden."""
+    key, value = parse(variant)
+    return value if key == "hidden" else settings.world.content_shares["hidden"]
 
 
 def _strength_axis(ax: Axes, strengths: Sequence[float]) -> None:

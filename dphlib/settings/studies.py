@@ -2,8 +2,8 @@
 
     study_runs(settings, chosen("eta,controls"))     every run that these two need, each once
 
-One name is no comparison of arms: `hard` (module `experiment.hard`) draws more answers of main runs to the problems
-that the base seldom solves. It is asked for in the same way.
+Two names are no comparisons of arms: `hard` and `temperature` (module `experiment.exploratory`) draw more answers of
+main runs, to the problems that the base seldom solves and at other temperatures. They are asked for in the same way.
 
 The arms of Tables 3 to 5 are part of every run (`Profile.ablation_runs`); the others are trained when their study is
 asked for. A comparison changes one thing: a setting of a method's main run (`variants`), or the method itself. All arms
@@ -202,12 +202,12 @@ STUDIES: dict[str, Study] = {
 }
 
 
-HARD = "hard"
-"""Asked for like a study; it trains nothing that a plain run has not."""
+HARD, TEMPERATURE = EXPLORATORY = ("hard", "temperature")
+"""Asked for like a study; they train nothing that a run has not."""
 
 
 def chosen(names: str) -> tuple[str, ...]:
-    """Studies, and `hard`, from text: "all", "" for none, or names separated by commas.
+    """Studies, and `EXPLORATORY`, from text: "all", "" for none, or names separated by commas.
 
     Raises:
         ValueError: an unknown name.
@@ -215,7 +215,7 @@ def chosen(names: str) -> tuple[str, ...]:
     >>> chosen("eta, length"), chosen("")
     (('eta', 'length'), ())
     """
-    known = (*STUDIES, HARD)
+    known = (*STUDIES, *EXPLORATORY)
     wanted = known if names == "all" else dict.fromkeys(part.strip() for part in names.split(",") if part.strip())
     for name in wanted:
         if name not in known:
@@ -224,11 +224,11 @@ def chosen(names: str) -> tuple[str, ...]:
 
 
 def comparisons(settings: Profile, name: str) -> list[Comparison]:
-    """A study's comparisons in a profile: all of them, or its first few where the profile says so; of `hard` none.
+    """A study's comparisons in a profile: all, or its first few where the profile says so; of `EXPLORATORY` none.
 
     An arm whose weight is that of the profile's main run has the main run's name.
     """
-    if name == HARD:
+    if name in EXPLORATORY:
         return []
     made: dict[tuple[Arm, Arm], Comparison] = {}
     for one in STUDIES[name].comparisons(settings):
