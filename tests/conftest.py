@@ -16,7 +16,9 @@ os.environ.update(
 
 import importlib.util
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -71,6 +73,13 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from small import save_policy
 
     return save_policy(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a script of tests/benchmarks as its own run does."""
+    monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
+    return importlib.import_module
 
 
 @pytest.fixture(scope="session")

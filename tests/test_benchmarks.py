@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,13 +15,6 @@ from dphlib.settings.stages import ModelConfig
 pytestmark = pytest.mark.slow
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark of memory is read from /proc")
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a benchmark as its own run does."""
-    monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
-    return importlib.import_module
 
 
 def told(capsys) -> dict:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,12 +16,6 @@ def arm(name, values, bases=(), strata=(), suite="s", **others):
     values = np.atleast_2d(np.asarray(values, dtype=float))
     seeds, ids = tuple(range(len(values))), tuple(f"p{i:03}" for i in range(values.shape[1]))
     return Scores(name, suite, seeds, ids, values, tuple(bases), tuple(strata), **others)
-
-
-@pytest.fixture
-def simulation(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
-    return importlib.import_module("coverage")
 
 
 def told(got):
@@ -200,12 +192,12 @@ def test_p_is_below_a_level_where_its_interval_leaves_the_value_out():
         (6, 3, {"interaction": 0.1, "shift": 0.5}, 92),
     ],
 )
-def test_an_interval_holds_the_truth_as_often_as_it_says(simulation, bases, runs, others, least):
+def test_an_interval_holds_the_truth_as_often_as_it_says(script, bases, runs, others, least):
     """300 comparisons; 95 % is nominal, and the standard error of so many trials 1.3 points. The lower bound leaves two
     of these, and what few bases cost (docs/method.md); the width has a bound too, so that no endless interval passes.
     """
-    world = simulation.World(bases, runs, **others)
-    got = simulation.covered(world, 300)
+    simulation = script("coverage")
+    got = simulation.covered(simulation.World(bases, runs, **others), 300)
     assert least <= got["coverage"] <= 99.7
     if not others:
         assert got["half_width"] < {(6, 3): 1.9, (3, 1): 3.8}[bases, runs]
@@ -233,12 +225,6 @@ def test_holm_is_the_step_down_rule_and_never_more_lenient_than_one_test():
 # ---------------------------------------------------------------------------------------------- power
 
 
-@pytest.fixture
-def analysis(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
-    return importlib.import_module("power")
-
-
 def normal_arms(rng, of, at, effect):
     """Two arms with the components of `power.Components`, each but the first shared out evenly."""
     size, base_of = at.bases * at.runs, np.arange(at.bases * at.runs) % at.bases
@@ -253,7 +239,8 @@ def normal_arms(rng, of, at, effect):
 
 
 @pytest.mark.parametrize("base, bases, runs", [(2.0, 6, 3), (0.0, 6, 1), (0.0, 1, 4)])
-def test_the_power_analysis_foretells_what_intervals_do(analysis, base, bases, runs):
+def test_the_power_analysis_foretells_what_intervals_do(script, base, bases, runs):
+    analysis = script("power")
     of, at = analysis.Components(base, 2.0, 12.0, 18.0), analysis.Design(bases, runs, 96, 8)
     expected = analysis.power(of, at, 3.0)
     rng = np.random.default_rng(14)
@@ -262,7 +249,8 @@ def test_the_power_analysis_foretells_what_intervals_do(analysis, base, bases, r
     assert np.mean([one.high - one.low for one in got]) / 2 == pytest.approx(expected["half_width"], rel=0.1)
 
 
-def test_components_are_found_again_in_records_that_have_them(analysis):
+def test_components_are_found_again_in_records_that_have_them(script):
+    analysis = script("power")
     of, at = analysis.Components(4.0, 3.0, 12.0, 18.0), analysis.Design(8, 3, 160, 8)
     rng, found = np.random.default_rng(15), []
     for _ in range(20):

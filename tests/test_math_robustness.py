@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 from functools import partial
 from pathlib import Path
 
 import pytest
+from waiting import busy_machine
 
 from dphlib.verify.math import MathChecker, MathVerifier
 from dphlib.verify.pool import WorkerSpec
@@ -127,20 +126,14 @@ def test_a_gold_that_cannot_be_read_is_nobodys_zero(verifier, gold):
 
 
 def test_2000_mixed_answers_on_one_worker_and_some_of_them_on_three_under_load():
-    items, burners = mixed(2_000), []
+    items = mixed(2_000)
     with MathVerifier() as verifier:
         alone = [verdict.outcome for verdict in verifier.verify_many(items)]
         pids, memory = verifier.pids(), [resident_mib(pid) for pid in verifier.pids()]
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    try:
-        burners += [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
-        with MathVerifier(workers=3) as verifier:
-            loaded = [verdict.outcome for verdict in verifier.verify_many(items[::7])]
-            memory += [resident_mib(pid) for pid in verifier.pids()]
-    finally:
-        for burner in burners:
-            burner.kill()
-            burner.wait()
+    with busy_machine(3), MathVerifier(workers=3) as verifier:
+        loaded = [verdict.outcome for verdict in verifier.verify_many(items[::7])]
+        memory += [resident_mib(pid) for pid in verifier.pids()]
     assert loaded == alone[::7]
     assert set(alone) == {"correct", "wrong", "no_answer"}
     assert max(memory) < 400

@@ -6,14 +6,12 @@ import asyncio
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 from databases import BOMBS, fenced, make_database
-from waiting import gone, until
+from waiting import busy_machine, gone, until
 
 from dphlib.types import OUTCOMES, Verdict
 from dphlib.verify import SqlVerifier
@@ -134,23 +132,30 @@ def test_in_processes(root, expected, method, daemon, handed):
         assert verdicts_of(verifier) == expected  # the parent's workers are as they were
 
 
+def asked_in_a_fork(verifier: SqlVerifier) -> str:
+    """The outcome of a right answer, or the error's text, in a forked copy of this process."""
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.write(write, verifier.verify("club", "SELECT 1", fenced("SELECT 1")).outcome.encode())
+        except RuntimeError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as file:
+        said = file.read()
+    os.waitpid(child, 0)
+    return said
+
+
 def test_a_fork_in_the_middle_of_another_threads_batch(root):
     endless = [("club", "SELECT 1", fenced(f"{BOMBS['recursion']} -- {i}")) for i in range(2)]
     with SqlVerifier(root, max_ops=10**15, timeout_s=10**6, workers=2) as verifier:
         busy = threading.Thread(target=verifier.verify_many, args=(endless,))
         busy.start()
         until(verifier.pids)
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.write(write, verifier.verify("club", "SELECT 1", fenced("SELECT 1")).outcome.encode())
-            finally:
-                os._exit(0)
-        os.close(write)
-        with os.fdopen(read) as file:
-            assert file.read() == "correct"
-        os.waitpid(child, 0)
+        assert asked_in_a_fork(verifier) == "correct"
         while busy.is_alive():  # each answer is tried twice
             for pid in verifier.pids():
                 os.kill(pid, signal.SIGKILL)
@@ -160,28 +165,10 @@ def test_a_fork_in_the_middle_of_another_threads_batch(root):
 def test_a_closed_verifier_stays_closed_in_a_forked_copy(root):
     verifier = SqlVerifier(root)
     verifier.close()
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            verifier.verify("club", "SELECT 1", fenced("SELECT 1"))
-        except RuntimeError as error:
-            os.write(write, str(error).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as file:
-        assert "closed" in file.read()
-    os.waitpid(child, 0)
+    assert "closed" in asked_in_a_fork(verifier)
 
 
 def test_the_same_verdicts_on_a_busy_machine(root, expected):
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 2))]
-    try:
-        with SqlVerifier(root, workers=8, **LIMITS) as verifier:
-            assert verdicts_of(verifier) == expected
-            assert len(verifier.pids()) == 8
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
+    with busy_machine(2 * (os.cpu_count() or 2)), SqlVerifier(root, workers=8, **LIMITS) as verifier:
+        assert verdicts_of(verifier) == expected
+        assert len(verifier.pids()) == 8

@@ -7,7 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 
 import numpy
@@ -16,24 +19,28 @@ import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
-from small import policy, sum_problems, tokenizer
+from safetensors.torch import load_file, save_file
+from small import policy, save_policy, small_profile, sum_problems, tokenizer
+from transformers import AutoTokenizer
 
+from dphlib.analysis.claims import evaluate_claims
+from dphlib.analysis.studies import token_budget
+from dphlib.cli import main as cli
+from dphlib.experiment.pipeline import Pipeline
+from dphlib.figures.training import training_curves
 from dphlib.integrations.verl import plugin as verl_plugin
 from dphlib.integrations.verl import store as verl_store
 from dphlib.integrations.verl.plugin import PartitionedDataset, schedule
 from dphlib.integrations.verl.store import EXPLORE_LOOP, REPLAY_LOOP
-from dphlib.models.load import save_model
+from dphlib.integrations.verl.weights import bring, find_weights, log_rows
+from dphlib.models.load import load_model, save_model
 from dphlib.partition import Partition, Reference
 from dphlib.runtime.files import InputError, RunError
+from dphlib.scores import ArmScores
+from dphlib.settings.variants import MAIN, RunConfig
+from dphlib.types import Verdict
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    save_model(policy(), tokenizer(), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +51,9 @@ def parts():
 
 
 @pytest.fixture(scope="module")
-def store(base, parts, tmp_path_factory):
+def store(base_folder, parts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
-    return verl_store.write_store(parts, base, tokenizer(), folder)
+    return verl_store.write_store(parts, base_folder, tokenizer(), folder)
 
 
 def settings(**changes):
@@ -66,10 +73,8 @@ def whole_configuration_is_verls(monkeypatch):
     monkeypatch.setattr(verl_plugin, "_check_whole", lambda data: None)
 
 
-def loaded(base):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(base)
+def loaded(folder):
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def test_rows_hold_both_sets_with_the_tokens_that_the_policy_saw(store, parts):
@@ -97,25 +102,28 @@ def test_rows_hold_both_sets_with_the_tokens_that_the_policy_saw(store, parts):
         (lambda p: p._replace(references=[replace(p.references[0], token_ids=(), logprobs=())]), "0 tokens"),
     ],
 )
-def test_what_cannot_be_trained_on_is_not_written(change, says, parts, base, tmp_path):
+def test_what_cannot_be_trained_on_is_not_written(change, says, parts, base_folder, tmp_path):
     with pytest.raises(ValueError, match=says):
-        verl_store.write_store(change(parts), base, tokenizer(), tmp_path)
+        verl_store.write_store(change(parts), base_folder, tokenizer(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_tokenizer_or_base_is_refused_by_hash(store, base, tmp_path):
-    PartitionedDataset(str(store), loaded(base), settings())
-    other_base, other_words, neither = (tmp_path / name for name in ("other base", "other words", "neither"))
-    save_model(policy(seed=1), tokenizer(), other_base)
-    with pytest.raises(RunError, match=r"another base model: sha256 .*pre-sample this one"):
-        PartitionedDataset(str(store), loaded(other_base), settings())
-    save_model(policy(), tokenizer(), other_words)
-    file = other_words / "tokenizer.json"
-    content = json.loads(file.read_text())
+def exchange_two_words(folder: Path) -> None:
+    """Gives a folder's tokenizer another vocabulary."""
+    content = json.loads((folder / "tokenizer.json").read_text())
     vocabulary = content["model"]["vocab"]
     first, second = list(vocabulary)[10:12]
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
-    file.write_text(json.dumps(content))
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def test_another_tokenizer_or_base_is_refused_by_hash(store, base_folder, tmp_path):
+    PartitionedDataset(str(store), loaded(base_folder), settings())
+    other_base, other_words, neither = (tmp_path / name for name in ("other base", "other words", "neither"))
+    save_policy(other_base, seed=1)
+    with pytest.raises(RunError, match=r"another base model: sha256 .*pre-sample this one"):
+        PartitionedDataset(str(store), loaded(other_base), settings())
+    exchange_two_words(save_policy(other_words))
     with pytest.raises(RunError, match="another tokenizer: sha256"):
         PartitionedDataset(str(store), loaded(other_words), settings())
     neither.mkdir()
@@ -125,14 +133,14 @@ def test_another_tokenizer_or_base_is_refused_by_hash(store, base, tmp_path):
         PartitionedDataset(str(store), SimpleNamespace(name_or_path="some/model"), settings())
 
 
-def test_the_chat_template_does_not_make_it_another_tokenizer(store, base, tmp_path):
-    words = loaded(base)
+def test_the_chat_template_does_not_make_it_another_tokenizer(store, base_folder, tmp_path):
+    words = loaded(base_folder)
     words.chat_template = "{{ messages }}"
-    save_model(policy(), words, tmp_path)
+    save_model(policy(width=64), words, tmp_path)
     verl_store.check_store(verl_store.read_store(store)[1], tmp_path, loaded(tmp_path))
 
 
-def test_a_file_of_another_kind_or_format_is_refused(store, base, tmp_path):
+def test_a_file_of_another_kind_or_format_is_refused(store, base_folder, tmp_path):
     plain = tmp_path / "plain.parquet"
     parquet.write_table(pa.table({"prompt": ["a"]}), plain)
     with pytest.raises(RunError, match="format None, 1 is needed; write it by `dph verl`"):
@@ -170,8 +178,8 @@ def test_each_of_verls_agent_loop_workers_gets_its_share_of_the_rollouts():
         assert [int((stretch < 256).sum()) for stretch in numpy.split(step, 8)] == [16] * 8
 
 
-def test_the_data_set_gives_batches_of_both_sets_and_says_how_often_each_is_rolled_out(store, base):
-    rows = PartitionedDataset([str(store)], loaded(base), settings())
+def test_the_data_set_gives_batches_of_both_sets_and_says_how_often_each_is_rolled_out(store, base_folder):
+    rows = PartitionedDataset([str(store)], loaded(base_folder), settings())
     assert len(rows) == 6 * 5  # two epochs of 6 prompts, 2 a step
     for start in range(0, len(rows), 5):
         batch = [rows[i] for i in range(start, start + 5)]
@@ -179,9 +187,9 @@ def test_the_data_set_gives_batches_of_both_sets_and_says_how_often_each_is_roll
         assert [row["__rollout_n__"] for row in batch] == [1, 4, 1, 4, 1]
 
 
-def test_validation_prompts_come_in_their_order_and_are_rolled_out_as_verl_says(parts, base, tmp_path):
-    file = verl_store.write_prompts(parts.near_perfect, base, tokenizer(), tmp_path)
-    rows = PartitionedDataset(str(file), loaded(base), settings())
+def test_validation_prompts_come_in_their_order_and_are_rolled_out_as_verl_says(parts, base_folder, tmp_path):
+    file = verl_store.write_prompts(parts.near_perfect, base_folder, tokenizer(), tmp_path)
+    rows = PartitionedDataset(str(file), loaded(base_folder), settings())
     assert [rows[i]["extra_info"]["problem_id"] for i in range(len(rows))] == [p.id for p in parts.near_perfect]
     assert all("__rollout_n__" not in rows[i] and rows[i]["agent_name"] == EXPLORE_LOOP for i in range(3))
 
@@ -196,17 +204,12 @@ def test_validation_prompts_come_in_their_order_and_are_rolled_out_as_verl_says(
         ({"max_response_length": 2}, "3 answer_ids in a row, data.max_response_length is 2"),
     ],
 )
-def test_settings_that_do_not_fit_the_file_are_refused(change, says, store, base):
+def test_settings_that_do_not_fit_the_file_are_refused(change, says, store, base_folder):
     with pytest.raises(ValueError, match=says):
-        PartitionedDataset(str(store), loaded(base), settings(**change))
+        PartitionedDataset(str(store), loaded(base_folder), settings(**change))
 
 
 def test_the_command_writes_both_files_of_a_run(monkeypatch, tmp_path, capsys):
-    from small import small_profile
-
-    from dphlib.cli import main as cli
-    from dphlib.experiment.pipeline import Pipeline
-
     def parts(pipeline, suite, **_):  # three training steps make no policy that is right
         problems = pipeline.suite(suite)
         return Partition(problems[:3], problems[3:], [Reference(p, (5, 2), (-0.5, -0.25)) for p in problems[:3]])
@@ -236,8 +239,6 @@ def test_the_command_writes_both_files_of_a_run(monkeypatch, tmp_path, capsys):
 
 
 def test_a_command_for_verl_says_which_way_and_a_method_that_verl_does_not_train_is_refused(tmp_path, capsys):
-    from dphlib.cli import main as cli
-
     assert cli.main(["verl", "--artifacts", str(tmp_path)]) == 1
     assert "give either --out FOLDER" in capsys.readouterr().err
     assert cli.main(["verl", "--artifacts", str(tmp_path), "--out", str(tmp_path / "out"), "--method", "grpo"]) == 1
@@ -251,8 +252,6 @@ def test_rewards_are_the_verifiers_and_an_answer_that_cannot_be_judged_is_no_zer
     wrong = verl_plugin.compute_score("sums", "so \\boxed{47}", "46", info, databases=str(tmp_path))
     assert (right, wrong) == (1.0, 0.0)
     verifier = verl_plugin._verifier(str(tmp_path), 1)
-    from dphlib.types import Verdict
-
     monkeypatch.setattr(verifier, "verify_many", lambda pairs: [Verdict("infra_error", "the worker died")])
     with pytest.raises(RunError, match="could not be judged \\(the worker died\\)"):
         verl_plugin.compute_score("sums", "so \\boxed{46}", "46", info, databases=str(tmp_path))
@@ -261,11 +260,6 @@ def test_rewards_are_the_verifiers_and_an_answer_that_cannot_be_judged_is_no_zer
 
 
 def test_as_many_answers_are_judged_at_a_time_as_were_asked_for(monkeypatch, tmp_path):
-    from concurrent.futures import ThreadPoolExecutor
-    from threading import Barrier
-
-    from dphlib.types import Verdict
-
     together, asked = Barrier(2), []
 
     class Judge:
@@ -309,11 +303,6 @@ def test_without_verl_the_module_can_be_imported_and_registers_nothing(monkeypat
 @pytest.fixture(scope="module")
 def of_verl(tmp_path_factory):
     """A pipeline, and a folder as verl.model_merger writes it: weights of its base after some training."""
-    from small import small_profile
-
-    from dphlib.experiment.pipeline import Pipeline
-    from dphlib.models.load import load_model
-
     root = tmp_path_factory.mktemp("runs")
     pipeline = Pipeline(root / "cpu", small_profile())
     model, words = load_model(pipeline.base_folder())
@@ -338,13 +327,6 @@ METRICS = {
 
 
 def test_verls_weights_become_a_run_that_is_evaluated_drawn_and_judged(of_verl, monkeypatch, tmp_path, capsys):
-    from dphlib.analysis.claims import evaluate_claims
-    from dphlib.analysis.studies import token_budget
-    from dphlib.cli import main as cli
-    from dphlib.figures.training import training_curves
-    from dphlib.scores import ArmScores
-    from dphlib.settings.variants import MAIN, RunConfig
-
     pipeline, root, folder = of_verl
     monkeypatch.setattr("dphlib.cli.verl.profile_from_environment", lambda name: pipeline.settings)
     metrics = tmp_path / "dph.jsonl"
@@ -379,16 +361,12 @@ def test_verls_weights_become_a_run_that_is_evaluated_drawn_and_judged(of_verl, 
 
 def other_weights(folder, change):
     """A copy of a model folder with its tensors changed."""
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def test_weights_of_another_kind_are_refused_in_one_line(of_verl, tmp_path):
-    from dphlib.integrations.verl.weights import bring, find_weights, log_rows
-
     pipeline, _, folder = of_verl
     base, settings = pipeline.base_folder(), pipeline.settings
 
@@ -408,11 +386,7 @@ def test_weights_of_another_kind_are_refused_in_one_line(of_verl, tmp_path):
         other_weights(copied, change)
         refused(copied, says)
     words = shutil.copytree(folder, tmp_path / "words")
-    content = json.loads((words / "tokenizer.json").read_text())
-    vocabulary = content["model"]["vocab"]
-    first, second = list(vocabulary)[10:12]
-    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
-    (words / "tokenizer.json").write_text(json.dumps(content))
+    exchange_two_words(words)
     refused(words, "has another tokenizer")
     adapters = replace(settings, tuning=replace(settings.tuning, kind="lora"))
     refused(folder, r"trains adapters \(lora\), verl's weights are whole", adapters)

@@ -1,12 +1,15 @@
 """Waiting for an event, however long it takes: for the tests that need something to be in the middle, or over.
 
-from waiting import alive, gone, until
+from waiting import alive, busy_machine, gone, until
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import psutil
 
@@ -29,3 +32,15 @@ def gone(pids: Iterable[int]) -> bool:
     """Waits until every process has ended."""
     pids = list(pids)
     return until(lambda: not any(map(alive, pids)))
+
+
+@contextmanager
+def busy_machine(loops: int) -> Iterator[None]:
+    """While it is entered, so many processes compute for nothing."""
+    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(loops)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()

@@ -18,11 +18,10 @@ if importlib.util.find_spec("verl"):
 import subprocess
 
 import pytest
-from small import policy, sum_problems, tokenizer
+from small import policy, save_policy, sum_problems, tokenizer
 from stored import SMALL, references
 
 from dphlib.integrations.verl import store as verl_store
-from dphlib.models.load import save_model
 from dphlib.partition import Partition
 
 collect_ignore = ["cpu_platform.py", "dry_run.py"]  # what verl's own processes load; no tests in them
@@ -30,9 +29,7 @@ collect_ignore = ["cpu_platform.py", "dry_run.py"]  # what verl's own processes 
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    save_model(policy(), tokenizer(), folder)
-    return folder
+    return save_policy(tmp_path_factory.mktemp("base"), width=32)
 
 
 @pytest.fixture(scope="session")
