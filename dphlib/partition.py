@@ -35,11 +35,7 @@ class Reference:
     logprobs: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "problem": self.problem.to_json(),
-            "token_ids": list(self.token_ids),
-            "logprobs": list(self.logprobs),
-        }
+        return {"problem": self.problem.to_json(), "token_ids": list(self.token_ids), "logprobs": list(self.logprobs)}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Reference:

@@ -75,6 +75,16 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_policy(tmp_path_factory.mktemp("base"))
 
 
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of databases with `databases.CLUB` alone."""
+    from databases import make_database
+
+    folder = tmp_path_factory.mktemp("databases")
+    make_database(folder, "club")
+    return folder
+
+
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """Imports a script of tests/benchmarks as its own run does."""

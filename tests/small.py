@@ -15,14 +15,7 @@ from dphlib.settings.stages import BaseConfig, ModelConfig, WorldConfig
 from dphlib.types import Group, Problem, Verdict
 
 WORLD = WorldConfig(
-    problems={
-        "train": 12,
-        "validation": 4,
-        "in_domain": 6,
-        "cross_domain": 5,
-        "out_of_domain": 6,
-        "sums_train": 10,
-    }
+    problems={"train": 12, "validation": 4, "in_domain": 6, "cross_domain": 5, "out_of_domain": 6, "sums_train": 10}
 )
 SHAPE = {
     "hidden_size": 32,

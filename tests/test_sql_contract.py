@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from databases import BOMBS, fenced, make_database
+from databases import BOMBS, fenced
 from waiting import busy_machine, gone, until
 
 from dphlib.types import OUTCOMES, Verdict
@@ -35,13 +35,6 @@ ITEMS = [
         f"SELECT randomblob(1000000000), {i}",
     )
 ]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("databases")
-    make_database(root, "club")
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from databases import BOMBS, ENDLESS, HOSTILE, fenced, make_database
+from databases import BOMBS, ENDLESS, HOSTILE, fenced
 
 from dphlib.types import OUTCOMES
 from dphlib.verify.sql import MEMORY_MIB, SqlVerifier
@@ -24,12 +24,6 @@ pytestmark = pytest.mark.slow
 
 PROC = Path("/proc")
 GOLD = "SELECT id, name FROM t"
-
-
-@pytest.fixture
-def root(tmp_path):
-    make_database(tmp_path, "club")
-    return tmp_path
 
 
 def state(root: Path) -> tuple:

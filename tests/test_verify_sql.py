@@ -18,13 +18,6 @@ from dphlib.verify.sql_rules import is_ordered, same_results
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("databases")
-    make_database(root, "club")
-    return root
-
-
-@pytest.fixture(scope="module")
 def modes(root):
     with ExitStack() as stack:
         modes = ("bird", "spider", "paper")

@@ -31,16 +31,7 @@ from dphlib.experiment.pipeline import Needed, Pipeline
 from dphlib.integrations import store
 from dphlib.report.facts import minutes_text
 from dphlib.report.notebooks import NotebookInterrupted, find_notebooks
-from dphlib.runtime.files import (
-    InputError,
-    RunError,
-    UserError,
-    make_folder,
-    read_manifest,
-    say,
-    unknown,
-    write_text,
-)
+from dphlib.runtime.files import InputError, RunError, UserError, make_folder, read_manifest, say, unknown, write_text
 from dphlib.runtime.places import ARTIFACTS, NOTEBOOKS, REFERENCE
 from dphlib.settings.environment import ask_to_retrain, profile_from_environment
 from dphlib.settings.methods import METHOD_CONFIGS
@@ -295,10 +286,7 @@ EXAMPLES = {
     ),
     "presample": ("dph presample --profile cpu --suite train --seed 0",),
     "partition": ("dph partition --profile cpu --threshold 7 --export partition-7",),
-    "train": (
-        "dph train --method dph_js --seed 0",
-        "dph train --method dph_f --variant eta=0.05",
-    ),
+    "train": ("dph train --method dph_js --seed 0", "dph train --method dph_f --variant eta=0.05"),
     "evaluate": ("dph evaluate --method dph_js --seed 0",),
     "ablate": ("dph ablate --study eta", "dph ablate --study all --seeds 3 --table studies.csv"),
     "plan": ("dph plan --profile cpu", "dph plan --profile gpu24 --card t4"),

@@ -21,10 +21,7 @@ Place = Literal["base", "partition", "store", "databases"]
 
 
 def where(
-    what: tyro.conf.Positional[Place],
-    profile_name: ProfileArgument = "cpu",
-    artifacts: Path = ARTIFACTS,
-    seed: int = 0,
+    what: tyro.conf.Positional[Place], profile_name: ProfileArgument = "cpu", artifacts: Path = ARTIFACTS, seed: int = 0
 ) -> int:
     """Prints the folder of a part of a run that is there, for a script to read. Starts and downloads nothing.
 

@@ -200,16 +200,7 @@ def minerva_gold(row: Mapping[str, Any]) -> str:
 
 GOLDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     read.__name__: read
-    for read in (
-        bird_gold,
-        spider_gold,
-        gsm8k_gold,
-        whole_gold,
-        plain_gold,
-        olympiad_gold,
-        college_gold,
-        minerva_gold,
-    )
+    for read in (bird_gold, spider_gold, gsm8k_gold, whole_gold, plain_gold, olympiad_gold, college_gold, minerva_gold)
 }
 """How a gold is read, by the name that `sets.toml` gives."""
 

@@ -80,13 +80,7 @@ class Pipeline:
     have been imported before.
     """
 
-    def __init__(
-        self,
-        root: Path | str,
-        settings: Profile,
-        workers: int | None = None,
-        tracker: str = "",
-    ) -> None:
+    def __init__(self, root: Path | str, settings: Profile, workers: int | None = None, tracker: str = "") -> None:
         pin_kernels(instructions=settings.small)
         quieten()
         self.run: Run = open_run(Path(root), settings.name)
@@ -432,11 +426,7 @@ class Pipeline:
             "evaluation": replace(settings.evaluation, samples={}) if waypoints else None,
         }
         return self.run.stage(
-            f"train-{run.name}",
-            params=params,
-            inputs=(world, base, source),
-            code=CODE["train"],
-            build=bring or build,
+            f"train-{run.name}", params=params, inputs=(world, base, source), code=CODE["train"], build=bring or build
         )
 
     def evaluations(self, run: RunConfig | int) -> list[Stage]:

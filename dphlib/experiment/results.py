@@ -33,13 +33,7 @@ from dphlib.figures.frontier import frontier, temperature_frontier
 from dphlib.figures.method import method_figure
 from dphlib.figures.studies import comparison_figure, complementarity_figure, weight_figure
 from dphlib.figures.style import save as save_figure
-from dphlib.figures.training import (
-    base_regime,
-    cost_figure,
-    divergence_curves,
-    other_training_curves,
-    training_curves,
-)
+from dphlib.figures.training import base_regime, cost_figure, divergence_curves, other_training_curves, training_curves
 from dphlib.runtime.files import RunError, atomic_path, unknown, write_json, write_text
 from dphlib.runtime.jobs import Job, run_jobs
 from dphlib.runtime.places import REFERENCE_METRICS
@@ -135,15 +129,12 @@ class Results:
         _write_rows(self.records, root / "records.parquet", _SORTED_BY)
         _write_rows(self.train_logs, root / TRAIN_LOGS, [*_RUN, "iteration"])
         write_beyond(self.beyond, root)
-        if self.waypoints is not None:
-            _write_rows(self.waypoints, root / WAYPOINTS, [*_RUN, "step"])
-        else:
-            (root / WAYPOINTS).unlink(missing_ok=True)
-        write_text(root / "presample.csv", self.presample.to_csv(index=False, lineterminator="\n", na_rep="NaN"))
-        if self.cost is not None:
-            write_text(root / "cost.csv", self.cost.to_csv(index=False, lineterminator="\n", na_rep="NaN"))
-        else:
-            (root / "cost.csv").unlink(missing_ok=True)
+        _write_rows(self.waypoints, root / WAYPOINTS, [*_RUN, "step"])
+        for frame, path in ((self.presample, root / "presample.csv"), (self.cost, root / "cost.csv")):
+            if frame is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_text(path, frame.to_csv(index=False, lineterminator="\n", na_rep="NaN"))
 
     @classmethod
     def load(cls, root: Path, settings: Profile) -> Results:
@@ -165,10 +156,7 @@ class Results:
 def write_beyond(beyond: Mapping[str, pd.DataFrame], root: Path) -> None:
     """Writes the records of each study beyond the protocol to a file of its name; removes those of the others."""
     for name in studies.EXPLORATORY:
-        if name in beyond:
-            _write_rows(beyond[name], root / f"{name}.parquet", _SORTED_BY)
-        else:
-            (root / f"{name}.parquet").unlink(missing_ok=True)
+        _write_rows(beyond.get(name), root / f"{name}.parquet", _SORTED_BY)
 
 
 def read_beyond(root: Path) -> dict[str, pd.DataFrame]:
@@ -177,7 +165,11 @@ def read_beyond(root: Path) -> dict[str, pd.DataFrame]:
     return {name: _read_rows(path) for name, path in paths.items() if path.is_file()}
 
 
-def _write_rows(frame: pd.DataFrame, path: Path, sorted_by: list[str]) -> None:
+def _write_rows(frame: pd.DataFrame | None, path: Path, sorted_by: list[str]) -> None:
+    """Sorted, texts as categories; without a frame the file is removed."""
+    if frame is None:
+        path.unlink(missing_ok=True)
+        return
     rows = _coded(frame.sort_values(sorted_by, kind="stable", ignore_index=True))
     with atomic_path(path) as temporary:
         rows.to_parquet(temporary, index=False, compression="zstd", compression_level=19)

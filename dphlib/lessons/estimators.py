@@ -98,11 +98,7 @@ def topk_divergence(logprobs_N_K1: Tensor, ref_logprobs_N_K1: Tensor, divergence
 
 
 def sampled_tail_divergence(
-    logprobs_N_K1: Tensor,
-    reference: TopK,
-    tokens_N: Tensor,
-    d_N: Tensor,
-    divergence: Callable[[Tensor], Tensor],
+    logprobs_N_K1: Tensor, reference: TopK, tokens_N: Tensor, d_N: Tensor, divergence: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """The K tokens summed, and f(exp d) of the stored token where it is none of them: unbiased, unlike the lumped rest.
 

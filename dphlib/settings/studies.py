@@ -158,10 +158,7 @@ STUDIES: dict[str, Study] = {
         "How many pre-samples does the partition need?",
         lambda settings: _set(*(("dph_f", f"k={k}") for k in (settings.presample.k // 2, 2 * settings.presample.k))),
     ),
-    "answers": Study(
-        "Does a prompt need more than one stored answer?",
-        lambda settings: _set(("dph_f", "answers=4")),
-    ),
+    "answers": Study("Does a prompt need more than one stored answer?", lambda settings: _set(("dph_f", "answers=4"))),
     "authors_weight": Study(
         "What do the authors' effective eta / 8 and their 2 x JS do?",
         lambda settings: [

@@ -209,8 +209,7 @@ def mixed_batch(policy, held, eta, divergence):
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "loss_type"),
-    [("js", {}, "dapo"), ("forward_kl", {}, "bnpo"), ("alpha", {"alpha": 0.5}, "dapo")],
+    ("name", "params", "loss_type"), [("js", {}, "dapo"), ("forward_kl", {}, "bnpo"), ("alpha", {"alpha": 0.5}, "dapo")]
 )
 def test_loss_and_gradient_of_a_mixed_batch_are_those_of_dphlib(base_folder, held, tmp_path, name, params, loss_type):
     policy, divergence = adapted(base_folder), generator(name, **params)

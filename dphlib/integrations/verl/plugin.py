@@ -29,13 +29,7 @@ import numpy
 import torch
 from torch.utils.data import Dataset
 
-from dphlib.integrations.verl.loss import (
-    ADVANTAGE,
-    REHEARSING,
-    check_settings,
-    partitioned_advantage,
-    policy_loss,
-)
+from dphlib.integrations.verl.loss import ADVANTAGE, REHEARSING, check_settings, partitioned_advantage, policy_loss
 from dphlib.integrations.verl.sampler import REPLAYED, PartitionedSampler, interleaved
 from dphlib.integrations.verl.store import EXPLORE_LOOP, REPLAY_LOOP, check_store, read_store
 from dphlib.runtime.files import RunError
