@@ -16,7 +16,7 @@ from dphlib.report.notebooks import check_executed
 
 pytestmark = pytest.mark.slow
 
-STUDIES = "controls,eta,answers,direction,hard"  # smoke's own and the hard problems
+STUDIES = "controls,eta,answers,direction,hard,temperature"  # smoke's own and what is beyond the protocol
 NOTEBOOKS = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 
 
@@ -42,7 +42,13 @@ def test_results_are_whole(smoke):
     assert verify_run_manifest(smoke / "smoke") == []
     page = (smoke / "smoke" / "report" / "index.html").read_text()
     assert all(f"notebooks/{name}.html" in page for name in NOTEBOOKS)
-    for name in ("hard.parquet", "figures/fig14_hard.svg", "tables/table_hard.csv", "tables/table_controls.csv"):
+    beyond = [("fig14", "hard"), ("fig18", "temperature")]
+    files = [
+        f"{start}{name}{end}"
+        for number, name in beyond
+        for start, end in (("", ".parquet"), ("tables/table_", ".csv"), (f"figures/{number}_", ".svg"))
+    ]
+    for name in (*files, "tables/table_controls.csv"):
         assert (smoke / "smoke" / name).is_file()
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -162,31 +161,34 @@ def comparison_rows(results: Results, name: str, alike: str = "") -> list[str]:
     if evidence.spoken(rows).empty:
         return [evidence.absent(name)]
     rows = rows[(rows["measure"] == "Pass@8") & (rows["suite"] == SUITES["in_domain"])]
-    lines = [f"- {row.change.removeprefix(alike).strip(' ,')}: {_difference(row)}" for row in rows.itertuples()]
+    lines = [f"- {row['change'].removeprefix(alike).strip(' ,')}: {_difference(row)}" for _, row in rows.iterrows()]
     said = [f"{f'{alike}, in' if alike else 'In'}-domain Pass@8:", "\n".join(lines)]
     return said if (rows["status"] == "run").all() else [*said, f"`--studies {name}` makes what was not run."]
 
 
-def _difference(row: Any) -> str:
-    if row.status != "run":
+def _difference(row: pd.Series) -> str:
+    if row["status"] != "run":
         return "not run"
-    return f"**{_numbers(row)}**" if row.p_holm < studies.LEVEL else _numbers(row)
+    few = evidence.TOO_FEW if studies.few_runs(row) else ""
+    return f"**{_numbers(row)}**" if studies.is_clear(row) else f"{_numbers(row)}{few}"
 
 
-def _numbers(row: Any) -> str:
-    return f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
+def _numbers(row: pd.Series) -> str:
+    return f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
 
 
 def clear_ones(rows: pd.DataFrame, what: str) -> str:
     """How many of some comparisons are clear on in-domain Pass@8, the largest of them, and how far the others reach."""
     ran = evidence.spoken(rows)
-    clear, others = ran[ran["p_holm"] < studies.LEVEL], ran[ran["p_holm"] >= studies.LEVEL]
+    is_clear, few = studies.is_clear(ran), int(studies.few_runs(ran).sum())
+    clear, others = ran[is_clear], ran[~is_clear]
     largest = clear.sort_values("difference", key=abs, ascending=False).head(FEW)
-    named = ", ".join(f"{row.arm} {_numbers(row)}" for row in largest.itertuples())
+    named = ", ".join(f"{row['arm']} {_numbers(row)}" for _, row in largest.iterrows())
     some = f"the largest {FEW}: " if len(clear) > FEW else ""
     whose = "the others'" if len(clear) else "their"
     reach = f"; {whose} intervals lie within {evidence.span(others)}" if len(others) else ""
-    return f"{what}: {len(clear)} of {len(ran)} clear{f' ({some}{named})' if named else ''}{reach}."
+    unknown = f", {few} of too few runs" if few else ""
+    return f"{what}: {len(clear)} of {len(ran)} clear{f' ({some}{named})' if named else ''}{unknown}{reach}."
 
 
 def _study(results: Results, name: str, what: str) -> list[str]:
@@ -199,10 +201,10 @@ def drift(results: Results) -> list[str]:
     """Style entropy out of domain, DPH against GRPO, and how far each method went from the base."""
     scores = results.scores
     pairs = [(m, [scores.get(x, "out_of_domain", "styles_nats") for x in (m, "grpo")]) for m in evidence.DPH]
-    gaps = [(method, got) for method, pair in pairs if (got := evidence.gap(*pair))]
+    gaps = [(method, got, evidence.few(*pair)) for method, pair in pairs if (got := evidence.gap(*pair))]
     if not gaps:
         return ["Not answered: no styles were told out of domain."]
-    said = "; ".join(f"{NAMES[method]} minus GRPO {evidence.effect(got, ' nats')}" for method, got in gaps)
+    said = "; ".join(f"{NAMES[method]} minus GRPO {evidence.effect(got, ' nats')}{few}" for method, got, few in gaps)
     moved = retention.behaviour(results.records, "out_of_domain", [m for m in HEADLINE if m != "base"])
     far = ", ".join(f"{row.method} {row.kl_to_base_nats:.2f}" for row in moved.itertuples())
     return [f"Style entropy out of domain: {said}. Drift from the base there, nats a token, no interval: {far}."]
@@ -226,9 +228,10 @@ def stopping(results: Results) -> list[str]:
     for method, k in ((method, k) for method in evidence.DPH for k in (1, 8)):
         cells = []
         for scores, names in zip((results.scores, found[0]), above, strict=True):
-            got = evidence.gap(*(scores.get(name, "in_domain", "pass", k) for name in (method, "grpo")))
-            cells.append(evidence.effect(got, "") if got else "not run")
-            names += [f"{NAMES[method]} in Pass@{k}"] if got and got.low > 0 else []
+            pair = [scores.get(name, "in_domain", "pass", k) for name in (method, "grpo")]
+            got, few = evidence.gap(*pair), evidence.few(*pair)
+            cells.append(evidence.effect(got, "") + few if got else "not run")
+            names += [f"{NAMES[method]} in Pass@{k}"] if got and got.low > 0 and not few else []
         rows.append([f"{NAMES[method]}, Pass@{k}", *cells])
     table = blocks.table(["minus GRPO, in domain", "at the end", "each at its stopping point"], rows)
     return [table.rstrip("\n"), f"{evidence.mean_stops(found[1])} {what_follows(*above)}"]

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dphlib.analysis import retention, studies
+from dphlib.analysis import retention, sentences, studies
 from dphlib.analysis.claims import ClaimResult, effect_text, evaluate_claims
 from dphlib.analysis.labels import FAMILY, NAMES, SUITES
+from dphlib.experiment.exploratory import at_temperatures
 from dphlib.experiment.results import Results
 from dphlib.intervals import holm, interval
-from dphlib.scores import ArmScores
+from dphlib.settings.studies import HARD, TEMPERATURE
 from tools import blocks, evidence
 from tools.evidence import DPH, minus, stopped_sentences, study_sentences, tuned_sentences
 
@@ -81,7 +82,10 @@ def leaders(results: Results) -> list[str]:
             best = max(arms, key=lambda m: arms[m].mean)
             pairs = list(combinations(arms, 2))
             corrected = holm([interval([arms[a], arms[b]], np.subtract).p_of(0.0) for a, b in pairs])
-            above = sum(best in pair and p < studies.LEVEL for pair, p in zip(pairs, corrected, strict=True))
+            above = sum(
+                best in pair and p < studies.LEVEL and not evidence.few(*(arms[m] for m in pair))
+                for pair, p in zip(pairs, corrected, strict=True)
+            )
             first.add(best)
             lines.append(
                 f"{title.capitalize()}, {measure}: {NAMES[best]} is highest ({100 * arms[best].mean:.1f} %), "
@@ -96,9 +100,9 @@ def leaders(results: Results) -> list[str]:
 
 def hard_sentences(results: Results) -> list[str]:
     """Pass@k at the most answers that were drawn of the problems that the base seldom solves."""
-    if results.hard is None:
+    if HARD not in results.beyond:
         return ["Not answered: the hard problems were not drawn; `--studies hard` draws them."]
-    scores, lines = ArmScores.final(results.hard), []
+    scores, lines = results.hard_scores, []
     for suite, title in SUITES.items():
         n = min((scores.answers(m, suite) or 0 for m in ("base", "grpo", *DPH)), default=0)
         if not n:
@@ -112,6 +116,14 @@ def hard_sentences(results: Results) -> list[str]:
         problems = len(of["base"].problems)
         lines.append(f"{title.capitalize()}, Pass@{n} of {problems} hard problems, uncorrected: {'; '.join(said)}.")
     return lines
+
+
+def temperature_sentences(results: Results) -> list[str]:
+    """What the final policies of GRPO and DPH give at other temperatures."""
+    if TEMPERATURE not in results.beyond:
+        return ["Not answered: no answers were drawn at other temperatures; `--studies temperature` draws them."]
+    of_each = at_temperatures(results.beyond[TEMPERATURE])
+    return [f"{sentences.temperatures(of_each, m).rstrip('.')}; exploratory, uncorrected." for m in ("grpo", *DPH)]
 
 
 def turnover(results: Results) -> list[str]:
@@ -204,6 +216,7 @@ QUESTIONS = (
         open="all bases are of one recipe and about as good. The next question's problems are where they are weak.",
     ),
     Question("Does it hold to k = 256?", claims=("dph_nearer_at_large_k",), more=(hard_sentences,)),
+    Question("Would answers drawn at another temperature do as well?", more=(temperature_sentences,)),
     Question("Why does no variant win everywhere?", more=(leaders,), open="why. What is measured is whether."),
     Question(
         "Where is the gain in mathematics? Do styles have to complement one another for it?",

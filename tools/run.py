@@ -181,11 +181,12 @@ def compared(part: PartResult, *, turned: bool = False) -> str:
         one, other, part = other, one, _turned(part)
     if part.low is None or part.high is None:
         return f"{one} {measure} against {other} is not recorded"
-    if part.low > 0:
+    if part.low > 0 and not part.reason:
         return f"{one} {measure} is {effect_text(part)} above {other}"
-    if part.high < 0:
+    if part.high < 0 and not part.reason:
         return f"{one} {measure} is {effect_text(_turned(part))} below {other}"
-    return f"{one} {measure} is not clearly apart from {other} ({effect_text(part)})"
+    why = "; ".join(filter(None, (effect_text(part), part.reason)))
+    return f"{one} {measure} is not clearly apart from {other} ({why})"
 
 
 def _turned(part: PartResult) -> PartResult:

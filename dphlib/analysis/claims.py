@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from math import isfinite, log
 from typing import IO, Any, Literal, get_args
 
@@ -230,9 +231,21 @@ def decide(part: Part, evidence: Evidence) -> PartResult:
     return _with_enough_seeds(result, seeds)
 
 
+def too_few(*runs: Any) -> Any:
+    """Whether an arm has fewer runs than decide anything, `MIN_SEEDS`: then no effect on it is clear.
+
+    Args:
+        runs: number of runs of each trained arm; columns of a table give a column.
+
+    >>> bool(too_few(3, 18)), bool(too_few(3, 2))
+    (False, True)
+    """
+    return reduce(np.minimum, runs) < MIN_SEEDS
+
+
 def _with_enough_seeds(result: PartResult, seeds: int) -> PartResult:
-    """The result, inconclusive where it is of fewer than `MIN_SEEDS` seeds."""
-    if seeds >= MIN_SEEDS:
+    """The result, inconclusive where it is of `too_few` seeds."""
+    if not too_few(seeds):
         return result
     return replace(result, verdict="inconclusive", p=None, reason=f"too few seeds: {seeds}, {MIN_SEEDS} are needed")
 

@@ -3,7 +3,7 @@
     bullets([crossing(scores, method) for method in ("grpo", "dph_js")])
 
 Each function takes scores, records' tables or way-points and gives sentences, nothing else. A difference whose 95 %
-interval holds 0 is called unclear. Of fewer than `MIN_SEEDS` runs it is said that they are too few to decide, and of
+interval holds 0 is called unclear. Of `too_few` runs it is said that they are too few to decide, and of
 what is absent that it was not run. Comparisons of studies are put into words by `studies.sentences`.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from dphlib.analysis import studies
-from dphlib.analysis.claims import MIN_SEEDS, VERDICTS, ClaimResult, effect_text, verdict_counts
+from dphlib.analysis.claims import VERDICTS, ClaimResult, effect_text, too_few, verdict_counts
 from dphlib.analysis.labels import NAMES, SUITES
 from dphlib.analysis.retention import AGAIN
 from dphlib.analysis.waypoints import RUN, K, at_stopping
@@ -53,7 +53,7 @@ def _signed(got: Interval, unit: str = "", scale: float = 100.0, digits: int = 1
 
 
 def _runs(count: int) -> str:
-    few = ", too few to decide" if count < MIN_SEEDS else ""
+    few = ", too few to decide" if too_few(count) else ""
     return f" ({count} run{'s' if count != 1 else ''}{few})"
 
 
@@ -170,7 +170,8 @@ def temperatures(of_each: Mapping[float, ArmScores], method: str, k: int = 8, ag
     apart = [f"{_signed(_difference(there[t], method, against, IN, 'pass', k))} at {t:g}" for t in pairs]
     minus = f"; Pass@{k} minus {NAMES[against]}'s, in points: {', '.join(apart)}" if apart else ""
     runs = _runs(len(there[low].of(method, IN).seeds))
-    return f"{NAMES[method]} from T = {low:g} to {high:g}: {ends}{minus}{runs}."
+    name = _the(method)
+    return f"{name[0].upper()}{name[1:]} from T = {low:g} to {high:g}: {ends}{minus}{runs}."
 
 
 # --- On the way -----------------------------------------------------------------------------------
@@ -315,7 +316,7 @@ def changes(effects: pd.DataFrame, measure: str = "Pass@8") -> list[str]:
             unclear = " (unclear)" if low <= 0 <= high else ""
             numbers.append(f"{row[measure]:+.1f} [{low:+.1f}, {high:+.1f}]{unclear} {row['suite']}")
         runs = known["seeds"].iloc[0]
-        few = ", too few to decide" if min(int(n) for n in runs.split(" against ")) < MIN_SEEDS else ""
+        few = ", too few to decide" if too_few(*map(int, runs.split(" against "))) else ""
         said.append(f"{name}: {measure} {', '.join(numbers)}, in points ({runs} runs{few}).")
     return said or ["No ablation was run."]
 

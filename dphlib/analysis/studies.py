@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from dphlib import stats
-from dphlib.analysis.claims import MIN_SEEDS
+from dphlib.analysis.claims import too_few
 from dphlib.analysis.labels import NAMES, SUITES, label
 from dphlib.intervals import Scores, holm, interval
 from dphlib.scores import ArmScores, base_count
@@ -103,14 +103,14 @@ def _compared(scores: ArmScores, one: Comparison, suite: str, measure: str) -> d
     return {**row, **numbers, "status": "run"}
 
 
-def few_runs(row: pd.Series) -> bool:
-    """Whether an arm of a row of `study_table` has fewer runs than decide anything (`claims.MIN_SEEDS`)."""
-    return bool(min(row["seeds"], row["against_seeds"]) < MIN_SEEDS)
+def few_runs(rows: pd.Series | pd.DataFrame) -> Any:
+    """Whether an arm of a row of `study_table`, or of each of its rows, has fewer runs than decide anything."""
+    return too_few(rows["seeds"], rows["against_seeds"])
 
 
-def is_clear(row: pd.Series) -> bool:
-    """Whether the difference of a row of `study_table` is clear: by Holm's p, of enough runs."""
-    return bool(row["p_holm"] < LEVEL) and not few_runs(row)
+def is_clear(rows: pd.Series | pd.DataFrame) -> Any:
+    """Whether the difference of a row of `study_table`, or of each row, is clear: by Holm's p, of enough runs."""
+    return (rows["p_holm"] < LEVEL) & ~few_runs(rows)
 
 
 def readable_study(table: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from dphlib.experiment.results import CLAIMS_FIGURE, FIGURES, Results
 from dphlib.scores import ArmScores
 from dphlib.settings.profiles import Profile, profile
 from dphlib.settings.studies import STUDIES, comparisons
-from tools import findings, run
+from tools import evidence, findings, run
 from tools.blocks import fill
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -226,10 +226,36 @@ def test_what_stopping_early_says_of_dph_follows_the_intervals(at_end, at_stop, 
     ],
 )
 def test_comparisons_are_clear_by_their_corrected_p(p, says):
-    common = {"suite": "in domain", "measure": "Pass@8", "status": "run"}
+    common = {"suite": "in domain", "measure": "Pass@8", "status": "run", "seeds": 3, "against_seeds": 18}
     rows = [{**common, "arm": "A", "difference": 1.0, "low": 0.0, "high": 2.0, "p_holm": p[0]}]
     rows += [{**common, "arm": "B", "difference": -1.0, "low": -2.0, "high": 0.0, "p_holm": p[1]}]
     assert findings.clear_ones(pd.DataFrame(rows), "Them") == f"Them: {says}"
+
+
+def test_of_fewer_than_three_runs_no_comparison_is_clear():
+    common = {"suite": "in domain", "measure": "Pass@8", "status": "run", "low": 0.5, "high": 2.0, "p_holm": 0.001}
+    rows = pd.DataFrame([{**common, "arm": "A", "difference": 1.0, "seeds": 2, "against_seeds": 18}])
+    said = "Them: 0 of 1 clear, 1 of too few runs; their intervals lie within [+0.5, +2.0] points."
+    assert findings.clear_ones(rows, "Them") == said
+    assert findings._difference(rows.iloc[0]) == "+1.0 [+0.5, +2.0] (too few runs)"
+    assert findings._difference(pd.Series({**rows.iloc[0], "seeds": 3})) == "**+1.0 [+0.5, +2.0]**"
+
+
+def test_of_fewer_than_three_runs_no_effect_is_shown(settings):
+    """Two runs of GRPO and DPH: the same words as for a claim, and nothing follows from stopping early."""
+    methods = ("base", "grpo", "dph_f", "dph_js")
+    records = make_records(methods, (0, 1), ablations=False, steps=False)
+    low = (records["method"] == "grpo") & (records["temperature"] > 0)
+    records.loc[low, "correct"] = 0
+    results = Results(settings, records, make_train_logs(methods), pd.DataFrame(), waypoints=make_waypoints(records))
+    scores = results.scores
+    pair = [scores.of(name, "in_domain", "pass", 8) for name in ("dph_f", "grpo")]
+    assert evidence.gap(*pair).low > 0 and evidence.minus(*pair, "DPH-F")[0].endswith("] (too few runs)")
+    assert evidence.few(scores.of("base", "in_domain")) == ""
+    said = " ".join(findings.drift(results))
+    assert said.count("nats [") == said.count("] (too few runs)") == 2
+    found = " ".join(findings.stopping(results))
+    assert found.count(" (too few runs) |") >= 4 and "DPH is shown to be above GRPO at neither point." in found
 
 
 def test_every_cell_of_the_factorial_and_every_rival_is_told(whole, ended, stopped, settings):

@@ -7,7 +7,15 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from synthetic import PROBLEMS, make_hard_records, make_records, make_rows, make_study_records, make_train_logs
+from synthetic import (
+    PROBLEMS,
+    make_hard_records,
+    make_records,
+    make_rows,
+    make_study_records,
+    make_temperature_records,
+    make_train_logs,
+)
 
 from dphlib.analysis.claims import CLAIMS
 from dphlib.analysis.studies import change_of
@@ -37,7 +45,13 @@ def results(settings) -> Results:
     main = make_records(("base", "grpo", "dapo", "rkl", "dph_f", "dph_js"), (0, 1, 2), ablations=False, steps=False)
     study = make_study_records(settings, [TOLD])
     records = pd.concat([main, study[study["variant"] != "main"]], ignore_index=True)
-    return Results(settings, records, make_train_logs(), pd.DataFrame(), None, make_hard_records())
+    return Results(
+        settings,
+        records,
+        make_train_logs(),
+        pd.DataFrame(),
+        beyond={"hard": make_hard_records(), "temperature": make_temperature_records()},
+    )
 
 
 def test_every_study_and_no_unknown_one_is_asked():
@@ -73,6 +87,9 @@ def test_each_question_has_what_the_run_holds_or_says_that_it_is_not_answered(re
     (threshold,) = (section for section in sections if "`threshold`" in section)
     assert "Of 4 comparisons of `threshold`" in threshold
     assert "Pass@64 of 12 hard problems" in text and "Claim: " in text
+    assert "DPH-F from T = 0.5 to 1.3: Pass@1 " in text and "too few to decide); exploratory, uncorrected." in text
+    plain = reviewers.made(replace(results, beyond={}), "artifacts/some")["questions"]
+    assert "`--studies hard` draws them." in plain and "`--studies temperature` draws them." in plain
 
 
 def test_a_run_of_another_world_answers_nothing(results):
