@@ -4,9 +4,9 @@
 a look. Rules act on arrays: P prompts, G answers to each, N answer tokens of a mini-batch.
 
 A rule stands here only if its formula was found, in the paper, the authors' code or others' notes on the paper ([2nd]).
-Settings are the authors' where they are known. Of ReMind only the abstract was at hand: mastered prompts are tracked and
-periodically take the places of others in a batch, before the rollouts. When one enters and leaves our queue, and its
-settings, rest on others' notes and were not checked against the paper.
+Settings are the authors' where they are known. Of ReMind the abstract was at hand: mastered prompts are tracked and
+periodically take the places of others in a batch. When one enters and leaves our queue, and its settings, are by
+others' notes and unchecked.
 """
 
 from __future__ import annotations
