@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.markers import MarkerStyle
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
-from synthetic import make_cost, make_presample, make_records, make_train_logs
+from synthetic import make_cost, make_presample, make_records, make_rows, make_train_logs
 
 from dphlib import stats
 from dphlib.analysis.labels import COLOURS, FAMILY, LOOKS, NAMES, SET_COLOURS, STYLE_COLOURS, SUITE_COLOURS, Look
@@ -145,10 +145,10 @@ def test_a_notebook_shows_a_figure_at_its_size_with_twice_the_pixels():
 
 
 def test_pass_curves_draw_the_means_and_their_paired_differences_to_the_base(records):
-    fig = pass_curves(records, ("base", "grpo"), ks=(1, 8))
+    fig = pass_curves(records, ("base", "grpo"))
     top, bottom = fig.axes[0], fig.axes[3]
     scores = ArmScores.final(records)
-    of_k = {m: [scores.of(m, "in_domain", "pass", k) for k in (1, 8)] for m in ("base", "grpo")}
+    of_k = {m: [scores.of(m, "in_domain", "pass", k) for k in (1, 2, 4, 8, 16, 32)] for m in ("base", "grpo")}
     for method, found in of_k.items():
         drawn = [line.get_ydata() for line in top.lines if line.get_color() == COLOURS[method]]
         assert any(np.allclose(y, [100 * one.values_SP.mean() for one in found]) for y in drawn)
@@ -189,27 +189,27 @@ def test_one_seed_says_that_its_interval_is_over_problems_only():
 
 
 def test_keep_explore_agrees_with_the_statistics_and_shows_an_unchanged_base(records):
-    fig = keep_explore(records, ks=(8,), methods=("base", "grpo"))
+    fig = keep_explore(records)
     scores = ArmScores.final(records)
     splits = {method: keep_and_explore(scores, method, "in_domain", 8) for method in ("base", "grpo")}
-    for ax, name in zip(fig.axes, ("keep", "explore"), strict=True):
+    for ax, name in zip(fig.axes[1::3], ("keep", "explore"), strict=True):
         expected = {method: 100 * getattr(split, name)().estimate for method, split in splits.items()}
         points = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
         dashed = [line.get_xdata()[0] for line in ax.lines if line.get_color() == COLOURS["base"]]
         assert np.isclose(points[0], expected["grpo"]) and np.isclose(dashed[0], expected["base"])
 
 
-def test_keep_explore_refuses_a_k_without_enough_answers(records):
-    with pytest.raises(ValueError, match="2k answers"):
-        keep_explore(records, ks=(32,))
+def test_keep_explore_refuses_one_answer_per_problem():
+    with pytest.raises(ValueError, match="need 2k answers per problem, there are 1"):
+        keep_explore(pd.concat([make_rows("base", 0, [[1]]), make_rows("grpo", 0, [[1]])]))
 
 
 def test_keep_explore_says_where_there_are_too_few_problems_for_an_interval(few):
     first = few["problem_id"] == "in_domain-000"
     nearly_all = few.assign(correct=few["n"].mask(first, 0))  # one problem left to explore
-    fig = keep_explore(nearly_all, ks=(8,))
-    assert "No bar: too few problems for an interval." in text_of(fig)
-    assert "No bar" not in text_of(keep_explore(few, ks=(8,)))
+    assert "No bar: too few problems for an interval." in text_of(keep_explore(nearly_all))
+    halved = few.assign(**{name: few[name] // 2 for name in ("drawn", "n", "correct")})  # no k = 16
+    assert "No bar" not in text_of(keep_explore(halved))
 
 
 def test_styles_fill_a_hundred_per_cent(records):

@@ -72,7 +72,7 @@ def _columns(name: str, got: Interval | None, low: float = -np.inf, high: float 
     return got.columns(name, low, high) if got else dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
 
 
-def losses(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE) -> pd.DataFrame:
+def losses(records: pd.DataFrame, k: int = 8) -> pd.DataFrame:
     """Share of the base's Pass@k that each method lost on each suite, 1 - m/b, in per cent; negative: it gained.
 
     Columns: method, each suite of the records under its reader's name with `_low`, `_high`, and seeds. NaN where the
@@ -80,7 +80,7 @@ def losses(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE)
     """
     rows = _main(records)
     scores, out = ArmScores.final(rows), []
-    for method in _present(rows, methods):
+    for method in _present(rows, HEADLINE):
         row: dict[str, object] = {"method": NAMES[method]}
         for suite in (s for s in SUITES if s in set(rows["suite"])):
             pair = [scores.of(name, suite, "pass", k) for name in (method, "base")]
@@ -92,30 +92,28 @@ def losses(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE)
     return pd.DataFrame(out)
 
 
-def support(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Sequence[int] | None = None) -> pd.DataFrame:
+def support(records: pd.DataFrame, methods: Sequence[str] = HEADLINE) -> pd.DataFrame:
     """Each suite's problems by who reaches them with k answers, at several k: The Invisible Leash's accounting.
 
     Expected numbers of problems, mean over seeds, which add up to `problems`: preserved (both), lost (base only),
-    gained (tuned only), neither. k is at most half of what was drawn, so that the base has a row against its own other
-    half. Columns before them: suite, k, method.
+    gained (tuned only), neither. k is 1, 8 and half of what was drawn, no more, so that the base has a row against its
+    own other half. Columns before them: suite, k, method.
 
     Args:
         records: frame of EvalRecord rows.
         methods: in this order; those that are absent are left out.
-        ks: default 1, 8 and half of the answers drawn.
 
     Raises:
-        ValueError: no k that leaves the base a second half, or no answers of the base.
+        ValueError: one answer, of which there is no half, or no answers of the base.
     """
     rows = _main(records)
     scores, out = ArmScores.final(rows), []
     for suite in (s for s in SUITES if s in set(rows["suite"])):
         present = ["base", *_present(rows[rows["suite"] == suite], methods)]
         half = min(scores.answers(method, suite) or 0 for method in present) // 2
-        wanted = sorted({k for k in (ks or (1, 8, half)) if 1 <= k <= half})
-        if not wanted:
-            raise ValueError(f"support at k = {list(ks or ())} needs 2k answers per problem, {suite} has {2 * half}")
-        for k in wanted:
+        if half == 0:
+            raise ValueError(f"support needs two answers per problem, {suite} has one")
+        for k in sorted({k for k in (1, 8, half) if k <= half}):
             for method in present:
                 split = keep_and_explore(scores, method, suite, k)
                 counts = {"preserved": split.preserved, "lost": split.lost, "gained": split.gained}
@@ -126,7 +124,7 @@ def support(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Sequen
     return pd.DataFrame(out)
 
 
-def measures(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLINE) -> pd.DataFrame:
+def measures(records: pd.DataFrame, k: int = 8) -> pd.DataFrame:
     """Every measure of notebook 06 on every suite, one row per suite and model, means over seeds.
 
     Columns: suite, method, keep, explore (per cent, at k), AUC@K in per cent with K the fewest answers that a problem
@@ -137,9 +135,9 @@ def measures(records: pd.DataFrame, k: int = 8, methods: Sequence[str] = HEADLIN
     answers = int(rows["n"].min())
     for suite in (s for s in SUITES if s in set(rows["suite"])):
         of_suite = rows[rows["suite"] == suite]
-        split = capability_split(records, k, methods, suite).replace({"method": {AGAIN: NAMES["base"]}})
+        split = capability_split(records, k, HEADLINE, suite).replace({"method": {AGAIN: NAMES["base"]}})
         area = stats.auc_at_k(of_suite, answers).groupby("method", observed=True)["auc_at_k"].mean()
-        frame = behaviour(records, suite, methods).merge(split[["method", "keep", "explore"]], "left", "method")
+        frame = behaviour(records, suite, HEADLINE).merge(split[["method", "keep", "explore"]], "left", "method")
         frame[f"AUC@{answers} (%)"] = frame["method"].map(100 * area.rename(NAMES))
         out.append(frame.assign(suite=SUITES[suite]))
     columns = ["suite", "method", "keep", "explore", f"AUC@{answers} (%)", "distinct_correct"]
@@ -172,15 +170,9 @@ def behaviour(records: pd.DataFrame, suite: str, methods: Sequence[str] = METHOD
 
 
 def changed_problem(
-    records: pd.DataFrame,
-    method: str,
-    direction: str,
-    k: int = 8,
-    rank: int = 0,
-    suite: str = "in_domain",
-    than: str = "base",
+    records: pd.DataFrame, method: str, direction: str, k: int = 8, rank: int = 0, than: str = "base"
 ) -> str:
-    """The problem on which a method's mean Pass@k is furthest below that of another one (`lost`), or above (`gained`).
+    """The in-domain problem on which a method's mean Pass@k is furthest below another's (`lost`), or above (`gained`).
 
     `rank` 1 is the next after it, and so on; ties go by the problem's id. It is chosen to show what a change looks
     like, so it shows no frequency.
@@ -191,11 +183,11 @@ def changed_problem(
     if direction not in DIRECTIONS:
         raise ValueError(f"direction {direction!r}: one of {', '.join(DIRECTIONS)}")
     scores = ArmScores.final(_main(records))
-    tuned, other = (scores.of(name, suite, "pass", k) for name in (method, than))
+    tuned, other = (scores.of(name, "in_domain", "pass", k) for name in (method, than))
     change_P = tuned.units_UP.mean(axis=0) - other.started_from(tuned.bases).units_UP.mean(axis=0)
     sign = 1 if direction == "lost" else -1
     if not 0 <= rank < len(change_P):
-        raise ValueError(f"rank {rank}: the suite {suite} has {len(change_P)} problems, 0 is the one that changed most")
+        raise ValueError(f"rank {rank}: in_domain has {len(change_P)} problems, 0 is the one that changed most")
     order = sorted(range(len(change_P)), key=lambda i: (round(sign * change_P[i], 9), tuned.problems[i]))
     return tuned.problems[order[rank]]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from dphlib import stats
-from dphlib.analysis.labels import NAMES, SET_COLOURS, SUITES
+from dphlib.analysis.labels import NAMES, SET_COLOURS
 from dphlib.figures.style import absent_note, note, panels, rows_axis, stacked_styles, style_shares
 
 INK, PLAIN = "#222222", "neutral"
@@ -20,27 +19,20 @@ EDGES = {EXPLORE: "#B5691F", REHEARSE: SET_COLOURS[REHEARSE], PLAIN: "#6B6B6B"}
 FILLS = {EXPLORE: "#FBEBD8", REHEARSE: "#E1E9F5", PLAIN: "#F4F4F4"}
 
 
-def method_figure(
-    records: pd.DataFrame,
-    methods: Sequence[str] = ("base", "grpo", "dph_js"),
-    suite: str = "in_domain",
-    *,
-    k: int = 8,
-    threshold: int = 6,
-) -> Figure:
-    """Figure 1: partition by pre-sampling, a loss for each set, and the styles before and after.
+BARS = ("base", "grpo", "dph_js")
+
+
+def method_figure(records: pd.DataFrame, *, k: int = 8, threshold: int = 6) -> Figure:
+    """Figure 1: partition by pre-sampling, a loss for each set, and the styles of `BARS` in domain, before and after.
 
     Args:
         records: frame of EvalRecord rows, for the bars.
-        methods: one bar each.
         k, threshold: of the partition, as the run had them.
     """
-    rows = stats.sampled(stats.final(records[(records["variant"] == "main") & (records["suite"] == suite)]))
-    present = [m for m in methods if m in set(rows["method"])]
+    rows = stats.sampled(stats.final(records[(records["variant"] == "main") & (records["suite"] == "in_domain")]))
+    present = [m for m in BARS if m in set(rows["method"])]
     if "base" not in present:
-        raise ValueError(
-            f"no records of the base model {SUITES[suite]}: evaluate the base first (notebook 02), then draw"
-        )
+        raise ValueError("no records of the base model in domain: evaluate the base first (notebook 02), then draw")
     if not stats.has_styles(rows):
         fig, axes = panels(1, 1, 2.9)
         _scheme(axes[0, 0], k, threshold)
@@ -51,8 +43,8 @@ def method_figure(
     _scheme(scheme, k, threshold)
     heights = rows_axis(bars, [NAMES[m] for m in present])
     stacked_styles(bars, heights, 100 * style_shares(rows[rows["method"].isin(present)]).loc[present])
-    bars.set_xlabel(f"styles of the sampled answers, {SUITES[suite]} (%)")
-    note(fig, [absent_note(methods, present)])
+    bars.set_xlabel("styles of the sampled answers, in domain (%)")
+    note(fig, [absent_note(BARS, present)])
     return fig
 
 

@@ -60,13 +60,12 @@ def _present(rows: pd.DataFrame, methods: Sequence[str]) -> list[str]:
 # ------------------------------------------------------------------------------------------------ Figure 2
 
 
-def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Sequence[int] | None = None) -> Figure:
-    """Figure 2: Pass@k against k on each suite, and the paired difference to the base.
+def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE) -> Figure:
+    """Figure 2: Pass@k against k on each suite, and the paired difference to the base; k a power of two.
 
     Args:
         records: frame of EvalRecord rows.
         methods: which to draw, the base among them.
-        ks: default: powers of two up to the answers that were drawn.
     """
     rows = _main(stats.sampled(records), methods)
     scores = ArmScores.final(rows)
@@ -76,7 +75,7 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE, ks: Se
         if scores.get("base", suite) is None:
             raise ValueError(f"no records of the base model {SUITES[suite]}: evaluate the base there, then draw")
         present = _present(rows[rows["suite"] == suite], methods)
-        wanted = list(ks or powers_of_two(min(scores.answers(method, suite) or 0 for method in present)))
+        wanted = powers_of_two(min(scores.answers(method, suite) or 0 for method in present))
         bottom.axhline(0, color=COLOURS["base"], linewidth=1.2, linestyle=(0, (4, 1.6)), zorder=5)
         base, every = [scores.of("base", suite, "pass", k) for k in wanted], []
         for method, apart in zip(present, (1, *side_by_side(len(present) - 1)), strict=True):
@@ -114,23 +113,25 @@ def side_by_side(methods: int) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ Figure 3
 
 
-def keep_explore(
-    records: pd.DataFrame, ks: Sequence[int] = (1, 8, 16), methods: Sequence[str] = METHODS, suite: str = "in_domain"
-) -> Figure:
-    """Figure 3: keep and explore (`scores.keep_and_explore`) of each method, one column per k."""
-    rows = _main(stats.sampled(records), methods, suite)
+KS = (1, 8, 16)
+"""Of keep and explore; those for which 2k answers were drawn are shown."""
+
+
+def keep_explore(records: pd.DataFrame) -> Figure:
+    """Figure 3: keep and explore (`scores.keep_and_explore`) of each method in domain, one column per k."""
+    rows = _main(stats.sampled(records), METHODS, "in_domain")
     scores = ArmScores.final(rows)
-    trained = [m for m in _present(rows, methods) if m != "base"]
+    trained = [m for m in _present(rows, METHODS) if m != "base"]
     if not trained:
         raise ValueError("no trained method in the records: there is nothing to compare with the base")
-    answers = min(scores.answers(method, suite) or 0 for method in ("base", *trained))
-    usable = [k for k in ks if 2 * k <= answers]  # 2k answers, for the model that did not change
+    answers = min(scores.answers(method, "in_domain") or 0 for method in ("base", *trained))
+    usable = [k for k in KS if 2 * k <= answers]  # 2k answers, for the model that did not change
     if not usable:
-        raise ValueError(f"keep and explore at k = {list(ks)} need 2k answers per problem, there are {answers}")
+        raise ValueError(f"keep and explore at k = {list(KS)} need 2k answers per problem, there are {answers}")
     fig, axes = panels(2, len(usable), 1.3 + 0.38 * len(trained), sharey=True, sharex="row")
     unknown = False
     for column, k in zip(axes.T, usable, strict=True):
-        splits = {method: keep_and_explore(scores, method, suite, k) for method in ("base", *trained)}
+        splits = {method: keep_and_explore(scores, method, "in_domain", k) for method in ("base", *trained)}
         for ax, name in zip(column, ("keep", "explore"), strict=True):
             unknown |= _keep_or_explore(ax, splits, name)
             ax.set_title(f"{name}, k = {k}")
@@ -139,7 +140,7 @@ def keep_explore(
     shared_ticks(axes[:, 1:].ravel())
     bars = f"Bars: {interval_note(rows)}; faint points: seeds. Dashed: the base against fresh draws of itself."
     few = "No bar: too few problems for an interval." if unknown else ""
-    note(fig, [bars, few, absent_note(methods, rows["method"])])
+    note(fig, [bars, few, absent_note(METHODS, rows["method"])])
     return fig
 
 
@@ -169,22 +170,22 @@ def _interval_of_method(ax: Axes, y: float, method: str, got: Interval, scale: f
 # ------------------------------------------------------------------------------------------------ Figure 4
 
 
-def styles(records: pd.DataFrame, methods: Sequence[str] = METHODS, suite: str = "in_domain") -> Figure:
-    """Figure 4: style shares as stacked bars, and the entropy of the styles within a problem, in nats."""
-    rows = _main(stats.sampled(records), methods, suite)
-    present = _present(rows, methods)
+def styles(records: pd.DataFrame) -> Figure:
+    """Figure 4: style shares in domain as stacked bars, and the entropy of the styles within a problem, in nats."""
+    rows = _main(stats.sampled(records), METHODS, "in_domain")
+    present = _present(rows, METHODS)
     fig, axes = panels(1, 2, 1.1 + 0.26 * len(present), sharey=True, width_ratios=(1.7, 1))
     left, right = axes[0]
     y = rows_axis(left, [NAMES[m] for m in present])
     stacked_styles(left, y, 100 * style_shares(rows).loc[present])
     scores = ArmScores.final(rows)
     for where, method in zip(y, present, strict=True):
-        got = interval([scores.of(method, suite, "styles_nats")])
+        got = interval([scores.of(method, "in_domain", "styles_nats")])
         _interval_of_method(right, where, method, got, scale=1)
     right.axvline(np.log(4), color=GREY, linestyle=":", linewidth=1)
     right.set(xlim=(0, 1.05 * np.log(4)), xticks=[0, 0.5, 1.0], xlabel="style entropy (nats)")
     shared_ticks([right])
     right.grid(axis="y", visible=False)
     bars = f"Bars: {interval_note(rows)}. Faint points: seeds. Dotted: ln 4."
-    note(fig, [bars, absent_note(methods, rows["method"])])
+    note(fig, [bars, absent_note(METHODS, rows["method"])])
     return fig

@@ -202,13 +202,12 @@ def _curve(ax: Axes, rows: pd.DataFrame, method: str, column: str, **look: Any) 
     return ax.plot(smooth.index.to_numpy(), smooth.to_numpy(), **style)[0]
 
 
-def cost_figure(cost: pd.DataFrame, methods: Sequence[str] = COSTED) -> Figure:
+def cost_figure(cost: pd.DataFrame) -> Figure:
     """Figure 6: seconds by phase, tokens through models, peak memory of an iteration, each in its own unit.
 
     Args:
         cost: one row per iteration: method, step, sample_s, verify_s, reference_s, update_s, step_s, peak_gib,
-            reference_tokens, policy_tokens. Every method in it is drawn.
-        methods: those that ought to be there; an absent one is named.
+            reference_tokens, policy_tokens. Every method in it is drawn; an absent one of `COSTED` is named.
     """
     drawn = [m for m in METHODS if m in set(cost["method"])]
     if not drawn:
@@ -245,7 +244,7 @@ def cost_figure(cost: pd.DataFrame, methods: Sequence[str] = COSTED) -> Figure:
             "An iteration costs three things that do not add up. Time is noisy: the median of each phase; black line: "
             f"the middle half of the whole, {count} iterations or more. Tokens are exact: their mean. Memory: the "
             "process's peak.",
-            absent_note(methods, drawn),
+            absent_note(COSTED, drawn),
         ],
     )
     return fig
