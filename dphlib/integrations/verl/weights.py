@@ -139,11 +139,8 @@ def log_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _row(iteration: int, data: Mapping[str, Any]) -> dict[str, Any]:
-    return {"iteration": iteration, **{name: convert(data) for name, convert in _ENTRIES.items()}}
-
-
-def _of(name: str) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda data: data.get(name)
+    found = {name: data.get(source) if isinstance(source, str) else source(data) for name, source in _ENTRIES.items()}
+    return {"iteration": iteration, **found}
 
 
 def _reward(data: Mapping[str, Any]) -> float | None:
@@ -160,34 +157,30 @@ def _near_perfect(data: Mapping[str, Any]) -> float | None:
     return None if weighted is None or not eta else weighted / eta
 
 
-def _nothing(data: Mapping[str, Any]) -> None:
-    return None
-
-
-_ENTRIES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+_ENTRIES: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
     "reward": _reward,
-    "entropy": _nothing,
-    "kl_to_base": _nothing,
-    "response_tokens": _nothing,
-    "loss": _of("actor/pg_loss"),
-    "loss_explore": _of("actor/explore_loss"),
+    "entropy": "",
+    "kl_to_base": "",
+    "response_tokens": "",
+    "loss": "actor/pg_loss",
+    "loss_explore": "actor/explore_loss",
     "loss_near_perfect": _near_perfect,
-    "grad_norm": _of("actor/grad_norm"),
-    "lr": _of("actor/lr"),
-    "clip_fraction": _of("actor/pg_clipfrac"),
-    "dual_clip_fraction": _of("actor/pg_clipfrac_lower"),
-    "old_kl": _of("actor/ppo_kl"),
-    "truncated": _nothing,
-    "informative_groups": _nothing,
-    "unjudged": _nothing,
-    "rl_rows": _of("dph/explore_rows"),
-    "rehearsal_rows": _of("dph/rehearsal_rows"),
+    "grad_norm": "actor/grad_norm",
+    "lr": "actor/lr",
+    "clip_fraction": "actor/pg_clipfrac",
+    "dual_clip_fraction": "actor/pg_clipfrac_lower",
+    "old_kl": "actor/ppo_kl",
+    "truncated": "",
+    "informative_groups": "",
+    "unjudged": "",
+    "rl_rows": "dph/explore_rows",
+    "rehearsal_rows": "dph/rehearsal_rows",
     "reference_tokens": lambda data: 0,  # the methods that verl trains here have no online reference
-    "policy_tokens": _of("perf/total_num_tokens"),
+    "policy_tokens": "perf/total_num_tokens",
     "sampler": lambda data: "verl",
-    "sample_s": _of("timing_s/gen"),
-    "update_s": _of("timing_s/update_actor"),
-    "step_s": _of("timing_s/step"),
-    "peak_gpu_gib": _of("actor/perf/max_memory_allocated_gb"),
+    "sample_s": "timing_s/gen",
+    "update_s": "timing_s/update_actor",
+    "step_s": "timing_s/step",
+    "peak_gpu_gib": "actor/perf/max_memory_allocated_gb",
 }
-"""Entry of `docs/training_log.md` -> its value in verl's metrics of a step."""
+"""Entry of `docs/training_log.md` -> its name in verl's metrics of a step ("" for none), or how they give it."""
