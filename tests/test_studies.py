@@ -182,7 +182,7 @@ def test_figures_draw_every_comparison_and_name_what_is_absent(records, table):
 
 def test_figures_colour_and_say_what_the_sentences_call_clear(table):
     """By Holm's p and not by the interval alone: in figure and sentence the same differences are clear."""
-    one = table[table["study"] == "controls"].iloc[:4].copy()
+    one = table[table["study"] == "controls"].iloc[:5].copy()  # a row per measure
     one = one.assign(status="run", difference=3.0, low=0.5, high=5.5, p=0.02)
     for p_holm, word, shown in ((0.2, "unclear", ".200"), (0.04, "clear", ".040"), (0.0002, "clear", "<.001")):
         rows = pd.concat([one.assign(suite=suite) for suite in ("in domain", "out of domain")]).assign(p_holm=p_holm)

@@ -65,6 +65,32 @@ def test_table_1_equals_the_statistics_and_stands_beside_the_paper(records, ever
     assert greedy["ours"] == pytest.approx(100 * stats.greedy_accuracy(rows)["greedy"].mean())
 
 
+def test_table_1_has_the_sampled_pass_1_beside_greedy_and_no_number_of_the_paper_for_it(records, every):
+    rows = stats.final(records[(records["method"] == "grpo") & (records["suite"] == "in_domain")])
+    got = cell(every["table1"], "GRPO", "in domain Pass@1")
+    assert got["ours"] == pytest.approx(100 * stats.pass_curve(rows, (1,))["pass_at_k"].mean()) and got["paper"] == ""
+    columns = list(dict.fromkeys(every["table1"]["column"]))
+    assert columns[:4] == [f"in domain {name}" for name in ("greedy", "Pass@1", "Pass@8", "Pass@16")]
+
+
+def test_both_points_stand_side_by_side(records):
+    final = ArmScores.final(records)
+    fewer = stats.final(records)
+    stopped = ArmScores(fewer.assign(correct=fewer["correct"].where(fewer["method"] == "base", 0)))
+    table = tables.table_points(final, stopped)
+    at_end, at_stop = (cell(table, "GRPO", f"in domain Pass@8, {point}") for point in ("end", "stopped"))
+    assert at_end["ours"] == pytest.approx(100 * final.of("grpo", "in_domain", "pass", 8).mean)
+    assert at_stop["ours"] == 0 < at_end["ours"] and set(table["paper"]) == {""}
+    shown = tables.wide(table)
+    assert list(shown.columns)[2:6] == [
+        f"in domain {x}" for x in ("greedy, stopped", "greedy, end", "Pass@1, stopped", "Pass@1, end")
+    ]
+    assert (
+        cell(table, "base", "cross domain Pass@8, end")["ours"]
+        == cell(table, "base", "cross domain Pass@8, stopped")["ours"]
+    )
+
+
 def test_table_2_has_a_column_for_each_kind_of_sums_and_their_average(every):
     table = every["table2"]
     ours = [cell(table, "DPH-F", subset)["ours"] for subset in SUBSETS]
@@ -95,7 +121,7 @@ def test_table_4_compares_the_thresholds_and_has_no_number_of_the_paper(every):
 
 def test_table_5_pairs_each_weight_with_the_papers_of_the_same_rank(every):
     table = every["table5"]
-    assert (table["status"] == "run").all() and len(table) == 24
+    assert (table["status"] == "run").all() and len(table) == 36
     assert cell(table, "definition, eta 0.2 / 0.05", "cross domain Pass@16")["paper"] == "84.7"
     assert cell(table, "generator, eta 0.8 / 0.2", "in domain greedy")["paper"] == "62.8"
     assert {"eta=0.04", "eta=0.2", "main"} == set(table["variant"])
@@ -119,7 +145,7 @@ def test_methods_table_has_a_row_each_and_no_weight_that_nobody_gave(every):
 def test_an_absent_arm_keeps_its_row_as_not_run(records):
     table = tables.table1(ArmScores.final(records[records["method"] != "dapo"]))
     rows = table[table["method"] == "dapo"]
-    assert len(rows) == 6 and set(rows["status"]) == {"not run"} and rows["ours"].isna().all()
+    assert len(rows) == 8 and set(rows["status"]) == {"not run"} and rows["ours"].isna().all()
     shown = tables.wide(table).set_index("")
     assert shown.loc["DAPO", "in domain greedy"] == "not run / 60.0" and shown.loc["DAPO", "seeds"] == "0"
     assert "not run" in tables.to_html(table) and "| DAPO | 0 | not run / 60.0 |" in tables.to_markdown(table)

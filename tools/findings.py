@@ -40,9 +40,9 @@ ASKED = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A section's block: the figure, claims and sentences that answer it."""
+    """A section's block: the figures, claims and sentences that answer it."""
 
-    figure: str
+    figures: tuple[str, ...]
     claims: tuple[str, ...] = ()
     said: Callable[[Results], list[str]] = lambda results: []
 
@@ -260,32 +260,37 @@ def rivals(results: Results) -> list[str]:
 
 QUESTIONS = {
     "collapse": Question(
-        "fig2_pass_at_k", ("greedy_rises", "pass_k_falls", "pass_16_falls_rkl", "grpo_keeps_one_style")
+        ("fig8_frontier", "fig2_pass_at_k"),
+        ("greedy_rises", "pass_k_falls", "pass_16_falls_rkl", "grpo_keeps_one_style"),
     ),
     "keep": Question(
-        "fig4_styles", ("dph_keeps_styles", "dph_greedy_highest", "js_pass_8_above_grpo", "dph_nearer_at_large_k")
+        ("fig4_styles",), ("dph_keeps_styles", "dph_greedy_highest", "js_pass_8_above_grpo", "dph_nearer_at_large_k")
     ),
     "shift": Question(
-        CLAIMS_FIGURE,
+        (CLAIMS_FIGURE,),
         (
             *("cross_every_rl_loses", "cross_dph_loses_least", "out_every_rl_loses", "out_dph_loses_least"),
             *("out_rkl_loses_most", "loss_grows_with_shift"),
         ),
         drift,
     ),
-    "direction": Question("fig17_arms", ("forward_keeps_more_than_reverse", "dph_above_reverse_gradient"), direction),
+    "direction": Question(
+        ("fig17_arms",), ("forward_keeps_more_than_reverse", "dph_above_reverse_gradient"), direction
+    ),
     "factorial": Question(
-        "fig17_arms",
+        ("fig17_arms",),
         ("rehearsal_beyond_selection", "partition_costs_nothing", "threshold_8_as_good_as_6"),
         lambda results: comparison_rows(results, "factorial"),
     ),
-    "weights": Question("fig12_eta", (), weights),
-    "stopping": Question("fig8_frontier", (), stopping),
-    "rivals": Question("fig17_arms", (), rivals),
+    "weights": Question(("fig12_eta",), (), weights),
+    "stopping": Question(("fig8_frontier",), (), stopping),
+    "rivals": Question(("fig17_arms",), (), rivals),
     "complementarity": Question(
-        "fig13_ablations", (), lambda results: comparison_rows(results, "complementarity", "DPH-F instead of GRPO")
+        ("fig19_complementarity",),
+        (),
+        lambda results: comparison_rows(results, "complementarity", "DPH-F instead of GRPO"),
     ),
-    "definition": Question("fig2_pass_at_k_family", ("generator_as_good_as_definition", "no_reference_model")),
+    "definition": Question(("fig2_pass_at_k_family",), ("generator_as_good_as_definition", "no_reference_model")),
 }
 
 
@@ -321,11 +326,10 @@ def made(
     drawn: set[str] = set()
     for name, question in QUESTIONS.items():
         lines = []
-        if question.figure in figures:
-            title, path = TITLES[question.figure], f"../{where}/figures/{question.figure}.png"
-            shown = f"Again [{title.partition(',')[0]}]({path})." if question.figure in drawn else f"![{title}]({path})"
-            lines.append(shown)
-            drawn.add(question.figure)
+        for figure in (one for one in question.figures if one in figures):
+            title, path = TITLES[figure], f"../{where}/figures/{figure}.png"
+            lines.append(f"Again [{title.partition(',')[0]}]({path})." if figure in drawn else f"![{title}]({path})")
+            drawn.add(figure)
         if question.claims:
             lines.append(claim_lines([of[claim] for claim in question.claims], stopped))
         found[name] = [*lines, *question.said(results)]

@@ -37,6 +37,7 @@ from dphlib.runtime.files import RunError
 from dphlib.settings.gpu import BASES
 from dphlib.settings.methods import HEADLINE
 from dphlib.settings.profiles import Profile
+from dphlib.settings.studies import STUDIES, planned_runs
 from tools import parts
 from tools.blocks import rendered, table
 
@@ -145,7 +146,12 @@ def shown(root: Path) -> dict[str, Any] | None:
         "claims": [_row(one, stopped.get(one.id)) for one in claims],
         "stopped": bool(stopped),
         "small": small_table(tables.read_csv(root / where / "tables" / "table1.csv")),
-        "tables": [_table(root / where, name) for name in ("table1", "table2")],
+        "planned": len(planned_runs(parts.full_profile(), tuple(STUDIES))) if where == FULL else len(runs),
+        "tables": [
+            _table(root / where, name)
+            for name in ("table1", "table2", "table_points")
+            if (root / where / "tables" / f"{name}.csv").is_file()
+        ],
     }
 
 
@@ -214,20 +220,23 @@ def awkward(claims: Sequence[ClaimResult]) -> str:
 
 
 def small_table(table1: pd.DataFrame) -> str:
-    """Greedy, Pass@8, Pass@16 in domain of the headline methods, and which way the paper's went from its base."""
-    columns = ("greedy", "Pass@8", "Pass@16")
+    """Greedy accuracy and Pass@k in domain of the headline methods, and which way the paper's went from its base."""
+    columns = ("greedy", "Pass@1", "Pass@8", "Pass@16")
     cells = {(cell.method, cell.column): cell for cell in table1.itertuples() if cell.variant == "main"}
 
     def text(method: str, column: str) -> str:
-        cell = cells[method, f"in domain {column}"]
+        if (cell := cells.get((method, f"in domain {column}"))) is None:
+            return "-"  # of results of an earlier version
         ours = f"{cell.ours:.1f} [{cell.low:.1f}, {cell.high:.1f}]" if cell.status == "run" else cell.status
-        return ours if method == "base" else f"{ours} {_direction(method, f'BIRD {column}')}"
+        return ours if method == "base" else f"{ours} {_direction(method, f'BIRD {column}')}".rstrip()
 
     return table(["", *columns], [[NAMES[m], *(text(m, column) for column in columns)] for m in HEADLINE])
 
 
 def _direction(method: str, column: str) -> str:
-    """Whether the paper's number is above its base's (↑), below (↓) or the same (=)."""
+    """Whether the paper's number is above its base's (↑), below (↓) or the same (=); "" where it has none."""
+    if column not in paper.TABLE_1.columns:
+        return ""
     there, base = (paper.TABLE_1.rows[name][paper.TABLE_1.columns.index(column)] for name in (method, "base"))
     return "↑" if there > base else "↓" if there < base else "="
 

@@ -28,6 +28,7 @@ from dphlib.settings.variants import MAIN, RunConfig, parse
 
 _MEASURES: dict[str, tuple[stats.Metric, int]] = {
     "greedy": ("greedy", 1),
+    "Pass@1": ("pass", 1),
     "Pass@8": ("pass", 8),
     "Pass@16": ("pass", 16),
     "styles_nats": ("styles_nats", 0),
@@ -118,7 +119,7 @@ def readable_study(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (arm, against, suite), part in table.groupby(["arm", "against", "suite"], sort=False):
         row: dict[str, object] = {"arm": arm, "against": against, "suite": suite}
-        for measure in ("greedy", "Pass@8", "styles_nats"):
+        for measure in ("greedy", "Pass@1", "Pass@8", "styles_nats"):
             one = part[part["measure"] == measure].iloc[0]
             row |= {measure: one["difference"], f"{measure}_low": one["low"], f"{measure}_high": one["high"]}
         passed = part[part["measure"] == "Pass@8"].iloc[0]

@@ -201,6 +201,7 @@ class Product:
         beyond: the study beyond the protocol that it shows; made where `Results.beyond` has it.
         styles: it shows styles of answers; made where they are known.
         waypoints: it shows runs on their way; made where they were measured there.
+        stopped: it shows runs at their stopping points; made where they have some.
         cost: it shows the cost of an iteration; made where `Results.cost` is there.
     """
 
@@ -209,6 +210,7 @@ class Product:
     beyond: str = ""
     styles: bool = False
     waypoints: bool = False
+    stopped: bool = False
     cost: bool = False
 
     def why_absent(self, results: Results) -> str:
@@ -221,6 +223,8 @@ class Product:
             return "no styles were told"
         if self.waypoints and results.waypoints is None:
             return "no way-points were measured"
+        if self.stopped and results.stopped_scores is None:
+            return "no run has a stopping point"
         if self.cost and results.cost is None:
             return "the cost of an iteration was not measured"
         return ""
@@ -268,6 +272,7 @@ FIGURES: dict[str, Product] = {
 TABLES: dict[str, Product] = {
     "table1": Product(lambda r: tables.table1(r.scores)),
     "table2": Product(lambda r: tables.table2(r.scores)),
+    "table_points": Product(lambda r: tables.table_points(r.scores, _stopped(r)), stopped=True),
     "table3": Product(lambda r: tables.table3(r.scores)),
     "table4": Product(
         lambda r: tables.table4(
@@ -311,6 +316,12 @@ def _beyond(results: Results, name: str) -> pd.DataFrame:
     if name not in results.beyond:
         raise RunError(f"{exploratory.EXPLORATORY[name].absent}: ask for them with --studies {name}")
     return results.beyond[name]
+
+
+def _stopped(results: Results) -> ArmScores:
+    if results.stopped_scores is None:
+        raise RunError("no run has a stopping point: this profile's way-points are not on a validation suite")
+    return results.stopped_scores
 
 
 def _cost(results: Results) -> pd.DataFrame:

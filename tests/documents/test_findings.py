@@ -11,17 +11,25 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic import PROBLEMS, make_records, make_study_records, make_train_logs, make_waypoints
+from synthetic import (
+    PROBLEMS,
+    make_hard_records,
+    make_records,
+    make_study_records,
+    make_temperature_records,
+    make_train_logs,
+    make_waypoints,
+)
 
 from dphlib.analysis.claims import CLAIMS, VERDICTS, ClaimResult, Decision, PartResult, evaluate_claims, to_json
 from dphlib.analysis.labels import CLAIM_NAMES, claim_name
 from dphlib.analysis.studies import change_of
 from dphlib.analysis.waypoints import at_stopping
-from dphlib.experiment.results import CLAIMS_FIGURE, FIGURES, Results
+from dphlib.experiment.results import CLAIMS_FIGURE, FIGURES, Results, write_beyond
 from dphlib.scores import ArmScores
 from dphlib.settings.profiles import Profile, profile
 from dphlib.settings.studies import STUDIES, comparisons
-from tools import evidence, findings, run
+from tools import evidence, findings, reviewers, run
 from tools.blocks import fill
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +102,8 @@ def test_each_claim_is_in_one_section_and_each_headline_in_the_abstract():
     named = [claim for question in findings.QUESTIONS.values() for claim in question.claims]
     assert sorted(named) == sorted(claim.id for claim in CLAIMS)
     assert list(findings.ASKED) == [claim.id for claim in CLAIMS if claim.headline]
-    assert {question.figure for question in findings.QUESTIONS.values()} <= {*FIGURES, CLAIMS_FIGURE}
+    shown = {figure for question in findings.QUESTIONS.values() for figure in question.figures}
+    assert shown <= {*FIGURES, CLAIMS_FIGURE}
 
 
 def test_each_section_says_what_was_measured_and_what_is_not_shown():
@@ -320,8 +329,20 @@ def test_the_full_reference_is_shown_with_its_verdicts_and_figures(repository, s
     (repository / run.FULL / "figures" / "fig4_styles.png").touch()
     blocks = findings.page_blocks(repository)
     assert f"`{run.FULL}`" in blocks["abstract"] and "21 supported." in blocks["abstract"]
+    assert reviewers.page_blocks(repository)["provenance"].startswith(f"From `{run.FULL}`: ")
     assert blocks["keep"].startswith(f"![Figure 4, solution styles](../{run.FULL}/figures/fig4_styles.png)\n\n- *")
     assert blocks["collapse"].startswith("- *") and blocks["collapse"].count(", but not at the stopping point.") == 4
+
+
+def test_what_the_full_reference_lacks_beyond_the_protocol_is_of_the_reference(repository, settings, monkeypatch):
+    monkeypatch.setattr(run, "profile_of", lambda folder: settings)
+    monkeypatch.setattr(evidence, "recorded_profile", lambda folder: settings)
+    shutil.copytree(repository / run.WHERE, repository / run.FULL)
+    (repository / run.FULL / "claims.json").touch()
+    write_beyond({"hard": make_hard_records()}, repository / run.WHERE)
+    write_beyond({"temperature": make_temperature_records()}, repository / run.FULL)
+    where, results = evidence.load(repository)
+    assert where == run.FULL and set(results.beyond) == {"hard", "temperature"}
 
 
 def test_the_method_shows_the_coverage_that_was_simulated():

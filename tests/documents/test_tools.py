@@ -240,7 +240,7 @@ def test_readmes_table_and_findings_are_the_means_of_the_records(of_a_run):
     for name, method in (("base", "base"), ("GRPO", "grpo"), ("DPH-JS", "dph_js")):
         assert float(table[name][0].split()[0]) == pytest.approx(greedy[method], abs=0.051)
     directions = {name: "".join(text[-1] for text in table[name]) for name in ("GRPO", "DPH-F")}
-    assert directions == {"GRPO": "↑↓↓", "DPH-F": "↑↑↓"}, "of the paper"
+    assert directions == {"GRPO": "↑]↓↓", "DPH-F": "↑]↑↓"}, "of the paper, which has no Pass@1"
     rl, dph, awkward = re.findall(r"^- (.*)$", blocks["findings"], re.MULTILINE)
     said = re.search(r"GRPO's in-domain greedy accuracy .*?([\d.]+) points \[", rl)
     assert float(said[1]) == pytest.approx(abs(greedy["grpo"] - greedy["base"]), abs=0.051)
@@ -248,7 +248,7 @@ def test_readmes_table_and_findings_are_the_means_of_the_records(of_a_run):
     trained = records[records["method"] != "base"]
     assert f"{len(trained.groupby(['method', 'variant', 'seed']))} runs, 6 of each decisive arm" in blocks["findings"]
     assert f"{records['n'].sum():,} judged answers, by `./run_all.sh cpu`" in blocks["findings"]
-    assert f"]({run.WHERE}/figures/fig2_pass_at_k.png)" in blocks["findings"]
+    assert f"]({run.WHERE}/figures/fig8_frontier.png)" in blocks["findings"]
 
 
 def test_the_full_reference_takes_the_references_place_but_for_the_minutes(of_a_run, tmp_path):
@@ -259,6 +259,9 @@ def test_the_full_reference_takes_the_references_place_but_for_the_minutes(of_a_
     before, after = run.readme_blocks(of_a_run), run.readme_blocks(tmp_path)
     assert after["notebooks"] == before["notebooks"] and after["claims"] != before["claims"]
     assert f"{run.FULL_COMMAND}`" in after["findings"] and f"({run.FULL}/figures/" in after["findings"]
+    planned = len(planned_runs(parts.full_profile(), tuple(STUDIES)))
+    assert f"` ({3 * (len(TRAINED) - 1)} of its {planned} runs), in [{run.FULL}]({run.FULL})." in after["findings"]
+    assert f"`./run_all.sh cpu`, in [{run.WHERE}]({run.WHERE})." in before["findings"]
     assert [row[1].split(" ", 1)[1] for row in cells(after["claims"])[1:]] == [
         one.verdict for one in decided(tmp_path, run.FULL)
     ]
