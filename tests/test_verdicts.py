@@ -14,7 +14,8 @@ from synthetic import make_records, make_train_logs
 from dphlib.analysis.claims import evaluate_claims
 from dphlib.scores import ArmScores
 
-REFERENCE = Path(__file__).resolve().parents[1] / "artifacts" / "reference"
+ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts"
+RECORDED = [name for name in ("reference", "full") if (ARTIFACTS / name / "claims.json").is_file()]
 
 
 def compare(claims, second, *, abs):
@@ -63,8 +64,14 @@ def test_both_implementations_agree_on_every_part(seeds, bases, change):
 
 
 @pytest.mark.slow
-def test_the_recorded_verdicts_are_found_again():
-    """The reference run's, whose numbers are rounded to six decimals."""
-    claims = json.loads((REFERENCE / "claims.json").read_text(encoding="utf-8"))
-    frames = (pd.read_parquet(REFERENCE / f"{name}.parquet") for name in ("records", "train_log"))
-    assert compare(claims, verdicts.verdicts(*frames), abs=2e-6) > 40
+@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize(
+    ("file", "tables"),
+    [("claims", ("records", "train_log")), ("claims_stopped", ("records", "train_log", "waypoints"))],
+    ids=["end", "stopped"],
+)
+def test_the_recorded_verdicts_are_found_again(name, file, tables):
+    """Those of the committed runs, whose numbers are rounded to six decimals, at both points."""
+    claims = json.loads((ARTIFACTS / name / f"{file}.json").read_text(encoding="utf-8"))
+    frames = [pd.read_parquet(ARTIFACTS / name / f"{table}.parquet") for table in tables]
+    assert compare(claims, verdicts.verdicts(*frames), abs=2e-6) > 30

@@ -1,6 +1,7 @@
 """Every claim judged again from `records.parquet` (cost: `train_log.parquet`), without dphlib: verdicts.py RESULTS.
 
-The formulas are those of docs/method.md, Intervals and Claims, written anew."""
+At the end of training and, by `waypoints.parquet`, at the stopping points. The formulas are those of docs/method.md,
+Intervals and Claims, and the stopping rule that of docs/protocol.md, written anew."""
 
 import sys
 from itertools import product
@@ -120,10 +121,26 @@ def at_once(claims):
     return {name: [lost.get((name, i), part) for i, part in enumerate(of)] for name, of in claims.items()}
 
 
-def verdicts(records, logs):
-    """Claim -> (verdict, whether a headline's holds with all at once, [(verdict, estimate, low, high, p) per part])."""
-    last = records["step"] == records.groupby(RUN)["step"].transform("max")
-    rows, out = records[last].astype({"method": str, "variant": str, "suite": str}), {}
+def stopping(waypoints):
+    """(method, variant, seed) -> the first way-point whose Pass@1 neither of the next two exceeds by over a point."""
+    steps = {}
+    for key, of_run in waypoints[waypoints["method"] != "base"].groupby(RUN, observed=True):
+        passed = of_run.set_index("step")["pass_1"].sort_index()
+        flat = [s for i, s in enumerate(passed.index[:-2]) if passed.iloc[i + 1 : i + 3].max() <= passed[s] + 0.01]
+        steps[key] = (*flat, passed.index[-1])[0]
+    return steps
+
+
+def verdicts(records, logs, waypoints=None):
+    """Claim -> (verdict, whether a headline's holds with all at once, [(verdict, estimate, low, high, p) per part]).
+
+    At the end of training; with way-points at the stopping points, where only runs that have some are judged.
+    """
+    steps = records.groupby(RUN, observed=True)["step"].transform("max")
+    if waypoints is not None:
+        chosen, keys = stopping(waypoints), zip(*(records[name] for name in RUN), strict=True)
+        steps = pd.Series([0 if key[0] == "base" else chosen.get(key, -1) for key in keys], records.index)
+    rows, out = records[records["step"] == steps].astype({"method": str, "variant": str, "suite": str}), {}
     count = int(max(0, *rows.loc[rows["method"] == "base", "seed"])) + 1 if len(rows) else 1
     arms = {None: rows.iloc[:0], **dict(list(rows.groupby([*ARM, rows["temperature"] == 0])))}
     for claim, *lists, points, checked in map(str.split, CLAIMS.splitlines()):
@@ -148,6 +165,8 @@ def verdicts(records, logs):
 
 
 if __name__ == "__main__":
-    found = verdicts(*(pd.read_parquet(f"{sys.argv[1]}/{name}.parquet") for name in ("records", "train_log")))
-    for name, (verdict, jointly, _) in found.items():
-        print(f"{verdict:<14}{name}{' (not with all at once)' if jointly is False else ''}")
+    tables = [pd.read_parquet(f"{sys.argv[1]}/{name}.parquet") for name in ("records", "train_log", "waypoints")]
+    for point, given in (("at the end of training", tables[:2]), ("at the stopping points", tables)):
+        print(f"{point}:")
+        for name, (verdict, jointly, _) in verdicts(*given).items():
+            print(f"{verdict:<14}{name}{' (not with all at once)' if jointly is False else ''}")
