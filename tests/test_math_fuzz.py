@@ -1,10 +1,11 @@
 """Random texts through the mathematics verifier: nothing raises, and no gold that can be read is an `infra_error`.
 
-`python tests/benchmarks/math_fuzz.py` does the same on 100,000 comparisons.
+`DPH_FUZZ_CASES=100000 python -m pytest tests/test_math_fuzz.py` does so at length.
 """
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 
 import hypothesis.strategies as st
@@ -17,6 +18,9 @@ from tests.math_cases import PIECES
 
 pytestmark = pytest.mark.slow
 
+CASES = int(os.environ.get("DPH_FUZZ_CASES", "1200"))  # of each property
+COMPARED = 100
+
 latex = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 short = st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join)
 anything = latex | st.text(max_size=80)
@@ -28,7 +32,7 @@ def is_balanced(text: str) -> bool:
     return extract_boxed(f"\\boxed{{{text}}}") in (text.strip(), None) and "\\boxed" not in text
 
 
-@settings(max_examples=1_200)
+@settings(max_examples=CASES)
 @given(before=anything, content=latex, after=anything)
 def test_the_last_balanced_box_is_found_whatever_stands_before_it(before, content, after):
     text = f"{before} \\boxed{{{content}}} {after}"
@@ -38,7 +42,7 @@ def test_the_last_balanced_box_is_found_whatever_stands_before_it(before, conten
         assert extract_boxed(f"{before} \\boxed{{{content}}}") == content.strip()
 
 
-@settings(max_examples=1_200)
+@settings(max_examples=CASES)
 @given(gold=anything, content=anything)
 def test_the_rules_on_text_never_raise_and_agree_with_each_other(gold, content):
     reason = restatement(gold, content)
@@ -51,7 +55,7 @@ def test_the_rules_on_text_never_raise_and_agree_with_each_other(gold, content):
     assert same_value(gold, content) in (True, False, None)
 
 
-@settings(max_examples=500)
+@settings(max_examples=CASES)
 @given(one=ratios, other=ratios, decimal=decimals)
 def test_numbers_are_compared_exactly_and_symmetrically(one, other, decimal):
     def ratio(value: Fraction) -> str:
@@ -70,10 +74,10 @@ def verifier():
         yield verifier
 
 
-@settings(max_examples=12)
-@given(golds=st.lists(short, min_size=4, max_size=4), contents=st.lists(short, min_size=10, max_size=10))
+@settings(max_examples=CASES // COMPARED)
+@given(golds=st.lists(short, min_size=4, max_size=4), contents=st.lists(short, min_size=25, max_size=25))
 def test_random_comparisons_end_and_a_readable_gold_is_never_an_infra_error(verifier, golds, contents):
-    """40 comparisons each time, and each gold with itself."""
+    """`COMPARED` comparisons each time, and each gold with itself."""
     own = verifier.verify_many([(gold, f"\\boxed{{{gold}}}") for gold in golds])
     items = [(gold, f"\\boxed{{{content}}}") for gold in golds for content in contents]
     for (gold, _), verdict in zip(items, verifier.verify_many(items), strict=True):
