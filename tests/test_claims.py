@@ -26,8 +26,8 @@ from dphlib.analysis.claims import (
     to_json,
     verdict_counts,
 )
-from dphlib.analysis.labels import CLAIM_NAMES, claim_name
-from dphlib.figures.claims import COLOURS, claims_figure, parts_table
+from dphlib.analysis.labels import CLAIM_NAMES, VERDICT_COLOURS, claim_name
+from dphlib.figures.claims import claims_figure, parts_table
 from dphlib.scores import ArmScores
 
 SUITES = ("in_domain", "cross_domain", "out_of_domain")
@@ -359,12 +359,12 @@ def test_a_verdict_is_a_colour_and_a_word_on_one_shape(results):
         assert {line.get_marker() for line in points} - {8, 9} == {"o"}
         for one in (one for one in results if claim_name(one.id) in words):
             text = words[claim_name(one.id)]
-            assert text.get_text().split(" ", 1)[1] == one.verdict and text.get_color() == COLOURS[one.verdict]
+            assert text.get_text().split(" ", 1)[1] == one.verdict and text.get_color() == VERDICT_COLOURS[one.verdict]
             of_row = [line for line in points if rows[line.get_ydata()[0]] == claim_name(one.id)]
-            assert {line.get_color() for line in of_row} <= {COLOURS[one.verdict]}
+            assert {line.get_color() for line in of_row} <= {VERDICT_COLOURS[one.verdict]}
             drawn += 1
     assert drawn == sum(one.unit in ("share", "nats") for one in results)
-    assert len(set(COLOURS.values())) == len(VERDICTS) == len(COLOURS)
+    assert len(set(VERDICT_COLOURS.values())) == len(VERDICTS) == len(VERDICT_COLOURS)
 
 
 def test_an_unknown_profile_is_refused():

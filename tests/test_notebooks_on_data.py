@@ -152,7 +152,6 @@ def test_what_data_sets_cannot_show_is_said_and_not_made_up(ran):
     artifacts, shown = ran
     of_02, of_06 = "\n".join(shown["02_base_and_data"]), "\n".join(shown["06_retention_and_ood"])
     for words in (
-        "The four analysts are the CPU world",
         "Left out: in bird_train nobody knows",
         "not trained here",
         "have no styles that could be told apart",
@@ -170,7 +169,7 @@ def test_what_data_sets_cannot_show_is_said_and_not_made_up(ran):
 def test_what_data_sets_can_show_is_shown(ran):
     _, shown = ran
     cells = shown["02_base_and_data"]
-    assert any("'Ana'" in text and "<table>" in text for text in cells), "the first rows of the problem's table"
+    assert any("'Ana'" in text and "| ---" in text for text in cells), "the first rows of the problem's table"
     assert any("BIRD dev" in text and "bird_dev" in text and "spider_dev" in text for text in cells)
     answers = next(text for text in shown["06_retention_and_ood"] if "different answers" in text)
     assert "base" in answers and "GRPO" in answers and "correct" in answers

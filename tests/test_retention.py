@@ -8,7 +8,7 @@ from synthetic import make_records
 from synthetic import make_rows as rows
 
 from dphlib import stats
-from dphlib.analysis import retention
+from dphlib.analysis import retention, tables
 from dphlib.analysis.labels import NAMES
 from dphlib.settings.methods import METHODS
 
@@ -44,7 +44,7 @@ def test_losses_are_shares_of_the_bases():
 def test_a_base_that_solves_nothing_has_no_share_to_lose():
     nothing = rows("base", 0, [[0] * 4] * 4)
     got = retention.losses(pd.concat([nothing, TUNED]), k=4)
-    assert got["in domain"].isna().all() and retention.readable(got)["in domain (%)"].tolist() == ["-"]
+    assert got["in domain"].isna().all() and tables.readable(got)["in domain (%)"].tolist() == ["-"]
     split = retention.capability_split(pd.concat([nothing, TUNED]), k=4)
     assert split["keep"].isna().all() and split["explore"].tolist() == [50.0]
 

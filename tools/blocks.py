@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from dphlib.analysis import retention, tables
+from dphlib.analysis import tables
 from dphlib.analysis.claims import effect_text, joint_text
 
 _TEMPLATES = Environment(
@@ -76,7 +76,7 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
 
 def markdown(frame: pd.DataFrame) -> str:
     """A frame as a Markdown table, intervals and numbers as a reader wants them."""
-    return tables.to_markdown(retention.readable(frame))
+    return tables.to_markdown(tables.readable(frame))
 
 
 _TEMPLATES.filters |= {"code": code, "effect": effect_text, "joint": joint_text, "markdown": markdown}

@@ -78,6 +78,15 @@ STYLE_COLOURS = {
 SET_COLOURS = {"exploration": "#D9944A", "near_perfect": "#44679F"}
 """Of D_exp and D_pef."""
 
+VERDICT_COLOURS = {
+    "supported": "#0070BA",
+    "not supported": "#B54200",
+    "inconclusive": "#6F6F6F",
+    "not testable": "#8E4C86",
+    "not run": "#8A8A8A",
+}
+"""Of the verdicts, whose word and shape always stand beside the colour."""
+
 CLAIM_NAMES = {
     "greedy_rises": "GRPO, DAPO: greedy accuracy rises",
     "pass_k_falls": "GRPO, DAPO: Pass@8 and Pass@16 fall",

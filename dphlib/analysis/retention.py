@@ -1,7 +1,7 @@
 """What RL kept of the initial policy: problems, losses by suite, support, behaviour, and one problem's answers.
 
 Each function on a frame takes the rows of `records.parquet` and gives a tidy frame, one row per method (`method` as a
-reader sees it), a number `x` with its interval as `x_low` and `x_high`; `readable` makes of it what is shown. Where
+reader sees it), a number `x` with its interval as `x_low` and `x_high`; `tables.shown` makes of it what is shown. Where
 the base can be compared with fresh answers of its own it has a row too: what is lost there is chance, not training.
 
 It is arithmetic on records; nothing is written.
@@ -25,8 +25,6 @@ from dphlib.world.templates import STYLES
 DIRECTIONS = ("lost", "gained")
 AGAIN = "base, drawn again"
 """The row of the base against fresh answers of its own."""
-_SUFFIXES = {"nats": " (nats)", "s": " (s)", "gib": " (GiB)"}
-_UNITS = dict.fromkeys(("keep", "explore", "truncated", *SUITES.values()), " (%)")
 
 
 def _main(records: pd.DataFrame) -> pd.DataFrame:
@@ -228,28 +226,3 @@ def style_counts(answers: pd.DataFrame) -> pd.DataFrame:
         counts["correct"] = right.reindex(counts.index, fill_value=0).astype(int)
     counts["different answers"] = answers.groupby("model").size()
     return counts.rename_axis(columns=None).reset_index()
-
-
-def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
-    """A frame as it is read: `x`, `x_low`, `x_high` become one text, others are rounded; absent, infinite: a dash.
-
-    >>> readable(pd.DataFrame({"keep": [81.26], "keep_low": [79.0], "keep_high": [83.5], "seeds": [3]})).to_dict("list")
-    {'keep (%)': ['81.3 [79.0, 83.5]'], 'seeds': ['3']}
-    """
-    out = {}
-    for name in (n for n in frame.columns if not n.endswith(("_low", "_high"))):
-        texts = [_text(value, digits) for value in frame[name]]
-        if f"{name}_low" in frame:
-            ends = zip(frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
-            with_ends = zip(texts, ends, strict=True)
-            texts = [t if t == "-" else f"{t} [{_text(a, digits)}, {_text(b, digits)}]" for t, (a, b) in with_ends]
-        head, _, tail = name.rpartition("_")
-        title = (head if tail in _SUFFIXES else name).replace("_", " ")
-        out[title + (_UNITS.get(name) or _SUFFIXES.get(tail, ""))] = texts
-    return pd.DataFrame(out)
-
-
-def _text(value: object, digits: int) -> str:
-    if isinstance(value, float | np.floating):
-        return "-" if not np.isfinite(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
-    return str(value)

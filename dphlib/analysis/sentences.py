@@ -90,13 +90,26 @@ def crossing(scores: ArmScores, method: str, k: int = 8, suite: str = IN, agains
     most = min((n for n in answers if n is not None), default=0)
     if None in answers or not most:
         return _not_run(method)
-    ks = [n for n in range(1, most + 1) if n <= EVERY_K or not n & (n - 1)]
-    got = {n: _difference(scores, method, against, suite, "pass", n) for n in ks}
+    got = {n: _difference(scores, method, against, suite, "pass", n) for n in _looked_at(most)}
     shown = {n: got[n] for n in sorted({1, min(k, most)})}
     numbers = ", ".join(f"Pass@{n} {_signed(one)}" for n, one in shown.items())
     where = "" if suite == IN else f"{SUITES[suite].capitalize()}, "
     runs = len(scores.of(method, suite).seeds)
     return f"{where}{NAMES[method]} {_course(got, _the(against))}: {numbers} points{_runs(runs)}."
+
+
+def _looked_at(most: int) -> list[int]:
+    return [n for n in range(1, most + 1) if n <= EVERY_K or not n & (n - 1)]
+
+
+def crossing_k(scores: ArmScores, method: str, suite: str = IN, against: str = "base") -> int | None:
+    """The first k at which a method that begins above another one is below it, as `crossing` says; None for none."""
+    most = min(scores.answers(name, suite) or 0 for name in (method, against))
+    for k in _looked_at(most):
+        change = round(_difference(scores, method, against, suite, "pass", k).estimate, 12)
+        if change < 0 or (k == 1 and change == 0):
+            return k if k > 1 else None
+    return None
 
 
 def _difference(scores: ArmScores, method: str, against: str, suite: str, metric: Metric, k: int) -> Interval:
@@ -117,6 +130,39 @@ def _course(got: Mapping[int, Interval], other: str) -> str:
     if signs[first] > 0:
         return f"crosses {other} at k = {below[0]}"
     return f"starts below {other} and is above it from k = {above[0]}"
+
+
+def room(scores: ArmScores, suite: str = IN, k: int = 8) -> str:
+    """What the base solves with one answer and with k: what its diversity is worth, and what there is to lose."""
+    if (answers := scores.answers("base", suite)) is None:
+        return _not_run("base")
+    k = min(k, answers)
+    parts = [scores.of("base", suite, "pass", n) for n in (k, 1)]
+    several, one = (interval([part]) for part in parts)
+    solved = [
+        f"{100 * got.estimate:.1f} % [{max(0.0, 100 * got.low):.1f}, {min(100.0, 100 * got.high):.1f}]"
+        for got in (one, several)
+    ]
+    worth = _signed(interval(parts, np.subtract))
+    bases = f", {len(parts[0].seeds)} bases" if len(parts[0].seeds) > 1 else ""
+    where = SUITES[suite].capitalize()
+    return f"{where} the base solves {solved[0]} with one answer and {solved[1]} with {k}: {worth} points{bases}."
+
+
+def inside(of_bases: Mapping[int, pd.DataFrame]) -> str:
+    """Whether each base is in the regime (`regime.regime`), the quantities outside named; "" on data sets."""
+    if any("inside" not in found for found in of_bases.values()):
+        return ""
+    outside = [
+        f"{row.quantity} of base {index}, {row.value:.3g} for {row.low:g} to {row.high:.3g}"
+        for index, found in of_bases.items()
+        for row in found[~found["inside"]].itertuples()
+    ]
+    count = sum(map(len, of_bases.values()))
+    if not outside:
+        return f"All {count} quantities of {len(of_bases)} bases lie in their ranges."
+    named = outside[:3] + [f"and {len(outside) - 3} more"] * (len(outside) > 3)
+    return f"{count - len(outside)} of {count} quantities lie in their ranges; outside: {'; '.join(named)}."
 
 
 def gain_and_price(scores: ArmScores, method: str, k: int = 8, suite: str = IN) -> str:

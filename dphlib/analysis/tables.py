@@ -8,16 +8,20 @@ that is not in the records keeps its row, as `not run`. `wide` turns a tidy fram
 
 from __future__ import annotations
 
+import dataclasses
 import html
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dphlib import stats
 from dphlib.analysis import paper
-from dphlib.analysis.labels import NAMES, SUITES, label
+from dphlib.analysis.claims import SYMBOLS
+from dphlib.analysis.labels import NAMES, SUITES, VERDICT_COLOURS, label
 from dphlib.intervals import Scores, interval
 from dphlib.runtime.files import table_beside, write_text
 from dphlib.scores import ArmScores
@@ -215,6 +219,22 @@ def methods_table(profile: Profile) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def settings_table(*parts: Any, within: str = "") -> pd.DataFrame:
+    """Every value of some settings, a row each: setting, of nested ones with the names above it, and value.
+
+    Args:
+        parts: dataclasses.
+        within: what is written before each name.
+    """
+    rows: list[dict[str, str]] = []
+    for name, value in ((one.name, getattr(part, one.name)) for part in parts for one in dataclasses.fields(part)):
+        if dataclasses.is_dataclass(value):
+            rows += settings_table(value, within=f"{within}{name}.").to_dict("records")
+        else:
+            rows.append({"setting": f"{within}{name}", "value": str(value)})
+    return pd.DataFrame(rows)
+
+
 # ---------------------------------------------------------------------------------------------- writing
 
 
@@ -259,12 +279,17 @@ def read_csv(path: Path) -> pd.DataFrame:
     return table.assign(**numbers)
 
 
-def to_markdown(table: pd.DataFrame | str) -> str:
-    """A table for a Markdown page; tidy frames are made wide first, a sentence in a table's place stays one."""
+def to_markdown(table: pd.DataFrame | str, right: Iterable[str] = ()) -> str:
+    """A table for a Markdown page; tidy frames are made wide first, a sentence in a table's place stays one.
+
+    Args:
+        right: columns that are aligned to the right.
+    """
     if isinstance(table, str):
         return table
-    shown = wide(table)
-    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
+    shown, right = wide(table), set(right)
+    rules = ["---:" if name in right else "---" for name in shown.columns]
+    lines = [list(shown.columns), rules, *shown.to_numpy().tolist()]
     return "".join(f"| {' | '.join(map(_in_markdown, line))} |\n" for line in lines)
 
 
@@ -310,3 +335,106 @@ def _in_html(ours: str, interval: str, cited: str) -> str:
     shown = f'<span class="not-run">{ours}</span>' if ours == NOT_RUN else f"<b>{ours}</b>"
     shown += f'<span class="ci">{interval}</span>' if interval else ""
     return shown + (f'<span class="cited">paper {html.escape(cited)}</span>' if cited else "")
+
+
+# ---------------------------------------------------------------------------------------------- in a notebook
+
+_SUFFIXES = {"nats": " (nats)", "s": " (s)", "gib": " (GiB)"}
+_UNITS = dict.fromkeys(("keep", "explore", "truncated", *SUITES.values()), " (%)")
+_REFUSED = ("no_answer", "invalid", "forbidden", "timeout", "too_large")
+_SAID: dict[str, tuple[str, str]] = {word: (SYMBOLS[word], VERDICT_COLOURS[word]) for word in SYMBOLS}
+_SAID |= dict.fromkeys(("correct", "yes"), _SAID["supported"]) | dict.fromkeys(("wrong", "no"), _SAID["not supported"])
+_SAID |= dict.fromkeys(_REFUSED, _SAID["not testable"]) | {"infra_error": _SAID["not run"]}
+_VERDICT = re.compile(rf"(?:[{''.join(SYMBOLS.values())}] )?({'|'.join(sorted(_SAID, key=len, reverse=True))})\b")
+_VERDICT_COLUMNS = ("verdict", "expected", "outcome", "agrees", "at the end", "at the stopping points")
+_IDENTIFIER = re.compile(r"[a-z0-9_]+")
+_NUMBER = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)?|-|nan|-?inf")
+
+
+class Shown:
+    """Markdown that a notebook shows where it is displayed, or the last expression of a cell."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def _repr_markdown_(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def shown(table: pd.DataFrame | str, digits: int = 1, *, fold: str = "", code_in: Sequence[str] = ()) -> Shown:
+    """A table as every notebook shows it: `readable`, numbers to the right, verdicts as `verdict`.
+
+    Args:
+        table: a frame, tidy or not, or a sentence in its place.
+        digits: decimals of the numbers.
+        fold: a line under which it is folded away, "" to show it.
+        code_in: columns that hold code or a model's answers.
+
+    >>> print(shown(pd.DataFrame({"n": [1.25], "sql": ["a < b"], "holds": [True]}), 2, code_in=["sql"]))
+    | n | sql | holds |
+    | ---: | --- | --- |
+    | 1.25 | <code>a &lt; b</code> | <span style="color:#0070BA">✔ yes</span> |
+    <BLANKLINE>
+    """
+    if not isinstance(table, str) and list(table.columns) == COLUMNS:
+        table = to_markdown(wide(table, _on_lines))
+    if isinstance(table, str):
+        return Shown(folded(fold, table) if fold else table)
+    truths = [name for name in table if pd.api.types.is_bool_dtype(table[name])]
+    frame = table.assign(**{name: table[name].map({True: "yes", False: "no"}) for name in truths})
+    frame = readable(frame, digits)
+    for old, new in zip((n for n in table if not str(n).endswith(("_low", "_high"))), frame.columns, strict=True):
+        if old in code_in:
+            frame[new] = frame[new].map(code)
+        elif old in truths or old in _VERDICT_COLUMNS:
+            frame[new] = frame[new].map(verdict)
+    text = to_markdown(frame, [name for name in frame if all(map(_NUMBER.fullmatch, frame[name]))])
+    return Shown(folded(fold, text) if fold else text)
+
+
+def _on_lines(ours: str, interval: str, cited: str) -> str:
+    """Our number, then its interval, then the paper's, a line each."""
+    number = f"**{ours}**" if interval else ours
+    return "<br>".join(filter(None, (number, interval, f"paper {cited}" if cited else "")))
+
+
+def verdict(text: str) -> str:
+    """A verdict, or the outcome of an answer, with its shape and in its colour; another text as it is.
+
+    >>> verdict("wrong"), verdict("a dash")
+    ('<span style="color:#B54200">✘ wrong</span>', 'a dash')
+    """
+    found = _VERDICT.match(text)
+    if not found:
+        return text
+    symbol, colour = _SAID[found[1]]
+    return f'<span style="color:{colour}">{symbol} {found[1]}</span>{text[found.end() :]}'
+
+
+def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
+    """A frame as it is read: `x`, `x_low`, `x_high` become one text, others are rounded; absent, infinite: a dash.
+
+    >>> readable(pd.DataFrame({"keep": [81.26], "keep_low": [79.0], "keep_high": [83.5], "seeds": [3]})).to_dict("list")
+    {'keep (%)': ['81.3 [79.0, 83.5]'], 'seeds': ['3']}
+    """
+    out = {}
+    for name in (n for n in frame.columns if not str(n).endswith(("_low", "_high"))):
+        texts = [_text(value, digits) for value in frame[name]]
+        if f"{name}_low" in frame:
+            ends = zip(frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
+            with_ends = zip(texts, ends, strict=True)
+            texts = [t if t == "-" else f"{t} [{_text(a, digits)}, {_text(b, digits)}]" for t, (a, b) in with_ends]
+        head, _, tail = str(name).rpartition("_")
+        title = head if tail in _SUFFIXES else str(name)
+        title = title.replace("_", " ") if _IDENTIFIER.fullmatch(title) else title
+        out[title + (_UNITS.get(name) or _SUFFIXES.get(tail, ""))] = texts
+    return pd.DataFrame(out)
+
+
+def _text(value: object, digits: int) -> str:
+    if isinstance(value, float | np.floating):
+        return "-" if not np.isfinite(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
+    return str(value)

@@ -201,8 +201,8 @@ def ablate(
         table: also write the whole table, every suite and measure, to this CSV file.
         retrain_base: train the bases, in place of those that are shipped.
     """
-    from dphlib.analysis import retention, tables
     from dphlib.analysis import studies as ablations
+    from dphlib.analysis import tables
     from dphlib.experiment import exploratory
 
     ask_to_retrain(retrain_base)
@@ -213,7 +213,7 @@ def ablate(
     pipeline = Pipeline(artifacts / settings.name, settings, workers or None)
     for name in (one for one in EXPLORATORY if one in names):
         answers = exploratory.records(pipeline, name, settings.main_runs())
-        print(tables.to_markdown(retention.readable(exploratory.EXPLORATORY[name].table(answers))))
+        print(tables.to_markdown(tables.readable(exploratory.EXPLORATORY[name].table(answers))))
     compared = [name for name in names if name not in EXPLORATORY]
     if not compared:
         return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ from dphlib.figures.training import base_regime, cost_figure, divergence_curves,
 from dphlib.runtime.files import RunError, atomic_path, unknown, write_json, write_text
 from dphlib.runtime.jobs import Job, run_jobs
 from dphlib.runtime.places import REFERENCE_METRICS
+from dphlib.runtime.progress import announce
 from dphlib.scores import ArmScores
 from dphlib.settings import studies
 from dphlib.settings.environment import profile_from_environment
@@ -389,10 +390,19 @@ def decide_claims(results: Results, root: Path) -> list[claims.ClaimResult]:
 
 
 def products(results: Results) -> list[str]:
-    """Names of the figures and tables that these results have; prints those that they lack (`left_out`)."""
-    if absent := left_out(results):
-        print(f"not run, so not drawn: {', '.join(absent)}")
+    """Names of the figures and tables that these results have."""
+    absent = left_out(results)
     return [name for name in (*FIGURES, *TABLES) if name not in absent]
+
+
+def not_drawn(absent: Iterable[str]) -> str:
+    """What these results lack (`left_out`) in a sentence, "" for nothing.
+
+    >>> not_drawn(["fig12_eta", "fig14_hard"])
+    'not run, so not drawn: fig12_eta, fig14_hard'
+    """
+    named = ", ".join(absent)
+    return f"not run, so not drawn: {named}" if named else ""
 
 
 def draw(
@@ -422,14 +432,16 @@ def draw(
 
 
 def draw_recorded(source: Path, root: Path, asked: tuple[str, str, str]) -> list[claims.ClaimResult]:
-    """`draw` from a folder of recorded results into `root`, by two processes.
+    """`draw` from a folder of recorded results into `root`, by two processes; a terminal is told what is not there.
 
     Args:
         asked: what `settings.profiles.profile` takes: name, seeds, study_seeds.
     """
     where = {"source": str(source), "root": str(root), "asked": asked}
     jobs = [Job(part, draw_part, {**where, "part": part}) for part in PARTS]
-    run_jobs(jobs, workers=None, label="drawing")
+    absent = run_jobs(jobs, workers=None, label="drawing")[0]
+    if absent:
+        announce(not_drawn(absent))
     return claims.from_json((root / "claims.json").read_text(encoding="utf-8"))
 
 
@@ -437,12 +449,13 @@ PARTS = ("studies and claims", "the rest")
 """They take about as long."""
 
 
-def draw_part(source: str, root: str, asked: Sequence[str], part: str) -> None:
-    """One of `PARTS`, as a job."""
+def draw_part(source: str, root: str, asked: Sequence[str], part: str) -> list[str]:
+    """One of `PARTS`, as a job; returns the names of what the results lack."""
     results = Results.load(Path(source), profile_from_environment(*asked))
     with_claims, known = part == PARTS[0], FIGURES | TABLES
     names = [name for name in products(results) if known[name].usual != with_claims]
     draw(results, Path(root), names, with_claims)
+    return list(left_out(results))
 
 
 def collect(
@@ -510,14 +523,31 @@ def beside_reference(
 
     Returns:
         One row per number. Without a reference run, or for a number that it lacks, the second column says so; the
-        numbers of a GPU profile, of another model on other data, are not compared with it.
+        numbers of a GPU profile, of another model on other data, are not compared with it. On the reference's own
+        profile `agrees` says whether the two are equal as they are printed, or by how much they differ.
     """
     here = {"number": list(metrics), f"here ({root.name})": [_short(value) for value in metrics.values()]}
     if root.name.removesuffix(SMOKE) in GPU_PROFILES:
         return pd.DataFrame(here)
     path = recorded / f"{name}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return pd.DataFrame({**here, "reference run": [_short(known.get(key, "not recorded")) for key in metrics]})
+    there = {key: known.get(key, "not recorded") for key in metrics}
+    frame = pd.DataFrame({**here, "reference run": [_short(value) for value in there.values()]})
+    if root.name != _OF_REFERENCE:
+        return frame
+    return frame.assign(agrees=[_agrees(metrics[key], there[key]) if key in known else "-" for key in metrics])
+
+
+_OF_REFERENCE = "cpu"
+"""The profile whose run the reference is."""
+
+
+def _agrees(here: Any, there: Any) -> str:
+    if _short(here) == _short(there):
+        return "yes"
+    if isinstance(here, str) or isinstance(there, str) or not there:
+        return "no"
+    return f"no, by {100 * abs(here / there - 1):.2g} %"
 
 
 def _short(value: Any) -> str:

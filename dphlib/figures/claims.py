@@ -14,16 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dphlib.analysis.claims import OPEN, SYMBOLS, VERDICTS, ClaimResult, effect_text, joint_text
-from dphlib.analysis.labels import claim_name
+from dphlib.analysis.labels import VERDICT_COLOURS, claim_name
 from dphlib.figures.style import GREY, SMALL, cut_long_intervals, interval_bar, note, panels, rows_axis, shared_ticks
 
-COLOURS = {
-    "supported": "#0070BA",
-    "not supported": "#B54200",
-    "inconclusive": "#6F6F6F",
-    "not testable": "#8E4C86",
-    "not run": "#8A8A8A",
-}
 UNITS = {"share": (100, "percentage points"), "nats": (1, "nats")}
 
 
@@ -75,7 +68,7 @@ def claims_figure(results: Sequence[ClaimResult]) -> Figure:
         heights = rows_axis(ax, [_on_lines(claim_name(one.id)) for one in of_unit], linespacing=0.95)
         others = [_row(ax, y, one, scale) for y, one in zip(heights, of_unit, strict=True)]
         drawn = [
-            (y, _ends(one, scale), COLOURS[one.verdict])
+            (y, _ends(one, scale), VERDICT_COLOURS[one.verdict])
             for y, one in zip(heights, of_unit, strict=True)
             if one.estimate is not None
         ]
@@ -105,7 +98,7 @@ def _row(ax: Axes, y: float, one: ClaimResult, scale: float) -> list[float]:
 
     Returns the places of the faint points.
     """
-    colour = COLOURS[one.verdict]
+    colour = VERDICT_COLOURS[one.verdict]
     ax.annotate(
         f"{SYMBOLS[one.verdict]} {one.verdict}",
         (1.025, y),

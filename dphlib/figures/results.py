@@ -8,7 +8,8 @@ not run is named under the panels. Intervals are cut at 0 and 100 %.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,12 @@ from matplotlib.figure import Figure
 
 from dphlib import stats
 from dphlib.analysis.labels import COLOURS, NAMES, SUITES
+from dphlib.analysis.sentences import crossing_k
 from dphlib.figures.style import (
     GREY,
+    SMALL,
     absent_note,
+    ink_on,
     interval_bar,
     interval_note,
     interval_ticks,
@@ -89,7 +93,10 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE) -> Fig
             every += got
         ends = [[100 * getattr(one, side) for one in every] for side in ("estimate", "low", "high")]
         low, high = readable_range(*ends)
-        bottom.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+        crossed = {m: k for m in present if m != "base" and (k := crossing_k(scores, m, suite)) and k <= wanted[-1]}
+        head = 0.07 * len(crossed) * (high - low)
+        bottom.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low) + head)
+        _annotate_crossings(bottom, crossed)
         log2_axis(bottom, wanted)
         top.set_title(SUITES[suite])
         bottom.set_xlabel("k (answers drawn)")
@@ -99,6 +106,22 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE) -> Fig
     bars = f"Upright bars: {interval_note(rows)}, paired by problem; methods are moved apart along k."
     note(fig, [bars, absent_note(methods, rows["method"])])
     return fig
+
+
+def _annotate_crossings(ax: Axes, crossed: Mapping[str, int]) -> None:
+    """Where each method's mean falls below the base's: its name and k above the curves, a thin line down to zero."""
+    top, bottom = ax.get_ylim()[1], ax.get_ylim()[0]
+    for place, (method, k) in enumerate(sorted(crossed.items(), key=lambda item: item[1])):
+        y = top - (0.5 + place) * 0.062 * (top - bottom)
+        ax.plot([k, k], [0, y], color=COLOURS[method], linewidth=0.7, linestyle=(0, (1, 1.5)), zorder=2)
+        right = k > 4  # where the text goes to the left of its line
+        shift: dict[str, Any] = {
+            "xytext": (-2 if right else 2, 0),
+            "textcoords": "offset points",
+            "ha": "right" if right else "left",
+        }
+        text = f"{NAMES[method]} below from k = {k}"
+        ax.annotate(text, (k, y), fontsize=SMALL - 0.6, color=COLOURS[method], va="center", **shift)
 
 
 def side_by_side(methods: int) -> np.ndarray:
@@ -165,6 +188,40 @@ def _interval_of_method(ax: Axes, y: float, method: str, got: Interval, scale: f
         points = [scale * value for _, value in got.per_seed]
         ax.scatter(points, [y] * len(points), s=7, color=COLOURS[method], alpha=0.4, linewidths=0, zorder=3)
     interval_bar(ax, y, (low, scale * got.estimate, high), COLOURS[method])
+
+
+REACHED = {"preserved": "#8FB8D9", "gained": "#1BA784", "lost": "#C4682B", "neither": "#E4E4E4"}
+"""Who reaches a problem, and its colour."""
+
+
+def support_bars(support: pd.DataFrame) -> Figure:
+    """The problems that both models, only one or neither reaches, one panel per suite, at its largest k.
+
+    Args:
+        support: what `retention.support` gave.
+    """
+    suites = list(dict.fromkeys(support["suite"]))
+    rows = {suite: part[part["k"] == part["k"].max()] for suite, part in support.groupby("suite", sort=False)}
+    names = list(dict.fromkeys(support["method"]))
+    fig, axes = panels(1, len(suites), 1.15 + 0.27 * len(names), sharey=True)
+    for ax, suite in zip(axes[0], suites, strict=True):
+        part = rows[suite].set_index("method").reindex(names)
+        percent, start = 100 * part[list(REACHED)].div(part["problems"], axis=0), np.zeros(len(names))
+        y = rows_axis(ax, names)
+        for who, colour in REACHED.items():
+            width = percent[who].to_numpy()
+            ax.barh(y, width, left=start, color=colour, height=0.74, label=who, edgecolor="white", linewidth=0.6)
+            for where, x, w in zip(y, start, width, strict=True):
+                if w >= 7:
+                    text = {"ha": "center", "va": "center", "fontsize": SMALL - 0.4, "color": ink_on(colour)}
+                    ax.text(x + w / 2, where, f"{w:.0f}", **text)
+            start = start + width
+        ax.set(xlim=(0, 100), xlabel="problems (%)", title=f"{suite}, k = {rows[suite]['k'].iloc[0]:.0f}")
+        ax.grid(visible=False)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(REACHED))
+    shared_ticks(axes[0, 1:])
+    note(fig, ["Expected numbers of problems, mean over seeds. First row: chance alone, the base against itself."])
+    return fig
 
 
 # ------------------------------------------------------------------------------------------------ Figure 4

@@ -20,6 +20,7 @@ from dphlib.figures.style import (
     SMALL,
     absent_note,
     interval_ticks,
+    legend,
     legend_of_bars,
     line_style,
     log2_axis,
@@ -52,6 +53,8 @@ OTHERS = {
 }
 """The methods that are not in the figure of the headline's, in rows; one that is new is among the controls."""
 OTHERS["controls"] += tuple(m for m in CONTROLS if not any(m in group for group in OTHERS.values()))
+LIVE = {"reward": "reward of rollouts (%)", "style_entropy": "style entropy, validation (nats)"}
+"""What `live_curves` draws."""
 OTHER_CURVES = ("reward", "entropy", "kl_to_base")
 PHASES = {
     "sample_s": ("sample", "#4C78A8"),
@@ -138,6 +141,31 @@ def other_training_curves(train_logs: pd.DataFrame) -> Figure:
         _legend_instead(axes[place, 3], group, marked=True)
     absent = absent_note([m for group in OTHERS.values() for m in group], there)
     note(fig, [f"{_said(rows)} Thin grey: GRPO.", absent])
+    return fig
+
+
+def live_curves(measured: pd.DataFrame) -> Figure:
+    """Reward and style entropy of runs that are being trained, a line for each run in the colour of its method.
+
+    Args:
+        measured: method, run, iteration, name (of `LIVE`) and value.
+    """
+    fig, axes = panels(1, len(LIVE), 2.5)
+    for ax, (name, title) in zip(axes[0], LIVE.items(), strict=True):
+        for (method, _), rows in measured[measured["name"] == name].groupby(["method", "run"], sort=False):
+            rows = rows.sort_values("iteration")
+            values = rows["value"] * (100 if name == "reward" else 1)
+            style = line_style(str(method)) if name != "reward" else {**line_style(str(method)), "marker": ""}
+            ax.plot(rows["iteration"], values, **{**style, "linewidth": 0.9, "markersize": 3})
+        ax.set(title=title, xlabel="iteration")
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes[0, 1].axhline(np.log(4), color=GREY, linestyle=":", linewidth=1)
+    axes[0, 1].set_ylim(0, 1.05 * np.log(4))
+    legend(fig, [method for method in NAMES if method in set(measured["method"])])
+    runs = measured["run"].nunique()
+    note(
+        fig, [f"{runs} run{'s' if runs != 1 else ''} so far, a line for each. Dotted: ln 4, four styles in equal use."]
+    )
     return fig
 
 

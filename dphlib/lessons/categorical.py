@@ -8,7 +8,7 @@ Nothing here is used by training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -105,6 +105,51 @@ def curves(names: Sequence[str], d_max: float = 6.0, points: int = 241) -> pd.Da
         columns = {"name": name, "d": d.detach(), "value": value.detach(), "gradient": gradient}
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
+
+
+Formula = Callable[[Tensor], Tensor]
+"""f(exp d) of d, as somebody writes it."""
+STATES = ("right", "goes on as a logarithm", "off by more than 5 %", "no gradient", "nan")
+"""What can become of a generator and its derivative in floats of 32 bits."""
+_BOUNDED_FROM = 20.0
+
+
+def traps(careless: Mapping[str, Formula], formulas: Mapping[str, Formula], points: Sequence[float]) -> pd.DataFrame:
+    """What becomes of generators in 32 bits: written carelessly, and ours, both beside the formula in 64 bits.
+
+    Args:
+        careless: name -> how it is written without care.
+        formulas: name -> the formula as it stands.
+        points: values of d.
+
+    Returns:
+        Columns name, form (`careless`, `ours`), d, value, gradient (with respect to d), true, true_gradient, state (one
+        of `STATES`).
+    """
+    frames = []
+    for name, written in careless.items():
+        true, true_gradient = _value_and_gradient(formulas[name], points, torch.float64)
+        for form, f in (("careless", written), ("ours", named(name))):
+            value, gradient = _value_and_gradient(f, points, torch.float32)
+            columns = {"name": name, "form": form, "d": points, "value": value, "gradient": gradient}
+            frames.append(pd.DataFrame(columns | {"true": true, "true_gradient": true_gradient}))
+    frame = pd.concat(frames, ignore_index=True)
+    known = frame[["value", "gradient"]].map(np.isfinite).all(axis=1)
+    close = [
+        (frame[c] - frame[f"true{s}"]).abs() <= 0.05 * frame[f"true{s}"].abs() + e
+        for c, s, e in (("value", "", 1e-12), ("gradient", "_gradient", 1e-7))
+    ]
+    bounded = (frame["form"] == "ours") & (frame["d"] > _BOUNDED_FROM)
+    states = [~known, bounded, close[0] & close[1], (frame["gradient"] == 0) & ~close[1]]
+    frame["state"] = np.select(states, ["nan", STATES[1], "right", "no gradient"], STATES[2])
+    return frame
+
+
+def _value_and_gradient(f: Formula, points: Sequence[float], dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+    d = torch.tensor(points, dtype=dtype, requires_grad=True)
+    value = f(d)
+    (gradient,) = torch.autograd.grad(value.sum(), d)
+    return value.detach().numpy(), gradient.numpy()
 
 
 # --- covering and seeking -----------------------------------------------------------------------------------------
@@ -221,6 +266,24 @@ def strengths(names: Sequence[str], right_S: Sequence[float], etas: Sequence[flo
         }
         frames.append(pd.DataFrame({"name": name} | columns))
     return pd.concat(frames, ignore_index=True)
+
+
+def equal_arms(
+    names: Sequence[str], p_ref: Sequence[float], p_theta: Sequence[float], eta: float = 0.1
+) -> pd.DataFrame:
+    """One state, arms of equal reward: how far apart two policies are, and what the best one by each divergence gains.
+
+    Columns: name, divergence (of p_theta from p_ref, nats), improvement: expected reward at the exact optimum of reward
+    minus eta times the divergence, minus that of p_theta, with a reward of 1 for every arm.
+    """
+    ref, theta = (torch.tensor(p, dtype=torch.float64) for p in (p_ref, p_theta))
+    reward, rows = torch.ones_like(ref), []
+    for name in names:
+        kind, params = parse(name)
+        best = held_styles(name, reward, ref, torch.tensor([eta], dtype=torch.float64))[0]
+        gained = float((reward * (best - theta)).sum())
+        rows.append({"name": name, "divergence": float(exact(kind, ref, theta, **params)), "improvement": gained})
+    return pd.DataFrame(rows)
 
 
 # --- estimates from samples ---------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
     views = of(settings)     # the module `lessons.world` for the CPU world, this one for data sets
 
-Both have the functions that notebooks 02 and 06 call. What data sets have nothing to show for (analysts, their styles,
-whose habit is right) is a sentence that says so; `lessons.world.as_html` and `tables.to_markdown` show sentences too.
+Both have the functions that notebooks 02, 03 and 06 call. What data sets have nothing to show for, whose habit
+is right, is a sentence that says so; `tables.shown` shows sentences too.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 import pandas as pd
 from sqlglot import exp
 
+from dphlib.analysis.tables import code
 from dphlib.data.limit_ties import parse_sql
 from dphlib.lessons import world
 from dphlib.settings.profiles import Profile
 from dphlib.types import Problem
-from dphlib.verify import Verifier
 from dphlib.verify.sqlite_files import quoted
 from dphlib.world.people_places import FORMS
 
@@ -63,6 +63,11 @@ def about(problem: Problem) -> str:
     return f"**{problem.id}**, {heading(problem)}\n\n````text\n{shown}\n````"
 
 
+def card(problem: Problem) -> str:
+    """`about` with the gold, as Markdown."""
+    return f"{about(problem)}\n\nGold: {code(problem.gold)}"
+
+
 def table_rows(database_root: Path, problem: Problem, limit: int = 8) -> pd.DataFrame | str:
     """The first rows of the first table that the gold reads; long values are cut."""
     if problem.kind != "sql":
@@ -89,14 +94,6 @@ def column_content(database_root: Path, problem: Problem, limit: int = 5) -> pd.
         shown = counts[1][:limit]
         out += [{"column": f"{table}.{column}", "value": _short(v), "rows": n, "of": total} for v, n in shown]
     return pd.DataFrame(out) if out else f"This gold names no column: {problem.gold}"
-
-
-def four_answers(database_root: Path, problem: Problem, verifier: Verifier) -> str:
-    """Why these data sets have none."""
-    return (
-        "The four analysts are the CPU world's, which was built so that the form of an answer shows in its "
-        "first word. These data sets have none, so what shows them is left out here and in the notebooks that follow."
-    )
 
 
 def right_table(problems: Sequence[Problem]) -> str:

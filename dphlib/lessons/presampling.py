@@ -46,6 +46,36 @@ def counts(groups: Sequence[Group]) -> pd.DataFrame:
     return wide.rename_axis(columns=None).reset_index()
 
 
+def findings(groups: Sequence[Group], extra: Sequence[Group], threshold: int) -> list[str]:
+    """What the partition at a threshold is, in sentences.
+
+    The first is on its size and references, the second on the luck that its threshold lets in, the third on its parts
+    where prompts are labelled so.
+    """
+    k, near = _size(groups), sets(groups, extra, threshold).set_index("set").loc["D_pef"]
+    stored = f"{near['with a reference']:.0f} of them have a stored answer"
+    size = f"{near['prompts']:.0f} of {len(groups)} prompts ({near['share (%)']:.1f} %)"
+    size += f" are near perfect at {threshold} of {k}"
+    said = [f"{size}; {stored}."]
+    chose, again = near[f"correct of the {k} (%)"], near["correct of the extra one (%)"]
+    if near["prompts"]:
+        luck = f"the luck of the selection is {chose - again:+.1f} points"
+        said.append(
+            f"Of the answers that chose them {chose:.1f} % are correct, of the extra ones {again:.1f} %: {luck}."
+        )
+    sizes = {part: sum(_part(g) == part for g in groups) for part in PARTS}
+    shares = [f"{100 * near[part] / size:.0f} % of the {part} ones" for part, size in sizes.items() if size]
+    return [*said, f"Near perfect are {', '.join(shares)}."] if shares else said
+
+
+def spread(groups: Sequence[Group]) -> str:
+    """How many prompts are always solved, never, and now and then, in a sentence."""
+    k = _size(groups)
+    always, never = (100 * np.mean([g.correct == n for g in groups]) for n in (k, 0))
+    between = f"{100 - always - never:.0f} % now and then"
+    return f"Of {len(groups)} prompts {always:.0f} % were solved in all {k} answers, {never:.0f} % in none, {between}."
+
+
 def outcomes(groups: Sequence[Group]) -> pd.DataFrame:
     """Answers by verdict: one row per outcome that occurs, with its share in each subset and one answer that has it."""
     rows = [

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 
+from dphlib.analysis.tables import code
 from dphlib.types import Problem
 from dphlib.verify import Verifier
 from dphlib.verify.sqlite_files import open_read_only, read_only_uri
@@ -48,6 +48,11 @@ def about(problem: Problem) -> str:
     """A problem's question, id, part and right styles, as Markdown."""
     where = f"({problem.id}, {problem.meta['subset']}; right: {problem.meta['right_styles']})"
     return f"**{problem.meta['question']}** {where}"
+
+
+def card(problem: Problem) -> str:
+    """A problem as its reader sees it, as Markdown: the question, what the model reads, the gold."""
+    return f"{about(problem)}\n\nThe model reads: {code(problem.prompt)}\n\nGold: {code(problem.gold)}"
 
 
 def question_of(problem: Problem) -> Question:
@@ -120,6 +125,16 @@ def four_answers(database_root: Path, problem: Problem, verifier: Verifier) -> p
         row = {"style": style, "lead": LEADS[style], "sql": sql, "returns": returns, "verdict": verdict.outcome}
         out.append(row)
     return pd.DataFrame(out)
+
+
+def right_on(answers: pd.DataFrame) -> str:
+    """Which of `four_answers` are right, in a sentence.
+
+    >>> right_on(pd.DataFrame({"style": ["direct", "nested"], "verdict": ["wrong", "correct"]}))
+    'Right on this database: nested, 1 of 2 styles.'
+    """
+    right = answers.loc[answers["verdict"] == "correct", "style"].tolist()
+    return f"Right on this database: {', '.join(right) or 'none'}, {len(right)} of {len(answers)} styles."
 
 
 def short_rows(rows: Sequence[tuple], limit: int = 4) -> str:
@@ -203,25 +218,3 @@ def right_table(problems: Sequence[Problem]) -> pd.DataFrame:
     means.insert(0, "problems", frame.groupby(["content", "family"]).size())
     total = {"content": "", "family": "every problem", "problems": len(frame)} | frame[columns].mean().to_dict()
     return pd.concat([means.reset_index(), pd.DataFrame([total])], ignore_index=True)
-
-
-def as_html(frame: pd.DataFrame | str) -> str:
-    """A table for a notebook, without the index; text to the left, numbers to the right. A sentence stays one.
-
-    >>> as_html(pd.DataFrame({"n": [1], "sql": ["a < b"]})).splitlines()[1]
-    '<tr><td>1</td><td style="text-align: left">a &lt; b</td></tr>'
-    """
-
-    if isinstance(frame, str):
-        return f"<p>{html.escape(frame)}</p>"
-
-    def row(values: Sequence[object], tag: str) -> str:
-        cells = [
-            f"<{tag}{style}>{html.escape(str(value))}</{tag}>" for value, style in zip(values, styles, strict=True)
-        ]
-        return f"<tr>{''.join(cells)}</tr>"
-
-    numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]
-    styles = ["" if is_number else ' style="text-align: left"' for is_number in numeric]
-    lines = [row(values, "td") for values in frame.itertuples(index=False, name=None)]
-    return "\n".join([f"<table><thead>{row(frame.columns, 'th')}</thead><tbody>", *lines, "</tbody></table>"])

@@ -118,8 +118,9 @@ def _title(notebook: nbformat.NotebookNode, stem: str) -> str:
 
 
 def _one_deeper(page: str) -> str:
-    """The page with its relative links as they are from `report/notebooks/`, and no longer from `notebooks/`."""
-    return page.replace('href="../', 'href="../../')
+    """The page with its relative links as they are from `report/notebooks/`, and to the pages of other notebooks."""
+    page = page.replace('href="../', 'href="../../')
+    return re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', page)
 
 
 _VERBATIM = re.compile(r"(<pre.*?</pre>|<code.*?</code>|<style.*?</style>)", re.DOTALL)

@@ -33,7 +33,7 @@ from typing import Any
 from dphlib.runtime.child import Lifeline, watch
 from dphlib.runtime.files import UserError, say
 from dphlib.runtime.machine import cores, derive_seed, release_gpu, seed_everything
-from dphlib.runtime.progress import PROGRESS_FILE, Progress, begin_job
+from dphlib.runtime.progress import PROGRESS_FILE, Progress, begin_job, measured
 from dphlib.runtime.progress import report as report  # a job's function takes it from here
 
 WORKERS = "DPH_WORKERS"
@@ -317,6 +317,8 @@ def _next_messages(team: Sequence[_Worker], waiting: deque[Job], results: dict[s
             worker.fraction = min(1.0, message["done"] / message["total"]) if message["total"] else 0.0
         elif message["kind"] == "note":
             worker.note = message["note"]
+        elif message["kind"] == "measured":
+            measured(message["method"], message["run"], message["iteration"], message["values"])
         elif message["kind"] == "error":
             raise JobError(worker.job.name, message["error"])
         else:

@@ -5,7 +5,7 @@
 
 - A terminal and a notebook have one bar, which is updated in place. Jupyter's is plain HTML: it needs no widgets.
 - A log gets a line at each tenth of the whole, none in the first ten seconds, and after five minutes without one.
-- In a worker (`jobs`) it reports to the parent, which shows it.
+- In a worker (`jobs`) it reports to the parent, which shows it, and hands on what a run `measured` to `hearing`.
 - Where `DPH_PROGRESS_FILE` names a file, a row of JSON in it is all: `report.notebooks` shows that.
 """
 
@@ -15,7 +15,8 @@ import html
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -207,6 +208,11 @@ def in_notebook() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
+def interactive() -> bool:
+    """Whether somebody watches this notebook while it runs: our driver executes notebooks for later readers."""
+    return in_notebook() and not os.environ.get(PROGRESS_FILE)
+
+
 def viewer() -> Viewer:
     """The viewer for whoever reads this process."""
     if path := os.environ.get(PROGRESS_FILE):
@@ -289,3 +295,29 @@ def _message(kind: str, now: bool, content: Mapping[str, Any]) -> None:
     if _send and (now or kind not in _sent or time_s - _sent[kind] >= _MESSAGE_EVERY_S):
         _sent[kind] = time_s
         _send({"kind": kind, **content})
+
+
+# --- What a run measures --------------------------------------------------------------------------
+
+Hearer = Callable[[str, str, int, Mapping[str, float]], None]
+"""Called with a run's method and name, an iteration, and numbers of it by name."""
+_hearer: Hearer | None = None
+
+
+@contextmanager
+def hearing(hearer: Hearer) -> Iterator[None]:
+    """Calls `hearer` in this process with what runs measure, its workers' too."""
+    global _hearer
+    before, _hearer = _hearer, hearer
+    try:
+        yield
+    finally:
+        _hearer = before
+
+
+def measured(method: str, run: str, iteration: int, values: Mapping[str, float]) -> None:
+    """Hands an iteration's numbers to `hearing`'s function, in a worker to the parent's."""
+    if _send:
+        _send({"kind": "measured", "method": method, "run": run, "iteration": iteration, "values": dict(values)})
+    elif _hearer:
+        _hearer(method, run, iteration, values)

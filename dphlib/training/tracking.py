@@ -1,4 +1,4 @@
-"""Who else sees the training log: progress, which names the reward, and TensorBoard or Weights & Biases if asked for.
+"""Who else sees the training log: progress, a plot that is drawn meanwhile, TensorBoard or Weights & Biases.
 
     dph train --method dph_js --tracker tensorboard
 
@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from dphlib import stats
 from dphlib.runtime.files import InputError, unknown
-from dphlib.runtime.progress import tell
+from dphlib.runtime.progress import measured, tell
 from dphlib.settings.profiles import Profile
 from dphlib.settings.variants import RunConfig
 
@@ -25,15 +28,27 @@ PROJECT = "dph"
 def tracked(name: str, folder: Path, settings: Profile, run: RunConfig) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function to be called with each log row: progress tells its reward, and a tracker gets the numbers of it.
 
+    Rewards, and style entropies at the way-points, go to `progress.hearing` too.
+
     Args:
         name: of an Accelerate tracker, such as `tensorboard` or `wandb`; "" for none.
-        folder: of the run's checkpoints. TensorBoard's files go beside it, to `tracking/<profile>-<run>`, and stay.
+        folder: of the run's checkpoints and way-points. TensorBoard's files go beside it, to
+            `tracking/<profile>-<run>`, and stay.
 
     Raises:
         ValueError: a tracker that Accelerate does not know, or whose package is not installed.
     """
+    known: set[int] = set()
+
+    def show(row: Mapping[str, Any]) -> None:
+        tell(reward_text(run, row))
+        if row.get("reward") is not None:
+            measured(run.method, run.in_words, row["iteration"], {"reward": row["reward"]})
+        _measure_styles(run, folder, known)
+
     if not name:
-        yield lambda row: tell(reward_text(run, row))
+        yield show
+        _measure_styles(run, folder, known)
         return
     check(name)
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -49,13 +64,27 @@ def tracked(name: str, folder: Path, settings: Profile, run: RunConfig) -> Itera
         tracker.store_init_configuration(identity)
 
         def track(row: dict[str, Any]) -> None:
-            tell(reward_text(run, row))
+            show(row)
             numbers = {f"train/{key}": value for key, value in row.items() if isinstance(value, (int, float))}
             tracker.log(numbers, step=row["iteration"])
 
         yield track
+        _measure_styles(run, folder, known)
     finally:
         tracker.finish()
+
+
+def _measure_styles(run: RunConfig, folder: Path, known: set[int]) -> None:
+    """Hands on the style entropy at the way-points that are there by now and are not `known`."""
+    for path in folder.glob("waypoint-*.parquet"):
+        iteration = int(path.stem.partition("-")[2])
+        if iteration in known:
+            continue
+        known.add(iteration)
+        answers = stats.sampled(pd.read_parquet(path))
+        if stats.has_styles(answers):
+            nats = float(stats.style_entropy(answers)["per_problem_nats"].iloc[0])
+            measured(run.method, run.in_words, iteration, {"style_entropy": nats})
 
 
 def reward_text(run: RunConfig, row: Mapping[str, Any]) -> str:
