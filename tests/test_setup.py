@@ -76,6 +76,8 @@ class Clone:
         python.write_text(STAND_IN)
         python.chmod(0o755)
         self.tool("sleep", 'case "$1" in 0.3) exec /bin/sleep 0.02 ;; esac\nexec /bin/sleep "$@"')  # between two looks
+        self.tool("apt-get", 'echo "$*" >>"$CALLS.apt"')
+        self.tool("id", 'echo "${USER_ID:-0}"')
         self.environment = {
             "CALLS": str(self.calls_file),
             "REAL": sys.executable,
@@ -190,6 +192,15 @@ def test_ci_runs_checks_and_both_test_suites_and_fails_with_any(clone, main, vll
     assert (clone.root / ".venv-vllm/.dph-setup").is_file()
     clone.run(program=".ci/run")
     assert clone.installs == []
+
+
+@pytest.mark.parametrize(("user", "installed"), [("0", 1), ("1000", 0)])
+def test_ci_installs_chromium_where_it_may(clone, user, installed):
+    machine(clone, "Linux", "x86_64")
+    assert clone.run(program=".ci/run", USER_ID=user)[0] == 0
+    asked = Path(f"{clone.calls_file}.apt")
+    calls = asked.read_text().splitlines() if asked.exists() else []
+    assert calls == ["install -q -y --no-install-recommends chromium chromium-driver"] * installed
 
 
 @pytest.mark.parametrize(
