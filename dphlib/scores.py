@@ -214,7 +214,7 @@ def _share(part: Scores, whole: Scores) -> Interval | None:
     return got
 
 
-def keep_and_explore(scores: ArmScores, method: str, suite: str, k: int) -> Split:
+def keep_and_explore(scores: ArmScores, method: str, suite: str, k: int, variant: str = "main") -> Split:
     """What a method kept of its base's problems and newly solved, by the expectation over k answers of both models.
 
     b and t are a problem's unbiased pass@k of the base and of the tuned model. Their answers are independent, so b*t is
@@ -228,7 +228,7 @@ def keep_and_explore(scores: ArmScores, method: str, suite: str, k: int) -> Spli
         again = scores.of(BASE, suite, "pass", 2 * k)
         kept = replace(base, values_SP=2 * base.values_SP - again.values_SP)
         return Split(base, unsolved, kept, replace(base, values_SP=base.values_SP - kept.values_SP))
-    tuned = scores.of(method, suite, "pass", k)
+    tuned = scores.of(method, suite, "pass", k, variant)
     check_comparable(base, tuned)
     row_of: Mapping[int, int] = {index: row for row, index in enumerate(base.bases)}
     if absent := sorted(set(tuned.bases) - set(row_of)):

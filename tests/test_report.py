@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from browser import Browser, needs_browser
 from synthetic import make_run
 
 from dphlib.analysis.claims import effect_text
@@ -169,3 +170,51 @@ def test_formulas_are_drawn_without_a_script_and_code_keeps_its_dollars():
     drawn = report._with_formulas(page)
     assert drawn.count("<math") == 2 and 'display="block"' in drawn and "<mo>&#x0003C;</mo>" in drawn
     assert "<pre>cost $5 and $6</pre><code>$x$</code>" in drawn
+
+
+BEYOND = """
+const beyond = one => {
+    const [box, place] = [one.getBoundingClientRect(), one.parentElement.getBoundingClientRect()]
+    return box.width > 0 && (box.left < place.left - 0.5 || box.right > place.right + 0.5)
+}
+return [...document.querySelectorAll(".chip, .tile, svg, img")].filter(beyond).map(one => one.outerHTML)
+"""
+"""What reaches out of the element that it is in."""
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize(("width", "media"), [(1280, "screen"), (390, "screen"), (718, "print")])
+def test_it_fits_on_a_screen_a_telephone_and_paper(run_root, tmp_path, width, media):
+    page = Browser(tmp_path, run_root / "report" / "index.html", width)
+    try:
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
+        page.check()
+        assert page.script(BEYOND) == []
+        assert "`" not in page.script("return document.body.innerText")
+        wide = page.script(
+            "return [...document.querySelectorAll('.scroll')].filter(x => x.scrollWidth > x.clientWidth)"
+        )
+        assert all(one.get_attribute("tabindex") == "0" for one in wide) and (wide or width != 390)
+    finally:
+        page.driver.quit()
+
+
+def test_claims_of_one_unit_are_drawn_on_one_axis(copy):
+    claims = json.loads((copy / "claims.json").read_text())[:2]
+    for claim, estimate in zip(claims, (0.2, 0.1), strict=True):
+        claim |= {
+            "unit": "share",
+            "estimate": estimate,
+            "low": estimate - 0.02,
+            "high": estimate + 0.34,
+            "per_seed": [],
+        }
+        for part in claim["parts"]:
+            part["tolerance"] = 0.0
+    (copy / "claims.json").write_text(json.dumps(claims))
+    text = report.build_report(copy).read_text()
+    first, second = (float(x) - 125 for x in re.findall(r'<circle cx="([\d.]+)"', text))
+    assert (
+        first == pytest.approx(2 * second, abs=0.11) and text.count(">60</text>") == 2
+    )  # the farthest end is 54 points

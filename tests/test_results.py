@@ -45,7 +45,16 @@ def results() -> Results:
     columns = ["suite", "problem_id", "family", "correct"]
     main = records[(records["variant"] == "main") & (records["suite"] == "in_domain")]
     logs, on_the_way = make_train_logs(METHODS, seeds), waypoint_table(main)
-    return Results(profile("cpu"), records, logs, presample[columns], cost, waypoints=on_the_way)
+    asked = {
+        "suite": "in_domain",
+        "problem_id": "p",
+        "prompt": "how many",
+        "gold": "SELECT 1",
+        "method": "grpo",
+        "seed": 0,
+    }
+    answers = pd.DataFrame([{**asked, "style": "direct", "times": 16, "verdict": "wrong", "answer": "Directly : 2"}])
+    return Results(profile("cpu"), records, logs, presample[columns], cost, waypoints=on_the_way, answers=answers)
 
 
 def written(results: Results, root: Path) -> Results:
@@ -72,6 +81,7 @@ def test_what_is_written_is_read_again(results, tmp_path):
     steps = ["method", "variant", "seed", "step"]
     on_the_way = again.waypoints.astype(results.waypoints.dtypes)
     assert_frame_equal(on_the_way, results.waypoints.sort_values(steps, ignore_index=True), check_exact=True)
+    assert_frame_equal(again.answers.astype(results.answers.dtypes), results.answers)
 
 
 def test_written_again_gives_the_same_bytes(results, tmp_path):
@@ -83,8 +93,8 @@ def test_written_again_gives_the_same_bytes(results, tmp_path):
 def test_a_smaller_run_leaves_nothing_of_the_larger_one(results, tmp_path):
     results.write(tmp_path)
     logs = results.train_logs[results.train_logs["method"] == "grpo"]
-    again = written(replace(results, train_logs=logs, cost=None), tmp_path)
-    assert again.cost is None and set(again.train_logs["method"]) == {"grpo"}
+    again = written(replace(results, train_logs=logs, cost=None, answers=None), tmp_path)
+    assert again.cost is None and again.answers is None and set(again.train_logs["method"]) == {"grpo"}
 
 
 def test_a_variant_with_a_hyphen_and_a_number_that_was_not_measured_survive(results, tmp_path):

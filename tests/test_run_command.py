@@ -158,7 +158,7 @@ def test_a_smoke_run_ends_in_six_lines_without_claims(run, capsys):
     *_, before, works, nothing, time, report, results, after = capsys.readouterr().out.splitlines()
     assert not before and works == "everything works: 3 of 3 notebooks, 1 figures, 3 tables, a report"
     assert "nothing about the method" in nothing and re.fullmatch(r"time: \d+ s, 3 notebooks executed; .*", time)
-    assert report == f"report: {run.index}" and results == f"results: {run.out}"
+    assert report == f"report: {run.index}, explorer.html beside it" and results == f"results: {run.out}"
     assert after == "next: ./run_all.sh cpu; dph plan --profile cpu says what it takes"
 
 
@@ -209,6 +209,7 @@ def recorded(tmp_path, monkeypatch) -> Path:
             (tmp_path / name / path).write_text(name)
         write_run_manifest(tmp_path / name, {"profile": "smoke"})
     monkeypatch.setattr("dphlib.experiment.results.draw_recorded", draw)
+    monkeypatch.setattr("dphlib.report.explorer.build_explorer", lambda source, out: None)
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""The command `dph replot`: figures, tables and claims again from recorded results, compared byte by byte."""
+"""The command `dph replot`: figures, tables, claims and explorer again from recorded results, compared byte by byte."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from dphlib.settings.profiles import Profile
 
 
 def replot(source: Path = REFERENCE, out: Path = ARTIFACTS / "replot") -> int:
-    """Draws figures and tables and judges the claims again from recorded results, without training.
+    """Draws figures, tables and the explorer and judges the claims again from recorded results, without training.
 
     Args:
         source: a results folder.
         out: where the products go, in place of an earlier replot's; each is compared with the one in `source`.
     """
     from dphlib.experiment.results import draw_recorded
+    from dphlib.report.explorer import build_explorer
 
     if not (source / "manifest.json").is_file():
         raise RunError(f"no recorded run in {source}: manifest.json is missing; give one with --source")
     if out.resolve() == source.resolve():
         raise RunError(f"{out} holds the results to compare with; give another folder with --out")
-    for folder in ("figures", "tables"):
+    for folder in ("figures", "tables", "report"):
         shutil.rmtree(out / folder, ignore_errors=True)
     pin_kernels()
     draw_recorded(source, out, _asked(source))
+    build_explorer(source, out)
     made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     equal, differ, absent = filecmp.cmpfiles(out, source, made, shallow=False)
     for name in differ:

@@ -213,7 +213,7 @@ def _closing_words(out: Path, done: Sequence[str], seconds: float) -> None:
             if sentence:
                 print(sentence)
     print(f"time: {_times(done, seconds, manifest)}")
-    print(f"report: {out / 'report' / 'index.html'}")
+    print(f"report: {out / 'report' / 'index.html'}, explorer.html beside it")
     print(f"results: {out}")
     if smallest:
         full = name.removesuffix("smoke").removesuffix("-") or "cpu"

@@ -50,6 +50,7 @@ CODE = {
     "evaluate": ("experiment.evaluate",),
     "temperature": ("experiment.tempered",),
     "cost": ("experiment.train_run", "experiment.cost"),
+    "answers": ("experiment.fresh_answers",),
 }
 """Stage -> the modules that make its numbers; `store.code_version` adds those that they import."""
 

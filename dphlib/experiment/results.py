@@ -23,7 +23,7 @@ from dphlib.analysis import claims, tables
 from dphlib.analysis.labels import FAMILY
 from dphlib.analysis.studies import study_table
 from dphlib.analysis.waypoints import at_stopping, waypoint_table
-from dphlib.experiment import exploratory
+from dphlib.experiment import answer_sample, exploratory
 from dphlib.experiment import problems as problem_sets
 from dphlib.experiment.cost import measure_cost
 from dphlib.experiment.pipeline import Pipeline
@@ -49,11 +49,11 @@ from dphlib.types import VALIDATION
 
 CLAIMS_FIGURE, CLAIMS_STOPPED = "fig10_claims", "claims_stopped.json"
 """The figure that `decide_claims` writes; the others are in `FIGURES`."""
-TRAIN_LOGS, WAYPOINTS = "train_log.parquet", "waypoints.parquet"
+TRAIN_LOGS, WAYPOINTS, ANSWERS = "train_log.parquet", "waypoints.parquet", "answers.parquet"
 
 _RUN = ["method", "variant", "seed"]
 _SORTED_BY = [*_RUN, "step", "suite", "temperature", "problem_id"]
-_TEXTS = ["method", "variant", "suite", "subset", "problem_id"]
+_TEXTS = ["method", "variant", "suite", "subset", "problem_id", "style", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Results:
         waypoints: `analysis.waypoints.waypoint_table` of the runs and the bases, on the suite that way-points are
             measured on; None where there is none.
         beyond: `exploratory.records` of the studies beyond the protocol that were asked for, by name.
+        answers: `answer_sample.answer_sample`; None where they were not kept.
         made: tables of studies that were asked for, by name.
     """
 
@@ -80,6 +81,7 @@ class Results:
     cost: pd.DataFrame | None = None
     waypoints: pd.DataFrame | None = None
     beyond: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    answers: pd.DataFrame | None = None
     made: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     def study(self, names: Sequence[str]) -> pd.DataFrame:
@@ -131,6 +133,7 @@ class Results:
         _write_rows(self.train_logs, root / TRAIN_LOGS, [*_RUN, "iteration"])
         write_beyond(self.beyond, root)
         _write_rows(self.waypoints, root / WAYPOINTS, [*_RUN, "step"])
+        _write_rows(self.answers, root / ANSWERS, ["suite"])
         for frame, path in ((self.presample, root / "presample.csv"), (self.cost, root / "cost.csv")):
             if frame is None:
                 path.unlink(missing_ok=True)
@@ -149,9 +152,12 @@ class Results:
             if not (root / part).exists():
                 raise RunError(f"no recorded run in {root}: {part} is missing; run ./run_all.sh {settings.name} first")
         cost = _read_csv(root / "cost.csv") if (root / "cost.csv").is_file() else None
-        waypoints = _read_rows(root / WAYPOINTS) if (root / WAYPOINTS).is_file() else None
+        waypoints, answers = (
+            _read_rows(root / name) if (root / name).is_file() else None for name in (WAYPOINTS, ANSWERS)
+        )
         records, logs = _read_rows(root / "records.parquet"), _read_rows(root / TRAIN_LOGS)
-        return cls(settings, records, logs, _read_csv(root / "presample.csv"), cost, waypoints, read_beyond(root))
+        presample = _read_csv(root / "presample.csv")
+        return cls(settings, records, logs, presample, cost, waypoints, read_beyond(root), answers)
 
 
 def write_beyond(beyond: Mapping[str, pd.DataFrame], root: Path) -> None:
@@ -459,7 +465,11 @@ def draw_part(source: str, root: str, asked: Sequence[str], part: str) -> list[s
 
 
 def collect(
-    pipeline: Pipeline, runs: Sequence[RunConfig], with_cost: bool = False, studied: Sequence[str] = ()
+    pipeline: Pipeline,
+    runs: Sequence[RunConfig],
+    with_cost: bool = False,
+    studied: Sequence[str] = (),
+    with_answers: bool = False,
 ) -> Results:
     """The recorded tables of the base and of `runs`, building what is not there yet.
 
@@ -469,6 +479,7 @@ def collect(
     Args:
         with_cost: measure the cost of an iteration too.
         studied: names of studies; those of `studies.EXPLORATORY` draw answers of their own from `runs`.
+        with_answers: keep a small model's answers to a few problems too; a large one's would take hours.
     """
     records, settings = pipeline.evaluate(runs), pipeline.settings
     suites = [suite for suite in ("train", "sums_train") if suite in problem_sets.suites(settings)]
@@ -484,7 +495,8 @@ def collect(
     beyond = {name: exploratory.records(pipeline, name, runs) for name in studies.EXPLORATORY if name in studied}
     on_the_way, records = _parted(records, settings.evaluation.step_suite)
     logs = pipeline.train_logs(runs)
-    return Results(settings, _coded(records), logs, pd.DataFrame(rows), cost, on_the_way, beyond)
+    answers = answer_sample.answer_sample(pipeline, runs) if with_answers and settings.small else None
+    return Results(settings, _coded(records), logs, pd.DataFrame(rows), cost, on_the_way, beyond, answers)
 
 
 def _parted(records: pd.DataFrame, step_suite: str) -> tuple[pd.DataFrame | None, pd.DataFrame]:

@@ -1,55 +1,56 @@
 """The HTML report of a results folder, and its executed notebooks as HTML.
 
     report/index.html        claims, tables, figures, notebooks, machine; one page, figures by relative links
+    report/explorer.html     the records by choice, see `explorer`
     report/notebooks/*.html  the executed notebooks
 
 It computes nothing: each number on the page is read from `claims.json`, `tables/*.csv` or `manifest.json`. The same
-folder gives the same bytes. No page has a script or needs a file from elsewhere: it opens from a disk, on a telephone
-and on paper. Templates and style sheets are in `templates/`.
+folder gives the same bytes. No page needs a file from elsewhere, and none but the explorer has a script: it opens from
+a disk, on a telephone and on paper. Templates and style sheets are in `templates/`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html import unescape
+from math import ceil, floor, log10
 from pathlib import Path
 
 import nbformat
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dphlib.analysis import paper, tables
-from dphlib.analysis.claims import effect_text, joint_text, verdict_counts
+from dphlib.analysis.claims import ClaimResult, effect_text, from_json, joint_text, verdict_counts
 from dphlib.figures.captions import CAPTIONS, TITLES
+from dphlib.report.explorer import build_explorer
 from dphlib.report.facts import command_text, machine_text, minutes, peak_text, read_claims, read_json
+from dphlib.report.rendering import TEMPLATES
 from dphlib.runtime.files import RunError, write_text
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("dphlib.report"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
-_TEMPLATES.filters |= {"effect": effect_text, "joint": joint_text}
+STOPPED = "claims_stopped.json"
+DECIDED = ("supported", "not supported")
+TEMPLATES.filters |= {"effect": effect_text, "joint": joint_text}
 
 
 def build_report(run_root: Path) -> Path:
-    """Writes `report/index.html` and `report/notebooks/*.html` of a results folder; returns the index.
+    """Writes the pages of a results folder; returns the index.
 
-    Needs `claims.json`, `manifest.json` and `tables/`; a figure or notebook that is not there is named as absent.
-    Raises `RunError` naming what is missing.
+    Needs `claims.json`, `manifest.json`, `records.parquet` and `tables/`; a figure or notebook that is not there is
+    named as absent. Raises `RunError` naming what is missing.
     """
     run_root = Path(run_root)
     claims, manifest = read_claims(run_root), read_json(run_root / "manifest.json")
     ours = manifest.get("ours", "")
     drawn = [name for name in TITLES if (run_root / "figures" / f"{name}.svg").is_file()]
-    page = _TEMPLATES.get_template("page.html.j2").render(
+    page = TEMPLATES.get_template("page.html.j2").render(
         citation=paper.CITATION,
         manifest=manifest,
         ours=ours,
         counts=verdict_counts(claims),
         claims=claims,
+        findings=[one for one in claims if one.holds_jointly is not None and one.verdict in DECIDED],
+        stopped=_at_stopping(run_root),
+        axes=_axes(claims),
         tables=[_table(run_root, name, ours) for name in tables.TITLES],
         figures=[{"name": n, "title": TITLES[n], "caption": CAPTIONS[n]} for n in drawn],
         absent=[title for name, title in TITLES.items() if name not in drawn],
@@ -59,9 +60,32 @@ def build_report(run_root: Path) -> Path:
         machine=machine_text(manifest),
         peak=peak_text(manifest),
     )
+    build_explorer(run_root)
     index = run_root / "report" / "index.html"
     write_text(index, page)
     return index
+
+
+def _at_stopping(run_root: Path) -> dict[str, int]:
+    """How many claims have each verdict at the stopping points; {} where no run has one."""
+    if not (run_root / STOPPED).is_file():
+        return {}
+    return verdict_counts(from_json((run_root / STOPPED).read_text(encoding="utf-8")))
+
+
+def _axes(claims: Sequence[ClaimResult]) -> dict[str, tuple[float, str]]:
+    """Unit -> how far the one axis of its claims reaches to both sides, and that as a reader sees it."""
+    axes = {}
+    for unit in {claim.unit: None for claim in claims}:
+        drawn = [claim for claim in claims if claim.unit == unit and claim.estimate is not None]
+        ends = [end for claim in drawn for end in (claim.low, claim.high, claim.deciding_part.tolerance)]
+        numbers = [*(end or 0.0 for end in ends), *(value for claim in drawn for _, value in claim.per_seed)]
+        scale = 100 if unit == "share" else 1
+        farthest = scale * max((abs(number) for number in numbers), default=0.0) or 1.0
+        step = 10.0 ** floor(log10(farthest))
+        limit = step * ceil(farthest / step)
+        axes[unit] = (limit / scale, f"{limit:g}")
+    return axes
 
 
 def _table(run_root: Path, name: str, ours: str) -> dict[str, str]:
@@ -96,7 +120,7 @@ def notebook_pages(run_root: Path) -> dict[str, str]:
     for source, before, after in zip(sources, ["", *names], [*names[1:], ""], strict=False):
         notebook = nbformat.read(source, as_version=4)
         titles[source.stem] = _title(notebook, source.stem)
-        page = _TEMPLATES.get_template("notebook.html.j2").render(
+        page = TEMPLATES.get_template("notebook.html.j2").render(
             title=titles[source.stem],
             stem=source.stem,
             highlighting=f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}",
