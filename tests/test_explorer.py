@@ -149,7 +149,7 @@ def test_a_folder_without_records_is_refused_with_the_way_out(tmp_path):
 def test_the_report_leads_to_it(tmp_path):
     from dphlib.report.pages import build_report
 
-    index = build_report(make_run(tmp_path / "run", methods=("base", "grpo")))
+    index = build_report(make_run(tmp_path / "run", methods=METHODS))
     assert f'href="{PAGE}"' in index.read_text() and (index.parent / PAGE).is_file()
 
 

@@ -40,7 +40,7 @@ def build_report(run_root: Path) -> Path:
     """
     run_root = Path(run_root)
     claims, manifest = read_claims(run_root), read_json(run_root / "manifest.json")
-    ours = manifest.get("ours", "")
+    ours, stopped = manifest.get("ours", ""), _at_stopping(run_root)
     drawn = [name for name in TITLES if (run_root / "figures" / f"{name}.svg").is_file()]
     page = TEMPLATES.get_template("page.html.j2").render(
         citation=paper.CITATION,
@@ -49,9 +49,9 @@ def build_report(run_root: Path) -> Path:
         counts=verdict_counts(claims),
         claims=claims,
         findings=[one for one in claims if one.holds_jointly is not None and one.verdict in DECIDED],
-        stopped=_at_stopping(run_root),
+        stopped=stopped,
         axes=_axes(claims),
-        tables=[_table(run_root, name, ours) for name in tables.TITLES],
+        tables=[_table(run_root, name, ours) for name in tables.TITLES if stopped or name != "table_points"],
         figures=[{"name": n, "title": TITLES[n], "caption": CAPTIONS[n]} for n in drawn],
         absent=[title for name, title in TITLES.items() if name not in drawn],
         notebooks=notebook_pages(run_root),
