@@ -203,7 +203,7 @@ const rowHead = (number, name) => `<th scope="row">${named(number, name)}</th>`;
 
 function runsText(number) {
   const [runs, all] = [chosenRuns(number).length, suite().arms[number].seeds.length];
-  return `${runs} of ${all}${all === 1 ? '<span class="ci">interval over problems only</span>' : ""}`;
+  return `${runs} of ${all}${runs === 1 && all === 1 ? '<span class="ci">interval over problems only</span>' : ""}`;
 }
 
 function showPass() {
