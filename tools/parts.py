@@ -61,7 +61,7 @@ def make(seed: int, kind: Kind, folder: Path = PARTS) -> Path | None:
     if kind == "exploratory":
         write_beyond({name: exploratory.records(pipeline, name, runs) for name in EXPLORATORY}, out)
     else:
-        collect(pipeline, runs).write(out)
+        collect(pipeline, runs, with_answers=seed == 0).write(out)  # one seed's are enough to read
     made_by = {"machine": machine(), "versions": versions(), "protocol": sha256_file(PROTOCOL)}
     write_json(out / DESCRIPTION, {"runs": [run.name for run in runs], **made_by})
     return out
@@ -84,6 +84,7 @@ def join(parts: Sequence[Path], out: Path = FULL) -> None:
         raise RunError(f"the parts below {PARTS} were made by {len(protocols)} protocols; make those of the older anew")
     loaded = [Results.load(part, full_profile()) for part in of_arms]
     on_the_way = [each.waypoints for each in loaded if each.waypoints is not None]
+    answers = [each.answers for each in loaded if each.answers is not None]
     beyond = [read_beyond(part) for part in parts]
 
     def joined(frames: Sequence[pd.DataFrame], key: list[str]) -> pd.DataFrame:
@@ -105,6 +106,7 @@ def join(parts: Sequence[Path], out: Path = FULL) -> None:
             for name in EXPLORATORY
             if (found := [each[name] for each in beyond if name in each])
         },
+        answers=joined(answers, ["problem_id", "method", "answer"]) if answers else None,
     )
     results.write(out)
     draw(Results.load(out, full_profile()), out)
