@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
-from dphlib.analysis.labels import COLOURS, FAMILY, NAMES, label
+from dphlib.analysis.labels import COLOURS, FAMILY, NAMES, SUITES, label
 from dphlib.analysis.studies import is_clear
 from dphlib.figures.style import (
     GREY,
@@ -28,6 +28,7 @@ from dphlib.figures.style import (
     line_style,
     note,
     panels,
+    rows_axis,
     shared_ticks,
 )
 from dphlib.settings.profiles import Profile
@@ -84,6 +85,32 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
     line += " Arrowhead: the interval goes on." if cut else ""
     said = " ".join("; ".join(absent).split())
     note(fig, [f"{line} A row without a minus is compared with the method's main run.", said and f"not run: {said}"])
+    return fig
+
+
+def changes_figure(effects: pd.DataFrame, measure: str = "Pass@8") -> Figure:
+    """What each ablation changes in one measure, a row for each, a panel for each suite; no verdict is coloured.
+
+    Args:
+        effects: `analysis.studies.effects`, not empty.
+    """
+    suites = [name for name in SUITES.values() if name in set(effects["suite"])]
+    names = list(dict.fromkeys(effects["ablation"]))
+    fig, axes = panels(1, len(suites), 1.0 + 0.27 * len(names), sharey=True)
+    cut = False
+    for ax, suite in zip(axes[0], suites, strict=True):
+        ax.axvline(0, color=GREY, linewidth=0.9, zorder=2)
+        heights = dict(zip(names, rows_axis(ax, names), strict=True))
+        rows = effects[(effects["suite"] == suite) & effects[measure].notna()]
+        numbers = rows[["ablation", f"{measure}_low", measure, f"{measure}_high"]].itertuples(index=False, name=None)
+        drawn = [(heights[name], (low, value, high), CLEAR[False]) for name, low, value, high in numbers]
+        for y, ends, colour in drawn:
+            interval_bar(ax, y, ends, colour, markersize=4.4)
+        cut |= bool(drawn) and cut_long_intervals(ax, drawn)
+        ax.set(title=suite, xlabel=f"{measure} (points)")
+    shared_ticks(axes[0, 1:])
+    line = f"Minus the method's main run. Bars: {INTERVAL}, not corrected for their number."
+    note(fig, [line + (" Arrowhead: the interval goes on." if cut else "")])
     return fig
 
 
