@@ -199,8 +199,9 @@ def test_what_needs_recorded_results_says_so_in_one_line_and_the_report_finds_it
     assert done.stdout == "[1, 1, 1, 1]\n", done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == len(says) and all(text in line for text, line in zip(says.values(), lines, strict=True)), lines
-    program = "from dphlib.report import pages\nprint(*pages._TEMPLATES.list_templates())"
-    assert "page.html.j2 report.css" in reader.run("python", "-c", program, cwd=tmp_path).stdout
+    program = "from dphlib.report.rendering import TEMPLATES\nprint(*TEMPLATES.list_templates())"
+    found = reader.run("python", "-c", program, cwd=tmp_path).stdout.split()
+    assert {"page.html.j2", "report.css", "explorer.html.j2", "explorer.js"} <= set(found)
 
 
 def test_the_core_alone_has_the_loss_and_names_the_extra_that_the_command_line_needs(wheel, tmp_path):
