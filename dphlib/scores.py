@@ -1,7 +1,7 @@
 """Scores of every arm from the records, for `intervals`: Pass@k, greedy accuracy, style entropy; keep and explore.
 
-Input is the frame of `records.parquet` at one point of training: `stats.final` selects the end. A run with seed s
-started from the base model of index s mod B, for B base models, whose own rows have their index as the seed.
+Input is the frame of `records.parquet` at one point of training: `stats.final` selects the end. Its column `base` names
+the base model that a run started from (`with_bases`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ MIN_PROBLEMS = 5
 """A share of fewer problems, by their effective number, has no interval: a ratio to one problem would have no width."""
 
 
-def base_count(records: pd.DataFrame) -> int:
-    """The fewest base models by which every run started from one that has rows, and every one that has rows was used.
+def with_bases(records: pd.DataFrame, bases: int) -> pd.DataFrame:
+    """Records of stages with the column `base`: of a run with seed s the index s mod `bases`, of a base its own.
 
-    That is the run's own number, for seeds 0, 1, 2, ... up to the bases that were used. 1 where there is no base model.
+    Args:
+        bases: number of base models, `Profile.bases`.
     """
-    is_base = records["method"] == BASE
-    bases, runs = (set(records.loc[rows, "seed"]) for rows in (is_base, ~is_base))
-    least = max((0, *bases)) + 1
-    most = max((0, *runs)) + 1
-    return next((n for n in range(least, most + 1) if {base_of(seed, n) for seed in runs} == bases), least)
+    index = {seed: base_of(seed, bases) for seed in records["seed"].unique().tolist()}
+    return records.assign(base=records["seed"].map(index).astype("int32"))
 
 
 class ArmScores:
@@ -42,16 +40,14 @@ class ArmScores:
 
     Args:
         rows: records with one step per run, such as `stats.final(records)`; runs may differ in their step.
-        bases: the number of base models; by default `base_count` of the rows.
 
     Raises ValueError for a run with several steps.
     """
 
-    def __init__(self, rows: pd.DataFrame, bases: int | None = None) -> None:
+    def __init__(self, rows: pd.DataFrame) -> None:
         steps = rows.groupby(["method", "variant", "seed"], observed=True)["step"].nunique()
         if (steps > 1).any():
             raise ValueError(f"{steps.idxmax()}: {steps.max()} steps; take final(records), or another step per run")
-        self._bases = bases or base_count(rows)
         self._tables: dict[tuple[str, ...], pd.DataFrame] = {}
         for kind, part in (("greedy", stats.greedy(rows)), ("sampled", stats.sampled(rows))):
             if len(part):
@@ -60,8 +56,8 @@ class ArmScores:
         self._scores: dict[tuple[str, str, str, int, str, str], Scores | None] = {}
 
     @classmethod
-    def final(cls, records: pd.DataFrame, bases: int | None = None) -> ArmScores:
-        """At each run's last step; `bases` as for the class.
+    def final(cls, records: pd.DataFrame) -> ArmScores:
+        """At each run's last step.
 
         Raises ValueError for an arm whose runs were not trained equally long.
         """
@@ -71,7 +67,7 @@ class ArmScores:
         if len(unequal):
             arm, (low, high) = unequal.index[0], unequal.iloc[0]
             raise ValueError(f"{arm[0]} ({arm[1]}): runs end at steps {low} to {high}; train all equally long")
-        return cls(rows, bases)
+        return cls(rows)
 
     def _table(self, method: str, suite: str, metric: Metric, variant: str) -> pd.DataFrame | None:
         table = self._tables.get(("greedy" if metric == "greedy" else "sampled", method, variant, suite))
@@ -102,7 +98,7 @@ class ArmScores:
             if table is not None and subset:
                 table = table[table["subset"].map(_subset) == subset].assign(suite=f"{suite}, {subset}")
             empty = table is None or table.empty
-            self._scores[key] = None if empty else _scores(table, metric, k, self._bases)
+            self._scores[key] = None if empty else _scores(table, metric, k)
         return self._scores[key]
 
     def of(self, method: str, suite: str, metric: Metric = "pass", k: int = 1, variant: str = "main") -> Scores:
@@ -117,13 +113,14 @@ def _subset(family: str) -> str:
     return family.partition(" ")[0]
 
 
-def _scores(rows: pd.DataFrame, metric: Metric, k: int, bases: int) -> Scores:
+def _scores(rows: pd.DataFrame, metric: Metric, k: int) -> Scores:
     first = rows.iloc[0]
     arm, suite = f"{first['method']} ({first['variant']})", str(first["suite"])
     order = np.lexsort((rows["problem_id"].to_numpy().astype(str), rows["seed"].to_numpy()))
     value_N = (stats.styles_nats(rows) if metric == "styles_nats" else stats.pass_column(rows, k))[order]
     # Arrays: figures and tables ask for a thousand scores.
-    columns = {name: rows[name].to_numpy()[order] for name in ("seed", "problem_id", "subset", "drawn", *SETTINGS)}
+    names = ("seed", "base", "problem_id", "subset", "drawn", *SETTINGS)
+    columns = {name: rows[name].to_numpy()[order] for name in names}
     starts = np.flatnonzero(np.diff(columns["seed"], prepend=columns["seed"][0] - 1)).tolist()
     of_seed: list[Scores] = []
     for start, end in pairwise([*starts, len(rows)]):
@@ -137,7 +134,7 @@ def _scores(rows: pd.DataFrame, metric: Metric, k: int, bases: int) -> Scores:
         ids, strata = (tuple(columns[name][start:end]) for name in ("problem_id", "subset"))
         value_SP = value_N[None, start:end]
         trained = first["method"] != BASE
-        one = Scores(arm, suite, (seed,), ids, value_SP, (base_of(seed, bases),), strata, trained, settings)
+        one = Scores(arm, suite, (seed,), ids, value_SP, (int(columns["base"][start]),), strata, trained, settings)
         of_seed.append(one)
         check_comparable(of_seed[0], one)
     return _joined(of_seed)

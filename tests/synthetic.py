@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from dphlib.rivals import RIVALS
+from dphlib.scores import with_bases
 from dphlib.settings.methods import CONTROLS, METHODS
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import study_runs
@@ -74,6 +75,7 @@ def make_rows(
         "method": method,
         "variant": "main",
         "seed": seed,
+        "base": 0,
         "step": 0 if method == "base" else 5,
         "suite": "in_domain",
         "subset": np.where(problem % 2, "family1", "family0"),
@@ -153,7 +155,8 @@ def _run(method: str, variant: str, seed: int, step: int, samples: Mapping[str, 
             }
             frames += [pd.DataFrame({**of_problem, **columns})] if tokens.shape[1] else []
     settings = {"method": method, "variant": variant, "seed": seed, "step": step, "top_p": 1.0, "max_new_tokens": 48}
-    return pd.concat(frames, ignore_index=True).assign(**settings)[list(EvalRecord.__slots__)]
+    columns = [*EvalRecord.__slots__, "base"]
+    return pd.concat(frames, ignore_index=True).assign(**settings, base=0)[columns]
 
 
 def _suites(variant: str) -> dict[str, int]:
@@ -188,7 +191,7 @@ def make_records(
     for method, variant in ABLATIONS if ablations else ():
         if method in methods:
             parts += [_run(method, variant, seed, STEPS, _suites(variant), greedy=True) for seed in list(seeds)[:2]]
-    return pd.concat(parts, ignore_index=True)
+    return with_bases(pd.concat(parts, ignore_index=True), max(bases) + 1)
 
 
 def make_study_records(settings: Profile, names: Sequence[str]) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from dphlib.figures.frontier import temperature_frontier
 from dphlib.intervals import interval
 from dphlib.runtime.files import RunError
 from dphlib.sampling.protocol import SamplingConfig
-from dphlib.scores import ArmScores
+from dphlib.scores import ArmScores, with_bases
 from dphlib.settings.profiles import profile
 from dphlib.settings.stages import EvalConfig
 from dphlib.settings.studies import EXPLORATORY, STUDIES, chosen, planned_runs, study_runs
@@ -147,7 +147,8 @@ def test_collected_they_are_the_stages_of_base_and_of_the_runs_that_are_given(bu
     pipeline, stages = built[0], {"hard": built[2], "temperature": at_temperatures[0]}[name]
     asked = [RUN, RunConfig("grpo", "clip_high=0.28", 0), RunConfig("alpha_0.5", "main", 0)]
     got = exploratory.records(pipeline, name, asked)
-    assert_frame_equal(got, pd.concat([pd.read_parquet(s.path / "records.parquet") for s in stages], ignore_index=True))
+    made = pd.concat([pd.read_parquet(s.path / "records.parquet") for s in stages], ignore_index=True)
+    assert_frame_equal(got, with_bases(made, pipeline.settings.bases))
 
 
 def test_they_are_not_compared_with_plain_answers(records):

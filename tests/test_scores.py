@@ -11,7 +11,7 @@ import pytest
 from synthetic import make_rows as rows
 
 from dphlib.intervals import interval
-from dphlib.scores import ArmScores, base_count, keep_and_explore
+from dphlib.scores import ArmScores, keep_and_explore, with_bases
 
 
 def scores_of(records, method, suite="in_domain", *measure):
@@ -72,15 +72,24 @@ def test_runs_of_an_arm_that_ended_at_different_steps_are_no_final_models():
 
 def test_a_run_belongs_to_the_base_model_of_its_seed():
     bases = [rows("base", b, correct=((1, b), (0, b)), step=0) for b in range(2)]
-    records = pd.concat([*bases, *(rows("grpo", s, correct=((1, 1), (0, 1))) for s in range(4))])
+    records = with_bases(pd.concat([*bases, *(rows("grpo", s, correct=((1, 1), (0, 1))) for s in range(4))]), 2)
     base, tuned = (scores_of(records, method) for method in ("base", "grpo"))
     assert (base.bases, base.trained) == ((0, 1), False) and (tuned.bases, tuned.trained) == ((0, 1, 0, 1), True)
     assert tuned.strata == ("family0", "family1")
-    assert base_count(records) == 2 and base_count(records[records["method"] != "base"]) == 1
     got = interval([tuned, base], np.subtract)
     assert [effect for _, effect in got.per_seed] == [0.5, 0.0, 0.5, 0.0]
     of_one = records[records["method"] != "base"]
-    assert ArmScores.final(of_one, 2).of("grpo", "in_domain").bases == (0, 1, 0, 1)
+    assert scores_of(of_one, "grpo").bases == (0, 1, 0, 1)
+
+
+@pytest.mark.parametrize("seeds", [(7, 9), (2, 7), (5,), (17, 3, 9)])
+def test_seeds_in_no_order_still_belong_to_the_profiles_base_models(seeds):
+    """The seeds alone do not tell: 7 and 9 have bases 1 and 3 of six, and 3 and 1 of four."""
+    bases = [rows("base", b, step=0) for b in sorted({seed % 6 for seed in seeds})]
+    records = with_bases(pd.concat([*bases, *(rows("grpo", seed) for seed in seeds)]), 6)
+    tuned = scores_of(records, "grpo")
+    assert tuned.bases == tuple(seed % 6 for seed in sorted(seeds))
+    assert scores_of(records, "base").bases == scores_of(records, "base").seeds
 
 
 # ---------------------------------------------------------------------------------------------- keep and explore
@@ -149,20 +158,9 @@ def test_keep_is_the_weighted_mean_and_has_an_interval_over_seeds_and_problems()
     assert got.keep().low < got.keep().estimate < got.keep().high
 
 
-def test_base_models_are_counted_from_the_records():
-    def seeds(bases, runs):
-        return pd.concat([*(rows("base", b, step=0) for b in bases), *(rows("grpo", s) for s in runs)])
-
-    assert base_count(seeds([-1], range(3))) == 1
-    assert base_count(seeds(range(3), range(3))) == 3
-    assert base_count(seeds(range(6), range(18))) == 6
-    assert base_count(seeds(range(6), [7])) == 6  # part of the runs
-    assert base_count(seeds([0, 1, 3], [0, 3, 7])) == 6  # 7 started from 1
-
-
 def test_each_run_keeps_what_its_own_base_model_solves():
     bases = [rows("base", 0, correct=((1,), (0,)), step=0), rows("base", 1, correct=((0,), (1,)), step=0)]
     tuned = [rows("grpo", 0, correct=((1,), (0,))), rows("grpo", 1, correct=((1,), (1,)))]
-    got = split_of(pd.concat([*bases, *tuned]), k=1)
+    got = split_of(with_bases(pd.concat([*bases, *tuned]), 2), k=1)
     assert [got.preserved, got.lost, got.gained] == [1.0, 0.0, 0.5]
     assert [got.keep().estimate, got.explore().estimate] == [1.0, 0.5]

@@ -26,7 +26,7 @@ CPU = profile("cpu")
 def scores(tuned: list[list[int]], base: list[list[int]], seeds: int = 3) -> ArmScores:
     arms = [rows("base", 0, base, greedy=[1] * len(base))]
     arms += [rows("grpo", seed, tuned, greedy=[1, 0, *[0] * (len(tuned) - 2)]) for seed in range(seeds)]
-    return ArmScores.final(pd.concat(arms, ignore_index=True), 1)
+    return ArmScores.final(pd.concat(arms, ignore_index=True))
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def arm(arms, method, variant, suite, measure):
     value = 1 - np.prod([(n - c - i).clip(lower=0) / (n - i) for i in range(k)], axis=0)
     if measure == "styles":
         value = -(share * np.log(share.where(share > 0, 1))).sum(axis=1)
-    table = rows.assign(value=value).pivot(index="seed", columns=["subset", "problem_id"], values="value")
+    table = rows.assign(value=value).pivot(index=["base", "seed"], columns=["subset", "problem_id"], values="value")
     return table, str((n.min(), n.max(), list(table), rows.filter(regex="temp|top_p|max_").agg(["min", "max"])))
 
 
@@ -62,11 +62,11 @@ def within(values, families):
     return (apart**2).sum() / max(freedom, 1), freedom
 
 
-def interval(keys, arms, effect, count):
-    """(estimate, low, high, standard error, degrees of freedom) at 95 %, with `count` base models."""
-    shared = set.intersection(*(set(x.index % count) for x in arms))
-    arms = [x[(x.index % count).isin(shared)] if shared else x for x in arms]
-    arms = [x if len(set(x.index % count)) < 2 else x.groupby(x.index % count).mean() for x in arms]
+def interval(keys, arms, effect):
+    """(estimate, low, high, standard error, degrees of freedom) at 95 %."""
+    shared = set.intersection(*(set(x.index.get_level_values("base")) for x in arms))
+    arms = [x[x.index.isin(shared, level="base")] if shared else x for x in arms]
+    arms = [x if x.index.get_level_values("base").nunique() < 2 else x.groupby(level="base").mean() for x in arms]
     means, groups, families = np.array([x.to_numpy().mean() for x in arms]), {}, {}
     for (method, variant, suite, _), step, x in zip(keys, 1e-6 * np.eye(len(arms)), arms, strict=True):
         slope = (effect(*(means + step)) - effect(*(means - step))) / 2e-6
@@ -91,7 +91,7 @@ def interval(keys, arms, effect, count):
     return effect(*means), effect(*means) - half, effect(*means) + half, error, freedom
 
 
-def judge(arms, count, a, b, suite, measure, tol):
+def judge(arms, a, b, suite, measure, tol):
     """(verdict, estimate, low, high, p) of a part: a above b; on two suites, the loss of a share of b grows."""
     pair = (a, a.split(":")[0] if b == "itself" else b)
     keys = [(*f"{x}:main".split(":")[:2], at, measure) for at in suite.split(">") for x in pair if x != "ln2"]
@@ -100,7 +100,7 @@ def judge(arms, count, a, b, suite, measure, tol):
         return "not run", None, None, None, None
     assert len({(key[2], how) for key, (_, how) in zip(keys, found, strict=True)}) == len({x[2] for x in keys}), keys
     effect = (lambda x: np.log(2) - x, np.subtract, None, lambda a, b, c, d: a / b - c / d)[len(keys) - 1]
-    estimate, low, high, error, freedom = interval(keys, values := [x for x, _ in found], effect, count)
+    estimate, low, high, error, freedom = interval(keys, values := [x for x, _ in found], effect)
     told = "supported" if low > -tol else "not supported" if high < -tol or high <= 0 == tol else "inconclusive"
     p = 2 * t.sf(abs(estimate + tol) / error, freedom) if error else float(estimate == -tol)
     seeds = min(len(x) for key, x in zip(keys, values, strict=True) if key[0] != "base")
@@ -141,11 +141,11 @@ def verdicts(records, logs, waypoints=None):
         chosen, keys = stopping(waypoints), zip(*(records[name] for name in RUN), strict=True)
         steps = pd.Series([0 if key[0] == "base" else chosen.get(key, -1) for key in keys], records.index)
     rows, out = records[records["step"] == steps].astype({"method": str, "variant": str, "suite": str}), {}
-    count = int(max(0, *rows.loc[rows["method"] == "base", "seed"])) + 1 if len(rows) else 1
+    rows["base"] = rows.get("base", rows["seed"] % 6)  # records of an earlier version are of six bases
     arms = {None: rows.iloc[:0], **dict(list(rows.groupby([*ARM, rows["temperature"] == 0])))}
     for claim, *lists, points, checked in map(str.split, CLAIMS.splitlines()):
         for part in product(*(texts.split(",") for texts in lists)):
-            got = judge(arms, count, *part, int(points) / 100)
+            got = judge(arms, *part, int(points) / 100)
             bars = got[0] == "not run" or checked == "-" or room(arms, set(lists[2].replace(">", ",").split(",")))
             out.setdefault(claim, []).append(got if bars else ("not testable", *got[1:4], None))
     logs = logs.query("variant == 'main'").astype({"method": str})

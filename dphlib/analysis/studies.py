@@ -20,7 +20,7 @@ from dphlib import stats
 from dphlib.analysis.claims import too_few
 from dphlib.analysis.labels import NAMES, SUITES, label
 from dphlib.intervals import Scores, holm, interval
-from dphlib.scores import ArmScores, base_count
+from dphlib.scores import ArmScores
 from dphlib.settings.methods import CONTROLS, METHODS
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import Arm, Comparison, comparisons
@@ -74,7 +74,7 @@ def study_table(
     every = [(name, one) for name in names for one in comparisons(settings, name)]
     arms = [tuple(arm) for _, one in every for arm in (one.arm, one.against)]
     chosen = pd.MultiIndex.from_frame(records[["method", "variant"]]).isin(arms)
-    scores, rows = ArmScores.final(records[chosen], base_count(records)), []
+    scores, rows = ArmScores.final(records[chosen]), []
     for name, one in every:
         said = {"study": name, "change": change_of(one, settings), "arm": label(*one.arm)}
         said["against"] = label(*one.against)

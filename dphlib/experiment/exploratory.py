@@ -30,7 +30,7 @@ from dphlib.experiment.pipeline import Pipeline, evaluate_job, model_of
 from dphlib.experiment.store import Stage
 from dphlib.intervals import interval
 from dphlib.runtime.files import InputError
-from dphlib.scores import ArmScores
+from dphlib.scores import ArmScores, with_bases
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.profiles import Profile
 from dphlib.settings.studies import HARD, TEMPERATURE
@@ -60,9 +60,9 @@ class Exploratory(NamedTuple):
 
 
 def records(pipeline: Pipeline, name: str, runs: Sequence[RunConfig]) -> pd.DataFrame:
-    """`EvalRecord` rows of a study: of those of `runs` that it is of, and of the bases that they start from.
+    """The records of a study: of those of `runs` that it is of, and of the bases that they start from.
 
-    Trains and evaluates what is not there yet.
+    `EvalRecord` rows with the column `base` (`scores.with_bases`). Trains and evaluates what is not there yet.
 
     Args:
         name: of `EXPLORATORY`.
@@ -78,7 +78,8 @@ def records(pipeline: Pipeline, name: str, runs: Sequence[RunConfig]) -> pd.Data
     models: list[RunConfig | int] = [*sorted({settings.base_index(run.seed) for run in chosen}), *chosen]
     pipeline.build_all(f"study {name}", models, answer_job, study.answered, study=name)
     stages = [study.answered(pipeline, model) for model in models]
-    return pd.concat([pd.read_parquet(stage.path / "records.parquet") for stage in stages], ignore_index=True)
+    frames = [pd.read_parquet(stage.path / "records.parquet") for stage in stages]
+    return with_bases(pd.concat(frames, ignore_index=True), settings.bases)
 
 
 def answer_job(root: str, profile_name: str, tracker: str, run: dict[str, Any] | int, study: str) -> None:

@@ -30,6 +30,7 @@ from dphlib.runtime.jobs import Job, run_jobs
 from dphlib.runtime.machine import cores, derive_seed, gpus, pin_kernels
 from dphlib.runtime.progress import Progress, report, tell
 from dphlib.runtime.quiet import quieten
+from dphlib.scores import with_bases
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.methods import MethodConfig
 from dphlib.settings.profiles import Profile
@@ -367,9 +368,10 @@ class Pipeline:
         return [self.train_one(run) for run in runs]
 
     def evaluate(self, runs: Sequence[RunConfig]) -> pd.DataFrame:
-        """Records of every run and of the bases that the runs start from: `EvalRecord` rows, way-points included.
+        """Records of every run and of the bases that the runs start from, way-points included.
 
-        Without runs, of all bases of the profile's seeds.
+        `EvalRecord` rows with the column `base` (`scores.with_bases`); without runs, of all bases of the profile's
+        seeds.
         """
         used = sorted({self.settings.base_index(run.seed) for run in runs} or self.settings.used_bases)
         self.build_all("evaluate", [*runs, *used], evaluate_job, Pipeline.evaluations)
@@ -378,7 +380,7 @@ class Pipeline:
             frames += [pd.read_parquet(stage.path / "records.parquet") for stage in self.evaluations(run)]
             waypoints = self.train_one(run).path / "waypoints.parquet"
             frames += [pd.read_parquet(waypoints)] if waypoints.is_file() else []
-        return pd.concat(frames, ignore_index=True)
+        return with_bases(pd.concat(frames, ignore_index=True), self.settings.bases)
 
     def train_logs(self, runs: Sequence[RunConfig]) -> pd.DataFrame:
         """The logs of the runs, one row per iteration, with method, variant and seed."""

@@ -38,7 +38,7 @@ from dphlib.runtime.files import RunError, atomic_path, unknown, write_json, wri
 from dphlib.runtime.jobs import Job, run_jobs
 from dphlib.runtime.places import REFERENCE_METRICS
 from dphlib.runtime.progress import announce
-from dphlib.scores import ArmScores
+from dphlib.scores import ArmScores, with_bases
 from dphlib.settings import studies
 from dphlib.settings.environment import profile_from_environment
 from dphlib.settings.gpu import GPU_PROFILES, SMOKE
@@ -62,7 +62,7 @@ class Results:
 
     Args:
         settings: the profile.
-        records: `EvalRecord` rows.
+        records: `EvalRecord` rows with the column `base` (`scores.with_bases`).
         train_logs: iterations of all runs, with method, variant and seed.
         presample: one row per base and training prompt: base, suite, problem_id, family, correct of k; of each base in
             the draw of the first seed that uses it.
@@ -156,6 +156,8 @@ class Results:
             _read_rows(root / name) if (root / name).is_file() else None for name in (WAYPOINTS, ANSWERS)
         )
         records, logs = _read_rows(root / "records.parquet"), _read_rows(root / TRAIN_LOGS)
+        if "base" not in records:  # recorded before 0.1.0 had the column
+            records = with_bases(records, settings.bases)
         presample = _read_csv(root / "presample.csv")
         return cls(settings, records, logs, presample, cost, waypoints, read_beyond(root), answers)
 

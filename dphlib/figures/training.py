@@ -33,7 +33,7 @@ from dphlib.figures.style import (
 from dphlib.generators import GENERATORS, label, parse
 from dphlib.intervals import interval
 from dphlib.rivals import RIVALS
-from dphlib.scores import ArmScores, base_count
+from dphlib.scores import ArmScores
 from dphlib.settings.methods import CONTROLS, HEADLINE, METHODS
 
 COSTED = ("grpo", "rkl", "dph_f", "dph_js")
@@ -336,7 +336,7 @@ def base_regime(records: pd.DataFrame, presample: pd.DataFrame, *, k: int = 8, t
     heights = np.bincount(correct, minlength=k + 1)
     _presample_counts(counts, heights, threshold)
     _set_sizes(sizes, int(heights[:threshold].sum()), int(heights[threshold:].sum()))
-    bases = base_count(records)
+    bases = records.loc[records["method"] == "base", "seed"].nunique()
     note(fig, [f"Upright bars: {INTERVAL if bases > 1 else INTERVAL_ONE_SEED}."])
     return fig
 
