@@ -86,6 +86,7 @@ def test_counts_of_final_models_stand_by_run_and_problem(records, data):
     for name, code in (("correct", arm["correct"]), ("direct", arm["styles"][0])):
         table = rows.pivot(index="seed", columns="problem_id", values=name).loc[list(SEEDS), suite["problems"]]
         assert decoded(code, table.size) == table.to_numpy().ravel().tolist()
+    assert data["bases"] == {0: 0, 1: 1, 2: 2, 3: 0}
     assert arm["bases"] == [0, 1, 2, 0] and suite["ks"] == [1, 2, 4, 8, 16]
 
 

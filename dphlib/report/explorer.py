@@ -25,10 +25,10 @@ from dphlib.intervals import Interval, interval
 from dphlib.report.facts import read_json
 from dphlib.report.rendering import TEMPLATES
 from dphlib.runtime.files import RunError, write_text
-from dphlib.scores import BASE, ArmScores, base_count, keep_and_explore
+from dphlib.scores import BASE, ArmScores, keep_and_explore, with_bases
 from dphlib.settings.methods import CONFIGS, HEADLINE, METHODS
+from dphlib.settings.profiles import profile
 from dphlib.settings.variants import MAIN, parse
-from dphlib.types import base_of
 
 PAGE = "explorer.html"
 DIGITS = string.digits + string.ascii_letters + "-_"
@@ -49,12 +49,12 @@ def build_explorer(run_root: Path, out: Path | None = None) -> Path:
     """
     run_root = Path(run_root)
     manifest = read_json(run_root / "manifest.json")
-    if not (records := run_root / "records.parquet").is_file():
-        raise RunError(f"{records} is not there; ./run_all.sh {manifest['profile']} writes it")
-    answers = run_root / "answers.parquet"
-    data = explorer_data(
-        pd.read_parquet(records), pd.read_parquet(answers) if answers.is_file() else None, manifest["profile"]
-    )
+    if not (path := run_root / "records.parquet").is_file():
+        raise RunError(f"{path} is not there; ./run_all.sh {manifest['profile']} writes it")
+    records, answers = pd.read_parquet(path), run_root / "answers.parquet"
+    if "base" not in records:  # as in `Results.load`
+        records = with_bases(records, profile(manifest["profile"]).bases)
+    data = explorer_data(records, pd.read_parquet(answers) if answers.is_file() else None, manifest["profile"])
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     page = Path(out or run_root) / "report" / PAGE
     template = TEMPLATES.get_template("explorer.html.j2")
@@ -62,31 +62,30 @@ def build_explorer(run_root: Path, out: Path | None = None) -> Path:
     return page
 
 
-def explorer_data(records: pd.DataFrame, answers: pd.DataFrame | None, profile: str) -> dict[str, Any]:
+def explorer_data(records: pd.DataFrame, answers: pd.DataFrame | None, profile_name: str) -> dict[str, Any]:
     """What the page shows, as JSON has it.
 
     Args:
-        records: `EvalRecord` rows.
+        records: `EvalRecord` rows with the column `base`.
         answers: as `answers.parquet` has them; None where none were kept.
-        profile: its name.
 
     Returns:
-        profile, digits; bases: their number; again: how the base against itself is called; styles; methods, one per
-        arm; suites, each with its problems and of each arm the counts (`encoded`, runs x problems) and intervals (in
-        per cent, an entry per k); answers by suite and problem.
+        profile, digits; bases: the index for each seed of a run; again: how the base against itself is called; styles;
+        methods, one per arm; suites, each with its problems and of each arm the counts (`encoded`, runs x problems) and
+        intervals (in per cent, an entry per k); answers by suite and problem.
     """
     rows = stats.final(records[records["suite"].isin(list(SUITES))])
     rows = rows[[parse(str(variant))[0] != "hidden" for variant in rows["variant"]]]  # those have other problems
-    scores, arms, bases = ArmScores.final(rows), _arms(rows), base_count(rows)
+    scores, arms, trained = ArmScores.final(rows), _arms(rows), rows[rows["method"] != BASE]
     known = stats.has_styles(rows)
     return {
-        "profile": profile,
+        "profile": profile_name,
         "digits": DIGITS,
-        "bases": bases,
+        "bases": dict(sorted(set(zip(trained["seed"].tolist(), trained["base"].tolist(), strict=True)))),
         "again": AGAIN,
         "styles": [{"name": name, "colour": STYLE_COLOURS[name]} for name in STYLE_COLOURS] if known else [],
         "methods": [_method(method, variant) for method, variant in arms],
-        "suites": [_suite(scores, rows, suite, arms, bases) for suite in SUITES if suite in set(rows["suite"])],
+        "suites": [_suite(scores, rows, suite, arms) for suite in SUITES if suite in set(rows["suite"])],
         "answers": _answers(answers) if answers is not None else {},
     }
 
@@ -112,9 +111,7 @@ def _method(method: str, variant: str) -> dict[str, Any]:
     }
 
 
-def _suite(
-    scores: ArmScores, rows: pd.DataFrame, suite: str, arms: Sequence[tuple[str, str]], bases: int
-) -> dict[str, Any]:
+def _suite(scores: ArmScores, rows: pd.DataFrame, suite: str, arms: Sequence[tuple[str, str]]) -> dict[str, Any]:
     of_suite = stats.sampled(rows[rows["suite"] == suite])
     problems = of_suite.drop_duplicates("problem_id").sort_values("problem_id")
     families = sorted({str(name) for name in problems["subset"]})
@@ -123,7 +120,7 @@ def _suite(
     found = {}
     for number, (method, variant) in enumerate(arms):
         if scores.answers(method, suite, variant=variant) is not None:
-            found[number] = _arm(scores, of_suite, suite, method, variant, ks, bases)
+            found[number] = _arm(scores, of_suite, suite, method, variant, ks)
     return {
         "id": suite,
         "name": SUITES[suite],
@@ -136,17 +133,17 @@ def _suite(
 
 
 def _arm(
-    scores: ArmScores, of_suite: pd.DataFrame, suite: str, method: str, variant: str, ks: Sequence[int], bases: int
+    scores: ArmScores, of_suite: pd.DataFrame, suite: str, method: str, variant: str, ks: Sequence[int]
 ) -> dict[str, Any]:
     """Runs, counts and intervals of an arm on a suite."""
     chosen = of_suite[(of_suite["method"] == method) & (of_suite["variant"] == variant)]
     chosen = chosen.sort_values(["seed", "problem_id"], kind="stable")
-    seeds = scores.of(method, suite, "pass", ks[0], variant).seeds
+    first = scores.of(method, suite, "pass", ks[0], variant)
     greedy = scores.get(method, suite, "greedy", variant=variant)
     styles = [name for name in STYLE_COLOURS if stats.has_styles(of_suite) and name != "other"]
     return {
-        "seeds": list(seeds),
-        "bases": [base_of(seed, bases) for seed in seeds],
+        "seeds": list(first.seeds),
+        "bases": list(first.bases),
         "n": encoded(chosen["n"].to_numpy()),
         "drawn": encoded(chosen["drawn"].to_numpy()),
         "correct": encoded(chosen["correct"].to_numpy()),

@@ -27,7 +27,7 @@ const shown = () => [...data.methods.keys()].filter((number) => state.methods.ha
 /** Rows of an arm's runs that are chosen; of the base, of the models that a chosen run started from. */
 function chosenRuns(number) {
   const arm = suite().arms[number];
-  const bases = new Set([...state.seeds].map((seed) => seed % data.bases));
+  const bases = new Set([...state.seeds].map((seed) => data.bases[seed]));
   const wanted = (run) => (number === BASE ? bases.has(arm.bases[run]) : state.seeds.has(arm.seeds[run]));
   return [...arm.seeds.keys()].filter(wanted);
 }
