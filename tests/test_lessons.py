@@ -13,11 +13,13 @@ import torch
 from dphlib.divergences import DIVERGENCES, exact
 from dphlib.figures import lessons as lesson_plots
 from dphlib.generators import parse
+from dphlib.lessons import sliders
 from dphlib.lessons.categorical import (
     collapse,
     conjugate_table,
     covering_fits,
     curves,
+    equal_arms,
     estimates,
     generator_table,
     held_styles,
@@ -27,9 +29,11 @@ from dphlib.lessons.categorical import (
     rkl_gradients,
     strengths,
     tiny_pair,
+    traps,
     two_modes,
 )
 from dphlib.lessons.estimators import ESTIMATORS
+from dphlib.runtime import progress
 
 torch.set_num_threads(1)
 NAMES = ("forward_kl", "alpha_0.5", "js", "reverse_kl")
@@ -118,6 +122,38 @@ def test_strengths_agree_near_the_reference_and_not_far_from_it():
     assert weak["forward_kl"] > 10 * weak["reverse_kl"]
 
 
+def test_careless_forms_fall_into_each_trap_and_ours_into_none():
+    def as_written(d):
+        return d.exp() - 1 - d.exp().log()
+
+    def clamped(d):
+        return (d.exp() - 1 - d).clamp(-10, 10)
+
+    points = [-120.0, -11.0, -3.0, 3e-5, 1.0, 2.7, 89.0]
+    found = traps({"forward_kl": clamped}, {"forward_kl": as_written}, points).pivot(
+        index="d", columns="form", values="state"
+    )
+    no, off = "no gradient", "off by more than 5 %"
+    assert found["careless"].tolist() == [no, no, "right", off, "right", no, "nan"]
+    assert found["ours"].tolist() == ["right"] * 6 + ["goes on as a logarithm"]
+
+
+def test_arms_of_equal_reward_leave_nothing_to_gain_however_far_apart_two_policies_are():
+    bandit = equal_arms(NAMES, p_ref=(0.9, 0.1), p_theta=(0.5, 0.5))
+    assert (bandit["divergence"] > 0.1).all() and bandit["improvement"].abs().max() < 1e-9
+    reverse = bandit.set_index("name").loc["reverse_kl", "divergence"]
+    assert reverse == pytest.approx(0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1))
+
+
+def test_without_a_reader_in_jupyter_the_sliders_are_one_figure(monkeypatch):
+    assert not progress.interactive()
+    figure = sliders.explore(d=-3.0, eta=0.2, alpha=0.5, right=RIGHT)
+    pull, held = figure.axes
+    assert "forward KL  +0.19" in [text.get_text() for text in pull.get_legend().get_texts()]
+    reverse = strengths(["reverse_kl"], RIGHT, [0.2])["pass_1"].iloc[0]
+    assert f"Pass@1 {reverse:.0f}, Pass@8" in held.texts[-1].get_text()
+
+
 def test_estimates_agree_with_the_exact_value_and_gradient():
     frame = estimates([*NAMES, "minus_log_u"], logits(0), logits(1), 20_000, 0).set_index("name")
     assert frame["z"].abs().max() < 4 and frame["largest_gradient_z"].max() < 4
@@ -175,8 +211,15 @@ def test_figures_are_drawn():
     fits = covering_fits(NAMES, two_modes(0.3, 6), starts=2, steps=2)
     held = strengths(NAMES, RIGHT, [0.1, 1.0])
     costs = pd.DataFrame({"estimator": ESTIMATORS, "bytes": (8, 32, 4, 42, 42), "variance_ratio": (1, 4, 9, 9, 5)})
+    families = pd.DataFrame({"content": ["clean", "hidden"], "family": ["a_b", "c"], "direct": [100.0, 20.0]})
+    counts = pd.DataFrame({"subset": ["clean"], "family": ["a_b"], 0: [3], 1: [1]})
     for figure, axes in (
         (lesson_plots.one_mode_fits(fits), 4),
+        (lesson_plots.pulls(curves(NAMES, 12.0), [-1.2, -12.0]), 1),
+        (lesson_plots.covered_map(pd.DataFrame({"4": [30.0, 0.0]}, index=["js", "reverse_kl"])), 1),
+        (lesson_plots.trap_map(traps({"js": named("js")}, {"js": named("js")}, [-1.0, 1e-3, 2.0])), 1),
+        (lesson_plots.right_map({"train": families, "cross domain": families}), 2),
+        (lesson_plots.count_map(counts, 1), 1),
         (lesson_plots.direction_and_strength(held), 3),
         (lesson_plots.sft_curve([3.0, 2.0, 1.0]), 1),
         (lesson_plots.sft_curve([3.0, 2.0, 1.0], every=25), 1),

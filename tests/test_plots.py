@@ -16,17 +16,30 @@ from PIL import Image
 from synthetic import make_cost, make_presample, make_records, make_rows, make_train_logs
 
 from dphlib import stats
-from dphlib.analysis.labels import COLOURS, FAMILY, LOOKS, NAMES, SET_COLOURS, STYLE_COLOURS, SUITE_COLOURS, Look
+from dphlib.analysis import retention
+from dphlib.analysis.labels import (
+    COLOURS,
+    FAMILY,
+    LOOKS,
+    NAMES,
+    SET_COLOURS,
+    STYLE_COLOURS,
+    SUITE_COLOURS,
+    SUITES,
+    Look,
+)
+from dphlib.analysis.sentences import crossing_k
 from dphlib.analysis.waypoints import stopping_steps, waypoint_table
 from dphlib.figures.frontier import FRONTIER, frontier, trajectories
 from dphlib.figures.method import method_figure
-from dphlib.figures.results import keep_explore, pass_curves, styles
+from dphlib.figures.results import REACHED, keep_explore, pass_curves, styles, support_bars
 from dphlib.figures.style import contrast, ink_on, panels, save, settle, smaller
 from dphlib.figures.training import (
     OTHERS,
     base_regime,
     cost_figure,
     divergence_curves,
+    live_curves,
     other_training_curves,
     training_curves,
 )
@@ -159,6 +172,36 @@ def test_pass_curves_draw_the_means_and_their_paired_differences_to_the_base(rec
     ends = np.array([bar[:, 1] for bar in bars.get_segments()])
     assert np.allclose(ends, [(100 * one.low, 100 * one.high) for one in got])
     assert "base" in text_of(fig) and "Pass@k (%)" in text_of(fig) and "95 % interval" in text_of(fig)
+
+
+def test_a_crossing_is_written_where_the_sentence_says(records):
+    scores = ArmScores.final(records)
+    axes = dict(zip(SUITES, pass_curves(records, ("base", "grpo", "dph_f")).axes[3:], strict=False))
+    for suite, ax in axes.items():
+        wanted = {m: crossing_k(scores, m, suite) for m in ("grpo", "dph_f")}
+        written = {text.get_text() for text in ax.texts}
+        assert written == {f"{NAMES[m]} below from k = {k}" for m, k in wanted.items() if k}
+        for text in ax.texts:
+            assert ax.get_ylim()[0] < text.xy[1] < ax.get_ylim()[1]
+    assert any(ax.texts for ax in axes.values())
+
+
+def test_the_bars_of_the_support_add_up_to_all_problems(records):
+    support = retention.support(records, ("base", "grpo", "dph_f"))
+    fig = support_bars(support)
+    for ax in fig.axes:
+        ends = [sum(bar.get_width() for bar in bars) for bars in zip(*ax.containers, strict=True)]
+        assert np.allclose(ends, 100) and [c.get_label() for c in ax.containers] == list(REACHED)
+    assert "base, drawn again" in text_of(fig) and "k = 16" in text_of(fig)
+
+
+def test_what_is_measured_meanwhile_is_a_line_for_each_run():
+    rows = [("grpo", f"grpo seed {s}", i, "reward", 0.1 * i) for s in (0, 1) for i in (1, 2)]
+    rows.append(("dph_f", "dph_f seed 0", 5, "style_entropy", 1.2))
+    fig = live_curves(pd.DataFrame(rows, columns=["method", "run", "iteration", "name", "value"]))
+    reward, styles_ = fig.axes
+    assert [line.get_ydata().tolist() for line in reward.lines] == [[10.0, 20.0]] * 2
+    assert styles_.lines[0].get_color() == COLOURS["dph_f"] and "3 runs so far" in text_of(fig)
 
 
 @pytest.mark.filterwarnings("error")

@@ -97,3 +97,13 @@ def test_each_base_has_a_row_with_its_own_partition():
         "D_exp": [1, 1],
         "references": [2, 1],
     }
+
+
+def test_the_partition_in_sentences():
+    size, luck, parts = presample_views.findings(GROUPS, EXTRA, 3)
+    assert size == "3 of 4 prompts (75.0 %) are near perfect at 3 of 4; 2 of them have a stored answer."
+    assert "83.3 % are correct, of the extra ones 66.7 %: the luck of the selection is +16.7 points" in luck
+    assert parts == "Near perfect are 100 % of the clean ones, 50 % of the hidden ones."
+    spread = "Of 4 prompts 25 % were solved in all 4 answers, 25 % in none, 50 % now and then."
+    assert presample_views.spread(GROUPS) == spread
+    assert len(presample_views.findings(GROUPS[-1:], EXTRA, 1)) == 2, "of no prompt there is no luck"

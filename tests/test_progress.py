@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub.utils import are_progress_bars_disabled
 from small import policy, tokenizer
+from synthetic import make_records
 
+from dphlib import stats
 from dphlib.models.load import save_model
 from dphlib.runtime import progress
 from dphlib.runtime.progress import Progress
@@ -241,14 +243,72 @@ def test_jupyter_shows_no_librarys_noise(kernel, tmp_path):
     assert downloads["content"]["text"] == "False\n", "they take minutes"
 
 
+@pytest.mark.slow
+def test_jupyter_has_one_plot_of_what_is_measured_meanwhile_and_nothing_where_nobody_watches(kernel, tmp_path):
+    """Each job measures in a process of its own; the last state is drawn in the end."""
+    (tmp_path / "measuring.py").write_text(
+        "from dphlib.runtime.progress import measured\n"
+        "def job(run):\n"
+        "    for iteration in (1, 2, 3):\n"
+        "        measured('grpo', run, iteration, {'reward': 0.1 * iteration})\n"
+    )
+    program = f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        from measuring import job
+        from dphlib.lessons.live import training_curves
+        from dphlib.runtime.jobs import Job, run_jobs
+        with training_curves():
+            jobs = [Job(run, job, {{"run": run}}) for run in ("grpo seed 0", "grpo seed 1")]
+            run_jobs(jobs, workers=1, label="train")
+        None
+    """
+    plots = [message for message in kernel(program) if "image/png" in message["content"].get("data", {})]
+    assert plots[0]["msg_type"] == "display_data" and {m["msg_type"] for m in plots[1:]} == {"update_display_data"}
+    assert len({message["content"]["transient"]["display_id"] for message in plots}) == 1
+    driven = f"import os; os.environ[{progress.PROGRESS_FILE!r}] = {str(tmp_path / 'progress.json')!r}"
+    kernel(driven)
+    try:
+        assert kernel(program) == []
+    finally:
+        kernel(f"import os; del os.environ[{progress.PROGRESS_FILE!r}]")
+
+
+@pytest.mark.slow
+def test_jupyter_has_sliders_that_draw_the_figure_anew_and_a_picture_for_copies(kernel):
+    (shown,) = kernel("""
+        from dphlib.lessons.sliders import explore
+        made = explore(d=-3.0, eta=0.2, alpha=0.5, right=(0.1, 0.25, 0.45, 0.2))
+        display(made)
+    """)
+    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(shown["content"]["data"])
+    assert shown["content"]["metadata"]["image/png"]["width"] == pytest.approx(7 * 96, abs=40)
+    (said,) = kernel("""
+        sliders, image = made._widget.children
+        before = image.value
+        sliders.children[0].value = -9.0
+        print([slider.description for slider in sliders.children], image.value != before)
+    """)
+    assert said["content"]["text"] == "['d (nats)', 'eta', 'alpha'] True\n"
+
+
 # --- What a run reports ---------------------------------------------------------------------
 
 
 def test_training_tells_method_and_reward(monkeypatch, tmp_path):
     told: list[str] = []
     monkeypatch.setattr("dphlib.training.tracking.tell", told.append)
-    with tracked("", tmp_path, None, RunConfig("dph_js", "main", 3)) as track:
-        track({"reward": 0.4137})
-        track({"reward": None})
+    answers = make_records(("base",), seeds=(0,), ablations=False, steps=False)
+    answers = answers[answers["suite"] == "in_domain"]
+    styles = {"style_entropy": float(stats.style_entropy(answers)["per_problem_nats"].iloc[0])}
+    heard: list[tuple] = []
+    with (
+        progress.hearing(lambda *values: heard.append(values)),
+        tracked("", tmp_path, None, RunConfig("dph_js", "main", 3)) as track,
+    ):
+        track({"iteration": 1, "reward": 0.4137})
+        answers.to_parquet(tmp_path / "waypoint-5.parquet")
+        track({"iteration": 6, "reward": None})
     assert told == ["dph_js seed 3: reward 0.41", "dph_js seed 3"]
+    assert heard == [("dph_js", "dph_js seed 3", 1, {"reward": 0.4137}), ("dph_js", "dph_js seed 3", 5, styles)]
     assert reward_text(RunConfig("grpo", "iterations=30", 0), {"reward": 0}) == "grpo iterations=30 seed 0: reward 0.00"

@@ -49,6 +49,35 @@ def test_where_a_curve_crosses_the_bases(tuned, base, course):
     assert said.startswith(f"GRPO {course}: Pass@1 ") and said.endswith(" points (3 runs).")
 
 
+@pytest.mark.parametrize(
+    ("tuned", "base", "k"),
+    [
+        ([ALL, ALL, NONE, NONE], [ONE, ONE, ONE, ONE], 3),
+        ([ALL, ALL, ALL, HALF], [ONE] * 4, None),
+        ([ONE, NONE, NONE, NONE], [HALF] * 4, None),
+        ([ONE, ONE, ONE, ONE], [ALL, ONE, NONE, NONE], None),
+    ],
+)
+def test_a_figure_marks_the_crossing_that_the_sentence_names(tuned, base, k):
+    of_run = scores(tuned, base)
+    assert sentences.crossing_k(of_run, "grpo") == k
+    assert (f"crosses the base at k = {k}" in sentences.crossing(of_run, "grpo", 4)) == (k is not None)
+
+
+def test_what_the_base_can_do_and_whether_it_is_in_the_regime(records):
+    of_run = ArmScores.final(records)
+    one, several = (100 * of_run.of("base", "in_domain", "pass", k).mean for k in (1, 8))
+    said = sentences.room(of_run)
+    assert said.startswith(f"In domain the base solves {one:.1f} % [") and f"{several:.1f} % [" in said
+    assert f"with 8: {several - one:+.1f} [" in said
+    found = pd.DataFrame(
+        {"quantity": ["a", "b"], "value": [1.0, 9.0], "low": 0.0, "high": 5.0, "inside": [True, False]}
+    )
+    assert sentences.inside({0: found}) == "1 of 2 quantities lie in their ranges; outside: b of base 0, 9 for 0 to 5."
+    assert sentences.inside({0: found[:1]}) == "All 1 quantities of 1 bases lie in their ranges."
+    assert sentences.inside({0: found[["quantity", "value"]]}) == "", "of data sets there are no ranges"
+
+
 def test_a_crossing_has_the_difference_and_its_interval(records):
     of_run = ArmScores.final(records)
     got = interval([of_run.of(name, "in_domain", "pass", 8) for name in ("grpo", "base")], np.subtract)

@@ -280,6 +280,18 @@ def test_each_ablation_stands_against_its_own_main_arm(usual):
     assert row["Pass@8_low"] < row["Pass@8"] < row["Pass@8_high"]
 
 
+def test_the_figure_of_the_ablations_has_each_difference_on_its_suite_and_colours_none(usual):
+    got = ablations.effects(usual)
+    fig = study_plots.changes_figure(got)
+    names = [label.get_text() for label in fig.axes[0].get_yticklabels()]
+    for ax in fig.axes:
+        rows = got[(got["suite"] == ax.get_title(loc="left")) & got["Pass@8"].notna()]
+        points = [line for line in ax.lines if line.get_marker() == "o"]
+        assert sorted(float(line.get_xdata()[0]) for line in points) == pytest.approx(sorted(rows["Pass@8"]))
+        assert {line.get_color() for line in points} == {study_plots.CLEAR[False]}
+    assert names == list(dict.fromkeys(got["ablation"]))
+
+
 def test_what_was_not_evaluated_or_needs_more_answers_is_left_out(usual):
     got = ablations.effects(with_draws(usual, 8))
     assert set(got.loc[got["ablation"].str.contains("trained on sums"), "suite"]) == {"out of domain"}

@@ -197,3 +197,28 @@ def test_code_in_a_cell_is_shown_as_it_is():
     page = markdown2html(tables.to_markdown(pd.DataFrame({"answer": [tables.code(text)]})))
     (shown,) = re.findall("<td>(.*)</td>", page)
     assert html.unescape(shown) == f"<code>{text}</code>"
+
+
+def test_a_notebook_shows_verdicts_by_shape_and_word_numbers_to_the_right_and_the_paper_below(every):
+    rows = {
+        "what": ["a", "b", "c"],
+        "verdict": ["correct", "wrong", "no_answer"],
+        "at the end": ["✔ supported", "-", "–"],
+    }
+    lines = str(tables.shown(pd.DataFrame(rows).assign(effect=[1.0, float("nan"), -2.5]))).splitlines()
+    assert lines[1] == "| --- | --- | --- | ---: |"
+    for line, said in zip(lines[2:], ("✔&nbsp;correct", "✘&nbsp;wrong", "⊘&nbsp;no_answer"), strict=True):
+        assert f">{said}</span>" in line
+    assert ">✔&nbsp;supported</span>" in lines[2] and lines[3].endswith("| - | - |") and lines[4].endswith("| -2.5 |")
+    text = str(tables.shown(every["table1"]))
+    assert re.search(r"\*\*[\d.]+\*\*<br>\[[\d.]+, [\d.]+\]<br>paper 42.4", text)
+    folded = str(tables.shown(every["table1"], fold="Table 1"))
+    assert folded.startswith("<details><summary>Table 1</summary>") and text in folded
+    assert str(tables.shown("a sentence")) == "a sentence"
+
+
+def test_every_value_of_settings_has_a_row():
+    settings = profile("cpu")
+    rows = tables.settings_table(settings).set_index("setting")["value"]
+    assert rows["world.seed"] == str(settings.world.seed) and rows["train.lr"] == "0.0003"
+    assert not rows.index.duplicated().any() and "world" not in rows.index

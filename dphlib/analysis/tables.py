@@ -376,7 +376,7 @@ def shown(table: pd.DataFrame | str, digits: int = 1, *, fold: str = "", code_in
     >>> print(shown(pd.DataFrame({"n": [1.25], "sql": ["a < b"], "holds": [True]}), 2, code_in=["sql"]))
     | n | sql | holds |
     | ---: | --- | --- |
-    | 1.25 | <code>a &lt; b</code> | <span style="color:#0070BA">✔ yes</span> |
+    | 1.25 | <code>a &lt; b</code> | <span style="color:#0070BA">✔&nbsp;yes</span> |
     <BLANKLINE>
     """
     if not isinstance(table, str) and list(table.columns) == COLUMNS:
@@ -405,13 +405,13 @@ def verdict(text: str) -> str:
     """A verdict, or the outcome of an answer, with its shape and in its colour; another text as it is.
 
     >>> verdict("wrong"), verdict("a dash")
-    ('<span style="color:#B54200">✘ wrong</span>', 'a dash')
+    ('<span style="color:#B54200">✘&nbsp;wrong</span>', 'a dash')
     """
     found = _VERDICT.match(text)
     if not found:
         return text
     symbol, colour = _SAID[found[1]]
-    return f'<span style="color:{colour}">{symbol} {found[1]}</span>{text[found.end() :]}'
+    return f'<span style="color:{colour}">{symbol}&nbsp;{found[1]}</span>{text[found.end() :]}'
 
 
 def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
