@@ -15,8 +15,9 @@ PACKAGE = ROOT / "dphlib"
 # These compute with tensors; every other module is imported without torch. A room's name stands for all of it.
 WITH_TORCH = """
 divergences logprobs losses models sampling training
-experiment.policies experiment.draws experiment.evaluate experiment.fresh_answers experiment.train_run
-integrations.trl integrations.verl.loss integrations.verl.plugin lessons.categorical lessons.estimators lessons.world
+experiment.policies experiment.draws experiment.evaluate experiment.fresh_answers experiment.tempered
+experiment.train_run integrations.trl integrations.verl.loss integrations.verl.plugin
+lessons.categorical lessons.estimators lessons.sliders lessons.world
 """.split()
 
 
