@@ -113,9 +113,10 @@ def test_models_answers_stand_side_by_side():
     made = [("base", 3, "correct", "a"), ("base", 1, "wrong", "b"), ("GRPO", 4, "wrong", "c")]
     answers = pd.DataFrame(made, columns=["model", "times", "verdict", "answer"])
     got = retention.side_by_side(answers)
+    correct, wrong = tables.verdict("correct"), tables.verdict("wrong")
     assert got.to_dict("list") == {
-        "base": ["3 x correct: <code>a</code>", "1 x wrong: <code>b</code>"],
-        "GRPO": ["4 x wrong: <code>c</code>", ""],
+        "base": [f"3 x {correct}: <code>a</code>", f"1 x {wrong}: <code>b</code>"],
+        "GRPO": [f"4 x {wrong}: <code>c</code>", ""],
     }
     assert len(retention.side_by_side(answers, 1)) == 1
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from dphlib import stats
 from dphlib.analysis.labels import NAMES, SUITES
-from dphlib.analysis.tables import code
+from dphlib.analysis.tables import code, verdict
 from dphlib.intervals import Interval, interval
 from dphlib.scores import ArmScores, keep_and_explore
 from dphlib.settings.methods import HEADLINE, METHODS
@@ -204,9 +204,9 @@ def side_by_side(answers: pd.DataFrame, most: int = 4) -> pd.DataFrame:
 
     >>> one = {"model": "base", "times": 3, "verdict": "correct", "answer": "SELECT 1"}
     >>> side_by_side(pd.DataFrame([one])).to_dict("list")
-    {'base': ['3 x correct: <code>SELECT 1</code>']}
+    {'base': ['3 x <span style="color:#0070BA">✔&nbsp;correct</span>: <code>SELECT 1</code>']}
     """
-    texts = answers["times"].astype(str) + " x " + answers["verdict"] + ": " + answers["answer"].map(code)
+    texts = answers["times"].astype(str) + " x " + answers["verdict"].map(verdict) + ": " + answers["answer"].map(code)
     columns = {name: texts[part.index].tolist()[:most] for name, part in answers.groupby("model", sort=False)}
     return pd.DataFrame({name: pd.Series(column) for name, column in columns.items()}).fillna("")
 
