@@ -141,12 +141,12 @@ def blank(results, monkeypatch):
 
 def test_usual_records_make_the_usual_files_and_a_study_adds_its_own(results, blank, tmp_path, capsys):
     draw(results, tmp_path / "usual")
-    usual = {name for name, product in (FIGURES | TABLES).items() if product.usual}
+    usual = {name for name, product in (FIGURES | TABLES).items() if product.usual and not product.contents}
     expected = {f"figures/{n}.{end}" for n in usual & set(FIGURES) | {"fig10_claims"} for end in ("png", "svg")}
     expected |= {f"tables/{name}.csv" for name in usual & set(TABLES)} | {"claims.json", "claims_stopped.json"}
     assert set(files(tmp_path / "usual")) == expected
     absent = "fig11_controls fig12_eta fig13_ablations fig14_hard fig17_arms fig18_temperature fig19_complementarity "
-    absent += "table_controls table_ablations table_arms table_hard table_temperature"
+    absent += "fig20_contents table_controls table_ablations table_arms table_hard table_temperature table_contents"
     assert list(left_out(results)) == absent.split() and capsys.readouterr() == ("", "")
     settings = replace(results.settings, seeds=(0,), ablation_seeds=(0,))
     studied = replace(results, settings=settings, records=make_study_records(settings, ["controls"]))

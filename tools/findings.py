@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dphlib.analysis import retention, studies
+from dphlib.analysis import retention, sentences, studies
 from dphlib.analysis.claims import ROOM, ClaimResult, effect_text, verdict_counts
+from dphlib.analysis.contents import content_table
 from dphlib.analysis.labels import NAMES, SUITES, claim_name
 from dphlib.experiment.results import CLAIMS_FIGURE, Results
 from dphlib.figures.captions import TITLES
@@ -84,7 +85,7 @@ def headline(claim: ClaimResult, stopped: ClaimResult | None) -> str:
 def abstract(
     results: Results, where: str, decided: Sequence[ClaimResult], stopped: dict[str, ClaimResult]
 ) -> list[str]:
-    """Ten sentences: what was run, what is not supported, the seven headline claims, and how firm the verdicts are."""
+    """What was run, what is not supported, headline claims, what is lost and learnt, and how firm the verdicts are."""
     runs = results.records.loc[results.records["method"] != "base", ["method", "variant", "seed"]].drop_duplicates()
     sizes, bases = runs.groupby(["method", "variant"], observed=True).size(), results.scores.of("base", "in_domain")
     counts = ", ".join(f"{n} {verdict}" for verdict, n in verdict_counts(decided).items() if n)
@@ -93,7 +94,11 @@ def abstract(
         f"`{where}`) judge {len(decided)} claims by a protocol fixed beforehand: {counts}."
     )
     heads = [one for one in decided if one.holds_jointly is not None]
-    return [first, refuted(decided), *(headline(one, stopped.get(one.id)) for one in heads), firm(heads, stopped)]
+    table = content_table(results.by_content) if results.by_content else None
+    apart = "" if table is None else sentences.lost_and_learnt(table, ("grpo", "dph_f"))
+    exploratory = [f"{apart.partition(';')[0]} (exploratory)."] if apart else []
+    said = [headline(one, stopped.get(one.id)) for one in heads]
+    return [first, refuted(decided), *said, *exploratory, firm(heads, stopped)]
 
 
 def refuted(decided: Sequence[ClaimResult]) -> str:
@@ -143,8 +148,7 @@ def changed_verdicts(decided: Sequence[ClaimResult], stopped: dict[str, ClaimRes
     same = (
         f"{len(judged)} of {len(decided)} claims are judged at both points, {len(judged) - len(changed)} of them alike."
     )
-    at_stop = [f"{stopped[one.id].verdict}{_weight(stopped[one.id])}" for one in changed]
-    rows = [[claim_name(one.id), one.verdict, there] for one, there in zip(changed, at_stop, strict=True)]
+    rows = [[claim_name(one.id), one.verdict, stopped[one.id].verdict] for one in changed]
     return [same, *([blocks.table(["the others", "at the end", "stopped"], rows).rstrip("\n")] if rows else [])]
 
 
@@ -210,6 +214,23 @@ def drift(results: Results) -> list[str]:
     return [f"Style entropy out of domain: {said}. Drift from the base there, nats a token, no interval: {far}."]
 
 
+def lost_and_learnt(results: Results) -> list[str]:
+    """What each method loses where problems are hidden, at the largest k, and learns where they are hard, at 8."""
+    if not results.by_content:
+        return ["Not answered: no problem is of a family of the world."]
+    made = content_table(results.by_content)
+    inside = SUITES["in_domain"]
+    columns = [(inside, "hidden", made.loc[made["suite"] == inside, "k"].max()), (inside, "hard", 8)]
+    found = made.set_index(["suite", "holds", "k", "method"])
+    rows = [
+        [NAMES[name], *(sentences.minus_base(found.loc[(*column, NAMES[name])]) for column in columns)]
+        for name in HEADLINE
+        if name != "base" and all((*column, NAMES[name]) in found.index for column in columns)
+    ]
+    heads = [f"{held}, Pass@{k}" for _, held, k in columns]
+    return [blocks.table(["in domain, minus the base", *heads], rows).rstrip("\n")]
+
+
 def direction(results: Results) -> list[str]:
     """Direction on the same answers, and other divergences at DPH-F's strength."""
     return [*comparison_rows(results, "direction"), *_study(results, "strength", "At DPH-F's strength, against it")]
@@ -263,6 +284,7 @@ QUESTIONS = {
         ("fig8_frontier", "fig2_pass_at_k"),
         ("greedy_rises", "pass_k_falls", "pass_16_falls_rkl", "grpo_keeps_one_style"),
     ),
+    "contents": Question(("fig20_contents",), (), lost_and_learnt),
     "keep": Question(
         ("fig4_styles",), ("dph_keeps_styles", "dph_greedy_highest", "js_pass_8_above_grpo", "dph_nearer_at_large_k")
     ),

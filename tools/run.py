@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from dphlib import __version__
-from dphlib.analysis import paper, tables
+from dphlib.analysis import paper, sentences, tables
 from dphlib.analysis.claims import (
     CLAIMS,
     SYMBOLS,
@@ -142,7 +142,7 @@ def shown(root: Path) -> dict[str, Any] | None:
         "decisive": int(((runs["method"] == "grpo") & (runs["variant"] == "main")).sum()),
         "answers": int(answers["n"].sum()),
         "counts": _counts(claims),
-        "findings": findings(claims),
+        "findings": findings(claims, root / where),
         "claims": [_row(one, stopped.get(one.id)) for one in claims],
         "stopped": bool(stopped),
         "small": small_table(tables.read_csv(root / where / "tables" / "table1.csv")),
@@ -167,14 +167,22 @@ def _row(claim: ClaimResult, stopped: Decision | None) -> dict[str, str]:
     }
 
 
-def findings(claims: Sequence[ClaimResult]) -> list[str]:
-    """Three bullets: what RL does to the policy, what DPH keeps of it, and what is awkward for the paper."""
+def findings(claims: Sequence[ClaimResult], folder: Path) -> list[str]:
+    """Bullets: what RL does to the policy, what DPH keeps of it, on which problems, and what is awkward for the paper.
+
+    Args:
+        folder: of the results.
+    """
     of = {claim.id: claim for claim in claims}
     greedy, narrowed = of["greedy_rises"].parts[0], of["pass_k_falls"].parts[0]
     large = of["dph_nearer_at_large_k"].parts
+    table, figure = folder / "tables/table_contents.csv", folder / "figures/fig20_contents.png"
+    said = sentences.lost_and_learnt(pd.read_csv(table)) if table.is_file() else ""
+    where = "/".join(figure.parts[-4:])
     return [
         f"**What RL does.** {compared(greedy)}; {compared(narrowed, turned=True)}.",
         f"**What DPH does.** {'; '.join(map(compared, large))}.",
+        *([f"**Where it matters.** {said} ([Figure 20]({where}), exploratory)."] if said else []),
         awkward(claims),
     ]
 

@@ -220,6 +220,51 @@ def temperatures(of_each: Mapping[float, ArmScores], method: str, k: int = 8, ag
     return f"{name[0].upper()}{name[1:]} from T = {low:g} to {high:g}: {ends}{minus}{runs}."
 
 
+def contents(table: pd.DataFrame, method: str, suite: str = IN) -> str:
+    """A method's Pass@8 and its Pass@k at the largest k, against the base's, where problems are hidden and where hard.
+
+    Args:
+        table: `contents.content_table`.
+    """
+    rows = table[(table["method"] == NAMES[method]) & (table["suite"] == SUITES[suite]) & (table["k"] >= 8)]
+    if rows.empty:
+        return _not_run(method)
+    said = []
+    for held, some in rows.groupby("holds", sort=False):
+        numbers = ", ".join(f"Pass@{row['k']} {minus_base(row)}" for _, row in some.iterrows())
+        said.append(f"{held} problems {numbers}")
+    runs = _runs(int(rows["seeds"].iloc[0]))
+    return f"{NAMES[method]} {SUITES[suite]}, against the base in points: {'; '.join(said)}{runs}."
+
+
+def lost_and_learnt(table: pd.DataFrame, methods: Sequence[str] = ("grpo", "rkl", "dph_f")) -> str:
+    """What methods lose in domain where problems are hidden, at the largest k, and learn where they are hard, at 8.
+
+    Args:
+        table: `contents.content_table`; "" of one that lacks some of this.
+    """
+    inside = table[(table["suite"] == SUITES[IN]) & table["method"].isin([NAMES[m] for m in methods])]
+    rows = {"hidden": inside[inside["k"] == inside["k"].max()], "hard": inside[inside["k"] == 8]}
+    told = {held: some[some["holds"] == held] for held, some in rows.items()}
+    if any(len(some) < len(methods) for some in told.values()):
+        return ""
+    numbers = {
+        held: ", ".join(f"{row['method']} {minus_base(row)}" for _, row in some.iterrows())
+        for held, some in told.items()
+    }
+    most = int(told["hidden"]["k"].iloc[0])
+    return (
+        f"In-domain Pass@{most} minus the base's, in points, where the prompt hides which style is right:"
+        f" {numbers['hidden']}; Pass@8 where questions are hard and can be learnt: {numbers['hard']}"
+    )
+
+
+def minus_base(row: Mapping[str, float]) -> str:
+    """The difference to the base in a row of `contents.content_table`, with its interval."""
+    low, high = row["minus base_low"], row["minus base_high"]
+    return f"{row['minus base']:+.1f} [{low:+.1f}, {high:+.1f}]" + (" (unclear)" if low <= 0 <= high else "")
+
+
 # --- On the way -----------------------------------------------------------------------------------
 
 

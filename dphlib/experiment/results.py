@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from dphlib import stats
 from dphlib.analysis import claims, tables
+from dphlib.analysis.contents import Part, by_content, content_table
 from dphlib.analysis.labels import FAMILY
 from dphlib.analysis.studies import study_table
 from dphlib.analysis.waypoints import at_stopping, waypoint_table
@@ -107,6 +108,11 @@ class Results:
     def hard_scores(self) -> ArmScores:
         """The scores on the hard problems; RunError where they were not answered."""
         return ArmScores.final(_beyond(self, HARD))
+
+    @cached_property
+    def by_content(self) -> dict[Part, pd.DataFrame]:
+        """Final rows by what their problems hold; empty on other data."""
+        return {} if self.settings.data is not None else by_content(self.records, self.settings.world)
 
     @cached_property
     def recorded(self) -> set[tuple[str, str]]:
@@ -212,6 +218,7 @@ class Product:
         waypoints: it shows runs on their way; made where they were measured there.
         stopped: it shows runs at their stopping points; made where they have some.
         cost: it shows the cost of an iteration; made where `Results.cost` is there.
+        contents: it shows what problems hold; made where they are of the world's families.
     """
 
     make: Callable[[Results], Any]
@@ -221,6 +228,7 @@ class Product:
     waypoints: bool = False
     stopped: bool = False
     cost: bool = False
+    contents: bool = False
 
     def why_absent(self, results: Results) -> str:
         """Why these results do not have it, "" where they do."""
@@ -236,6 +244,8 @@ class Product:
             return "no run has a stopping point"
         if self.cost and results.cost is None:
             return "the cost of an iteration was not measured"
+        if self.contents and not results.by_content:
+            return "no problem is of a family of the world"
         return ""
 
     @property
@@ -275,6 +285,7 @@ FIGURES: dict[str, Product] = {
     "fig19_complementarity": Product(
         lambda r: complementarity_figure(r.study(("complementarity",)), r.settings), ("complementarity",)
     ),
+    "fig20_contents": Product(lambda r: figures.content_curves(r.by_content), contents=True),
 }
 """All but `CLAIMS_FIGURE`."""
 
@@ -295,6 +306,7 @@ TABLES: dict[str, Product] = {
     "table_arms": Product(lambda r: r.study(ARM_STUDIES), ARM_STUDIES),
     "table_hard": Product(lambda r: exploratory.hard_table(_beyond(r, HARD)), beyond=HARD),
     "table_temperature": Product(lambda r: exploratory.temperature_table(_beyond(r, TEMPERATURE)), beyond=TEMPERATURE),
+    "table_contents": Product(lambda r: content_table(r.by_content), contents=True),
 }
 
 NO_STYLES = (

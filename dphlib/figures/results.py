@@ -72,13 +72,28 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE) -> Fig
         methods: which to draw, the base among them.
     """
     rows = _main(stats.sampled(records), methods)
-    scores = ArmScores.final(rows)
     suites = [suite for suite in SUITES if suite in set(rows["suite"])]
-    fig, axes = panels(2, len(suites), 4.9, sharex="col", height_ratios=(1.1, 1))
-    for (top, bottom), suite in zip(axes.T, suites, strict=True):
+    return _curves({(suite, SUITES[suite]): rows[rows["suite"] == suite] for suite in suites}, methods)
+
+
+def content_curves(parts: Mapping[tuple[str, str], pd.DataFrame], methods: Sequence[str] = HEADLINE) -> Figure:
+    """Figure 20: Pass@k against k in domain where problems are hidden and where they are hard, as in Figure 2.
+
+    Args:
+        parts: rows by suite and content, see `contents.by_content`.
+    """
+    shown = {part: _main(stats.sampled(rows), methods) for part, rows in parts.items() if part[0] == "in_domain"}
+    return _curves({(suite, f"{SUITES[suite]}, {held}"): rows for (suite, held), rows in shown.items()}, methods)
+
+
+def _curves(parts: Mapping[tuple[str, str], pd.DataFrame], methods: Sequence[str]) -> Figure:
+    """A column of panels for each part: (suite, title) -> its rows."""
+    fig, axes = panels(2, len(parts), 4.9, sharex="col", height_ratios=(1.1, 1))
+    for (top, bottom), ((suite, title), rows) in zip(axes.T, parts.items(), strict=True):
+        scores = ArmScores.final(rows)
         if scores.get("base", suite) is None:
-            raise ValueError(f"no records of the base model {SUITES[suite]}: evaluate the base there, then draw")
-        present = _present(rows[rows["suite"] == suite], methods)
+            raise ValueError(f"no records of the base model {title}: evaluate the base there, then draw")
+        present = _present(rows, methods)
         wanted = powers_of_two(min(scores.answers(method, suite) or 0 for method in present))
         bottom.axhline(0, color=COLOURS["base"], linewidth=1.2, linestyle=(0, (4, 1.6)), zorder=5)
         base, every = [scores.of("base", suite, "pass", k) for k in wanted], []
@@ -98,10 +113,11 @@ def pass_curves(records: pd.DataFrame, methods: Sequence[str] = HEADLINE) -> Fig
         bottom.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low) + head)
         _annotate_crossings(bottom, crossed)
         log2_axis(bottom, wanted)
-        top.set_title(SUITES[suite])
+        top.set_title(title)
         bottom.set_xlabel("k (answers drawn)")
     axes[0, 0].set_ylabel("Pass@k (%)")
     axes[1, 0].set_ylabel("difference to base\n(percentage points)")
+    rows = pd.concat(parts.values())
     legend(fig, _present(rows, methods))
     bars = f"Upright bars: {interval_note(rows)}, paired by problem; methods are moved apart along k."
     note(fig, [bars, absent_note(methods, rows["method"])])

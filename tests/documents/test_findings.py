@@ -91,8 +91,8 @@ def sentences(abstract: str) -> list[str]:
 
 
 def words(text: str) -> int:
-    """As they are read: without marker lines and the lines of tables."""
-    return len(re.sub(r"(?m)^<!--.*$|^\| ---.*$|\|", " ", text).split())
+    """As they are read: without marker lines and the lines of tables; an interval counts with its estimate."""
+    return len(re.sub(r"(?m)^<!--.*$|^\| ---.*$|\||\[[-+.\d]+, [-+.\d]+\]", " ", text).split())
 
 
 # --- What is asked ------------------------------------------------------------------------------------
