@@ -125,11 +125,12 @@ def test_links_of_a_notebook_lead_from_its_page_to_the_same_places(copy):
     path = copy / "notebooks/01_divergences.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[0].source += "\n\n[report](../report/index.html) [02](02_base_and_data.ipynb)"
+    notebook.cells.append(nbformat.v4.new_markdown_cell("In Colab: upload it", metadata={"tags": ["badge"]}))
     nbformat.write(notebook, path)
     report.notebook_pages(copy)
     text = (copy / "report/notebooks/01_divergences.html").read_text()
     assert 'href="../../report/index.html"' in text and (copy / "report/notebooks/../../report/index.html").is_file()
-    assert 'href="02_base_and_data.html"' in text
+    assert 'href="02_base_and_data.html"' in text and "In Colab" not in text
 
 
 def test_the_same_folder_gives_the_same_bytes(copy):

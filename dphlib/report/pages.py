@@ -104,6 +104,10 @@ def _table(run_root: Path, name: str, ours: str) -> dict[str, str]:
 # --- Notebooks ----------------------------------------------------------------------------------------
 
 
+_OF_COLAB = {"badge", "bootstrap"}
+"""Tags of the cells that are for Colab only, and so not on a page."""
+
+
 def notebook_pages(run_root: Path) -> dict[str, str]:
     """Writes each executed notebook of `notebooks/` as a page into `report/notebooks/`; returns their titles by name.
 
@@ -119,6 +123,7 @@ def notebook_pages(run_root: Path) -> dict[str, str]:
     names, titles = [path.stem for path in sources], {}
     for source, before, after in zip(sources, ["", *names], [*names[1:], ""], strict=False):
         notebook = nbformat.read(source, as_version=4)
+        notebook.cells = [cell for cell in notebook.cells if _OF_COLAB.isdisjoint(cell.metadata.get("tags", []))]
         titles[source.stem] = _title(notebook, source.stem)
         page = TEMPLATES.get_template("notebook.html.j2").render(
             title=titles[source.stem],
