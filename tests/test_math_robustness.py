@@ -59,6 +59,14 @@ def mixed(number):
     return [(golds[i % 5], boxed(kinds[i % 10].format(i // 50))) for i in range(number)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def patient():
+    """No worker is given up for having been given little of the processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dphlib.verify.pool.PATIENCE", 10**6)
+        yield
+
+
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_gets_an_outcome(verifier, name):
     assert verifier.verify("z", boxed(BOMBS[name])).outcome in ("wrong", "invalid", "timeout", "too_large")

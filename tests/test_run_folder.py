@@ -504,7 +504,8 @@ def test_an_edit_that_cannot_change_a_number_keeps_every_stage(package, module):
 
 
 LEARNING = {"train", "cost"}
-ANSWERING = {"presample", "evaluate", "data", *LEARNING}
+DRAWING = {"presample", "evaluate", "temperature", *LEARNING}
+ANSWERING = {"data", "answers", *DRAWING}
 BY_A_POLICY = {"references", *ANSWERING}
 
 
@@ -517,8 +518,8 @@ BY_A_POLICY = {"references", *ANSWERING}
         ("training.step", LEARNING),
         ("experiment.train_run", LEARNING),
         ("experiment.cost", {"cost"}),
-        ("experiment.evaluate", {"evaluate", *LEARNING}),
-        ("experiment.draws", {"presample", "evaluate", *LEARNING}),
+        ("experiment.evaluate", {"evaluate", "temperature", *LEARNING}),
+        ("experiment.draws", DRAWING),
         ("sampling.transformers", BY_A_POLICY),
         ("verify.sql_rules", ANSWERING),
         ("logprobs", {"base", *BY_A_POLICY}),  # a model that is loaded is compared with it
