@@ -139,17 +139,16 @@ def _weight(claim: ClaimResult) -> str:
     return (f", {effect}" if effect else "") + why
 
 
-def changed_verdicts(decided: Sequence[ClaimResult], stopped: dict[str, ClaimResult]) -> list[str]:
-    """The claims whose verdicts at the end and at the stopping point differ, side by side."""
+def same_verdicts(decided: Sequence[ClaimResult], stopped: dict[str, ClaimResult]) -> list[str]:
+    """How many claims have the same verdict at the end and at the stopping point; README has both of each."""
     if not stopped:
         return []
     judged = [one for one in decided if stopped[one.id].verdict != "not run"]
-    changed = [one for one in judged if stopped[one.id].verdict != one.verdict]
-    same = (
-        f"{len(judged)} of {len(decided)} claims are judged at both points, {len(judged) - len(changed)} of them alike."
-    )
-    rows = [[claim_name(one.id), one.verdict, stopped[one.id].verdict] for one in changed]
-    return [same, *([blocks.table(["the others", "at the end", "stopped"], rows).rstrip("\n")] if rows else [])]
+    alike = sum(stopped[one.id].verdict == one.verdict for one in judged)
+    verdicts = "[verdicts](../README.md#claims)"
+    return [
+        f"{len(judged)} of {len(decided)} claims are judged at both points, with the same {verdicts} {alike} times."
+    ]
 
 
 # --- Studies ------------------------------------------------------------------------------------------
@@ -214,7 +213,7 @@ def drift(results: Results) -> list[str]:
     return [f"Style entropy out of domain: {said}. Drift from the base there, nats a token, no interval: {far}."]
 
 
-def lost_and_learnt(results: Results) -> list[str]:
+def by_content(results: Results) -> list[str]:
     """What each method loses where problems are hidden, at the largest k, and learns where they are hard, at 8."""
     if not results.by_content:
         return ["Not answered: no problem is of a family of the world."]
@@ -284,7 +283,7 @@ QUESTIONS = {
         ("fig8_frontier", "fig2_pass_at_k"),
         ("greedy_rises", "pass_k_falls", "pass_16_falls_rkl", "grpo_keeps_one_style"),
     ),
-    "contents": Question(("fig20_contents",), (), lost_and_learnt),
+    "contents": Question(("fig20_contents",), (), by_content),
     "keep": Question(
         ("fig4_styles",), ("dph_keeps_styles", "dph_greedy_highest", "js_pass_8_above_grpo", "dph_nearer_at_large_k")
     ),
@@ -355,7 +354,7 @@ def made(
         if question.claims:
             lines.append(claim_lines([of[claim] for claim in question.claims], stopped))
         found[name] = [*lines, *question.said(results)]
-    found["stopping"] += changed_verdicts(decided, stopped)
+    found["stopping"] += same_verdicts(decided, stopped)
     found["untestable"] = untestable(results, decided)
     return {name: "\n\n".join(lines) + "\n" for name, lines in found.items()}
 

@@ -1,7 +1,8 @@
 """One policy's answers at several temperatures, verified and counted: `evaluate`, with a sampler that is told another.
 
-`evaluate` draws at temperature 1 and stays as it is, for training depends on its code; here the sampler draws at the
-temperature that is wanted, and the rows say so. Log-probabilities and entropies of answers are those at temperature 1.
+`evaluate` asks for temperature 1; here the sampler draws at the one that is wanted, and the rows say so, so that these
+answers share its code and training's stages do not depend on them. Log-probabilities and entropies of answers are
+those at temperature 1.
 """
 
 from __future__ import annotations

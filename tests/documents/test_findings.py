@@ -22,7 +22,7 @@ from synthetic import (
 )
 
 from dphlib.analysis.claims import CLAIMS, VERDICTS, ClaimResult, Decision, PartResult, evaluate_claims, to_json
-from dphlib.analysis.labels import CLAIM_NAMES, claim_name
+from dphlib.analysis.labels import claim_name
 from dphlib.analysis.studies import change_of
 from dphlib.analysis.waypoints import at_stopping
 from dphlib.experiment.results import CLAIMS_FIGURE, FIGURES, Results, write_beyond
@@ -91,8 +91,8 @@ def sentences(abstract: str) -> list[str]:
 
 
 def words(text: str) -> int:
-    """As they are read: without marker lines and the lines of tables; an interval counts with its estimate."""
-    return len(re.sub(r"(?m)^<!--.*$|^\| ---.*$|\||\[[-+.\d]+, [-+.\d]+\]", " ", text).split())
+    """As they are read: without marker lines and the lines of tables."""
+    return len(re.sub(r"(?m)^<!--.*$|^\| ---.*$|\|", " ", text).split())
 
 
 # --- What is asked ------------------------------------------------------------------------------------
@@ -196,15 +196,13 @@ def test_a_supported_claim_says_where_it_does_not_hold(whole, ended, joint, at_s
     assert f"*DPH keeps more styles than GRPO.* **Supported**, 4.0 [2.0, 6.0]{plain}.\n" in blocks["keep"]
 
 
-def test_verdicts_that_change_stand_side_by_side(whole, ended, stopped):
+def test_verdicts_at_both_points_are_counted(whole, ended, stopped):
     at_end, of_stop = {claim.id: claim for claim in ended}, {claim.id: claim for claim in stopped}
     block = made(whole, ended, stopped)["stopping"]
-    rows = re.findall(r"(?m)^\| (.*) \| ([a-z ]+)(?:, .*)? \| ([a-z ]+)(?:, .*)? \|$", block)
-    shown = {text: pair for text, *pair in rows if text in CLAIM_NAMES.values()}
     there = [name for name in at_end if of_stop[name].verdict != "not run"]
-    changed = [name for name in there if at_end[name].verdict != of_stop[name].verdict]
-    assert shown == {claim_name(name): [at_end[name].verdict, of_stop[name].verdict] for name in changed} and changed
-    assert f"{len(there)} of 21 claims are judged at both points, {len(there) - len(changed)} of them alike." in block
+    alike = sum(at_end[name].verdict == of_stop[name].verdict for name in there)
+    assert f"{len(there)} of 21 claims are judged at both points" in block and f"{alike} times." in block
+    assert 0 < alike < len(there)
     assert len(there) == 19, "runs with another threshold or clip have no way-points"
     assert "Mean iteration of the stopping point: GRPO " in block
     only = made(whole, ended, [])
