@@ -1,60 +1,39 @@
 """What the recorded runs say, in numbers and sentences, for docs/findings.md and docs/reviewers.md.
 
-The runs are those of `run.place`: the full reference where it is recorded, else that of the default command. "Clear" is
-`analysis.studies`'; between studies nothing is corrected. Of an effect of too few runs (`claims.too_few`) it is said.
+The runs are those of the full reference, `run.FULL`. "Clear" is `analysis.studies`'; between studies nothing is
+corrected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from dphlib.analysis import studies
-from dphlib.analysis.claims import too_few
 from dphlib.analysis.labels import NAMES, SUITES, label
 from dphlib.analysis.waypoints import at_stopping, stopping_steps
 from dphlib.analysis.weights import chosen_weight
-from dphlib.cli.replot import recorded_profile
 from dphlib.experiment.results import Results
 from dphlib.intervals import Interval, Scores, interval
 from dphlib.scores import ArmScores
 from dphlib.settings.studies import comparisons
 from dphlib.types import VALIDATION
-from tools import run
+from tools import parts, run
 
 MOST = 3
 """Comparisons of a study that are told one by one; of more, only the clear ones, and how far the others reach."""
 SPOKEN_SUITES = ("in_domain", "out_of_domain")
-TOO_FEW = " (too few runs)"
 DPH = ("dph_f", "dph_js")
 STOPPED = ("base", "grpo", *DPH)
 NO_STOP = "Not answered: the recorded run has no way-points on the validation suite, so no stopping point."
 
 
-def load(root: Path) -> tuple[str, Results]:
-    """Where the runs are recorded, and their results; what they lack beyond the protocol is of the reference.
-
-    Raises RunError naming what of the recorded run is absent.
-    """
-    where, reference = run.place(root), root / run.WHERE
-    results = Results.load(root / where, run.profile_of(root / where))
-    if where == run.WHERE:
-        return where, results
-    other = Results.load(reference, recorded_profile(reference))
-    return where, replace(results, beyond=({} if of_another_world(other) else other.beyond) | results.beyond)
-
-
-def of_another_world(results: Results) -> str:
-    """Why a run is not of the profile's world, by its number of problems; "" where it is."""
-    rows = results.records[results.records["suite"] == "in_domain"]
-    there, here = rows["problem_id"].nunique(), results.settings.world.problems["in_domain"]
-    if there == here:
-        return ""
-    return f"the recorded run is of an earlier world, of {there} problems in domain and not {here}"
+def load(root: Path) -> Results:
+    """The results of the full reference. Raises RunError naming what of them is absent."""
+    return Results.load(root / run.FULL, parts.full_profile())
 
 
 # --- Two arms -----------------------------------------------------------------------------------------
@@ -72,15 +51,10 @@ def effect(got: Interval, unit: str = " points") -> str:
     return f"{estimate}{unit} [{low}, {high}]"
 
 
-def few(*scores: Scores | None) -> str:
-    """What is said after an effect on arms one of which was trained in fewer runs than decide anything; "" else."""
-    return TOO_FEW if too_few(*(len(one.seeds) for one in scores if one and one.trained), np.inf) else ""
-
-
 def minus(a: Scores | None, b: Scores | None, what: str) -> list[str]:
     """A difference in points with its interval; nothing where an arm is absent."""
     got = gap(a, b)
-    return [f"{what} {effect(got)}{few(a, b)}"] if got else []
+    return [f"{what} {effect(got)}"] if got else []
 
 
 # --- Studies ------------------------------------------------------------------------------------------

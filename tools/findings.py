@@ -1,9 +1,9 @@
 """The generated blocks of docs/findings.md: the abstract, and what came out of each question of the protocol.
 
-The text around them says what is asked, what was measured and what it does not show, whichever way the results fall.
-Every statement of a result is made here, of `run.place`'s runs and their recorded verdicts.
+The abstract, each question's answer and README's findings are written by hand in templates/findings.j2, their numbers
+`statements.Statements`'. Below an answer stand the figures, the claims and what the studies gave.
 
-1. Claims that are not supported stand first in their section. One that is supported, but not with all headline claims
+1. Claims that are not supported come first in their section. One that is supported, but not with all headline claims
    judged at once, or not at the stopping point, says so.
 2. Differences are bold where `analysis.studies` calls them clear.
 """
@@ -17,26 +17,18 @@ from pathlib import Path
 import pandas as pd
 
 from dphlib.analysis import retention, sentences, studies
-from dphlib.analysis.claims import ROOM, ClaimResult, effect_text, verdict_counts
+from dphlib.analysis.claims import ROOM, ClaimResult, effect_text
 from dphlib.analysis.contents import content_table
 from dphlib.analysis.labels import NAMES, SUITES, claim_name
 from dphlib.experiment.results import CLAIMS_FIGURE, Results
 from dphlib.figures.captions import TITLES
 from dphlib.settings.methods import HEADLINE
-from tools import blocks, evidence, run
+from dphlib.settings.studies import STUDIES, planned_runs
+from tools import blocks, evidence, parts, run
+from tools.statements import Statements
 
 FEW = 3
 """Claims, or comparisons, that a sentence names; of more it says how many there are."""
-ASKED = {
-    "pass_k_falls": "GRPO and DAPO lose Pass@8 and Pass@16 in domain",
-    "js_pass_8_above_grpo": "DPH-JS keeps more in-domain Pass@8 than GRPO",
-    "dph_nearer_at_large_k": "DPH-F and DPH-JS stay above GRPO at large k",
-    "cross_dph_loses_least": "DPH loses less Pass@8 than GRPO, DAPO and RKL cross domain",
-    "out_dph_loses_least": "DPH loses less Pass@8 than GRPO, DAPO and RKL out of domain",
-    "forward_keeps_more_than_reverse": "forward KL keeps more Pass@8 than reverse KL, on the same answers",
-    "partition_costs_nothing": "the partition costs DPH-F no more than two points",
-}
-"""The headline claims in the abstract's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +43,6 @@ class Question:
 # --- Claims -------------------------------------------------------------------------------------------
 
 
-def ground(claim: ClaimResult) -> str:
-    """What a verdict rests on: the part that decided and its effect, or why there is none."""
-    part, effect = claim.deciding_part, effect_text(claim)
-    if not effect or claim.verdict in ("not testable", "not run"):
-        return part.reason
-    return f"{part.label}: {effect}{part.why}" if len(claim.parts) > 1 else effect + part.why
-
-
 def but_not(claim: ClaimResult, stopped: ClaimResult | None) -> str:
     """Where a decided claim is not decided so, as the end of a sentence; "" where there is no such place."""
     if claim.verdict == "not supported" and claim.holds_jointly is False:
@@ -69,56 +53,6 @@ def but_not(claim: ClaimResult, stopped: ClaimResult | None) -> str:
     found += ["at the stopping point"] if stopped and stopped.verdict not in ("supported", "not run") else []
     said = f", but not {' and not '.join(found)}" if found else ""
     return f"{said}, and not judged at the stopping point" if stopped and stopped.verdict == "not run" else said
-
-
-def headline(claim: ClaimResult, stopped: ClaimResult | None) -> str:
-    """A headline claim in a sentence that follows its verdict."""
-    asked, why = ASKED[claim.id], ground(claim)
-    if claim.verdict == "supported":
-        return f"{asked[0].upper()}{asked[1:]} ({why}){but_not(claim, stopped)}."
-    if claim.verdict == "not supported":
-        return f"It is not supported that {asked} ({why}){but_not(claim, stopped)}."
-    verb = {"inconclusive": "is undecided", "not testable": "cannot be tested here", "not run": "was not tested"}
-    return f"Whether {asked} {verb[claim.verdict]} ({why})."
-
-
-def abstract(
-    results: Results, where: str, decided: Sequence[ClaimResult], stopped: dict[str, ClaimResult]
-) -> list[str]:
-    """What was run, what is not supported, headline claims, what is lost and learnt, and how firm the verdicts are."""
-    runs = results.records.loc[results.records["method"] != "base", ["method", "variant", "seed"]].drop_duplicates()
-    sizes, bases = runs.groupby(["method", "variant"], observed=True).size(), results.scores.of("base", "in_domain")
-    counts = ", ".join(f"{n} {verdict}" for verdict, n in verdict_counts(decided).items() if n)
-    first = (
-        f"{len(runs)} runs of {len(sizes)} arms (up to {sizes.max()} each; base models: {len(bases.seeds)}; in "
-        f"`{where}`) judge {len(decided)} claims by a protocol fixed beforehand: {counts}."
-    )
-    heads = [one for one in decided if one.holds_jointly is not None]
-    table = content_table(results.by_content) if results.by_content else None
-    apart = "" if table is None else sentences.lost_and_learnt(table, ("grpo", "dph_f"))
-    exploratory = [f"{apart.partition(';')[0]} (exploratory)."] if apart else []
-    said = [headline(one, stopped.get(one.id)) for one in heads]
-    return [first, refuted(decided), *said, *exploratory, firm(heads, stopped)]
-
-
-def refuted(decided: Sequence[ClaimResult]) -> str:
-    """Which claims are not supported, the clearest first."""
-    found = sorted((one for one in decided if one.verdict == "not supported"), key=lambda one: one.deciding_part.p or 0)
-    if not found:
-        return "No claim comes out as not supported."
-    more = f"; and {len(found) - FEW} more" if len(found) > FEW else ""
-    return f"Not supported: {'; '.join(claim_name(one.id) for one in found[:FEW])}{more}."
-
-
-def firm(heads: Sequence[ClaimResult], stopped: dict[str, ClaimResult]) -> str:
-    """How many headline claims are decided, also jointly, and how many alike at the stopping point."""
-    settled = [one for one in heads if one.verdict in ("supported", "not supported")]
-    one_by_one, at_once, of = len(settled), sum(bool(one.holds_jointly) for one in settled), len(heads)
-    said = f"Headline claims decided: {one_by_one} of {of} one by one, {at_once} of {of} when all are judged at once"
-    if not stopped:
-        return f"{said}; no stopping point is recorded."
-    same = sum(stopped[one.id].verdict == one.verdict for one in heads)
-    return f"{said}; with the same verdict at the stopping point: {same} of {of}."
 
 
 def claim_lines(decided: Sequence[ClaimResult], stopped: dict[str, ClaimResult]) -> str:
@@ -172,8 +106,7 @@ def comparison_rows(results: Results, name: str, alike: str = "") -> list[str]:
 def _difference(row: pd.Series) -> str:
     if row["status"] != "run":
         return "not run"
-    few = evidence.TOO_FEW if studies.few_runs(row) else ""
-    return f"**{_numbers(row)}**" if studies.is_clear(row) else f"{_numbers(row)}{few}"
+    return f"**{_numbers(row)}**" if studies.is_clear(row) else _numbers(row)
 
 
 def _numbers(row: pd.Series) -> str:
@@ -183,15 +116,14 @@ def _numbers(row: pd.Series) -> str:
 def clear_ones(rows: pd.DataFrame, what: str) -> str:
     """How many of some comparisons are clear on in-domain Pass@8, the largest of them, and how far the others reach."""
     ran = evidence.spoken(rows)
-    is_clear, few = studies.is_clear(ran), int(studies.few_runs(ran).sum())
+    is_clear = studies.is_clear(ran)
     clear, others = ran[is_clear], ran[~is_clear]
     largest = clear.sort_values("difference", key=abs, ascending=False).head(FEW)
     named = ", ".join(f"{row['arm']} {_numbers(row)}" for _, row in largest.iterrows())
     some = f"the largest {FEW}: " if len(clear) > FEW else ""
     whose = "the others'" if len(clear) else "their"
     reach = f"; {whose} intervals lie within {evidence.span(others)}" if len(others) else ""
-    unknown = f", {few} of too few runs" if few else ""
-    return f"{what}: {len(clear)} of {len(ran)} clear{f' ({some}{named})' if named else ''}{unknown}{reach}."
+    return f"{what}: {len(clear)} of {len(ran)} clear{f' ({some}{named})' if named else ''}{reach}."
 
 
 def _study(results: Results, name: str, what: str) -> list[str]:
@@ -201,16 +133,10 @@ def _study(results: Results, name: str, what: str) -> list[str]:
 
 
 def drift(results: Results) -> list[str]:
-    """Style entropy out of domain, DPH against GRPO, and how far each method went from the base."""
-    scores = results.scores
-    pairs = [(m, [scores.get(x, "out_of_domain", "styles_nats") for x in (m, "grpo")]) for m in evidence.DPH]
-    gaps = [(method, got, evidence.few(*pair)) for method, pair in pairs if (got := evidence.gap(*pair))]
-    if not gaps:
-        return ["Not answered: no styles were told out of domain."]
-    said = "; ".join(f"{NAMES[method]} minus GRPO {evidence.effect(got, ' nats')}{few}" for method, got, few in gaps)
+    """How far each method went from the base out of domain."""
     moved = retention.behaviour(results.records, "out_of_domain", [m for m in HEADLINE if m != "base"])
     far = ", ".join(f"{row.method} {row.kl_to_base_nats:.2f}" for row in moved.itertuples())
-    return [f"Style entropy out of domain: {said}. Drift from the base there, nats a token, no interval: {far}."]
+    return [f"Drift from the base out of domain, in nats per token, no interval: {far}."]
 
 
 def by_content(results: Results) -> list[str]:
@@ -241,33 +167,18 @@ def weights(results: Results) -> list[str]:
 
 
 def stopping(results: Results) -> list[str]:
-    """DPH against GRPO at the end and where each stopped, and what follows."""
+    """DPH against GRPO at the end and where each stopped."""
     if (found := evidence.stopped(results)) is None:
         return [evidence.NO_STOP]
-    rows, above = [], ([], [])
+    rows = []
     for method, k in ((method, k) for method in evidence.DPH for k in (1, 8)):
-        cells = []
-        for scores, names in zip((results.scores, found[0]), above, strict=True):
-            pair = [scores.get(name, "in_domain", "pass", k) for name in (method, "grpo")]
-            got, few = evidence.gap(*pair), evidence.few(*pair)
-            cells.append(evidence.effect(got, "") + few if got else "not run")
-            names += [f"{NAMES[method]} in Pass@{k}"] if got and got.low > 0 and not few else []
+        pairs = [
+            [at.get(name, "in_domain", "pass", k) for name in (method, "grpo")] for at in (results.scores, found[0])
+        ]
+        cells = [evidence.effect(got, "") if (got := evidence.gap(*pair)) else "not run" for pair in pairs]
         rows.append([f"{NAMES[method]}, Pass@{k}", *cells])
     table = blocks.table(["minus GRPO, in domain", "at the end", "each at its stopping point"], rows)
-    return [table.rstrip("\n"), f"{evidence.mean_stops(found[1])} {what_follows(*above)}"]
-
-
-def what_follows(at_end: Sequence[str], at_stop: Sequence[str]) -> str:
-    """What it says of DPH that some of its intervals against GRPO are above zero, at the end and at the stopping point.
-
-    >>> what_follows([], [])
-    'DPH is shown to be above GRPO at neither point.'
-    """
-    if at_stop:
-        return f"Stopped in time, GRPO is still below {' and '.join(at_stop)} (intervals above zero, uncorrected)."
-    if at_end:
-        return f"Only at the end is GRPO below {' and '.join(at_end)}: what is shown is robustness to overtraining."
-    return "DPH is shown to be above GRPO at neither point."
+    return [table.rstrip("\n"), evidence.mean_stops(found[1])]
 
 
 def rivals(results: Results) -> list[str]:
@@ -319,43 +230,64 @@ QUESTIONS = {
 
 
 def page_blocks(root: Path) -> dict[str, str]:
-    """The generated blocks of the page. Raises RunError naming a file of the recorded run that is absent."""
-    where, results = evidence.load(root)
-    claims = None if evidence.of_another_world(results) else run.verdicts(root, where)
-    if claims is None:
-        return dict.fromkeys(("abstract", *QUESTIONS, "untestable"), f"{run.NOTHING}\n")
-    figures = {path.stem for path in (root / where / "figures").glob("*.png")}
-    return made(results, where, *claims, figures)
+    """The generated blocks of the page. Raises RunError as `written`, and for a file of the runs that is absent."""
+    results, (ended, stopped) = evidence.load(root), run.verdicts(root)
+    answers = written(results, ended, stopped)
+    figures = {path.stem for path in (root / run.FULL / "figures").glob("*.png")}
+    found = {"abstract": answers["abstract"]}
+    for name, text in made(results, ended, stopped, figures).items():
+        found[name] = f"{answers[name]}\n{text}" if name in answers else text
+    return found
+
+
+def readme_block(root: Path) -> dict[str, str]:
+    """README's findings. Raises RunError as `page_blocks`."""
+    return {"findings": written(evidence.load(root), *run.verdicts(root))["readme"]}
+
+
+def written(results: Results, ended: Sequence[ClaimResult], stopped: Sequence[ClaimResult]) -> dict[str, str]:
+    """What is written by hand: README's findings, the abstract, and answers by question.
+
+    Raises RunError for a sentence that the results do not bear out.
+    """
+    runs = results.records.loc[results.records["method"] != "base", ["method", "variant", "seed"]].drop_duplicates()
+    return blocks.rendered(
+        "findings",
+        **Statements(results, ended, stopped).functions,
+        where=run.FULL,
+        command=run.FULL_COMMAND,
+        runs=len(runs),
+        planned=len(planned_runs(parts.full_profile(), tuple(STUDIES))),
+        arms=len(runs[["method", "variant"]].drop_duplicates()),
+        decisive=int(((runs["method"] == "grpo") & (runs["variant"] == "main")).sum()),
+        bases=len(results.scores.of("base", "in_domain").seeds),
+        claims=len(ended),
+        answers=int(results.records["n"].sum()),
+    )
 
 
 def made(
-    results: Results,
-    where: str,
-    decided: Sequence[ClaimResult],
-    at_stop: Sequence[ClaimResult],
-    figures: Collection[str],
+    results: Results, ended: Sequence[ClaimResult], stopped: Sequence[ClaimResult], figures: Collection[str]
 ) -> dict[str, str]:
-    """The blocks of a run's results.
+    """What is generated of a run's results, by question.
 
     Args:
-        where: its folder in the repository.
-        decided, at_stop: the verdicts at the end and at the stopping point, none where there is no such point.
+        ended, stopped: the verdicts at the end and at the stopping point, none where there is no such point.
         figures: names of those that it has.
     """
-    of, stopped = {one.id: one for one in decided}, {one.id: one for one in at_stop}
-    found = {"abstract": [" ".join(abstract(results, where, decided, stopped))]}
-    drawn: set[str] = set()
+    of, at_stop = {one.id: one for one in ended}, {one.id: one for one in stopped}
+    found, drawn = {}, set[str]()
     for name, question in QUESTIONS.items():
         lines = []
         for figure in (one for one in question.figures if one in figures):
-            title, path = TITLES[figure], f"../{where}/figures/{figure}.png"
+            title, path = TITLES[figure], f"../{run.FULL}/figures/{figure}.png"
             lines.append(f"Again [{title.partition(',')[0]}]({path})." if figure in drawn else f"![{title}]({path})")
             drawn.add(figure)
         if question.claims:
-            lines.append(claim_lines([of[claim] for claim in question.claims], stopped))
+            lines.append(claim_lines([of[claim] for claim in question.claims], at_stop))
         found[name] = [*lines, *question.said(results)]
-    found["stopping"] += same_verdicts(decided, stopped)
-    found["untestable"] = untestable(results, decided)
+    found["stopping"] += same_verdicts(ended, at_stop)
+    found["untestable"] = untestable(results, ended)
     return {name: "\n\n".join(lines) + "\n" for name, lines in found.items()}
 
 
@@ -366,7 +298,7 @@ def untestable(results: Results, decided: Sequence[ClaimResult]) -> list[str]:
     room = ", ".join(f"{100 * got.mean:.1f} {title}" for title, got in passed.items() if got)
     low, high = (100 * end for end in ROOM)
     lines = [f"The base's Pass@8 in per cent is {room}; a loss can be tested between {low:g} and {high:g}."]
-    barred = [f"{claim_name(one.id)} ({ground(one)})" for one in decided if one.verdict == "not testable"]
+    barred = [f"{claim_name(one.id)} ({one.deciding_part.reason})" for one in decided if one.verdict == "not testable"]
     lines.append(f"Claims not testable: {'; '.join(barred) or 'none'}.")
     absent = [claim_name(one.id) for one in decided if one.verdict == "not run"]
     more = f"; and {len(absent) - FEW} more" if len(absent) > FEW else ""

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from dphlib.analysis import retention, sentences, studies
-from dphlib.analysis.claims import ClaimResult, effect_text, evaluate_claims
+from dphlib.analysis.claims import ClaimResult, effect_text
 from dphlib.analysis.labels import FAMILY, NAMES, SUITES
 from dphlib.experiment.exploratory import at_temperatures
 from dphlib.experiment.results import Results
 from dphlib.intervals import holm, interval
 from dphlib.settings.studies import HARD, TEMPERATURE
-from tools import blocks, evidence
+from tools import blocks, evidence, run
 from tools.evidence import DPH, minus, stopped_sentences, study_sentences, tuned_sentences
 
 
@@ -82,10 +82,7 @@ def leaders(results: Results) -> list[str]:
             best = max(arms, key=lambda m: arms[m].mean)
             pairs = list(combinations(arms, 2))
             corrected = holm([interval([arms[a], arms[b]], np.subtract).p_of(0.0) for a, b in pairs])
-            above = sum(
-                best in pair and p < studies.LEVEL and not evidence.few(*(arms[m] for m in pair))
-                for pair, p in zip(pairs, corrected, strict=True)
-            )
+            above = sum(best in pair and p < studies.LEVEL for pair, p in zip(pairs, corrected, strict=True))
             first.add(best)
             lines.append(
                 f"{title.capitalize()}, {measure}: {NAMES[best]} is highest ({100 * arms[best].mean:.1f} %), "
@@ -248,19 +245,14 @@ def answered(results: Results, question: Question, decided: Sequence[ClaimResult
     return [*lines, f"Not answered: {question.open}"] if question.open else lines
 
 
-def made(results: Results, where: str) -> dict[str, str]:
-    """The blocks of the results that a folder of the repository holds."""
+def made(results: Results, decided: Sequence[ClaimResult]) -> dict[str, str]:
+    """The blocks of a run's results and verdicts."""
     trained = results.records.loc[results.records["method"] != "base", ["method", "variant", "seed"]].drop_duplicates()
     arms = len(trained[["method", "variant"]].drop_duplicates())
-    if reason := evidence.of_another_world(results):
-        rows = [(question, [f"Not answered: {reason}."]) for question in QUESTIONS]
-    else:
-        decided = evaluate_claims(results.scores, results.train_logs, results.settings.name)
-        rows = [(question, answered(results, question, decided)) for question in QUESTIONS]
-    return blocks.rendered("reviewers", rows=rows, where=where, runs=len(trained), arms=arms)
+    rows = [(question, answered(results, question, decided)) for question in QUESTIONS]
+    return blocks.rendered("reviewers", rows=rows, where=run.FULL, runs=len(trained), arms=arms)
 
 
 def page_blocks(root: Path) -> dict[str, str]:
     """The generated blocks of the page. Raises RunError naming what of the recorded run is absent."""
-    where, results = evidence.load(root)
-    return made(results, where)
+    return made(evidence.load(root), run.verdicts(root)[0])

@@ -1,7 +1,6 @@
 """The recorded results as templates show them, and the blocks made from them alone: README's, the appendix's, others.
 
-README's verdicts, findings and table are of `FULL`, every run of the protocol, where that is recorded, else of `WHERE`,
-the run of the default command, whose minutes it has in any case.
+README's verdicts and table are of `FULL`, every run of the protocol, its minutes of `WHERE`, the default command's run.
 """
 
 from __future__ import annotations
@@ -9,20 +8,17 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from dphlib import __version__
-from dphlib.analysis import paper, sentences, tables
+from dphlib.analysis import paper, tables
 from dphlib.analysis.claims import (
-    CLAIMS,
     SYMBOLS,
     ClaimResult,
     Decision,
-    PartResult,
     effect_text,
     from_json,
     joint_text,
@@ -36,8 +32,6 @@ from dphlib.report.facts import command_text, machine_text, minutes, peak_text, 
 from dphlib.runtime.files import RunError
 from dphlib.settings.gpu import BASES
 from dphlib.settings.methods import HEADLINE
-from dphlib.settings.profiles import Profile
-from dphlib.settings.studies import STUDIES, planned_runs
 from tools import parts
 from tools.blocks import rendered, table
 
@@ -57,7 +51,6 @@ QUESTIONS = {
     "07_ablations": "Is it the divergence, the data, the weight, the length?",
     "08_claims_and_report": "Which claims hold, and on what evidence?",
 }
-NOTHING = "No results of this protocol are recorded yet."
 
 
 def recorded(root: Path) -> dict[str, Any]:
@@ -84,15 +77,14 @@ def _counts(claims: Sequence[ClaimResult]) -> str:
 
 
 def readme_blocks(root: Path) -> dict[str, str]:
-    """Findings, notebooks, claims and the small table. Raises RunError naming a file that is absent."""
+    """Notebooks, claims and the small table. Raises RunError naming a file that is absent."""
     facts = recorded(root)
-    notebooks = _notebooks(facts["minutes"])
-    return rendered("readme", **facts, results=shown(root), notebooks=notebooks, nothing=NOTHING)
+    return rendered("readme", **facts, results=shown(root), notebooks=_notebooks(facts["minutes"]))
 
 
 def results_blocks(root: Path) -> dict[str, str]:
     """Tables 1 and 2 beside the paper's, for docs/results.md."""
-    return rendered("results", results=shown(root), nothing=NOTHING)
+    return rendered("results", results=shown(root))
 
 
 def times_blocks(root: Path) -> dict[str, str]:
@@ -100,62 +92,36 @@ def times_blocks(root: Path) -> dict[str, str]:
     return rendered("times", **recorded(root))
 
 
-def place(root: Path) -> str:
-    """Where the runs are that the pages show."""
-    return FULL if (root / FULL / "claims.json").is_file() else WHERE
+def verdicts(root: Path) -> tuple[list[ClaimResult], list[ClaimResult]]:
+    """The full reference's verdicts at the end, and at the stopping point. Raises RunError where there are none."""
+    path = root / FULL / CLAIMS_STOPPED
+    if not path.is_file():
+        raise RunError(f"{path} is not there; python -m tools.parts join writes it")
+    return read_claims(root / FULL), from_json(path.read_text(encoding="utf-8"))
 
 
-def profile_of(folder: Path) -> Profile:
-    """The profile of what `place` names; the full reference is made in parts, and has no manifest."""
-    return parts.full_profile() if folder.name == Path(FULL).name else recorded_profile(folder)
-
-
-def verdicts(root: Path, where: str) -> tuple[list[ClaimResult], list[ClaimResult]] | None:
-    """The verdicts at the end, and at the stopping point where it is recorded; None of other claims than the present.
-
-    Raises RunError where there are none.
-    """
-    claims, path = read_claims(root / where), root / where / CLAIMS_STOPPED
-    if [one.id for one in claims] != [one.id for one in CLAIMS]:
-        return None
-    return claims, from_json(path.read_text(encoding="utf-8")) if path.is_file() else []
-
-
-def shown(root: Path) -> dict[str, Any] | None:
-    """The results that README shows; None where those that are recorded were judged by other claims than the present.
-
-    Raises RunError naming a file of them that is absent.
-    """
-    where = place(root)
-    if (judged := verdicts(root, where)) is None:
-        return None
-    claims, stopped = judged[0], {one.id: one.verdict for one in judged[1]}
-    for name in ("records.parquet", "tables/table1.csv", "tables/table2.csv"):
-        if not (root / where / name).is_file():
-            raise RunError(f"{root / where / name} is not there; what made {where} writes it: run it again")
-    answers = pd.read_parquet(root / where / "records.parquet", columns=["method", "variant", "seed", "n"])
-    runs = answers[answers["method"] != "base"][["method", "variant", "seed"]].drop_duplicates()
+def shown(root: Path) -> dict[str, Any]:
+    """The results that README and docs/results.md show. Raises RunError naming a file of them that is absent."""
+    claims, at_stop = verdicts(root)
+    stopped = {one.id: one.verdict for one in at_stop}
+    for name in ("table1", "table2"):
+        if not (path := root / FULL / "tables" / f"{name}.csv").is_file():
+            raise RunError(f"{path} is not there; python -m tools.parts join writes it")
     return {
-        "where": where,
-        "command": FULL_COMMAND if where == FULL else command_text(read_json(root / where / "manifest.json")),
-        "runs": len(runs),
-        "decisive": int(((runs["method"] == "grpo") & (runs["variant"] == "main")).sum()),
-        "answers": int(answers["n"].sum()),
+        "where": FULL,
+        "command": FULL_COMMAND,
         "counts": _counts(claims),
-        "findings": findings(claims, root / where),
-        "claims": [_row(one, stopped.get(one.id)) for one in claims],
-        "stopped": bool(stopped),
-        "small": small_table(tables.read_csv(root / where / "tables" / "table1.csv")),
-        "planned": len(planned_runs(parts.full_profile(), tuple(STUDIES))) if where == FULL else len(runs),
+        "claims": [_row(one, stopped[one.id]) for one in claims],
+        "small": small_table(tables.read_csv(root / FULL / "tables" / "table1.csv")),
         "tables": [
-            _table(root / where, name)
+            _table(root / FULL, name)
             for name in ("table1", "table2", "table_points")
-            if (root / where / "tables" / f"{name}.csv").is_file()
+            if (root / FULL / "tables" / f"{name}.csv").is_file()
         ],
     }
 
 
-def _row(claim: ClaimResult, stopped: Decision | None) -> dict[str, str]:
+def _row(claim: ClaimResult, stopped: Decision) -> dict[str, str]:
     """A claim as README's table has it, with its verdict at the stopping point; `joint` is "" where there is none."""
     headline = claim.holds_jointly is not None
     return {
@@ -163,68 +129,8 @@ def _row(claim: ClaimResult, stopped: Decision | None) -> dict[str, str]:
         "verdict": f"{SYMBOLS[claim.verdict]} {claim.verdict}",
         "effect": effect_text(claim).replace(" points", "") or "-",
         "joint": joint_text(claim).replace("-", ""),
-        "stopped": SYMBOLS[stopped] if stopped else "",
+        "stopped": SYMBOLS[stopped],
     }
-
-
-def findings(claims: Sequence[ClaimResult], folder: Path) -> list[str]:
-    """Bullets: what RL does to the policy, what DPH keeps of it, on which problems, and what is awkward for the paper.
-
-    Args:
-        folder: of the results.
-    """
-    of = {claim.id: claim for claim in claims}
-    greedy, narrowed = of["greedy_rises"].parts[0], of["pass_k_falls"].parts[0]
-    large = of["dph_nearer_at_large_k"].parts
-    table, figure = folder / "tables/table_contents.csv", folder / "figures/fig20_contents.png"
-    said = sentences.lost_and_learnt(pd.read_csv(table)) if table.is_file() else ""
-    where = "/".join(figure.parts[-4:])
-    return [
-        f"**What RL does.** {compared(greedy)}; {compared(narrowed, turned=True)}.",
-        f"**What DPH does.** {'; '.join(map(compared, large))}.",
-        *([f"**Where it matters.** {said} ([Figure 20]({where}), exploratory)."] if said else []),
-        awkward(claims),
-    ]
-
-
-def compared(part: PartResult, *, turned: bool = False) -> str:
-    """A part "A > B, measure" in words that follow its interval, of A; `turned`, of B."""
-    arms, measure = part.label.replace("greedy", "greedy accuracy").split(", ")
-    one, other = (f"{'the base' if name == NAMES['base'] else name}'s" for name in arms.split(" > "))
-    if turned:
-        one, other, part = other, one, _turned(part)
-    if part.low is None or part.high is None:
-        return f"{one} {measure} against {other} is not recorded"
-    if part.low > 0 and not part.reason:
-        return f"{one} {measure} is {effect_text(part)} above {other}"
-    if part.high < 0 and not part.reason:
-        return f"{one} {measure} is {effect_text(_turned(part))} below {other}"
-    why = "; ".join(filter(None, (effect_text(part), part.reason)))
-    return f"{one} {measure} is not clearly apart from {other} ({why})"
-
-
-def _turned(part: PartResult) -> PartResult:
-    """The effect with its sign changed."""
-    estimate, low, high = (None if x is None else -x for x in (part.estimate, part.high, part.low))
-    return replace(part, estimate=estimate, low=low, high=high)
-
-
-def awkward(claims: Sequence[ClaimResult]) -> str:
-    """The claim that is most clearly not supported; without one a headline claim that is open; without one any that is.
-
-    Most clearly: the part that decided has the smallest p. Of open ones the least is the one of the lowest estimate.
-    """
-    refuted = [one for one in claims if one.verdict == "not supported"]
-    headline = [one for one in claims if one.verdict == "inconclusive" and one.holds_jointly is not None]
-    rest = [one for one in claims if one.verdict not in ("supported", "not supported")]
-    if refuted:
-        found = min(refuted, key=lambda one: one.deciding_part.p or 0.0)
-    elif headline or rest:
-        found = min(headline or rest, key=lambda one: float("inf") if one.estimate is None else one.estimate)
-    else:
-        return f"**Awkward for the paper.** Nothing: all {len(claims)} claims are supported."
-    part = found.deciding_part
-    return f"**Awkward for the paper.** “{found.text.rstrip('.')}” is {found.verdict}: {part}."
 
 
 def small_table(table1: pd.DataFrame) -> str:

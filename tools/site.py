@@ -51,7 +51,7 @@ def address_part(*names: str) -> Callable[[Path], dict[str, str]]:
 PAGES: dict[str, Callable[[Path], dict[str, str]]] = {
     "pyproject.toml": address_part("urls"),
     "CITATION.cff": address_part("release"),
-    "README.md": lambda root: address_part("badges")(root) | run.readme_blocks(root),
+    "README.md": lambda root: address_part("badges")(root) | run.readme_blocks(root) | findings.readme_block(root),
     "THIRD_PARTY.md": third_party.page_blocks,
     "docs/verifier.md": verifier.page_blocks,
     "docs/findings.md": findings.page_blocks,

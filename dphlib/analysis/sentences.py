@@ -237,28 +237,6 @@ def contents(table: pd.DataFrame, method: str, suite: str = IN) -> str:
     return f"{NAMES[method]} {SUITES[suite]}, against the base in points: {'; '.join(said)}{runs}."
 
 
-def lost_and_learnt(table: pd.DataFrame, methods: Sequence[str] = ("grpo", "rkl", "dph_f")) -> str:
-    """What methods lose in domain where problems are hidden, at the largest k, and learn where they are hard, at 8.
-
-    Args:
-        table: `contents.content_table`; "" of one that lacks some of this.
-    """
-    inside = table[(table["suite"] == SUITES[IN]) & table["method"].isin([NAMES[m] for m in methods])]
-    rows = {"hidden": inside[inside["k"] == inside["k"].max()], "hard": inside[inside["k"] == 8]}
-    told = {held: some[some["holds"] == held] for held, some in rows.items()}
-    if any(len(some) < len(methods) for some in told.values()):
-        return ""
-    numbers = {
-        held: ", ".join(f"{row['method']} {minus_base(row)}" for _, row in some.iterrows())
-        for held, some in told.items()
-    }
-    most = int(told["hidden"]["k"].iloc[0])
-    return (
-        f"In-domain Pass@{most} minus the base's, in points, where the prompt hides which style is right:"
-        f" {numbers['hidden']}; Pass@8 where questions are hard and can be learnt: {numbers['hard']}"
-    )
-
-
 def minus_base(row: Mapping[str, float]) -> str:
     """The difference to the base in a row of `contents.content_table`, with its interval."""
     low, high = row["minus base_low"], row["minus base_high"]

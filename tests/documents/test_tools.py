@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,13 +188,20 @@ TRAINED = (*METHODS, *(name for name in CONTROLS if name in DECISIVE))
 
 @pytest.fixture(scope="module")
 def of_a_run(tmp_path_factory) -> Path:
-    """A repository with a recorded run of six bases and six runs per arm."""
+    """A repository with a full reference of six runs per arm, and a reference of three."""
     root = tmp_path_factory.mktemp("repository")
-    make_run(root / run.WHERE, methods=TRAINED, seeds=range(6), bases=range(6), ablations=False)
+    make_run(root / run.WHERE, methods=TRAINED, seeds=range(3), bases=range(3), ablations=False)
+    full = make_run(root / run.FULL, methods=TRAINED, seeds=range(6), bases=range(6), ablations=False)
+    (full / "manifest.json").unlink()  # it was made in parts, and has none
+    write_stopped(root, decided(root))
     return root
 
 
-def decided(root: Path, where: str = run.WHERE) -> list[claims.ClaimResult]:
+def write_stopped(root: Path, found: Sequence[claims.ClaimResult]) -> None:
+    (root / run.FULL / "claims_stopped.json").write_text(claims.to_json(found), encoding="utf-8")
+
+
+def decided(root: Path, where: str = run.FULL) -> list[claims.ClaimResult]:
     return claims.from_json((root / where / "claims.json").read_text(encoding="utf-8"))
 
 
@@ -219,7 +227,7 @@ def test_readmes_claims_are_the_recorded_verdicts(of_a_run):
     rows = cells(block)[1:]
     assert len(rows) == len(found) == len(claims.CLAIMS)
     assert len({claim.verdict for claim in found}) >= 3, "the records decide something"
-    for (text, verdict, effect, joint), claim in zip(rows, found, strict=True):
+    for (text, verdict, effect, joint, _), claim in zip(rows, found, strict=True):
         assert verdict.split(" ", 1)[1] == claim.verdict and text.strip("*") == claim_name(claim.id)
         assert text.startswith("**") == (claim.holds_jointly is not None)
         if claim.unit == "share" and claim.estimate is not None:
@@ -229,53 +237,28 @@ def test_readmes_claims_are_the_recorded_verdicts(of_a_run):
         assert joint == (certain if claim.verdict in ("supported", "not supported") else "")
 
 
-def test_readmes_table_and_findings_are_the_means_of_the_records(of_a_run):
-    records = pd.read_parquet(of_a_run / run.WHERE / "records.parquet")
+def test_readmes_table_has_the_means_of_the_records(of_a_run):
+    records = pd.read_parquet(of_a_run / run.FULL / "records.parquet")
     rows = records[(records["suite"] == "in_domain") & (records["variant"] == "main") & (records["temperature"] == 0)]
     rows = rows[rows["step"] == rows.groupby("method")["step"].transform("max")]
     greedy = 100 * (rows["correct"] / rows["n"]).groupby(rows["method"]).mean()
-    blocks = run.readme_blocks(of_a_run)
-    table = {name: texts for name, *texts in cells(blocks["table"])[1:]}
+    table = {name: texts for name, *texts in cells(run.readme_blocks(of_a_run)["table"])[1:]}
     assert list(table) == ["base", "GRPO", "DAPO", "RKL", "DPH-F", "DPH-JS"]
     for name, method in (("base", "base"), ("GRPO", "grpo"), ("DPH-JS", "dph_js")):
         assert float(table[name][0].split()[0]) == pytest.approx(greedy[method], abs=0.051)
     directions = {name: "".join(text[-1] for text in table[name]) for name in ("GRPO", "DPH-F")}
     assert directions == {"GRPO": "↑]↓↓", "DPH-F": "↑]↑↓"}, "of the paper, which has no Pass@1"
-    rl, dph, awkward = re.findall(r"^- (.*)$", blocks["findings"], re.MULTILINE)
-    said = re.search(r"GRPO's in-domain greedy accuracy .*?([\d.]+) points \[", rl)
-    assert float(said[1]) == pytest.approx(abs(greedy["grpo"] - greedy["base"]), abs=0.051)
-    assert dph.count("in-domain Pass@32") == 2 and awkward.startswith("**Awkward for the paper.**")
-    trained = records[records["method"] != "base"]
-    assert f"{len(trained.groupby(['method', 'variant', 'seed']))} runs, 6 of each decisive arm" in blocks["findings"]
-    assert f"{records['n'].sum():,} judged answers, by `./run_all.sh cpu`" in blocks["findings"]
-    assert f"]({run.WHERE}/figures/fig8_frontier.png)" in blocks["findings"]
-
-
-def test_the_full_reference_takes_the_references_place_but_for_the_minutes(of_a_run, tmp_path):
-    shutil.copytree(of_a_run, tmp_path, dirs_exist_ok=True)
-    full = make_run(tmp_path / run.FULL, methods=TRAINED, seeds=range(3), bases=range(3), ablations=False)
-    (full / "manifest.json").unlink()  # it was made in parts, and has none
-    assert [one.verdict for one in decided(tmp_path)] != [one.verdict for one in decided(tmp_path, run.FULL)]
-    before, after = run.readme_blocks(of_a_run), run.readme_blocks(tmp_path)
-    assert after["notebooks"] == before["notebooks"] and after["claims"] != before["claims"]
-    assert f"{run.FULL_COMMAND}`" in after["findings"] and f"({run.FULL}/figures/" in after["findings"]
-    planned = len(planned_runs(parts.full_profile(), tuple(STUDIES)))
-    assert f"` ({3 * (len(TRAINED) - 1)} of its {planned} runs), in [{run.FULL}]({run.FULL})." in after["findings"]
-    assert f"`./run_all.sh cpu`, in [{run.WHERE}]({run.WHERE})." in before["findings"]
-    assert [row[1].split(" ", 1)[1] for row in cells(after["claims"])[1:]] == [
-        one.verdict for one in decided(tmp_path, run.FULL)
-    ]
-    assert f"../{run.FULL}/tables" in run.results_blocks(tmp_path)["results"]
 
 
 def test_the_verdicts_at_the_stopping_point_stand_beside_those_at_the_end(of_a_run, tmp_path):
     shutil.copytree(of_a_run, tmp_path, dirs_exist_ok=True)
     stopped = [replace(one, verdict="not supported") for one in decided(tmp_path)]
     stopped[1] = replace(stopped[1], verdict="supported")
-    (tmp_path / run.WHERE / "claims_stopped.json").write_text(claims.to_json(stopped), encoding="utf-8")
+    write_stopped(tmp_path, stopped)
     before, after = (cells(run.readme_blocks(root)["claims"]) for root in (of_a_run, tmp_path))
-    assert [row[:4] for row in after] == before and after[0][4] == "stopped"
+    assert [row[:4] for row in after] == [row[:4] for row in before] and after[0][4] == "stopped"
     assert [row[4] for row in after[1:]] == ["✘", "✔", *["✘"] * (len(stopped) - 2)]
+    assert f"../{run.FULL}/tables" in run.results_blocks(tmp_path)["results"]
 
 
 def test_each_notebook_is_listed_with_its_question_and_minutes(of_a_run):
@@ -291,54 +274,8 @@ def test_each_notebook_is_listed_with_its_question_and_minutes(of_a_run):
     assert whole[2] == "31"
 
 
-def test_results_that_other_claims_judged_are_not_shown(of_a_run, tmp_path):
-    shutil.copytree(of_a_run, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / run.WHERE / "claims.json"
-    path.write_text(claims.to_json(decided(tmp_path)[1:]), encoding="utf-8")
-    blocks = run.readme_blocks(tmp_path)
-    for name in ("findings", "claims", "table"):
-        assert blocks[name] == f"{run.NOTHING}\n"
-    assert run.NOTHING in run.results_blocks(tmp_path)["results"] and "01_divergences" in blocks["notebooks"]
-
-
 def test_a_missing_table_of_the_results_is_named(of_a_run, tmp_path):
     shutil.copytree(of_a_run, tmp_path, dirs_exist_ok=True)
-    (tmp_path / run.WHERE / "tables/table1.csv").unlink()
+    (tmp_path / run.FULL / "tables/table1.csv").unlink()
     with pytest.raises(RunError, match=r"tables/table1\.csv is not there"):
         run.readme_blocks(tmp_path)
-
-
-def refuted(claim: claims.ClaimResult, p: float) -> claims.ClaimResult:
-    part = claims.PartResult("A > B, in-domain Pass@8", "not supported", "share", -0.04, -0.06, -0.02, p=p)
-    return replace(claim, verdict="not supported", parts=(part,), deciding=part.label)
-
-
-def test_the_awkward_finding_is_the_clearest_refutation_else_what_is_open(of_a_run):
-    found = [replace(one, verdict="supported") for one in decided(of_a_run)]
-    assert f"all {len(found)} claims are supported" in run.awkward(found)
-    headline = next(i for i, one in enumerate(found) if one.holds_jointly is not None)
-    plain = next(i for i, one in enumerate(found) if one.holds_jointly is None)
-    found[plain] = replace(found[plain], verdict="not testable")
-    assert f"“{found[plain].text[:-1]}” is not testable: " in run.awkward(found)
-    found[headline] = replace(found[headline], verdict="inconclusive")
-    assert f"“{found[headline].text[:-1]}” is inconclusive: " in run.awkward(found)
-    found[-1], found[-2] = refuted(found[-1], 0.03), refuted(found[-2], 0.001)
-    said = run.awkward(found)
-    assert f"“{found[-2].text[:-1]}” is not supported: A > B, in-domain Pass@8: -4.0 [-6.0, -2.0] points" in said
-
-
-@pytest.mark.parametrize(
-    ("numbers", "words"),
-    [
-        ((0.04, 0.02, 0.06), "the base's in-domain Pass@8 is 4.0 points [2.0, 6.0] above GRPO's"),
-        ((-0.04, -0.06, -0.02), "the base's in-domain Pass@8 is 4.0 points [2.0, 6.0] below GRPO's"),
-        ((0.01, -0.01, 0.03), "the base's in-domain Pass@8 is not clearly apart from GRPO's (1.0 points [-1.0, 3.0])"),
-        ((None, None, None), "the base's in-domain Pass@8 against GRPO's is not recorded"),
-    ],
-)
-def test_a_findings_words_follow_its_interval(numbers, words):
-    part = claims.PartResult("base > GRPO, in-domain Pass@8", "inconclusive", "share", *numbers)
-    assert run.compared(part) == words
-    swapped = {"the base's": "GRPO's", "GRPO's": "the base's", "above": "below", "below": "above"}
-    other = re.sub("|".join(swapped), lambda match: swapped[match[0]], words)
-    assert run.compared(part, turned=True) == other.replace("(1.0 points [-1.0, 3.0])", "(-1.0 points [-3.0, 1.0])")
