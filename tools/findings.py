@@ -2,10 +2,7 @@
 
 The abstract, each question's answer and README's findings are written by hand in templates/findings.j2, their numbers
 `statements.Statements`'. Below an answer stand the figures, the claims and what the studies gave.
-
-1. Claims that are not supported come first in their section. One that is supported, but not with all headline claims
-   judged at once, or not at the stopping point, says so.
-2. Differences are bold where `analysis.studies` calls them clear.
+Claims that are not supported come first. Differences are bold where `analysis.studies` calls them clear.
 """
 
 from __future__ import annotations
@@ -16,10 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dphlib.analysis import retention, sentences, studies
-from dphlib.analysis.claims import ROOM, ClaimResult, effect_text
-from dphlib.analysis.contents import content_table
-from dphlib.analysis.labels import NAMES, SUITES, claim_name
+from dphlib.analysis import retention, studies
+from dphlib.analysis.claims import ROOM, SYMBOLS, ClaimResult
+from dphlib.analysis.labels import SUITES, claim_name
 from dphlib.experiment.results import CLAIMS_FIGURE, Results
 from dphlib.figures.captions import TITLES
 from dphlib.settings.methods import HEADLINE
@@ -43,34 +39,10 @@ class Question:
 # --- Claims -------------------------------------------------------------------------------------------
 
 
-def but_not(claim: ClaimResult, stopped: ClaimResult | None) -> str:
-    """Where a decided claim is not decided so, as the end of a sentence; "" where there is no such place."""
-    if claim.verdict == "not supported" and claim.holds_jointly is False:
-        return ", but open jointly"
-    if claim.verdict != "supported":
-        return ""
-    found = ["jointly"] if claim.holds_jointly is False else []
-    found += ["at the stopping point"] if stopped and stopped.verdict not in ("supported", "not run") else []
-    said = f", but not {' and not '.join(found)}" if found else ""
-    return f"{said}, and not judged at the stopping point" if stopped and stopped.verdict == "not run" else said
-
-
-def claim_lines(decided: Sequence[ClaimResult], stopped: dict[str, ClaimResult]) -> str:
-    """A line for each claim, those not supported first; effects in points where no unit is named."""
-    return "\n".join(
-        f"- *{claim_name(one.id)[0].upper()}{claim_name(one.id)[1:]}.* **{one.verdict.capitalize()}**{_weight(one)}"
-        f"{but_not(one, stopped.get(one.id))}."
-        for one in sorted(decided, key=lambda one: one.verdict != "not supported")
-    )
-
-
-def _weight(claim: ClaimResult) -> str:
-    """A claim's effect after its verdict, of one that is not supported with the part that refutes it."""
-    effect = "" if claim.verdict in ("not testable", "not run") else effect_text(claim).replace(" points", "")
-    if claim.verdict == "not supported" and len(claim.parts) > 1:
-        effect = f"{claim.deciding}: {effect}"
-    why = claim.deciding_part.why if claim.verdict == "inconclusive" else ""
-    return (f", {effect}" if effect else "") + why
+def claim_line(decided: Sequence[ClaimResult]) -> str:
+    """Claims with the symbols of their verdicts, those not supported first."""
+    order = sorted(decided, key=lambda one: one.verdict != "not supported")
+    return "Claims: " + " · ".join(f"{SYMBOLS[one.verdict]} *{claim_name(one.id)}*" for one in order)
 
 
 def same_verdicts(decided: Sequence[ClaimResult], stopped: dict[str, ClaimResult]) -> list[str]:
@@ -139,23 +111,6 @@ def drift(results: Results) -> list[str]:
     return [f"Drift from the base out of domain, in nats per token, no interval: {far}."]
 
 
-def by_content(results: Results) -> list[str]:
-    """What each method loses where problems are hidden, at the largest k, and learns where they are hard, at 8."""
-    if not results.by_content:
-        return ["Not answered: no problem is of a family of the world."]
-    made = content_table(results.by_content)
-    inside = SUITES["in_domain"]
-    columns = [(inside, "hidden", made.loc[made["suite"] == inside, "k"].max()), (inside, "hard", 8)]
-    found = made.set_index(["suite", "holds", "k", "method"])
-    rows = [
-        [NAMES[name], *(sentences.minus_base(found.loc[(*column, NAMES[name])]) for column in columns)]
-        for name in HEADLINE
-        if name != "base" and all((*column, NAMES[name]) in found.index for column in columns)
-    ]
-    heads = [f"{held}, Pass@{k}" for _, held, k in columns]
-    return [blocks.table(["in domain, minus the base", *heads], rows).rstrip("\n")]
-
-
 def direction(results: Results) -> list[str]:
     """Direction on the same answers, and other divergences at DPH-F's strength."""
     return [*comparison_rows(results, "direction"), *_study(results, "strength", "At DPH-F's strength, against it")]
@@ -167,18 +122,9 @@ def weights(results: Results) -> list[str]:
 
 
 def stopping(results: Results) -> list[str]:
-    """DPH against GRPO at the end and where each stopped."""
-    if (found := evidence.stopped(results)) is None:
-        return [evidence.NO_STOP]
-    rows = []
-    for method, k in ((method, k) for method in evidence.DPH for k in (1, 8)):
-        pairs = [
-            [at.get(name, "in_domain", "pass", k) for name in (method, "grpo")] for at in (results.scores, found[0])
-        ]
-        cells = [evidence.effect(got, "") if (got := evidence.gap(*pair)) else "not run" for pair in pairs]
-        rows.append([f"{NAMES[method]}, Pass@{k}", *cells])
-    table = blocks.table(["minus GRPO, in domain", "at the end", "each at its stopping point"], rows)
-    return [table.rstrip("\n"), evidence.mean_stops(found[1])]
+    """Where runs stopped."""
+    found = evidence.stopped(results)
+    return [evidence.mean_stops(found[1]) if found else evidence.NO_STOP]
 
 
 def rivals(results: Results) -> list[str]:
@@ -194,7 +140,7 @@ QUESTIONS = {
         ("fig8_frontier", "fig2_pass_at_k"),
         ("greedy_rises", "pass_k_falls", "pass_16_falls_rkl", "grpo_keeps_one_style"),
     ),
-    "contents": Question(("fig20_contents",), (), by_content),
+    "contents": Question(("fig20_contents",)),
     "keep": Question(
         ("fig4_styles",), ("dph_keeps_styles", "dph_greedy_highest", "js_pass_8_above_grpo", "dph_nearer_at_large_k")
     ),
@@ -284,7 +230,7 @@ def made(
             lines.append(f"Again [{title.partition(',')[0]}]({path})." if figure in drawn else f"![{title}]({path})")
             drawn.add(figure)
         if question.claims:
-            lines.append(claim_lines([of[claim] for claim in question.claims], at_stop))
+            lines.append(claim_line([of[claim] for claim in question.claims]))
         found[name] = [*lines, *question.said(results)]
     found["stopping"] += same_verdicts(ended, at_stop)
     found["untestable"] = untestable(results, ended)

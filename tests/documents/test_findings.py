@@ -18,7 +18,7 @@ from synthetic import (
     make_waypoints,
 )
 
-from dphlib.analysis.claims import CLAIMS, ClaimResult, Decision, PartResult, evaluate_claims
+from dphlib.analysis.claims import CLAIMS, SYMBOLS, ClaimResult, evaluate_claims
 from dphlib.analysis.labels import claim_name
 from dphlib.analysis.studies import change_of
 from dphlib.analysis.waypoints import at_stopping
@@ -30,7 +30,6 @@ from tools import findings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
-NUMBERS = {"supported": (0.04, 0.02, 0.06), "not supported": (-0.04, -0.06, -0.02), "inconclusive": (0.01, -0.01, 0.03)}
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +70,6 @@ def made(results: Results, ended: Sequence[ClaimResult], stopped: Sequence[Claim
     return findings.made(results, ended, stopped, {*FIGURES, CLAIMS_FIGURE})
 
 
-def judged(claim: ClaimResult, verdict: Decision, joint: bool = True) -> ClaimResult:
-    """The claim with another verdict, and one part of numbers that give it."""
-    absent = {"not testable": "the base solves all", "not run": "no records of GRPO"}
-    numbers = NUMBERS.get(verdict, (None, None, None))
-    part = PartResult("A > B, in-domain Pass@8", verdict, "share", *numbers, reason=absent.get(verdict, ""))
-    of_part = dict(zip(("estimate", "low", "high"), numbers, strict=True)) | {"parts": (part,), "deciding": part.label}
-    holds = None if claim.holds_jointly is None else joint
-    return replace(claim, verdict=verdict, unit="share", holds_jointly=holds, **of_part)
-
-
 def words(text: str) -> int:
     """As they are read: without marker lines and the lines of tables."""
     return len(re.sub(r"(?m)^<!--.*$|^\| ---.*$|\|", " ", text).split())
@@ -105,44 +94,21 @@ def test_each_section_says_what_was_measured_and_what_is_not_shown():
 
 
 def test_the_whole_page_is_short():
-    assert words(PAGE) < 1500 and PAGE.count("![") >= 8
+    assert words(PAGE) < 1500
 
 
 # --- Sections -----------------------------------------------------------------------------------------
 
 
-def test_claims_that_are_not_supported_come_first_and_numbers_are_the_recorded_ones(whole, ended, stopped):
+def test_each_claim_has_the_symbol_of_its_verdict_and_those_not_supported_come_first(whole, ended, stopped):
     last = findings.QUESTIONS["collapse"].claims[-1]
-    found = [judged(claim, "not supported") if claim.id == last else claim for claim in ended]
+    found = [replace(claim, verdict="not supported") if claim.id == last else claim for claim in ended]
     blocks, of = made(whole, found, stopped), {claim.id: claim for claim in found}
-    assert re.findall(r"(?m)^- \*(.*)\.\* \*\*(.*?)\*\*", blocks["collapse"])[0] == (claim_name(last), "Not supported")
+    assert f"Claims: {SYMBOLS['not supported']} *{claim_name(last)}* · " in blocks["collapse"]
     for name, question in findings.QUESTIONS.items():
-        lines = re.findall(r"(?m)^- \*(.*)\.\* \*\*(.*?)\*\*(.*)$", blocks[name])
-        said = {text.lower(): (verdict.lower(), rest) for text, verdict, rest in lines}
-        for claim in (of[name] for name in question.claims):
-            verdict, rest = said[claim_name(claim.id).lower()]
-            assert verdict == claim.verdict
-            if claim.unit == "share" and claim.estimate is not None:
-                numbers = [float(x) for x in re.search(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]", rest).groups()]
-                assert numbers == pytest.approx([100 * x for x in (claim.estimate, claim.low, claim.high)], abs=0.051)
-
-
-@pytest.mark.parametrize(
-    ("joint", "at_stop", "says"),
-    [
-        (True, "supported", ""),
-        (False, "supported", ", but not jointly"),
-        (True, "inconclusive", ", but not at the stopping point"),
-        (False, "not supported", ", but not jointly and not at the stopping point"),
-        (True, "not run", ", and not judged at the stopping point"),
-    ],
-)
-def test_a_supported_claim_says_where_it_does_not_hold(whole, ended, joint, at_stop, says):
-    found = [judged(claim, "supported", joint) for claim in ended]
-    blocks = made(whole, found, [judged(claim, at_stop) for claim in ended])
-    assert f"*DPH-JS: Pass@8 above GRPO's.* **Supported**, 4.0 [2.0, 6.0]{says}.\n" in blocks["keep"]
-    plain = says.replace("not jointly and ", "").replace(", but not jointly", "")
-    assert f"*DPH keeps more styles than GRPO.* **Supported**, 4.0 [2.0, 6.0]{plain}.\n" in blocks["keep"]
+        said = {f"{SYMBOLS[of[claim].verdict]} *{claim_name(claim)}*" for claim in question.claims}
+        line = re.search(r"(?m)^Claims: (.*)$", blocks[name])
+        assert (set(line[1].split(" · ")) if line else set()) == said
 
 
 def test_verdicts_at_both_points_are_counted(whole, ended, stopped):
@@ -205,7 +171,7 @@ def test_what_was_not_run_or_cannot_be_tested_is_said(settings):
     assert "no way-points" in blocks["stopping"] and "no way-points" in blocks["weights"]
     why = "(the base's out-of-domain Pass@8 is 100.0 %, above 95 %)"
     assert f"out of domain DPH loses least {why}" in blocks["untestable"]
-    assert "Claims not run: " in blocks["untestable"] and "**Not run**." in blocks["direction"]
+    assert "Claims not run: " in blocks["untestable"] and f"{SYMBOLS['not run']} *" in blocks["direction"]
 
 
 def test_the_method_shows_the_coverage_that_was_simulated():
