@@ -13,6 +13,7 @@ from pandas.testing import assert_frame_equal
 from synthetic import make_cost, make_presample, make_records, make_study_records, make_train_logs
 
 from dphlib.analysis.waypoints import waypoint_table
+from dphlib.experiment import results as results_module
 from dphlib.experiment.results import (
     FIGURES,
     TABLES,
@@ -139,14 +140,16 @@ def blank(results, monkeypatch):
             monkeypatch.setitem(products, name, replace(product, make=lambda results, content=content: content))
 
 
-def test_usual_records_make_the_usual_files_and_a_study_adds_its_own(results, blank, tmp_path, capsys):
+def test_usual_records_make_the_usual_files_and_a_study_adds_its_own(results, blank, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(results_module, "_PRETRAINED", tmp_path / "nothing")
     draw(results, tmp_path / "usual")
     usual = {name for name, product in (FIGURES | TABLES).items() if product.usual and not product.contents}
     expected = {f"figures/{n}.{end}" for n in usual & set(FIGURES) | {"fig10_claims"} for end in ("png", "svg")}
     expected |= {f"tables/{name}.csv" for name in usual & set(TABLES)} | {"claims.json", "claims_stopped.json"}
     assert set(files(tmp_path / "usual")) == expected
     absent = "fig11_controls fig12_eta fig13_ablations fig14_hard fig17_arms fig18_temperature fig19_complementarity "
-    absent += "fig20_contents table_controls table_ablations table_arms table_hard table_temperature table_contents"
+    absent += "fig20_contents fig21_pretrained table_controls table_ablations table_arms table_hard table_temperature "
+    absent += "table_contents table_pretrained"
     assert list(left_out(results)) == absent.split() and capsys.readouterr() == ("", "")
     settings = replace(results.settings, seeds=(0,), ablation_seeds=(0,))
     studied = replace(results, settings=settings, records=make_study_records(settings, ["controls"]))

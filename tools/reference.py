@@ -1,6 +1,7 @@
 """Keeps a run's results as `artifacts/reference` and writes what README and the pages of docs/ show of it.
 
-    python -m tools.reference [PROFILE] [--artifacts FOLDER]
+    python -m tools.reference [--artifacts FOLDER]       # the run of the profile cpu
+    python -m tools.reference lm [--artifacts FOLDER]    # the run of lm: what is recorded, into its folder lm
     python -m tools.reference --anew    # report, manifest and documents of the reference as it is
 
 The report is not copied: it is built anew from the results.
@@ -31,19 +32,29 @@ from tools import site
 
 RESULTS = ("*.parquet", "presample.csv", "cost.csv", "claims*.json", "manifest.json", "seconds.json")
 FOLDERS = ("tables", "figures", "notebooks", "metrics")
+PRETRAINED = "lm"
 
 
 def keep(run: Path, reference: Path = REFERENCE) -> None:
-    """Copies a finished run in place of the reference; `finish` is next. Raises RunError where the run is not whole."""
+    """Copies a finished run in place of the reference, `finish` is next; of one of `lm` what is recorded, into `lm`.
+
+    Raises RunError where the run is not whole.
+    """
     if problems := verify_run_manifest(run):
         raise RunError(f"{run}: {problems[0]}; run ./run_all.sh {run.name} to the end first")
-    shutil.rmtree(reference, ignore_errors=True)
-    reference.mkdir(parents=True)
+    pretrained = run.name == PRETRAINED
+    place = reference / PRETRAINED if pretrained else reference
+    place.mkdir(parents=True, exist_ok=True)
+    for path in place.iterdir():
+        if path.name != PRETRAINED:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (path for pattern in RESULTS for path in run.glob(pattern)):
-        shutil.copy2(path, reference / path.name)
+        shutil.copy2(path, place / path.name)
+    if pretrained:
+        return
     for name in FOLDERS:
-        shutil.copytree(run / name, reference / name, ignore=shutil.ignore_patterns("keys.json", "*.failed.ipynb"))
-    for notebook in sorted((reference / "notebooks").glob("*.ipynb")):
+        shutil.copytree(run / name, place / name, ignore=shutil.ignore_patterns("keys.json", "*.failed.ipynb"))
+    for notebook in sorted((place / "notebooks").glob("*.ipynb")):
         normalise(notebook)
         _lighten(notebook)
 
@@ -111,7 +122,7 @@ def _lighten(path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.reference", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("profile", nargs="?", default="cpu", help="the run to keep")
+    parser.add_argument("profile", nargs="?", default="cpu", choices=["cpu", PRETRAINED], help="the run to keep")
     parser.add_argument("--artifacts", type=Path, default=ARTIFACTS, help="folder of the runs")
     parser.add_argument("--anew", action="store_true", help="keep no run; make report, manifest and documents anew")
     options = parser.parse_args(arguments)

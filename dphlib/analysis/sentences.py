@@ -243,6 +243,25 @@ def minus_base(row: Mapping[str, float]) -> str:
     return f"{row['minus base']:+.1f} [{low:+.1f}, {high:+.1f}]" + (" (unclear)" if low <= 0 <= high else "")
 
 
+def pretrained(table: pd.DataFrame, method: str, measure: str = "Pass@8", suite: str = IN) -> str:
+    """A method's effect in a pretrained model and in the small one.
+
+    Args:
+        table: `pretrained.pretrained_table`.
+    """
+    shown = (table["method"] == NAMES[method]) & (table["suite"] == SUITES[suite]) & (table["measure"] == measure)
+    rows = table[shown]
+    if rows.empty:
+        return _not_run(method)
+    said = []
+    for row in rows.to_dict("records"):
+        low, high = row["difference_low"], row["difference_high"]
+        unclear = ", unclear" if low <= 0 <= high else ""
+        said.append(f"{row['model']} {row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]{unclear}{_runs(row['runs'])}")
+    minus = rows["minus"].iloc[0]
+    return f"{NAMES[method]} minus {minus}, {SUITES[suite]} {measure}, in points: {'; '.join(said)}."
+
+
 # --- On the way -----------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from dphlib import stats
 from dphlib.analysis import claims, tables
 from dphlib.analysis.contents import Part, by_content, content_table
 from dphlib.analysis.labels import FAMILY
+from dphlib.analysis.pretrained import pretrained_table
 from dphlib.analysis.studies import study_table
 from dphlib.analysis.waypoints import at_stopping, waypoint_table
 from dphlib.experiment import answer_sample, exploratory
@@ -32,12 +33,12 @@ from dphlib.figures import results as figures
 from dphlib.figures.claims import claims_figure
 from dphlib.figures.frontier import frontier, temperature_frontier
 from dphlib.figures.method import method_figure
-from dphlib.figures.studies import comparison_figure, complementarity_figure, weight_figure
+from dphlib.figures.studies import comparison_figure, complementarity_figure, pretrained_figure, weight_figure
 from dphlib.figures.style import save as save_figure
 from dphlib.figures.training import base_regime, cost_figure, divergence_curves, other_training_curves, training_curves
 from dphlib.runtime.files import RunError, atomic_path, unknown, write_json, write_text
 from dphlib.runtime.jobs import Job, run_jobs
-from dphlib.runtime.places import REFERENCE_METRICS
+from dphlib.runtime.places import REFERENCE, REFERENCE_METRICS
 from dphlib.runtime.progress import announce
 from dphlib.scores import ArmScores, with_bases
 from dphlib.settings import studies
@@ -52,6 +53,7 @@ CLAIMS_FIGURE, CLAIMS_STOPPED = "fig10_claims", "claims_stopped.json"
 """The figure that `decide_claims` writes; the others are in `FIGURES`."""
 TRAIN_LOGS, WAYPOINTS, ANSWERS = "train_log.parquet", "waypoints.parquet", "answers.parquet"
 
+_PRETRAINED = REFERENCE / "lm" / "records.parquet"
 _RUN = ["method", "variant", "seed"]
 _SORTED_BY = [*_RUN, "step", "suite", "temperature", "problem_id"]
 _TEXTS = ["method", "variant", "suite", "subset", "problem_id", "style", "verdict"]
@@ -219,6 +221,7 @@ class Product:
         stopped: it shows runs at their stopping points; made where they have some.
         cost: it shows the cost of an iteration; made where `Results.cost` is there.
         contents: it shows what problems hold; made where they are of the world's families.
+        pretrained: it shows the profile `cpu` beside the recorded run of `lm`; made where that is there.
     """
 
     make: Callable[[Results], Any]
@@ -229,6 +232,7 @@ class Product:
     stopped: bool = False
     cost: bool = False
     contents: bool = False
+    pretrained: bool = False
 
     def why_absent(self, results: Results) -> str:
         """Why these results do not have it, "" where they do."""
@@ -246,12 +250,16 @@ class Product:
             return "the cost of an iteration was not measured"
         if self.contents and not results.by_content:
             return "no problem is of a family of the world"
+        if self.pretrained and results.settings.name != "cpu":
+            return "it is the profile cpu's, beside a pretrained model's"
+        if self.pretrained and not _PRETRAINED.is_file():
+            return "no run of a pretrained model is recorded"
         return ""
 
     @property
     def usual(self) -> bool:
         """Whether every run has it."""
-        return not (self.studies or self.beyond)
+        return not (self.studies or self.beyond or self.pretrained)
 
 
 CONTROL_STUDIES = ("controls", "strength")
@@ -286,6 +294,7 @@ FIGURES: dict[str, Product] = {
         lambda r: complementarity_figure(r.study(("complementarity",)), r.settings), ("complementarity",)
     ),
     "fig20_contents": Product(lambda r: figures.content_curves(r.by_content), contents=True),
+    "fig21_pretrained": Product(lambda r: pretrained_figure(_beside_pretrained(r)), pretrained=True),
 }
 """All but `CLAIMS_FIGURE`."""
 
@@ -307,6 +316,7 @@ TABLES: dict[str, Product] = {
     "table_hard": Product(lambda r: exploratory.hard_table(_beyond(r, HARD)), beyond=HARD),
     "table_temperature": Product(lambda r: exploratory.temperature_table(_beyond(r, TEMPERATURE)), beyond=TEMPERATURE),
     "table_contents": Product(lambda r: content_table(r.by_content), contents=True),
+    "table_pretrained": Product(lambda r: _beside_pretrained(r), pretrained=True),
 }
 
 NO_STYLES = (
@@ -337,6 +347,10 @@ def _beyond(results: Results, name: str) -> pd.DataFrame:
     if name not in results.beyond:
         raise RunError(f"{exploratory.EXPLORATORY[name].absent}: ask for them with --studies {name}")
     return results.beyond[name]
+
+
+def _beside_pretrained(results: Results) -> pd.DataFrame:
+    return pretrained_table(results.scores, ArmScores.final(_read_rows(_PRETRAINED)))
 
 
 def _stopped(results: Results) -> ArmScores:

@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from matplotlib.transforms import blended_transform_factory
 
 from dphlib.analysis.labels import COLOURS, FAMILY, NAMES, SUITES, label
+from dphlib.analysis.pretrained import PRETRAINED, SMALL_MODEL
 from dphlib.analysis.studies import is_clear
 from dphlib.figures.style import (
     GREY,
@@ -112,6 +113,41 @@ def changes_figure(effects: pd.DataFrame, measure: str = "Pass@8") -> Figure:
     line = f"Minus the method's main run. Bars: {INTERVAL}, not corrected for their number."
     note(fig, [line + (" Arrowhead: the interval goes on." if cut else "")])
     return fig
+
+
+def pretrained_figure(table: pd.DataFrame) -> Figure:
+    """Figure 21: the main effects of the small model and of a pretrained one, a row for each, a panel for each measure.
+
+    Args:
+        table: `analysis.pretrained.pretrained_table`.
+    """
+    shown = table[["suite", "measure"]].drop_duplicates().to_numpy().tolist()
+    names = list(dict.fromkeys(table["method"] + " minus " + table["minus"]))
+    fig, axes = panels(-(-len(shown) // 3), 3, 5.2, sharey=True)
+    for ax, (suite, measure) in zip(axes.flat, shown, strict=True):
+        ax.axvline(0, color=GREY, linewidth=0.9, zorder=2)
+        heights = dict(zip(names, rows_axis(ax, names), strict=True))
+        drawn = []
+        for row in table[(table["suite"] == suite) & (table["measure"] == measure)].to_dict("records"):
+            small = row["model"] == SMALL_MODEL
+            y = heights[f"{row['method']} minus {row['minus']}"] + (0.16 if small else -0.16)
+            ends = (row["difference_low"], row["difference"], row["difference_high"])
+            colour = _COLOUR_OF[row["method"]]
+            interval_bar(
+                ax, y, ends, colour, **({} if small else {"markerfacecolor": "white", "markeredgecolor": colour})
+            )
+            drawn.append((y, ends, colour))
+        cut_long_intervals(ax, drawn)
+        ax.set_title(f"{suite}, {measure}", fontsize=8)
+        ax.set_xlabel("points")
+    runs = table.groupby("model", sort=False)["runs"].min()
+    marks = {SMALL_MODEL: "filled", PRETRAINED: "open"}
+    said = "; ".join(f"{marks[model]}: {model}, {count} runs" for model, count in runs.items())
+    note(fig, [f"{said[0].upper()}{said[1:]}. Bars: {INTERVAL}, not corrected for their number."])
+    return fig
+
+
+_COLOUR_OF = {NAMES[method]: colour for method, colour in COLOURS.items()}
 
 
 def _name(arm: str, against: str) -> str:
