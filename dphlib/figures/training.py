@@ -102,7 +102,7 @@ def training_curves(train_logs: pd.DataFrame, methods: Sequence[str] = HEADLINE)
     fig, axes = panels(2, 3, 4.3)
     for ax, column in zip(axes.ravel(), CURVES, strict=False):
         _curves(ax, rows, drawn, column)
-    for ax in axes[0]:
+    for ax in axes[0, :2]:  # the last one has no panel below it
         ax.set_xlabel("")
     _legend_instead(axes[1, 2], drawn)
     absent = absent_note([m for m in methods if m != "base"], drawn)
