@@ -118,7 +118,7 @@ def test_a_sentence_has_the_change_the_numbers_and_the_seeds(table):
     for suite in ("in domain", "out of domain"):
         one = rows.loc[suite]
         assert f"{one['difference']:+.1f} points [{one['low']:+.1f}, {one['high']:+.1f}]" in text
-    assert text.endswith("(2 seeds against 3).")
+    assert text.endswith("(2 runs against 3).")
     for one in said:
         assert " changes in-domain Pass@8 by " in one and one.count("clear") == one.count("Pass@8")
 
@@ -134,7 +134,7 @@ def test_a_family_of_comparisons_is_corrected_and_the_sentences_say_so(table):
         (wide, 0.2, r"by \+3.0 points \[\+0.5, \+5.5\], unclear \(p 0.020, Holm's p of 1 is 0.200\)"),
         (wide, 0.0002, r", clear \(Holm's p of 1 is below 0.001\)"),
         ({"difference": -3.0, "low": -5.5, "high": -0.5}, 0.04, r"by -3.0 .*, clear \(Holm's p of 1 is 0.040\)"),
-        ({"difference": 3.0, "low": -0.5, "high": 5.5}, 0.04, r"\], unclear \(\d+ seeds"),
+        ({"difference": 3.0, "low": -0.5, "high": 5.5}, 0.04, r"\], unclear \(\d+ runs"),
     ):
         said = ablations.sentences(one.assign(**numbers, p_holm=p))
         assert len(said) == 1 and re.search(says, said[0]), said
