@@ -85,7 +85,7 @@ def test_tables_show_ours_the_paper_and_what_was_not_run(run_root):
     line = (run_root / "tables" / "table1.csv").read_text().splitlines()[1].split(",")
     assert f"{float(line[4]):.1f}[{float(line[5]):.1f}, {float(line[6]):.1f}]paper {line[8]}" in text
     assert "not runpaper 67.2" in text  # DAPO
-    assert "Comparable: direction and order" in text
+    assert "Compare direction and order, not levels" in text
 
 
 def test_a_figure_without_data_is_named_as_absent(copy):

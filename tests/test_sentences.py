@@ -73,7 +73,9 @@ def test_what_the_base_can_do_and_whether_it_is_in_the_regime(records):
     found = pd.DataFrame(
         {"quantity": ["a", "b"], "value": [1.0, 9.0], "low": 0.0, "high": 5.0, "inside": [True, False]}
     )
-    assert sentences.inside({0: found}) == "1 of 2 quantities are within their ranges; outside: b of base 0, 9 for 0 to 5."
+    assert (
+        sentences.inside({0: found}) == "1 of 2 quantities are within their ranges; outside: b of base 0, 9 for 0 to 5."
+    )
     assert sentences.inside({0: found[:1]}) == "All 1 quantities of 1 bases are within their ranges."
     assert sentences.inside({0: found[["quantity", "value"]]}) == "", "of data sets there are no ranges"
 

@@ -94,8 +94,8 @@ def support(records: pd.DataFrame, methods: Sequence[str] = HEADLINE) -> pd.Data
     """Each suite's problems by who reaches them with k answers, at several k: The Invisible Leash's accounting.
 
     Expected numbers of problems, mean over seeds, which add up to `problems`: preserved (both), lost (base only),
-    gained (tuned only), neither; lost and gained with intervals. k is 1, 8 and half of what was drawn, no more, so that the base has a row against its
-    own other half. Columns before them: suite, k, method.
+    gained (tuned only), neither; lost and gained with intervals. k is 1, 8 and half of what was drawn, no
+    more, so that the base has a row against its own other half. Columns before them: suite, k, method.
 
     Args:
         records: frame of EvalRecord rows.

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from dphlib.analysis import studies
-from dphlib.analysis.claims import VERDICTS, ClaimResult, effect_text, too_few, verdict_counts
+from dphlib.analysis.claims import ClaimResult, effect_text, too_few, verdict_counts
 from dphlib.analysis.labels import NAMES, SUITES
 from dphlib.analysis.retention import AGAIN
 from dphlib.analysis.waypoints import RUN, K, at_stopping

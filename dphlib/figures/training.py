@@ -269,9 +269,8 @@ def cost_figure(cost: pd.DataFrame) -> Figure:
     note(
         fig,
         [
-            "An iteration costs three things that do not add up. Time is noisy: the median of each phase; black line: "
-            f"the middle half of the whole, {count} iterations or more. Tokens are exact: their mean. Memory: the "
-            "process's peak.",
+            "Three costs in three units. Time: the median of each phase; black line: the middle half of the whole, "
+            f"over {count} iterations or more. Tokens: their mean. Memory: the process's peak.",
             absent_note(COSTED, drawn),
         ],
     )
