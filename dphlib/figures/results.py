@@ -146,7 +146,7 @@ def _keep_within(fig: Figure, ax: Axes) -> None:
     panel, renderer = ax.get_window_extent(), FigureCanvasAgg(fig).get_renderer()
     for text in ax.texts:
         words = text.get_window_extent(renderer)
-        text.set_fontsize(text.get_fontsize() * min(1.0, panel.width / words.width))
+        text.set_fontsize(float(text.get_fontsize()) * min(1.0, panel.width / words.width))
         half = min(words.width, panel.width) / 2
         middle = np.clip((words.x0 + words.x1) / 2, panel.x0 + half, panel.x1 - half)
         text.set_x(ax.transData.inverted().transform((middle, 0))[0])
