@@ -301,7 +301,7 @@ def test_a_problem_has_its_counts_and_the_answers_with_their_verdicts(browser, r
     assert "base model 0: 5 of 8 right" in base.text and "run 0: 8 of 8 right" in grpo.text
     items = [item.text for item in browser.all("#answers article:first-child li")]
     assert [item.partition("\n")[2] for item in items] == [CORRECT[1], WRONG[1]]
-    assert "5 × ✓ correct" in items[0] and "3 × ~ no answer" in items[1]
+    assert "5 × ✔ correct" in items[0] and "3 × ⊘ no answer" in items[1]
     browser.driver.find_element("id", "after").click()
     chosen = browser.all("#problem option:checked")[0].text.partition(":")[0]
     rows = stats.sampled(stats.final(records))

@@ -23,8 +23,10 @@ from dphlib.lessons.categorical import (
     estimates,
     generator_table,
     held_styles,
+    kept_at,
     lumping,
     named,
+    noise_and_bias,
     ranked,
     rkl_gradients,
     strengths,
@@ -154,6 +156,18 @@ def test_without_a_reader_in_jupyter_the_sliders_are_one_figure(monkeypatch):
     assert f"Pass@1 {reverse:.0f}, Pass@8" in held.texts[-1].get_text()
 
 
+def test_a_reader_in_jupyter_moves_a_slider_and_the_picture_keeps_the_size_of_the_other_figures(monkeypatch):
+    monkeypatch.setattr(sliders, "interactive", lambda: True)
+    shown = sliders.explore(d=-3.0, eta=0.2, alpha=0.5, right=RIGHT)
+    content, size = shown._repr_mimebundle_()
+    row, image = shown._widget.children
+    assert content["image/png"] == image.value and int(image.width) == size["image/png"]["width"]
+    assert int(image.width) == int.from_bytes(image.value[16:20], "big") // 2
+    before, (d, *_) = image.value, row.children
+    d.value = -6.0
+    assert image.value != before
+
+
 def test_estimates_agree_with_the_exact_value_and_gradient():
     frame = estimates([*NAMES, "minus_log_u"], logits(0), logits(1), 20_000, 0).set_index("name")
     assert frame["z"].abs().max() < 4 and frame["largest_gradient_z"].max() < 4
@@ -192,6 +206,19 @@ def test_lumping_misses_less_with_more_tokens_and_nothing_with_all():
         missed = frame[frame["name"] == name].sort_values("k")["missed"].to_numpy()
         assert (np.diff(missed) < 0).all() and 0 < missed[0] < 1 and missed[-1] == pytest.approx(0, abs=1e-12)
     assert frame.groupby("k")["rest"].first()[64] == 0
+
+
+def test_what_strength_and_lumping_leave_is_told_from_their_tables():
+    held = strengths(["reverse_kl"], RIGHT, [0.1, 0.4])
+    low, high = held["style_entropy"]
+    assert kept_at(held, 0.4) == f"at strength 0.4: reverse KL {high:.2f}"
+    assert kept_at(held, 0.2) == f"at strength 0.2: reverse KL {(low + high) / 2:.2f}", "half way along the logarithm"
+    collapsed, missed = collapse("forward_kl", [1.0, 3.0], k=4), lumping(["js"], [1, 4])
+    sd = collapsed.set_index(["estimator", "depth"]).loc[("one_sample", 3.0), "sd"]
+    share = 100 * missed.loc[missed["k"] == 4, "missed"].iloc[0]
+    said = noise_and_bias(collapsed, missed, 4)
+    assert f"dropped by 3 nats one sample's standard deviation is {sd:.1f} nats, top-K's 0.0." in said
+    assert said.endswith(f"With K = 4, lumping the rest misses {share:.0f} % of JS.")
 
 
 def test_the_tiny_pair_is_two_models_that_differ_and_leaves_the_random_state_alone():

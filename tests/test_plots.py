@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.markers import MarkerStyle
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -32,8 +33,16 @@ from dphlib.analysis.sentences import crossing_k
 from dphlib.analysis.waypoints import stopping_steps, waypoint_table
 from dphlib.figures.frontier import FRONTIER, frontier, trajectories
 from dphlib.figures.method import method_figure
-from dphlib.figures.results import REACHED, keep_explore, pass_curves, styles, support_bars
-from dphlib.figures.style import contrast, ink_on, panels, save, settle, smaller
+from dphlib.figures.results import (
+    REACHED,
+    _annotate_crossings,
+    _keep_within,
+    keep_explore,
+    pass_curves,
+    styles,
+    support_bars,
+)
+from dphlib.figures.style import contrast, ink_on, log2_axis, panels, powers_of_two, save, settle, smaller
 from dphlib.figures.training import (
     OTHERS,
     base_regime,
@@ -182,8 +191,24 @@ def test_a_crossing_is_written_where_the_sentence_says(records):
         written = {text.get_text() for text in ax.texts}
         assert written == {f"{NAMES[m]} below from k = {k}" for m, k in wanted.items() if k}
         for text in ax.texts:
-            assert ax.get_ylim()[0] < text.xy[1] < ax.get_ylim()[1]
+            assert ax.get_ylim()[0] < text.get_position()[1] < ax.get_ylim()[1]
     assert any(ax.texts for ax in axes.values())
+
+
+@pytest.mark.parametrize("largest", [8, 32])
+@pytest.mark.parametrize("method", ["grpo", "dph_js_definition"])
+def test_the_words_of_a_crossing_stay_within_their_panel(method, largest):
+    for k in (2, 3, 5, largest):
+        fig, axes = panels(2, 3, 4.9)  # as many as Figure 2 has
+        ax = axes[1, 2]
+        ax.plot([1, largest], [5, -5])
+        log2_axis(ax, powers_of_two(largest))
+        _annotate_crossings(ax, {method: k})
+        settle(fig)
+        _keep_within(fig, ax)
+        (text,) = ax.texts
+        words, panel = text.get_window_extent(FigureCanvasAgg(fig).get_renderer()), ax.get_window_extent()
+        assert panel.x0 - 1 <= words.x0 and words.x1 <= panel.x1 + 1 and words.y1 <= panel.y1 + 1, k
 
 
 def test_the_bars_of_the_support_add_up_to_all_problems(records):
@@ -221,7 +246,7 @@ def test_methods_stand_side_by_side_so_that_no_interval_hides_another(records):
 
 @pytest.mark.parametrize("draw", [pass_curves, styles, keep_explore])
 def test_absent_arms_are_named_and_the_base_is_demanded(few, draw):
-    assert "not run: DAPO, RKL" in text_of(draw(few))
+    assert "Not run: DAPO, RKL" in text_of(draw(few))
     with pytest.raises(ValueError, match="no records of the base model"):
         draw(few[few["method"] != "base"])
 
@@ -341,7 +366,7 @@ def test_training_curves_leave_out_the_rehearsal_loss_where_there_is_none():
     fig = training_curves(make_train_logs(("grpo", "dph_f"), (0, 1)))
     assert {line.get_color() for line in fig.axes[0].lines} == {COLOURS["grpo"], COLOURS["dph_f"]}
     assert {line.get_color() for line in fig.axes[4].lines} == {COLOURS["dph_f"]}
-    assert "not run: DAPO, RKL, DPH-JS" in text_of(fig)
+    assert "Not run: DAPO, RKL, DPH-JS" in text_of(fig)
     with pytest.raises(ValueError, match="no train log"):
         training_curves(make_train_logs(("grpo",), (0,)).assign(variant="eta=1"))
 
@@ -367,7 +392,7 @@ def test_cost_splits_a_step_by_phase_and_shows_the_reference_where_there_is_one(
     assert [width > 0 for width in reference] == [False, True, False, False]
     medians = cost.groupby("method")[["sample_s", "verify_s", "reference_s", "update_s"]].median().sum(axis=1)
     assert np.isclose(time.patches[12].get_x() + time.patches[12].get_width(), medians["grpo"])
-    assert "not run: RKL" in text_of(cost_figure(cost[cost["method"] != "rkl"]))
+    assert "Not run: RKL" in text_of(cost_figure(cost[cost["method"] != "rkl"]))
     assert [ax.get_xlabel() for ax in fig.axes] == ["seconds (median)", "thousand tokens (mean)", "GiB (peak)"]
 
 

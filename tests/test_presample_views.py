@@ -36,7 +36,7 @@ def test_outcomes_are_shares_within_a_subset_with_an_answer_to_look_at():
     assert list(table.index) == ["correct", "wrong"]
     assert table["answers"].sum() == K * len(GROUPS)
     assert table.loc["correct", "clean (%)"] == pytest.approx(100 * 7 / 8, abs=0.05)
-    assert table.loc["wrong", "one of them"] == "b 3"
+    assert table.loc["wrong", "example"] == "b 3"
 
 
 def test_sets_follow_the_threshold_and_a_failed_extra_draw_leaves_no_reference():
@@ -68,7 +68,7 @@ def test_a_stored_answer_token_by_token():
     shown = presample_views.reference_tokens(references, lambda ids: [pieces[i] for i in ids], example=0)
     assert shown["token"].tolist() == ["SELECT", "1", "</s>"]
     assert shown["sum (nats)"].iloc[-1] == pytest.approx(-1.5)
-    assert shown["pi_ref"].iloc[0] == pytest.approx(np.exp(-1))
+    assert shown["probability"].iloc[0] == pytest.approx(np.exp(-1))
     beyond = presample_views.reference_tokens(references, lambda ids: [pieces[i] for i in ids], example=len(references))
     pd.testing.assert_frame_equal(shown, beyond)
     assert presample_views.reference_tokens([], lambda ids: [pieces[i] for i in ids], 0).empty
@@ -102,8 +102,8 @@ def test_each_base_has_a_row_with_its_own_partition():
 def test_the_partition_in_sentences():
     size, luck, parts = presample_views.findings(GROUPS, EXTRA, 3)
     assert size == "3 of 4 prompts (75.0 %) are near perfect at 3 of 4; 2 of them have a stored answer."
-    assert "83.3 % are correct, of the extra ones 66.7 %: the luck of the selection is +16.7 points" in luck
-    assert parts == "Near perfect are 100 % of the clean ones, 50 % of the hidden ones."
-    spread = "Of 4 prompts 25 % were solved in all 4 answers, 25 % in none, 50 % now and then."
+    assert "83.3 % are correct, of the extra answers 66.7 %: selection luck is +16.7 points" in luck
+    assert parts == "100 % of the clean prompts, 50 % of the hidden prompts are near perfect."
+    spread = "Of 4 prompts 25 % were solved in all 4 answers, 25 % in none, 50 % in some."
     assert presample_views.spread(GROUPS) == spread
     assert len(presample_views.findings(GROUPS[-1:], EXTRA, 1)) == 2, "of no prompt there is no luck"

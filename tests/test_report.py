@@ -13,7 +13,7 @@ import pytest
 from browser import Browser, needs_browser
 from synthetic import make_run
 
-from dphlib.analysis.claims import effect_text
+from dphlib.analysis.claims import SYMBOLS, effect_text
 from dphlib.report import pages as report
 from dphlib.report.facts import read_claims
 from dphlib.runtime.files import RunError
@@ -85,7 +85,14 @@ def test_tables_show_ours_the_paper_and_what_was_not_run(run_root):
     line = (run_root / "tables" / "table1.csv").read_text().splitlines()[1].split(",")
     assert f"{float(line[4]):.1f}[{float(line[5]):.1f}, {float(line[6]):.1f}]paper {line[8]}" in text
     assert "not runpaper 67.2" in text  # DAPO
-    assert "Comparable: direction and order" in text
+    assert "Compare direction and order, not levels" in text
+
+
+def test_the_findings_come_first_and_each_verdict_has_its_shape(run_root):
+    text = re.sub(r"\s+", " ", page_of(run_root).text)
+    assert text.index("Findings") < text.index("All claims:") < text.index("Compare direction and order")
+    for claim in read_claims(run_root):
+        assert f"{SYMBOLS[claim.verdict]} {claim.verdict}" in text
 
 
 def test_a_figure_without_data_is_named_as_absent(copy):

@@ -39,7 +39,7 @@ def records() -> pd.DataFrame:
     [
         ([ALL, ALL, NONE, NONE], [ONE, ONE, ONE, ONE], "crosses the base at k = 3"),
         ([ALL, ALL, ALL, HALF], [ONE] * 4, "stays above the base at every k up to 4"),
-        ([ONE, NONE, NONE, NONE], [HALF] * 4, "lies below the base at every k up to 4"),
+        ([ONE, NONE, NONE, NONE], [HALF] * 4, "stays below the base at every k up to 4"),
         ([ONE, ONE, ONE, ONE], [ALL, ONE, NONE, NONE], "starts below the base and is above it from k = 2"),
         ([HALF, ONE, ALL, NONE], [HALF, ONE, ALL, NONE], "equals the base at every k"),
     ],
@@ -73,8 +73,10 @@ def test_what_the_base_can_do_and_whether_it_is_in_the_regime(records):
     found = pd.DataFrame(
         {"quantity": ["a", "b"], "value": [1.0, 9.0], "low": 0.0, "high": 5.0, "inside": [True, False]}
     )
-    assert sentences.inside({0: found}) == "1 of 2 quantities lie in their ranges; outside: b of base 0, 9 for 0 to 5."
-    assert sentences.inside({0: found[:1]}) == "All 1 quantities of 1 bases lie in their ranges."
+    assert (
+        sentences.inside({0: found}) == "1 of 2 quantities are within their ranges; outside: b of base 0, 9 for 0 to 5."
+    )
+    assert sentences.inside({0: found[:1]}) == "All 1 quantities of 1 bases are within their ranges."
     assert sentences.inside({0: found[["quantity", "value"]]}) == "", "of data sets there are no ranges"
 
 
@@ -121,15 +123,17 @@ def test_styles_are_told_beside_the_bases(records):
     said = sentences.styles(ArmScores.final(records), "grpo")
     of_suite = stats.final(records[records["suite"] == "in_domain"])
     nats = stats.style_entropy(stats.sampled(of_suite)).groupby("method")["per_problem_nats"].mean()
-    assert f"keeps {nats['grpo']:.2f} nats of styles in a problem's answers, the base {nats['base']:.2f}: -" in said
+    assert f"is {nats['grpo']:.2f} nats, the base's {nats['base']:.2f}: -" in said
 
 
 def test_both_points_are_told_in_one_sentence(records):
     final = ArmScores.final(records)
     early = ArmScores.final(records[(records["method"] != "grpo") | (records["seed"] < 3)])
     said = sentences.both_points(final, early, "grpo")
-    assert said.startswith("GRPO's Pass@8 against the base, in points: ") and "] at its stopping points, " in said
+    assert said.startswith("GRPO's Pass@8 minus the base's, in points: ") and "] at its stopping points, " in said
     assert said.endswith("] at the end (3 runs).")
+    elsewhere = sentences.both_points(final, early, "grpo", suite="cross_domain")
+    assert elsewhere.startswith("Cross domain, GRPO's Pass@8 minus the base's, ")
 
 
 def on_the_way(seed: int, correct: dict[int, int]) -> list[pd.DataFrame]:
@@ -149,6 +153,10 @@ def test_stopping_has_its_iterations_and_what_the_rest_changes():
     alone = sentences.stopping(waypoint_table(pd.concat(on_the_way(0, falls), ignore_index=True)), "grpo")
     assert "iteration 10; from there to the end, validation Pass@1 -12.5, Pass@8 +0.0" in alone, "no interval of one"
     assert alone.endswith("(1 run, too few to decide).")
+    never = waypoint_table(pd.concat(on_the_way(2, rises), ignore_index=True))
+    assert sentences.stopping(never, "grpo") == (
+        "GRPO reaches no plateau before the end, iteration 25 (1 run, too few to decide)."
+    )
     assert sentences.stopping(table, "rkl") == "RKL: not run."
     assert sentences.stopping(None, "grpo") == "GRPO: no way-points were measured."
 
@@ -173,7 +181,7 @@ def test_training_is_told_from_its_first_to_its_last_iterations():
 
 def test_cost_has_tokens_and_seconds():
     tokens, seconds = sentences.cost(studies.cost_table(make_cost()))
-    assert "RKL passes 0." in tokens and tokens.endswith("; GRPO, DPH-F and DPH-JS none.")
+    assert "RKL passes 0." in tokens and tokens.endswith("; GRPO, DPH-F and DPH-JS pass none.")
     assert " s [" in seconds and "for GRPO, " in seconds
     assert sentences.cost(pd.DataFrame()) == ["The cost of an iteration was not measured."]
 
@@ -188,14 +196,14 @@ def test_keep_and_explore_stand_beside_the_base_drawn_again(records):
     assert "not known" in sentences.kept_by_chance(split[split["method"] != retention.AGAIN])
     assert sentences.kept(split, "dapo") == "DAPO: not run."
     nothing = retention.capability_split(pd.concat([rows("base", 0, [NONE] * 4), rows("grpo", 0, [ALL] * 4)]), 4)
-    assert "keeps a share that cannot be told of what" in sentences.kept(nothing, "grpo", 4)
+    assert "keeps an unknown share of what" in sentences.kept(nothing, "grpo", 4)
 
 
 def test_losses_are_told_suite_by_suite(records):
     losses = retention.losses(records)
     said = sentences.lost(losses, "grpo")
     one = losses.set_index("method").loc["GRPO"]
-    assert f"{one['out of domain']:.1f} % [{one['out of domain_low']:.1f}, " in said
+    assert f"{-one['out of domain']:+.1f} % [{-one['out of domain_high']:+.1f}, " in said
     assert said.index(" in domain") < said.index(" cross domain") < said.index(" out of domain")
     assert said.endswith("(3 runs).") and sentences.lost(losses, "dapo") == "DAPO: not run."
 
@@ -204,8 +212,10 @@ def test_support_has_what_chance_alone_would_lose(records):
     support = retention.support(records)
     said = sentences.reached(support, "grpo")
     row = support[(support["suite"] == "in domain") & (support["k"] == 16)].set_index("method").loc["GRPO"]
-    assert said.startswith("With 16 answers, of 24 problems in domain GRPO no longer reaches ")
-    assert f"reaches {row['lost']:.1f} that the base reaches, and reaches {row['gained']:.1f} that" in said
+    assert said.startswith(f"In domain with 16 answers, GRPO loses {row['lost']:.1f} [{row['lost_low']:.1f}, ")
+    assert f"] of 24 problems and gains {row['gained']:.1f} [{row['gained_low']:.1f}, " in said
+    for name in ("lost", "gained"):
+        assert 0 <= row[f"{name}_low"] < row[name] < row[f"{name}_high"] <= 24
     assert sentences.reached(support, "dapo") == "DAPO: not run."
 
 
@@ -232,7 +242,7 @@ def test_a_study_that_was_not_run_has_one_sentence_and_each_other_one_its_mark()
     assert part[1] == "– Not run: Reverse KL's gradient (k2) instead of forward KL's (k3) in RKL."
     cells = make_study_records(replace(CPU, ablation_seeds=(0, 1, 2)), ["controls"])
     *_, absent = sentences.of_studies(studies.study_table(cells, CPU, ["factorial"], ["in_domain"]))
-    assert absent.startswith("– Not run: Rehearsing D_pef instead of nothing, exploring all; ") and ",." not in absent
+    assert absent == "– Not run: 6 more comparisons, named in the table."
 
 
 def test_leading_sentences_are_the_first_of_studies_that_were_run():
@@ -270,7 +280,8 @@ def test_verdicts_at_both_points_are_counted_and_those_that_differ_are_named(rec
     final = evaluate_claims(ArmScores.final(records), make_train_logs(), "cpu")
     assert sentences.verdicts(final, ())[1].startswith("At the stopping points: not judged")
     same = sentences.verdicts(final, final)
-    assert len(same) == 2 and same[0].split(", of ")[1] == same[1].split(", of ")[1]
+    assert len(same) == 2 and same[0].split(", ", 1)[1] == same[1].split(", ", 1)[1]
+    assert f" of {len(final)} claims " in same[0]
     other = [replace(one, verdict="inconclusive") if one.id == "greedy_rises" else one for one in final]
     differs = sentences.verdicts(final, other)[2:]
     before = next(one for one in final if one.id == "greedy_rises")
@@ -284,7 +295,8 @@ def test_verdicts_at_both_points_are_counted_and_those_that_differ_are_named(rec
 def test_a_claim_has_its_verdict_and_the_effect_that_decided(records):
     final = {one.id: one for one in evaluate_claims(ArmScores.final(records), make_train_logs(), "cpu")}
     kept = final["dph_keeps_styles"]
-    assert sentences.claim(kept).startswith(f"**{kept.verdict.capitalize()}**: {kept.text} ({kept.estimate:.2f} nats [")
+    assert sentences.claim(kept).startswith(f"**{kept.verdict.capitalize()}**: {kept.text} (")
+    assert sentences.claim(kept).count(f": {kept.estimate:.2f} nats [") == 1
     absent = next(one for one in final.values() if one.verdict == "not run")
     assert sentences.claim(absent).startswith(f"**Not run**: {absent.text} (") and "no records of" in sentences.claim(
         absent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dphlib.lessons.world import (
+    card,
     column_content,
     decisive_column,
     examples,
@@ -80,3 +81,7 @@ def test_tables_of_suites_and_of_right_styles(world):
     last = right.iloc[-1]
     assert last["all"] <= min(last[s] for s in STYLES) and last["any"] >= max(last[s] for s in STYLES)
     assert last["family"] == "every problem"
+    problems = suites["train"]
+    alike = {set(problem.meta["right_styles"].split()) == set(STYLES): problem for problem in problems}
+    assert "right: every style)" in card(alike[True])
+    assert f"right: {', '.join(alike[False].meta['right_styles'].split())})" in card(alike[False])

@@ -118,7 +118,7 @@ def test_a_sentence_has_the_change_the_numbers_and_the_seeds(table):
     for suite in ("in domain", "out of domain"):
         one = rows.loc[suite]
         assert f"{one['difference']:+.1f} points [{one['low']:+.1f}, {one['high']:+.1f}]" in text
-    assert text.endswith("(2 seeds against 3).")
+    assert text.endswith("(2 runs against 3).")
     for one in said:
         assert " changes in-domain Pass@8 by " in one and one.count("clear") == one.count("Pass@8")
 
@@ -134,7 +134,7 @@ def test_a_family_of_comparisons_is_corrected_and_the_sentences_say_so(table):
         (wide, 0.2, r"by \+3.0 points \[\+0.5, \+5.5\], unclear \(p 0.020, Holm's p of 1 is 0.200\)"),
         (wide, 0.0002, r", clear \(Holm's p of 1 is below 0.001\)"),
         ({"difference": -3.0, "low": -5.5, "high": -0.5}, 0.04, r"by -3.0 .*, clear \(Holm's p of 1 is 0.040\)"),
-        ({"difference": 3.0, "low": -0.5, "high": 5.5}, 0.04, r"\], unclear \(\d+ seeds"),
+        ({"difference": 3.0, "low": -0.5, "high": 5.5}, 0.04, r"\], unclear \(\d+ runs"),
     ):
         said = ablations.sentences(one.assign(**numbers, p_holm=p))
         assert len(said) == 1 and re.search(says, said[0]), said
@@ -176,8 +176,20 @@ def test_figures_draw_every_comparison_and_name_what_is_absent(records, table):
     points = {round(float(line.get_xdata()[0]), 6) for line in drawn if len(line.get_xdata()) == 1}
     assert {round(x, 6) for x in expected} <= points
     absent = controls.assign(status=controls["status"].mask(controls["arm"] == "SFT rehearsal", "not run"))
-    below = " ".join(study_plots.comparison_figure(absent)._supxlabel.get_text().split())
-    assert "not run: SFT rehearsal minus DPH-F" in below
+    fig = study_plots.comparison_figure(absent)
+    row = [label.get_text() for label in fig.axes[0].get_yticklabels()].index("SFT rehearsal minus DPH-F")
+    for ax in fig.axes:
+        (said,) = [text for text in ax.texts if text.get_text() == " not run"]
+        assert said.get_position()[1] == ax.get_yticks()[row]
+
+
+def test_a_study_without_a_run_has_no_rows_and_is_named(table):
+    nothing = table.assign(status=table["status"].mask(table["study"] == "controls", "not run"))
+    fig, whole = study_plots.comparison_figure(nothing), study_plots.comparison_figure(table)
+    assert "Not run: controls." in " ".join(fig._supxlabel.get_text().split())
+    assert "Not run" not in whole._supxlabel.get_text()
+    assert not any(text.get_text() == STUDIES["controls"].question for text in fig.texts)
+    assert len(fig.axes[0].get_yticks()) == len(whole.axes[0].get_yticks()) - len(comparisons(CPU, "controls"))
 
 
 def test_figures_colour_and_say_what_the_sentences_call_clear(table):
@@ -253,7 +265,7 @@ def test_what_dph_gains_stands_at_the_share_of_hidden_problems():
     absent = records[records["variant"] != "hidden=0.8"]
     fig = study_plots.complementarity_figure(ablations.study_table(absent, settings, ["complementarity"]), settings)
     said = " ".join(fig._supxlabel.get_text().split())
-    assert "not run: 80 %" in said and "0 %: 2; 20 %: 2; 46 %: 3" in said
+    assert "Not run: 80 %." in said and "0 %: 2; 20 %: 2; 46 %: 3" in said
 
 
 def test_every_study_has_its_place_in_a_figure_and_a_table():

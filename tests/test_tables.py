@@ -222,3 +222,15 @@ def test_every_value_of_settings_has_a_row():
     rows = tables.settings_table(settings).set_index("setting")["value"]
     assert rows["world.seed"] == str(settings.world.seed) and rows["train.lr"] == "0.0003"
     assert not rows.index.duplicated().any() and "world" not in rows.index
+
+
+def test_numbers_beside_the_references_are_folded_under_what_agrees():
+    table = pd.DataFrame({"number": ["greedy_dph_f", "verdict_greedy_rises"], "here (cpu)": ["1", "supported"]})
+    table["reference run"] = ["1", "inconclusive"]
+    alone = repr(tables.shown(table))
+    assert (
+        "<summary>This run's numbers beside the reference run's</summary>" in alone and "| greedy DPH-F | 1 |" in alone
+    )
+    compared = repr(tables.shown(table.assign(agrees=["yes", "no"])))
+    said = "1 of 2 numbers agree with the reference run; not: GRPO, DAPO: greedy accuracy rises"
+    assert f"<summary>{said}</summary>" in compared and "&nbsp;yes" in compared

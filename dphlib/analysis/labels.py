@@ -85,7 +85,7 @@ VERDICT_COLOURS = {
     "not testable": "#8E4C86",
     "not run": "#8A8A8A",
 }
-"""Of the verdicts, whose word and shape always stand beside the colour."""
+"""Of the verdicts; word and shape are always beside the colour."""
 
 CLAIM_NAMES = {
     "greedy_rises": "GRPO, DAPO: greedy accuracy rises",
@@ -96,11 +96,11 @@ CLAIM_NAMES = {
     "dph_greedy_highest": "DPH's greedy accuracy is highest, within 2 points",
     "js_pass_8_above_grpo": "DPH-JS: Pass@8 above GRPO's",
     "dph_nearer_at_large_k": "DPH: above GRPO at large k",
-    "cross_every_rl_loses": "cross domain all lose Pass@8",
-    "cross_dph_loses_least": "cross domain DPH loses least",
-    "out_every_rl_loses": "out of domain all lose Pass@8",
-    "out_dph_loses_least": "out of domain DPH loses least",
-    "out_rkl_loses_most": "out of domain RKL loses most",
+    "cross_every_rl_loses": "cross domain: all lose Pass@8",
+    "cross_dph_loses_least": "cross domain: DPH loses least",
+    "out_every_rl_loses": "out of domain: all lose Pass@8",
+    "out_dph_loses_least": "out of domain: DPH loses least",
+    "out_rkl_loses_most": "out of domain: RKL loses most",
     "loss_grows_with_shift": "GRPO's, RKL's loss grows with the shift",
     "forward_keeps_more_than_reverse": "forward KL keeps more than reverse KL",
     "dph_above_reverse_gradient": "DPH: Pass@8 above RKL's, k3 and k2",

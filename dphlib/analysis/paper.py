@@ -12,7 +12,7 @@ from dphlib.runtime.files import table_beside
 
 PROVENANCE = {
     "image": "a table image in the authors' repository",
-    "second_hand": "somebody else's notes on the paper",
+    "second_hand": "a third party's notes on the paper",
     "code": "the authors' scripts as read",
 }
 CITATION = "arXiv 2509.07430"

@@ -18,7 +18,7 @@ from dphlib import stats
 from dphlib.analysis.labels import NAMES, SUITES
 from dphlib.analysis.tables import code, verdict
 from dphlib.intervals import Interval, interval
-from dphlib.scores import ArmScores, keep_and_explore
+from dphlib.scores import ArmScores, Split, keep_and_explore
 from dphlib.settings.methods import HEADLINE, METHODS
 from dphlib.world.templates import STYLES
 
@@ -94,8 +94,8 @@ def support(records: pd.DataFrame, methods: Sequence[str] = HEADLINE) -> pd.Data
     """Each suite's problems by who reaches them with k answers, at several k: The Invisible Leash's accounting.
 
     Expected numbers of problems, mean over seeds, which add up to `problems`: preserved (both), lost (base only),
-    gained (tuned only), neither. k is 1, 8 and half of what was drawn, no more, so that the base has a row against its
-    own other half. Columns before them: suite, k, method.
+    gained (tuned only), neither; lost and gained with intervals. k is 1, 8 and half of what was drawn, no
+    more, so that the base has a row against its own other half. Columns before them: suite, k, method.
 
     Args:
         records: frame of EvalRecord rows.
@@ -114,12 +114,21 @@ def support(records: pd.DataFrame, methods: Sequence[str] = HEADLINE) -> pd.Data
         for k in sorted({k for k in (1, 8, half) if k <= half}):
             for method in present:
                 split = keep_and_explore(scores, method, suite, k)
-                counts = {"preserved": split.preserved, "lost": split.lost, "gained": split.gained}
                 size = split.problems
-                counts |= {"neither": size - sum(counts.values()), "problems": size}
+                counts: dict[str, float] = {"preserved": split.preserved}
+                for reached, got in (("lost", _lost(split)), ("gained", interval([split.new]))):
+                    numbers = got.columns(reached, 0.0, 100.0)
+                    counts |= {column: size * value / 100 for column, value in numbers.items()}
+                neither = size - sum(counts[reached] for reached in ("preserved", "lost", "gained"))
+                counts |= {"neither": neither, "problems": size}
                 name = NAMES[method] if method != "base" else AGAIN
                 out.append({"suite": SUITES[suite], "k": k, "method": name, **counts})
     return pd.DataFrame(out)
+
+
+def _lost(split: Split) -> Interval:
+    """The share of the problems that the base solves and the model does not."""
+    return interval([split.solved, split.both], np.subtract)
 
 
 def measures(records: pd.DataFrame, k: int = 8) -> pd.DataFrame:

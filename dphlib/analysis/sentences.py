@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from dphlib.analysis import studies
-from dphlib.analysis.claims import VERDICTS, ClaimResult, effect_text, too_few, verdict_counts
+from dphlib.analysis.claims import ClaimResult, effect_text, too_few, verdict_counts
 from dphlib.analysis.labels import NAMES, SUITES
 from dphlib.analysis.retention import AGAIN
 from dphlib.analysis.waypoints import RUN, K, at_stopping
@@ -32,6 +32,8 @@ from dphlib.types import base_of
 IN = "in_domain"
 EVERY_K = 32
 """Up to so many answers a crossing is looked for at every k, beyond it at powers of two."""
+NAMED = 3
+"""Up to so many comparisons that were not run are named, more are counted."""
 CLEAR, UNCLEAR, NOTHING = "●", "○", "–"
 """Before a study's sentence: Holm's p of one of its effects is below `studies.LEVEL`, of none, not run."""
 
@@ -57,12 +59,12 @@ def _runs(count: int) -> str:
     return f" ({count} run{'s' if count != 1 else ''}{few})"
 
 
-def _per_cent(row: Mapping[str, float], name: str, tests_zero: bool = False) -> str:
+def _per_cent(row: Mapping[str, float], name: str) -> str:
     """A number of a tidy frame with its interval `name_low` to `name_high`."""
     value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     if not isfinite(value):
-        return "a share that cannot be told"
-    return f"{value:.1f} % [{low:.1f}, {high:.1f}]" + (" (unclear)" if tests_zero and low <= 0 <= high else "")
+        return "an unknown share"
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def _listed(parts: Sequence[str]) -> str:
@@ -77,6 +79,11 @@ def _not_run(method: str) -> str:
     return f"{NAMES[method]}: not run."
 
 
+def _where(suite: str) -> str:
+    """How a sentence on a suite begins: that of most sentences, in domain, is not named."""
+    return "" if suite == IN else f"{SUITES[suite].capitalize()}, "
+
+
 # --- Pass@k, greedy accuracy, styles --------------------------------------------------------------
 
 
@@ -84,7 +91,7 @@ def crossing(scores: ArmScores, method: str, k: int = 8, suite: str = IN, agains
     """Where a method's mean Pass@k crosses that of another one, the base's as a rule, and both ends of the curve.
 
     Args:
-        k: answers of the second difference that is told; at most as many as both were asked for.
+        k: answers of the second difference; at most as many as both were asked for.
     """
     answers = [scores.answers(name, suite) for name in (method, against)]
     most = min((n for n in answers if n is not None), default=0)
@@ -93,9 +100,8 @@ def crossing(scores: ArmScores, method: str, k: int = 8, suite: str = IN, agains
     got = {n: _difference(scores, method, against, suite, "pass", n) for n in _looked_at(most)}
     shown = {n: got[n] for n in sorted({1, min(k, most)})}
     numbers = ", ".join(f"Pass@{n} {_signed(one)}" for n, one in shown.items())
-    where = "" if suite == IN else f"{SUITES[suite].capitalize()}, "
     runs = len(scores.of(method, suite).seeds)
-    return f"{where}{NAMES[method]} {_course(got, _the(against))}: {numbers} points{_runs(runs)}."
+    return f"{_where(suite)}{NAMES[method]} {_course(got, _the(against))}: {numbers} points{_runs(runs)}."
 
 
 def _looked_at(most: int) -> list[int]:
@@ -117,7 +123,7 @@ def _difference(scores: ArmScores, method: str, against: str, suite: str, metric
 
 
 def _course(got: Mapping[int, Interval], other: str) -> str:
-    """How a curve lies to another one, by the differences of their means at each k."""
+    """How a curve compares with another one, by the differences of their means at each k."""
     signs = {k: np.sign(round(one.estimate, 12)) for k, one in got.items()}
     first, last = next(iter(signs)), max(signs)
     above, below = ([k for k, sign in signs.items() if sign == wanted] for wanted in (1, -1))
@@ -126,7 +132,7 @@ def _course(got: Mapping[int, Interval], other: str) -> str:
     if not below:
         return f"stays above {other} at every k up to {last}"
     if not above:
-        return f"lies below {other} at every k up to {last}"
+        return f"stays below {other} at every k up to {last}"
     if signs[first] > 0:
         return f"crosses {other} at k = {below[0]}"
     return f"starts below {other} and is above it from k = {above[0]}"
@@ -160,9 +166,9 @@ def inside(of_bases: Mapping[int, pd.DataFrame]) -> str:
     ]
     count = sum(map(len, of_bases.values()))
     if not outside:
-        return f"All {count} quantities of {len(of_bases)} bases lie in their ranges."
+        return f"All {count} quantities of {len(of_bases)} bases are within their ranges."
     named = outside[:3] + [f"and {len(outside) - 3} more"] * (len(outside) > 3)
-    return f"{count - len(outside)} of {count} quantities lie in their ranges; outside: {'; '.join(named)}."
+    return f"{count - len(outside)} of {count} quantities are within their ranges; outside: {'; '.join(named)}."
 
 
 def gain_and_price(scores: ArmScores, method: str, k: int = 8, suite: str = IN) -> str:
@@ -182,8 +188,8 @@ def styles(scores: ArmScores, method: str, suite: str = IN) -> str:
         return _not_run(method)
     tuned, base = (scores.of(name, suite, "styles_nats") for name in (method, "base"))
     got = interval([tuned, base], np.subtract)
-    said = f"{tuned.mean:.2f} nats of styles in a problem's answers, the base {base.mean:.2f}"
-    return f"{NAMES[method]} keeps {said}: {_signed(got, 'nats', 1, 2)}{_runs(len(tuned.seeds))}."
+    said = f"{NAMES[method]}'s style entropy within a problem is {tuned.mean:.2f} nats, the base's {base.mean:.2f}"
+    return f"{said}: {_signed(got, 'nats', 1, 2)}{_runs(len(tuned.seeds))}."
 
 
 def both_points(final: ArmScores, stopped: ArmScores, method: str, k: int = 8, suite: str = IN) -> str:
@@ -194,7 +200,7 @@ def both_points(final: ArmScores, stopped: ArmScores, method: str, k: int = 8, s
     k = min(k, *(one.answers(name, suite) or 0 for one in points.values() for name in (method, "base")))
     said = [f"{_signed(_difference(one, method, 'base', suite, 'pass', k))} {at}" for at, one in points.items()]
     runs = len(final.of(method, suite).seeds)
-    return f"{NAMES[method]}'s Pass@{k} against the base, in points: {', '.join(said)}{_runs(runs)}."
+    return f"{_where(suite)}{NAMES[method]}'s Pass@{k} minus the base's, in points: {', '.join(said)}{_runs(runs)}."
 
 
 def temperatures(of_each: Mapping[float, ArmScores], method: str, k: int = 8, against: str = "grpo") -> str:
@@ -294,6 +300,8 @@ def stopping(waypoints: pd.DataFrame | None, method: str, bases: int = 1) -> str
     stopped = at_stopping(rows, rows)
     end = rows[rows["step"] == rows.groupby(RUN, observed=True)["step"].transform("max")]
     steps = stopped["step"]
+    if set(steps) == set(end["step"]):
+        return f"{NAMES[method]} reaches no plateau before the end, iteration {steps.max()}{_runs(len(stopped))}."
     when = f"iteration {steps.mean():.0f}" + (f" ({steps.min()} to {steps.max()})" if steps.nunique() > 1 else "")
     one, several = (_change(stopped, end, column, bases) for column in ("pass_1", "pass_k"))
     suite = str(rows["suite"].iloc[0]).replace("_", "-")
@@ -333,11 +341,11 @@ def cost(table: pd.DataFrame) -> list[str]:
         return ["The cost of an iteration was not measured."]
     ratio = table.set_index("method")["reference per policy token"]
     without = [str(name) for name, value in ratio.items() if value == 0]
-    said = [f"{name} passes {value:.2f} tokens" for name, value in ratio.items() if value > 0]
-    said += [f"{_listed(without)} none"] if without else []
+    said = [f"{name} passes {value:.2f} tokens through a reference model" for name, value in ratio.items() if value > 0]
+    said += [f"{_listed(without)} {'passes' if len(without) == 1 else 'pass'} none"] if without else []
     times = [f"{r.step_s:.2f} s [{r.step_s_low:.2f}, {r.step_s_high:.2f}] for {r.method}" for r in table.itertuples()]
-    tokens = f"Through a reference model, per token through the policy: {'; '.join(said)}." if said else ""
-    return [*filter(None, [tokens]), f"An iteration takes {', '.join(times)} (median, middle half)."]
+    tokens = f"For each token through the policy, {'; '.join(said)}." if said else ""
+    return [*filter(None, [tokens]), f"An iteration takes {', '.join(times)} (median and middle half)."]
 
 
 # --- What is kept and lost ------------------------------------------------------------------------
@@ -366,13 +374,17 @@ def kept_by_chance(split: pd.DataFrame) -> str:
 
 
 def lost(losses: pd.DataFrame, method: str, k: int = 8) -> str:
-    """The share of the base's Pass@k that a method lost on each suite (`retention.losses`)."""
+    """What a method gained, or lost, of its base's Pass@k on each suite (`retention.losses`): a loss is negative."""
     rows = losses.set_index("method")
     if NAMES[method] not in rows.index:
         return _not_run(method)
     row = rows.loc[NAMES[method]]
-    said = [f"{_per_cent(row, name, tests_zero=True)} {name}" for name in SUITES.values() if name in row.index]
-    return f"{NAMES[method]} loses of the base's Pass@{k} {', '.join(said)}{_runs(int(row['seeds']))}."
+    said = []
+    for name in (name for name in SUITES.values() if name in row.index):
+        change, low, high = (-row[f"{name}{end}"] for end in ("", "_high", "_low"))
+        unclear = " (unclear)" if low <= 0 <= high else ""
+        said.append(f"{change:+.1f} % [{low:+.1f}, {high:+.1f}]{unclear} {name}" if isfinite(change) else f"- {name}")
+    return f"{NAMES[method]}'s Pass@{k} relative to the base's: {', '.join(said)}{_runs(int(row['seeds']))}."
 
 
 def reached(support: pd.DataFrame, method: str, suite: str = IN) -> str:
@@ -382,9 +394,9 @@ def reached(support: pd.DataFrame, method: str, suite: str = IN) -> str:
     if NAMES[method] not in rows.index:
         return _not_run(method)
     row, again = rows.loc[NAMES[method]], rows.loc[AGAIN]
-    said = f"of {row['problems']:.0f} problems {SUITES[suite]} {NAMES[method]} no longer reaches {row['lost']:.1f}"
-    said += f" that the base reaches, and reaches {row['gained']:.1f} that it does not"
-    return f"With {row['k']:.0f} answers, {said}; by chance alone it would be {again['lost']:.1f} each."
+    lost, gained = (f"{row[n]:.1f} [{row[f'{n}_low']:.1f}, {row[f'{n}_high']:.1f}]" for n in ("lost", "gained"))
+    said = f"{NAMES[method]} loses {lost} of {row['problems']:.0f} problems and gains {gained}"
+    return f"{SUITES[suite].capitalize()} with {row['k']:.0f} answers, {said}; by chance {again['lost']:.1f} of each."
 
 
 # --- Ablations, studies, claims -------------------------------------------------------------------
@@ -420,7 +432,10 @@ def of_studies(table: pd.DataFrame) -> list[str]:
         found = studies.sentences(part)
         made = [sentence for sentence in found if not sentence.endswith(studies.NOT_RUN)]
         said += [f"{CLEAR if ', clear (' in sentence else UNCLEAR} {sentence}" for sentence in made]
-        if absent := [sentence.removesuffix(studies.NOT_RUN) for sentence in found if sentence not in made]:
+        absent = [sentence.removesuffix(studies.NOT_RUN) for sentence in found if sentence not in made]
+        if len(absent) > NAMED:
+            said.append(f"{NOTHING} Not run: {len(absent)} more comparisons, named in the table.")
+        elif absent:
             said.append(f"{NOTHING} Not run: {'; '.join(absent)}.")
     return said
 
@@ -428,8 +443,8 @@ def of_studies(table: pd.DataFrame) -> list[str]:
 def leading(table: pd.DataFrame, most: int = 3) -> list[str]:
     """The first sentence of each of the first studies of which something was run, as of `of_studies`."""
     of_each = (of_studies(part) for _, part in table.groupby("study", sort=False))
-    told = (next((one for one in said if not one.startswith(NOTHING)), "") for said in of_each)
-    return list(filter(None, told))[:most] or ["No study was run."]
+    first = (next((one for one in said if not one.startswith(NOTHING)), "") for said in of_each)
+    return list(filter(None, first))[:most] or ["No study was run."]
 
 
 def chosen_weights(waypoints: pd.DataFrame | None, settings: Profile, methods: Sequence[str]) -> list[str]:
@@ -449,16 +464,16 @@ def chosen_weights(waypoints: pd.DataFrame | None, settings: Profile, methods: S
 def claim(one: ClaimResult) -> str:
     """A claim's verdict with the effect that decided it."""
     effect = effect_text(one)
-    decided = f"{effect}, {one.deciding}" if effect else one.deciding
+    decided = f"{one.deciding}: {effect}" if effect else one.deciding
     return f"**{one.verdict.capitalize()}**: {one.text} ({decided}{one.deciding_part.why})"
 
 
 def verdicts(final: Sequence[ClaimResult], stopped: Sequence[ClaimResult]) -> list[str]:
     """How many claims have each verdict at the end and at the stopping points, then each that differs."""
-    said = [f"At the end of training, of {len(final)} claims {_counted(final)}."]
+    said = [f"At the end of training, {_counted(final)}."]
     if not stopped:
         return [*said, "At the stopping points: not judged, for no run was stopped."]
-    said.append(f"At the stopping points, of {len(stopped)} claims {_counted(stopped)}.")
+    said.append(f"At the stopping points, {_counted(stopped)}.")
     there = {one.id: one for one in stopped}
     for one in final:
         other = there.get(one.id)
@@ -468,8 +483,10 @@ def verdicts(final: Sequence[ClaimResult], stopped: Sequence[ClaimResult]) -> li
 
 
 def _counted(results: Sequence[ClaimResult]) -> str:
-    counts = verdict_counts(results)
-    return _listed([f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]])
+    """The first verdict that there is has the number of claims: 3 of 21 claims are supported, 2 inconclusive."""
+    (most, verdict), *others = ((count, verdict) for verdict, count in verdict_counts(results).items() if count)
+    first = f"{most} of {len(results)} claims {'are' if most > 1 else 'is'} {verdict}"
+    return _listed([first, *(f"{count} {verdict}" for count, verdict in others)])
 
 
 def _decided(one: ClaimResult) -> str:

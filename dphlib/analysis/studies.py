@@ -142,7 +142,7 @@ _NOUNS: dict[str, tuple[str, Callable[[RunConfig, Profile], float]]] = {
     "entropy": ("the entropy bonus of {name}", lambda run, settings: run.method_config.entropy_coef),
     "threshold": ("the threshold of {name}", lambda run, s: run.presample_config(s.presample).threshold),
     "k": ("the pre-samples k of {name}", lambda run, s: run.presample_config(s.presample).k),
-    "answers": ("the stored answers a prompt of {name}", lambda run, s: run.presample_config(s.presample).answers),
+    "answers": ("the stored answers per prompt of {name}", lambda run, s: run.presample_config(s.presample).answers),
     "iterations": ("the iterations of {name}", lambda run, s: run.train_config(s.train).iterations),
     "top_p": ("the rollouts' top_p of {name}", lambda run, s: run.train_config(s.train).top_p),
 }
@@ -177,7 +177,8 @@ def sentences(table: pd.DataFrame) -> list[str]:
         effects = [_spoken(part, table, suite, measure) for suite, measure in SPOKEN]
         effects = [text for text in effects if text]
         seeds = part.loc[part["status"] == "run", ["seeds", "against_seeds"]]
-        counted = f" ({seeds['seeds'].max()} seeds against {seeds['against_seeds'].max()})" if len(seeds) else ""
+        one, other = (seeds["seeds"].max(), seeds["against_seeds"].max())
+        counted = f" ({one} run{'s' if one != 1 else ''} against {other})" if len(seeds) else ""
         said.append(f"{change} changes {'; '.join(effects)}{counted}." if effects else f"{change.rstrip(',')}{NOT_RUN}")
     return said
 

@@ -21,7 +21,7 @@ import pandas as pd
 from dphlib import stats
 from dphlib.analysis import paper
 from dphlib.analysis.claims import SYMBOLS
-from dphlib.analysis.labels import NAMES, SUITES, VERDICT_COLOURS, label
+from dphlib.analysis.labels import CLAIM_NAMES, NAMES, SUITES, VERDICT_COLOURS, label
 from dphlib.intervals import Scores, interval
 from dphlib.runtime.files import table_beside, write_text
 from dphlib.scores import ArmScores
@@ -38,12 +38,12 @@ TITLES = {name: words["title"] for name, words in _WORDS.items()}
 """Of the CPU world's tables; `title` has those of data sets."""
 _INTERVAL = "In brackets: 95 % interval over runs and problems (closed form, Student's quantile)."
 _WORLD = (
-    "Comparable: direction and order. Not comparable: the absolute numbers, for ours are of a model of about "
-    "half a million parameters on a controlled world, the paper's of an 8B model on the real sets."
+    "Compare direction and order, not levels: ours is a model of half a million parameters on a controlled world, the "
+    "paper's an 8B model on the real sets."
 )
 _ON_DATA = (
-    "Ours: {ours}, by this profile's settings. Comparable: direction and order; levels only where model, sets, tuning "
-    "and lengths are the paper's."
+    "Ours: {ours}, by this profile's settings. Compare direction and order; levels only where model, sets, tuning and "
+    "lengths are the paper's."
 )
 
 
@@ -370,7 +370,7 @@ def shown(table: pd.DataFrame | str, digits: int = 1, *, fold: str = "", code_in
     Args:
         table: a frame, tidy or not, or a sentence in its place.
         digits: decimals of the numbers.
-        fold: a line under which it is folded away, "" to show it.
+        fold: a line under which it is folded away, "" to show it; numbers beside the reference run's have one already.
         code_in: columns that hold code or a model's answers.
 
     >>> print(shown(pd.DataFrame({"n": [1.25], "sql": ["a < b"], "holds": [True]}), 2, code_in=["sql"]))
@@ -383,6 +383,9 @@ def shown(table: pd.DataFrame | str, digits: int = 1, *, fold: str = "", code_in
         table = to_markdown(wide(table, _on_lines))
     if isinstance(table, str):
         return Shown(folded(fold, table) if fold else table)
+    if "number" in table and "reference run" in table:
+        table = table.assign(number=table["number"].map(quantity))
+        fold = fold or _agreement(table)
     truths = [name for name in table if pd.api.types.is_bool_dtype(table[name])]
     frame = table.assign(**{name: table[name].map({True: "yes", False: "no"}) for name in truths})
     frame = readable(frame, digits)
@@ -393,6 +396,31 @@ def shown(table: pd.DataFrame | str, digits: int = 1, *, fold: str = "", code_in
             frame[new] = frame[new].map(verdict)
     text = to_markdown(frame, [name for name in frame if all(map(_NUMBER.fullmatch, frame[name]))])
     return Shown(folded(fold, text) if fold else text)
+
+
+_SPACED = {name.replace("_", " "): NAMES[name] for name in sorted(NAMES, key=len, reverse=True)}
+_METHOD = re.compile(rf"\b({'|'.join(map(re.escape, _SPACED))})\b")
+
+
+def quantity(name: str) -> str:
+    """The name of a notebook's number as it is read.
+
+    >>> quantity("pass_16_dph_js_definition_eta=0.2"), quantity("stopped_pass_16_falls_rkl")
+    ('pass 16 DPH-JS by definition eta 0.2', 'RKL: Pass@16 falls (stopped)')
+    """
+    kind, _, claim = name.partition("_")
+    if kind in ("verdict", "stopped") and claim in CLAIM_NAMES:
+        return CLAIM_NAMES[claim] + (" (stopped)" if kind == "stopped" else "")
+    return _METHOD.sub(lambda found: _SPACED[found[1]], re.sub("[_=]", " ", name))
+
+
+def _agreement(table: pd.DataFrame) -> str:
+    """How many numbers of a run are the reference run's, and which are not."""
+    if "agrees" not in table:
+        return "This run's numbers beside the reference run's"
+    differ = table.loc[table["agrees"] != "yes", "number"].tolist()
+    said = f"{len(table) - len(differ)} of {len(table)} numbers agree with the reference run"
+    return said + (f"; not: {', '.join(differ)}" if differ else "")
 
 
 def _on_lines(ours: str, interval: str, cited: str) -> str:

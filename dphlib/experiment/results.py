@@ -325,8 +325,8 @@ NO_STYLES = (
 )
 """What is said where there are no styles."""
 NO_COST = (
-    "The cost of an iteration was not measured: training does not fit on this GPU. Figure 6 and the table of the cost "
-    "are left out."
+    "The cost of an iteration was not measured, or not recorded in cost.csv. Figure 6 and the table of the cost are "
+    "left out."
 )
 """What is said where there is no cost."""
 

@@ -271,7 +271,7 @@ def explored(curves: pd.DataFrame, held: pd.DataFrame, d: float, eta: float, rig
         pull.plot([d], [at], "o", color=colour, markeredgecolor="white")
     pull.axvline(d, color=GREY, linewidth=0.8)
     pull.axhline(0, color=GREY, linewidth=0.7)
-    pull.set(xlabel=r"$d$ of a stored token (nats)", title=f"pull, times eta: at d = {d:g}")
+    pull.set(xlabel=r"$d$ of a stored token (nats)", title=f"pull times eta, at d = {d:g}")
     pull.set(xlim=(curves["d"].min(), 3), ylim=(-1.2 * eta, 1.6 * eta))
     pull.legend(loc="lower left", fontsize=SMALL)
     shares = held[[name for name in STYLE_COLOURS if name in held]]
@@ -372,9 +372,10 @@ def estimator_costs(measured: pd.DataFrame) -> Figure:
     for row in measured.itertuples():
         text, colour, _, marker = _ESTIMATORS[row.estimator]
         ax.plot(row.bytes, 1 / row.variance_ratio, marker, color=colour, markersize=6, linestyle="", label=text)
-    ax.set(xscale="log", yscale="log", xlabel="bytes stored a token", ylabel="gradient variance\n(one sample: 1)")
+    ax.set(xscale="log", yscale="log", xlabel="bytes stored per token", ylabel="gradient variance\n(one sample: 1)")
     ticks = sorted(set(measured["bytes"]))
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set_yticks([1, 0.3, 0.1], ["1", "0.3", "0.1"])
     ax.minorticks_off()
     ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     facts = f"{measured.attrs['redraws']} redraws of the stored answers. " if "redraws" in measured.attrs else ""

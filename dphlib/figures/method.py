@@ -36,7 +36,7 @@ def method_figure(records: pd.DataFrame, *, k: int = 8, threshold: int = 6) -> F
     if not stats.has_styles(rows):
         fig, axes = panels(1, 1, 2.9)
         _scheme(axes[0, 0], k, threshold)
-        note(fig, ["No bars of styles: the answers to these data sets have none that could be told apart."])
+        note(fig, ["No bars of styles: the answers to these data sets have none that can be recognised."])
         return fig
     fig, axes = panels(2, 1, 3.4 + 0.27 * len(present), height_ratios=(2.75, 0.3 + 0.27 * len(present)))
     scheme, bars = axes[:, 0]
@@ -73,7 +73,7 @@ def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], kind:
 def _scheme(ax: Axes, k: int, threshold: int) -> None:
     ax.set(xlim=(-0.6, 128.6), ylim=(-0.6, 52))
     ax.axis("off")
-    for x, text in ((0, "1  pre-sample, verify, part"), (57, "2  train, a loss for each set")):
+    for x, text in ((0, "1  pre-sample, verify, partition"), (57, "2  train, a loss for each set")):
         ax.text(x, 52, text, fontsize=9.5, weight="bold", va="top", color="#555555")
 
     low, high, height = 4.5, 26.5, 19

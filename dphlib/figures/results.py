@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from dphlib import stats
 from dphlib.analysis.labels import COLOURS, NAMES, SUITES
@@ -35,6 +37,7 @@ from dphlib.figures.style import (
     powers_of_two,
     readable_range,
     rows_axis,
+    settle,
     shared_ticks,
     stacked_styles,
     style_shares,
@@ -111,8 +114,8 @@ def _curves(parts: Mapping[tuple[str, str], pd.DataFrame], methods: Sequence[str
         crossed = {m: k for m in present if m != "base" and (k := crossing_k(scores, m, suite)) and k <= wanted[-1]}
         head = 0.07 * len(crossed) * (high - low)
         bottom.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low) + head)
-        _annotate_crossings(bottom, crossed)
         log2_axis(bottom, wanted)
+        _annotate_crossings(bottom, crossed)
         top.set_title(title)
         bottom.set_xlabel("k (answers drawn)")
     axes[0, 0].set_ylabel("Pass@k (%)")
@@ -121,6 +124,9 @@ def _curves(parts: Mapping[tuple[str, str], pd.DataFrame], methods: Sequence[str
     legend(fig, _present(rows, methods))
     bars = f"Upright bars: {interval_note(rows)}, paired by problem; methods are moved apart along k."
     note(fig, [bars, absent_note(methods, rows["method"])])
+    settle(fig)
+    for ax in axes[1]:
+        _keep_within(fig, ax)
     return fig
 
 
@@ -130,14 +136,20 @@ def _annotate_crossings(ax: Axes, crossed: Mapping[str, int]) -> None:
     for place, (method, k) in enumerate(sorted(crossed.items(), key=lambda item: item[1])):
         y = top - (0.5 + place) * 0.062 * (top - bottom)
         ax.plot([k, k], [0, y], color=COLOURS[method], linewidth=0.7, linestyle=(0, (1, 1.5)), zorder=2)
-        right = k > 4  # where the text goes to the left of its line
-        shift: dict[str, Any] = {
-            "xytext": (-2 if right else 2, 0),
-            "textcoords": "offset points",
-            "ha": "right" if right else "left",
-        }
-        text = f"{NAMES[method]} below from k = {k}"
-        ax.annotate(text, (k, y), fontsize=SMALL - 0.6, color=COLOURS[method], va="center", **shift)
+        text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALL - 0.6, "color": COLOURS[method]}
+        edge = [withStroke(linewidth=2, foreground="white")]  # the lines of other methods pass behind it
+        ax.text(k, y, f"{NAMES[method]} below from k = {k}", path_effects=edge, zorder=7, in_layout=False, **text)
+
+
+def _keep_within(fig: Figure, ax: Axes) -> None:
+    """Moves the words in a panel that is laid out to the sides, and makes them smaller, until they are within it."""
+    panel, renderer = ax.get_window_extent(), FigureCanvasAgg(fig).get_renderer()
+    for text in ax.texts:
+        words = text.get_window_extent(renderer)
+        text.set_fontsize(float(text.get_fontsize()) * min(1.0, panel.width / words.width))
+        half = min(words.width, panel.width) / 2
+        middle = np.clip((words.x0 + words.x1) / 2, panel.x0 + half, panel.x1 - half)
+        text.set_x(ax.transData.inverted().transform((middle, 0))[0])
 
 
 def side_by_side(methods: int) -> np.ndarray:

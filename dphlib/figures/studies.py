@@ -42,6 +42,8 @@ _PANELS = (
     ("in domain", "styles_nats", "in domain\nstyles"),
     ("out of domain", "Pass@8", "out of domain\nPass@8"),
 )
+_NAMED = 6
+"""Up to so many settings that were not run are named, more are counted."""
 CLEAR = {True: "#0070BA", False: "#7A7A7A"}
 """Colour of a difference that is clear by Holm's p, and of one that is not."""
 
@@ -49,10 +51,15 @@ CLEAR = {True: "#0070BA", False: "#7A7A7A"}
 def comparison_figure(table: pd.DataFrame) -> Figure:
     """The differences of some studies, one row per comparison under its study's question, one panel per measure.
 
+    A study of which nothing was run has no rows and is named below.
+
     Raises:
         ValueError: nothing of it was run.
     """
     _demand_a_run(table)
+    drawn_studies = set(table.loc[table["status"] == "run", "study"])
+    absent = [name for name in dict.fromkeys(table["study"]) if name not in drawn_studies]
+    table = table[table["study"].isin(drawn_studies)]
     rows = table[["study", "arm", "against"]].drop_duplicates().to_numpy().tolist()
     names = [_name(arm, against) for _, arm, against in rows]
     heights, heads = _places([study for study, _, _ in rows])
@@ -80,12 +87,10 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
         place = blended_transform_factory(fig.transFigure, axes[0, 0].transData)
         question = fig.text(0.01, y, STUDIES[study].question, transform=place, fontsize=SMALL + 0.5, zorder=5)
         question.set(weight="bold", va="center", color=GREY, in_layout=False)
-    ran = set(table.loc[table["status"] == "run", ["arm", "against"]].itertuples(index=False, name=None))
-    absent = [name for name, (_, arm, against) in zip(names, rows, strict=True) if (arm, against) not in ran]
     line = f"Bars: {INTERVAL}. Blue, and p in bold: clear by Holm's p, corrected over the study; grey: unclear."
     line += " Arrowhead: the interval goes on." if cut else ""
-    said = " ".join("; ".join(absent).split())
-    note(fig, [f"{line} A row without a minus is compared with the method's main run.", said and f"not run: {said}"])
+    line += " A row without a minus is compared with the method's main run."
+    note(fig, [line, f"Not run: {', '.join(absent)}." if absent else ""])
     return fig
 
 
@@ -209,7 +214,8 @@ def weight_figure(table: pd.DataFrame, settings: Profile) -> Figure:
     legend(fig, [method for group in groups for method in group], columns=5)
     absent = [name for name in dict.fromkeys(table["arm"]) if name not in set(ran["arm"])]
     line = f"Strength: eta f''(1). Filled: the main run. Upright bars: {INTERVAL}; methods are moved apart."
-    note(fig, [line, f"not run: {'; '.join(absent)}" if absent else ""])
+    named = "; ".join(absent) if len(absent) <= _NAMED else f"{len(absent)} of {table['arm'].nunique()} settings"
+    note(fig, [line, f"Not run: {named}." if absent else ""])
     return fig
 
 
@@ -248,7 +254,7 @@ def complementarity_figure(table: pd.DataFrame, settings: Profile) -> Figure:
     runs = "; ".join(f"{row.share:g} %: {min(row.seeds, row.against_seeds)}" for row in ran.itertuples())
     absent = ", ".join(f"{share:g} %" for share in rows.loc[rows["status"] != "run", "share"])
     line = f"Right: {INTERVAL}; blue: clear by Holm's p, grey: unclear. Runs of an arm at {runs}."
-    note(fig, [line, absent and f"not run: {absent}"])
+    note(fig, [line, absent and f"Not run: {absent}."])
     return fig
 
 

@@ -139,11 +139,11 @@ def absent_note(wanted: Sequence[str], present: Iterable[str]) -> str:
     """Names what was asked for and is not in the records, "" where nothing is missing.
 
     >>> absent_note(["base", "dapo"], ["base"])
-    'not run: DAPO'
+    'Not run: DAPO.'
     """
     there = set(present)
     missing = [LOOKS[m].name for m in wanted if m not in there]
-    return f"not run: {', '.join(missing)}" if missing else ""
+    return f"Not run: {', '.join(missing)}." if missing else ""
 
 
 def interval_bar(ax: Axes, y: float, ends: tuple[float, float, float], colour: str, **mark: Any) -> None:

@@ -102,7 +102,7 @@ def training_curves(train_logs: pd.DataFrame, methods: Sequence[str] = HEADLINE)
     fig, axes = panels(2, 3, 4.3)
     for ax, column in zip(axes.ravel(), CURVES, strict=False):
         _curves(ax, rows, drawn, column)
-    for ax in axes[0]:
+    for ax in axes[0, :2]:  # the last one has no panel below it
         ax.set_xlabel("")
     _legend_instead(axes[1, 2], drawn)
     absent = absent_note([m for m in methods if m != "base"], drawn)
@@ -269,9 +269,8 @@ def cost_figure(cost: pd.DataFrame) -> Figure:
     note(
         fig,
         [
-            "An iteration costs three things that do not add up. Time is noisy: the median of each phase; black line: "
-            f"the middle half of the whole, {count} iterations or more. Tokens are exact: their mean. Memory: the "
-            "process's peak.",
+            "Three costs in three units. Time: the median of each phase; black line: the middle half of the whole, "
+            f"over {count} iterations or more. Tokens: their mean. Memory: the process's peak.",
             absent_note(COSTED, drawn),
         ],
     )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dphlib.divergences import Divergence, divergence, exact, generator
-from dphlib.generators import GENERATORS, parse
+from dphlib.generators import GENERATORS, label, parse
 from dphlib.lessons.estimators import TopK, binned, exact_moments, moment_columns
 from dphlib.losses import EXPLORE, partitioned_loss
 
@@ -268,6 +268,24 @@ def strengths(names: Sequence[str], right_S: Sequence[float], etas: Sequence[flo
     return pd.concat(frames, ignore_index=True)
 
 
+def kept_at(held: pd.DataFrame, strength: float) -> str:
+    """The style entropy that each divergence keeps at one strength, in words.
+
+    Args:
+        held: what `strengths` gave.
+        strength: eta f''(1); between two that were solved, interpolated along its logarithm.
+
+    >>> rows = {"name": "js", "strength": [0.1, 1.0], "style_entropy": [0.5, 1.25]}
+    >>> kept_at(pd.DataFrame(rows), 1.0)
+    'at strength 1: JS 1.25'
+    """
+    kept = [
+        f"{label(str(name))} {np.interp(np.log(strength), np.log(rows['strength']), rows['style_entropy']):.2f}"
+        for name, rows in held.groupby("name", sort=False)
+    ]
+    return f"at strength {strength:g}: {', '.join(kept)}"
+
+
 def equal_arms(
     names: Sequence[str], p_ref: Sequence[float], p_theta: Sequence[float], eta: float = 0.1
 ) -> pd.DataFrame:
@@ -428,6 +446,21 @@ def lumping(
             missed = -table.loc["topk", "bias_share"]
             rows.append({"name": name, "k": k, "missed": missed, "rest": float(p_ref_V[k:].sum())})
     return pd.DataFrame(rows)
+
+
+def noise_and_bias(collapsed: pd.DataFrame, missed: pd.DataFrame, k: int) -> str:
+    """One sample's noise where the token has fallen furthest, and what top-K misses of each divergence, in words.
+
+    Args:
+        collapsed: what `collapse` gave.
+        missed: what `lumping` gave, with this k among its own.
+    """
+    depth = collapsed["depth"].max()
+    sd = collapsed[collapsed["depth"] == depth].set_index("estimator")["sd"]
+    shares = missed[missed["k"] == k].set_index("name")["missed"]
+    lumped = ", ".join(f"{100 * share:.0f} % of {label(str(name))}" for name, share in shares.items())
+    noise = f"one sample's standard deviation is {sd['one_sample']:.1f} nats, top-K's {sd['topk']:.1f}"
+    return f"For a token dropped by {depth:g} nats {noise}. With K = {k}, lumping the rest misses {lumped}."
 
 
 def _moments(

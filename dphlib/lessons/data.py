@@ -130,11 +130,11 @@ def about_base(settings: Profile) -> str:
 
 
 def about_shipped(index: int) -> str:
-    """How a base that is shipped came to be, and how to train it again."""
+    """How a shipped base was made, and how to train it again."""
     return (
-        f"Base {index} is shipped in `artifacts/bases`: the loss is that of its making. `./run_all.sh cpu "
-        "--retrain-base` trains the bases here; for notebooks opened in Jupyter, start it with `DPH_RETRAIN_BASE=1` in "
-        "its environment. Another processor rounds otherwise, and makes another base."
+        f"Base {index} is shipped in `artifacts/bases`; the curve is from its training. `./run_all.sh cpu "
+        "--retrain-base` trains the bases anew; for notebooks opened in Jupyter, set `DPH_RETRAIN_BASE=1` before you "
+        "start it. Another processor rounds differently and gives another base."
     )
 
 

@@ -7,7 +7,7 @@ partition itself is `partition.partition`. Suites without the label `subset` (cl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -59,20 +59,20 @@ def findings(groups: Sequence[Group], extra: Sequence[Group], threshold: int) ->
     said = [f"{size}; {stored}."]
     chose, again = near[f"correct of the {k} (%)"], near["correct of the extra one (%)"]
     if near["prompts"]:
-        luck = f"the luck of the selection is {chose - again:+.1f} points"
+        luck = f"selection luck is {chose - again:+.1f} points"
         said.append(
-            f"Of the answers that chose them {chose:.1f} % are correct, of the extra ones {again:.1f} %: {luck}."
+            f"Of the answers that selected them {chose:.1f} % are correct, of the extra answers {again:.1f} %: {luck}."
         )
     sizes = {part: sum(_part(g) == part for g in groups) for part in PARTS}
-    shares = [f"{100 * near[part] / size:.0f} % of the {part} ones" for part, size in sizes.items() if size]
-    return [*said, f"Near perfect are {', '.join(shares)}."] if shares else said
+    shares = [f"{100 * near[part] / size:.0f} % of the {part} prompts" for part, size in sizes.items() if size]
+    return [*said, f"{', '.join(shares)} are near perfect."] if shares else said
 
 
 def spread(groups: Sequence[Group]) -> str:
-    """How many prompts are always solved, never, and now and then, in a sentence."""
+    """How many prompts are always solved, never, and sometimes, in a sentence."""
     k = _size(groups)
     always, never = (100 * np.mean([g.correct == n for g in groups]) for n in (k, 0))
-    between = f"{100 - always - never:.0f} % now and then"
+    between = f"{100 - always - never:.0f} % in some"
     return f"Of {len(groups)} prompts {always:.0f} % were solved in all {k} answers, {never:.0f} % in none, {between}."
 
 
@@ -87,7 +87,7 @@ def outcomes(groups: Sequence[Group]) -> pd.DataFrame:
     share = pd.crosstab(frame["outcome"], frame["subset"], normalize="columns")
     table = (100 * share).round(1).add_suffix(" (%)").rename_axis(columns=None)
     table.insert(0, "answers", frame["outcome"].value_counts())
-    table["one of them"] = frame.groupby("outcome")["example"].first()
+    table["example"] = frame.groupby("outcome")["example"].first()
     return table.loc[[name for name in OUTCOMES if name in table.index]].reset_index()
 
 
@@ -154,7 +154,7 @@ def thresholds(groups: Sequence[Group], extra: Sequence[Group], chosen: int) -> 
 def reference_tokens(
     references: Sequence[Reference], pieces: Callable[[list[int]], list[str]], example: int
 ) -> pd.DataFrame:
-    """One stored answer token by token: token, log pi_ref (nats), pi_ref, the running sum; no row without references.
+    """One stored answer by token: token, log pi_ref (nats), probability, the running sum; no row without references.
 
     Args:
         pieces: token ids to their text, such as a tokenizer's `convert_ids_to_tokens`.
@@ -167,7 +167,7 @@ def reference_tokens(
     columns = {
         "token": pieces(ids),
         "log pi_ref (nats)": logprobs,
-        "pi_ref": np.exp(logprobs),
+        "probability": np.exp(logprobs),
         "sum (nats)": logprobs.cumsum(),
     }
     return pd.DataFrame(columns)
@@ -195,7 +195,10 @@ def _draw_counts(ax: Axes, groups: Sequence[Group], k: int, threshold: int) -> N
     ax.set_ylim(0, 1.22 * start.max())
     ax.set_xticks(range(k + 1))
     ax.grid(axis="x", visible=False)
-    ax.legend(loc="upper center", ncols=2, handlelength=0.9, handleheight=0.9)
+    left = 2 * threshold > k  # of the line, where there is room
+    where = 0.16 if left else 0.9
+    loc: Literal["upper left", "upper right"] = "upper left" if left else "upper right"
+    ax.legend(loc=loc, bbox_to_anchor=(where, 1), handlelength=0.9, handleheight=0.9)
 
 
 def _draw_sizes(ax: Axes, table: pd.DataFrame, threshold: int) -> None:

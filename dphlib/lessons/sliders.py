@@ -64,14 +64,15 @@ def explore(d: float, eta: float, alpha: float, right: Sequence[float]) -> Any:
     def picture() -> bytes:
         return _png(draw(right=right, **{name: slider.value for name, slider in sliders.items()}))
 
-    image = Image(value=picture(), format="png")
+    first = picture()
+    image = Image(value=first, format="png", width=_width(first))
 
     def moved(_: Any) -> None:
         image.value = picture()
 
     for slider in sliders.values():
         slider.observe(moved, "value")
-    return _WithPicture(VBox([HBox(list(sliders.values())), image]), image.value)
+    return _WithPicture(VBox([HBox(list(sliders.values())), image]), first)
 
 
 class _WithPicture:
@@ -81,8 +82,13 @@ class _WithPicture:
         self._widget, self._png = widget, png
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        size = {"width": int.from_bytes(self._png[16:20], "big") * SCREEN_DPI // DPI}
+        size = {"width": _width(self._png)}
         return {**self._widget._repr_mimebundle_(), "image/png": self._png}, {"image/png": size}
+
+
+def _width(png: bytes) -> int:
+    """How wide a picture is shown, in a screen's pixels, of which each has two of its own."""
+    return int.from_bytes(png[16:20], "big") * SCREEN_DPI // DPI
 
 
 def _png(figure: Figure) -> bytes:

@@ -44,9 +44,15 @@ def heading(problem: Problem) -> str:
     return f"{problem.meta['family']} ({problem.meta['subset']})"
 
 
+def right_styles(problem: Problem) -> str:
+    """The styles that are right on a problem, as a reader sees them."""
+    right = problem.meta["right_styles"].split()
+    return "every style" if set(right) == set(STYLES) else ", ".join(right)
+
+
 def about(problem: Problem) -> str:
     """A problem's question, id, part and right styles, as Markdown."""
-    where = f"({problem.id}, {problem.meta['subset']}; right: {problem.meta['right_styles']})"
+    where = f"({problem.id}, {problem.meta['subset']}; right: {right_styles(problem)})"
     return f"**{problem.meta['question']}** {where}"
 
 
@@ -195,7 +201,7 @@ def mathematics(problems: Sequence[Problem]) -> pd.DataFrame:
             style: sum_answer(style, working(style, subset, operands, noun), value(subset, operands, style))
             for style in STYLES
         }
-        rows.append({"subset": subset, "sum": asked, "right": each.meta["right_styles"], **texts})
+        rows.append({"subset": subset, "sum": asked, "right": right_styles(each), **texts})
     return pd.DataFrame(rows)
 
 

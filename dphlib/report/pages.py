@@ -20,7 +20,7 @@ from pathlib import Path
 import nbformat
 
 from dphlib.analysis import paper, tables
-from dphlib.analysis.claims import ClaimResult, effect_text, from_json, joint_text, verdict_counts
+from dphlib.analysis.claims import SYMBOLS, ClaimResult, effect_text, from_json, joint_text, verdict_counts
 from dphlib.figures.captions import CAPTIONS, TITLES
 from dphlib.report.explorer import build_explorer
 from dphlib.report.facts import command_text, machine_text, minutes, peak_text, read_claims, read_json
@@ -41,6 +41,7 @@ def build_report(run_root: Path) -> Path:
     run_root = Path(run_root)
     claims, manifest = read_claims(run_root), read_json(run_root / "manifest.json")
     ours, stopped = manifest.get("ours", ""), _at_stopping(run_root)
+    headline = [one for one in claims if one.holds_jointly is not None]
     drawn = [name for name in TITLES if (run_root / "figures" / f"{name}.svg").is_file()]
     page = TEMPLATES.get_template("page.html.j2").render(
         citation=paper.CITATION,
@@ -48,7 +49,9 @@ def build_report(run_root: Path) -> Path:
         ours=ours,
         counts=verdict_counts(claims),
         claims=claims,
-        findings=[one for one in claims if one.holds_jointly is not None and one.verdict in DECIDED],
+        findings=[one for one in headline if one.verdict in DECIDED],
+        headline=len(headline),
+        marks=SYMBOLS,
         stopped=stopped,
         axes=_axes(claims),
         tables=[_table(run_root, name, ours) for name in tables.TITLES if stopped or name != "table_points"],

@@ -4,7 +4,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const BASE = data.methods.findIndex((method) => method.id === "base");
 const GROUPS = { paper: "The paper's", controls: "Controls and rivals", studies: "Other settings and domains" };
-const VERDICTS = { correct: ["supported", "✓"], wrong: ["not-supported", "✗"] };
+const VERDICTS = { correct: ["supported", "✔"], wrong: ["not-supported", "✘"], infra_error: ["none", "–"] };
 const NARROW = 720;
 
 const $ = (id) => document.getElementById(id);
@@ -298,8 +298,8 @@ const inkOn = (colour) => {
 function styleCounts(number, problem) {
   const taken = (values) => (problem === undefined ? sum(values) : values[problem]);
   const runs = chosenRuns(number);
-  const told = data.styles.slice(0, -1).map((_, which) => sum(runs.map((run) => taken(column(number, run, "styles", which)))));
-  return [...told, sum(runs.map((run) => taken(column(number, run, "drawn")))) - sum(told)];
+  const known = data.styles.slice(0, -1).map((_, which) => sum(runs.map((run) => taken(column(number, run, "styles", which)))));
+  return [...known, sum(runs.map((run) => taken(column(number, run, "drawn")))) - sum(known)];
 }
 
 function styleBar(counts) {
@@ -378,9 +378,9 @@ function answerCard(number, { texts, of }) {
   const total = (wanted) => sum(answers.map(([text, times]) => (wanted(texts[text][1]) ? times : 0)));
   const rows = answers.map(([text, times]) => {
     const [style, verdict, answer] = texts[text];
-    const [look, mark] = VERDICTS[verdict] || ["inconclusive", "~"];
-    const told = data.styles.find((one) => one.name === style);
-    const shownStyle = told ? `<span class="legend"><i style="background:${told.colour}"></i>${told.name}</span>` : "";
+    const [look, mark] = VERDICTS[verdict] || ["not-testable", "⊘"];
+    const known = data.styles.find((one) => one.name === style);
+    const shownStyle = known ? `<span class="legend"><i style="background:${known.colour}"></i>${known.name}</span>` : "";
     return `<li class="answer">${times} × <span class="chip ${look}">${mark} ${escaped(verdict.replace("_", " "))}</span> ${shownStyle}<code>${escaped(answer)}</code></li>`;
   });
   const who = number === BASE ? `base model ${seed}` : `${name}, run ${seed}`;
