@@ -170,7 +170,7 @@ def test_what_was_not_run_or_cannot_be_tested_is_said(settings):
     assert "Not answered: `eta` is not in the recorded run; `--studies eta` makes it." in blocks["weights"]
     assert "no way-points" in blocks["stopping"] and "no way-points" in blocks["weights"]
     why = "(the base's out-of-domain Pass@8 is 100.0 %, above 95 %)"
-    assert f"out of domain DPH loses least {why}" in blocks["untestable"]
+    assert f"out of domain: DPH loses least {why}" in blocks["untestable"]
     assert "Claims not run: " in blocks["untestable"] and f"{SYMBOLS['not run']} *" in blocks["direction"]
 
 
