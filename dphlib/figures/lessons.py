@@ -93,9 +93,10 @@ def pulls(curves: pd.DataFrame, marked: Sequence[float]) -> Figure:
             at = np.interp(marked, d, pull)
             ax.plot(marked, at, "o", color=colour, markersize=4, markeredgecolor="white")
             side, align = (4, "bottom") if name == "forward_kl" else (-4, "top")
-            place = {"xytext": (0, side), "textcoords": "offset points", "ha": "center", "va": align}
+            place = {"xytext": (0, side), "textcoords": "offset points", "va": align}
             for x, y in zip(marked, at, strict=True):
-                ax.annotate(f"{y:.2g}", (x, y), fontsize=SMALL, color=colour, **place)
+                beside = "center" if 3 * y > at.max() else "right"  # of a falling line
+                ax.annotate(f"{y:.2g}", (x, y), fontsize=SMALL, color=colour, ha=beside, **place)
     ax.set(yscale="log", ylim=(1e-5, 4), xlabel=r"$d$ of a stored token (nats)", ylabel="pull, minus the gradient")
     ax.invert_xaxis()
     fig.legend(loc="outside right center")
