@@ -115,8 +115,8 @@ def test_models_answers_stand_side_by_side():
     got = retention.side_by_side(answers)
     correct, wrong = tables.verdict("correct"), tables.verdict("wrong")
     assert got.to_dict("list") == {
-        "base": [f"3 x {correct}: <code>a</code>", f"1 x {wrong}: <code>b</code>"],
-        "GRPO": [f"4 x {wrong}: <code>c</code>", ""],
+        "base": [f"3 × {correct}<br><code>a</code>", f"1 × {wrong}<br><code>b</code>"],
+        "GRPO": [f"4 × {wrong}<br><code>c</code>", ""],
     }
     assert len(retention.side_by_side(answers, 1)) == 1
 

@@ -226,7 +226,17 @@ def test_ablations_are_told_with_their_intervals():
     assert len(said) == effects["ablation"].nunique()
     text = next(one for one in said if one.startswith("DPH-F, threshold 8: Pass@8 "))
     assert " in domain, " in text and text.endswith("in points (2 against 3 runs, too few to decide).")
-    assert sentences.changes(effects.iloc[:0]) == ["No ablation was run."]
+    most = effects.loc[effects["Pass@8"].abs().idxmax()]
+    largest = sentences.largest_change(effects)
+    assert (
+        f"The largest: {most['ablation']}, {most['suite']} {most['Pass@8']:+.1f} [{most['Pass@8_low']:+.1f}, "
+        in largest
+    )
+    clear = sum(row["Pass@8_low"] > 0 or row["Pass@8_high"] < 0 for _, row in effects.iterrows())
+    assert f" of {clear} of {len(effects)} changes " in largest
+    assert (
+        sentences.changes(effects.iloc[:0]) == [sentences.largest_change(effects.iloc[:0])] == ["No ablation was run."]
+    )
     assert sentences.changes(effects.assign(**{"Pass@8": np.nan}))[0].endswith(": too few answers for Pass@8.")
 
 

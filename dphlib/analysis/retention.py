@@ -213,9 +213,10 @@ def side_by_side(answers: pd.DataFrame, most: int = 4) -> pd.DataFrame:
 
     >>> one = {"model": "base", "times": 3, "verdict": "correct", "answer": "SELECT 1"}
     >>> side_by_side(pd.DataFrame([one])).to_dict("list")
-    {'base': ['3 x <span style="color:#0070BA">✔&nbsp;correct</span>: <code>SELECT 1</code>']}
+    {'base': ['3 × <span style="color:#0070BA">✔&nbsp;correct</span><br><code>SELECT 1</code>']}
     """
-    texts = answers["times"].astype(str) + " x " + answers["verdict"].map(verdict) + ": " + answers["answer"].map(code)
+    counted = answers["times"].astype(str) + " × " + answers["verdict"].map(verdict)
+    texts = counted + "<br>" + answers["answer"].map(code)
     columns = {name: texts[part.index].tolist()[:most] for name, part in answers.groupby("model", sort=False)}
     return pd.DataFrame({name: pd.Series(column) for name, column in columns.items()}).fillna("")
 

@@ -421,6 +421,20 @@ def changes(effects: pd.DataFrame, measure: str = "Pass@8") -> list[str]:
     return said or ["No ablation was run."]
 
 
+def largest_change(effects: pd.DataFrame, measure: str = "Pass@8") -> str:
+    """The largest of the changes of `studies.effects`, and how many intervals exclude 0."""
+    known = effects[effects[measure].map(pd.notna)] if measure in effects else effects.iloc[:0]
+    if known.empty:
+        return "No ablation was run."
+    excluded = int(((known[f"{measure}_low"] > 0) | (known[f"{measure}_high"] < 0)).sum())
+    most = known.loc[known[measure].astype(float).abs().idxmax()]
+    ends = f"[{most[f'{measure}_low']:+.1f}, {most[f'{measure}_high']:+.1f}]"
+    return (
+        f"The intervals of {excluded} of {len(known)} changes in {measure} exclude 0, without correction. The largest: "
+        f"{most['ablation']}, {most['suite']} {most[measure]:+.1f} {ends} points ({most['seeds']} runs)."
+    )
+
+
 def of_studies(table: pd.DataFrame) -> list[str]:
     """The sentences of `studies.sentences`, each after its mark (`CLEAR`, `UNCLEAR`, `NOTHING`); one for all of a
     study's comparisons that were not run."""
