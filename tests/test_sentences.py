@@ -305,13 +305,13 @@ def test_verdicts_at_both_points_are_counted_and_those_that_differ_are_named(rec
 def test_a_claim_has_its_verdict_and_the_effect_that_decided(records):
     final = {one.id: one for one in evaluate_claims(ArmScores.final(records), make_train_logs(), "cpu")}
     kept = final["dph_keeps_styles"]
-    assert sentences.claim(kept).startswith(f"**{kept.verdict.capitalize()}**: {kept.text} (")
+    assert sentences.claim(kept).startswith(f"**{kept.verdict.capitalize()}**: {kept.text.rstrip('.')} (")
     assert sentences.claim(kept).count(f": {kept.estimate:.2f} nats [") == 1
     absent = next(one for one in final.values() if one.verdict == "not run")
-    assert sentences.claim(absent).startswith(f"**Not run**: {absent.text} (") and "no records of" in sentences.claim(
-        absent
-    )
+    assert sentences.claim(absent).startswith(
+        f"**Not run**: {absent.text.rstrip('.')} ("
+    ) and "no records of" in sentences.claim(absent)
 
 
 def test_bullets_are_a_list():
-    assert sentences.bullets(["a.", "b."]) == "- a.\n- b." and NAMES["grpo"] == "GRPO"
+    assert sentences.bullets(["a.", "b 5 %."]) == "- a.\n- b 5\u00a0%." and NAMES["grpo"] == "GRPO"

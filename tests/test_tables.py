@@ -207,7 +207,7 @@ def test_a_notebook_shows_verdicts_by_shape_and_word_numbers_to_the_right_and_th
     }
     lines = str(tables.shown(pd.DataFrame(rows).assign(effect=[1.0, float("nan"), -2.5]))).splitlines()
     assert lines[1] == "| --- | --- | --- | ---: |"
-    for line, said in zip(lines[2:], ("✔&nbsp;correct", "✘&nbsp;wrong", "⊘&nbsp;no_answer"), strict=True):
+    for line, said in zip(lines[2:], ("✔&nbsp;correct", "✘&nbsp;wrong", "⊘&nbsp;no answer"), strict=True):
         assert f">{said}</span>" in line
     assert ">✔&nbsp;supported</span>" in lines[2] and lines[3].endswith("| - | - |") and lines[4].endswith("| -2.5 |")
     text = str(tables.shown(every["table1"]))

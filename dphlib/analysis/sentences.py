@@ -39,8 +39,8 @@ CLEAR, UNCLEAR, NOTHING = "●", "○", "–"
 
 
 def bullets(sentences: Iterable[str]) -> str:
-    """Sentences as a Markdown list."""
-    return "\n".join(f"- {sentence}" for sentence in sentences)
+    """Sentences as a Markdown list, in which no line breaks before a per cent sign."""
+    return "\n".join(f"- {sentence}" for sentence in sentences).replace(" %", "\u00a0%")
 
 
 # --- Numbers --------------------------------------------------------------------------------------
@@ -479,7 +479,7 @@ def claim(one: ClaimResult) -> str:
     """A claim's verdict with the effect that decided it."""
     effect = effect_text(one)
     decided = f"{one.deciding}: {effect}" if effect else one.deciding
-    return f"**{one.verdict.capitalize()}**: {one.text} ({decided}{one.deciding_part.why})"
+    return f"**{one.verdict.capitalize()}**: {one.text.rstrip('.')} ({decided}{one.deciding_part.why})."
 
 
 def verdicts(final: Sequence[ClaimResult], stopped: Sequence[ClaimResult]) -> list[str]:

@@ -439,7 +439,7 @@ def verdict(text: str) -> str:
     if not found:
         return text
     symbol, colour = _SAID[found[1]]
-    return f'<span style="color:{colour}">{symbol}&nbsp;{found[1]}</span>{text[found.end() :]}'
+    return f'<span style="color:{colour}">{symbol}&nbsp;{found[1].replace("_", " ")}</span>{text[found.end() :]}'
 
 
 def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
@@ -457,7 +457,7 @@ def readable(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
             texts = [t if t == "-" else f"{t} [{_text(a, digits)}, {_text(b, digits)}]" for t, (a, b) in with_ends]
         head, _, tail = str(name).rpartition("_")
         title = head if tail in _SUFFIXES else str(name)
-        title = title.replace("_", " ") if _IDENTIFIER.fullmatch(title) else title
+        title = re.sub(r"\bkl\b", "KL", title.replace("_", " ")) if _IDENTIFIER.fullmatch(title) else title
         out[title + (_UNITS.get(name) or _SUFFIXES.get(tail, ""))] = texts
     return pd.DataFrame(out)
 
