@@ -115,7 +115,8 @@ class PartResult:
         if self.estimate is None:
             return self.label + self.why
         estimate, low, high, unit = _in_words(self)
-        return f"{self.label}: {estimate} [{low}, {high}] {unit}, {len(self.per_seed)} seeds{self.why}"
+        seeds = f"{len(self.per_seed)} seed{'s' if len(self.per_seed) != 1 else ''}"
+        return f"{self.label}: {estimate} [{low}, {high}] {unit}, {seeds}{self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +296,7 @@ def _no_reference_model(evidence: Evidence) -> list[PartResult]:
 
 def _reference_tokens(method: str, logs: pd.DataFrame | None) -> PartResult:
     label = f"{NAMES[method]}: tokens through an online reference model {'> 0' if method == 'rkl' else '= 0'}"
-    result = PartResult(label, "not run", "reference tokens a policy token")
+    result = PartResult(label, "not run", "reference tokens per policy token")
     rows = None if logs is None else logs[(logs["method"] == method) & (logs["variant"] == "main")]
     if rows is None or rows.empty:
         return replace(result, reason=f"no train logs of {NAMES[method]}")

@@ -253,7 +253,7 @@ def complementarity_figure(table: pd.DataFrame, settings: Profile) -> Figure:
     legend(fig, ["grpo", "dph_f"])
     runs = "; ".join(f"{row.share:g} %: {min(row.seeds, row.against_seeds)}" for row in ran.itertuples())
     absent = ", ".join(f"{share:g} %" for share in rows.loc[rows["status"] != "run", "share"])
-    line = f"Right: {INTERVAL}; blue: clear by Holm's p, grey: unclear. Runs of an arm at {runs}."
+    line = f"Right: {INTERVAL}; blue: clear by Holm's p, grey: unclear. Runs per arm at {runs}."
     note(fig, [line, absent and f"Not run: {absent}."])
     return fig
 
