@@ -371,6 +371,18 @@ def test_training_curves_leave_out_the_rehearsal_loss_where_there_is_none():
         training_curves(make_train_logs(("grpo",), (0,)).assign(variant="eta=1"))
 
 
+def test_training_curves_say_how_many_seeds_and_which_are_smoothed():
+    logs = make_train_logs(("grpo", "dph_f"), (0, 1))
+    fig, short = training_curves(logs), logs[(logs["iteration"] <= 10) & (logs["seed"] == 0)]
+    assert "Mean over 2 seeds. Curves of more than 20 points are smoothed over five." in text_of(fig)
+    few = logs[logs["method"] == "grpo"].groupby("iteration")["kl_to_base"].mean().dropna()
+    drawn = next(line for line in fig.axes[2].lines if line.get_color() == COLOURS["grpo"])
+    assert len(few) <= 20 and drawn.get_ydata() == pytest.approx(few.to_numpy())
+    assert "Mean over one seed." in text_of(training_curves(short)) and "smoothed" not in text_of(
+        training_curves(short)
+    )
+
+
 def test_the_methods_beyond_the_headline_have_a_figure_of_their_own():
     assert {name for group in OTHERS.values() for name in group} == {*METHODS, *CONTROLS} - set(HEADLINE)
     fig = other_training_curves(make_train_logs((*METHODS, *CONTROLS), (0, 1)))

@@ -56,6 +56,8 @@ OTHERS["controls"] += tuple(m for m in CONTROLS if not any(m in group for group 
 LIVE = {"reward": "reward of rollouts (%)", "style_entropy": "style entropy, validation (nats)"}
 """What `live_curves` draws."""
 OTHER_CURVES = ("reward", "entropy", "kl_to_base")
+_SMOOTHED_FROM = 20
+"""A curve of more logged iterations is smoothed; the KL to the base is logged at fewer."""
 PHASES = {
     "sample_s": ("sample", "#4C78A8"),
     "verify_s": ("verify", "#A5C8E4"),
@@ -172,7 +174,10 @@ def live_curves(measured: pd.DataFrame) -> Figure:
 def _said(rows: pd.DataFrame) -> str:
     seeds = rows.groupby("method", observed=True)["seed"].nunique()
     more = " or more" if seeds.max() > seeds.min() else ""
-    return f"Mean over {seeds.min()} seeds{more}, smoothed over five logged iterations."
+    count = f"{seeds.min()} seeds{more}" if seeds.max() > 1 else "one seed"
+    long = rows.groupby("method", observed=True)["iteration"].nunique().max() > _SMOOTHED_FROM
+    smoothed = f" Curves of more than {_SMOOTHED_FROM} points are smoothed over five." if long else ""
+    return f"Mean over {count}.{smoothed}"
 
 
 def _legend_instead(ax: Axes, methods: Sequence[str], marked: bool = False) -> None:
@@ -225,7 +230,7 @@ def _curve(ax: Axes, rows: pd.DataFrame, method: str, column: str, **look: Any) 
     values = pd.to_numeric(rows[column]) * (100 if column == "reward" else 1)
     wide = rows.assign(value=values).pivot(index="iteration", columns="seed", values="value").dropna(how="all")
     mean = wide.mean(axis=1)
-    smooth = mean.rolling(5, center=True, min_periods=1).mean() if len(wide) > 20 else mean
+    smooth = mean.rolling(5, center=True, min_periods=1).mean() if len(wide) > _SMOOTHED_FROM else mean
     style = {**line_style(method), "marker": None, "linewidth": 1.6, **look}
     return ax.plot(smooth.index.to_numpy(), smooth.to_numpy(), **style)[0]
 
