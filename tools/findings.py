@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from dphlib.analysis import retention, studies
+from dphlib.analysis import studies
 from dphlib.analysis.claims import ROOM, SYMBOLS, ClaimResult
 from dphlib.analysis.labels import SUITES, claim_name
 from dphlib.experiment.results import CLAIMS_FIGURE, Results
 from dphlib.figures.captions import TITLES
-from dphlib.settings.methods import HEADLINE
 from dphlib.settings.studies import STUDIES, planned_runs
 from tools import blocks, evidence, parts, run
 from tools.statements import Statements
@@ -60,27 +59,6 @@ def same_verdicts(decided: Sequence[ClaimResult], stopped: dict[str, ClaimResult
 # --- Studies ------------------------------------------------------------------------------------------
 
 
-def comparison_rows(results: Results, name: str, alike: str = "") -> list[str]:
-    """A study's comparisons, a line each, in points of in-domain Pass@8; or that it was not run.
-
-    Args:
-        alike: how every comparison's words begin, said once.
-    """
-    rows = evidence.study_rows(results, name)
-    if evidence.spoken(rows).empty:
-        return [evidence.absent(name)]
-    rows = rows[(rows["measure"] == "Pass@8") & (rows["suite"] == SUITES["in_domain"])]
-    lines = [f"- {row['change'].removeprefix(alike).strip(' ,')}: {_difference(row)}" for _, row in rows.iterrows()]
-    said = [f"{f'{alike}, in' if alike else 'In'}-domain Pass@8:", "\n".join(lines)]
-    return said if (rows["status"] == "run").all() else [*said, f"`--studies {name}` makes what was not run."]
-
-
-def _difference(row: pd.Series) -> str:
-    if row["status"] != "run":
-        return "not run"
-    return f"**{_numbers(row)}**" if studies.is_clear(row) else _numbers(row)
-
-
 def _numbers(row: pd.Series) -> str:
     return f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
 
@@ -102,18 +80,6 @@ def _study(results: Results, name: str, what: str) -> list[str]:
     """`clear_ones` of a whole study; or that it was not run."""
     rows = evidence.study_rows(results, name)
     return [evidence.absent(name) if evidence.spoken(rows).empty else clear_ones(rows, what)]
-
-
-def drift(results: Results) -> list[str]:
-    """How far each method went from the base out of domain."""
-    moved = retention.behaviour(results.records, "out_of_domain", [m for m in HEADLINE if m != "base"])
-    far = ", ".join(f"{row.method} {row.kl_to_base_nats:.2f}" for row in moved.itertuples())
-    return [f"Drift from the base out of domain, in nats per token, no interval: {far}."]
-
-
-def direction(results: Results) -> list[str]:
-    """Direction on the same answers, and other divergences at DPH-F's strength."""
-    return [*comparison_rows(results, "direction"), *_study(results, "strength", "At DPH-F's strength, against it")]
 
 
 def weights(results: Results) -> list[str]:
@@ -150,24 +116,20 @@ QUESTIONS = {
             *("cross_every_rl_loses", "cross_dph_loses_least", "out_every_rl_loses", "out_dph_loses_least"),
             *("out_rkl_loses_most", "loss_grows_with_shift"),
         ),
-        drift,
     ),
     "direction": Question(
-        ("fig17_arms",), ("forward_keeps_more_than_reverse", "dph_above_reverse_gradient"), direction
+        ("fig17_arms",),
+        ("forward_keeps_more_than_reverse", "dph_above_reverse_gradient"),
+        lambda results: _study(results, "strength", "Other divergences at DPH-F's strength, minus DPH-F"),
     ),
     "factorial": Question(
         ("fig17_arms",),
         ("rehearsal_beyond_selection", "partition_costs_nothing", "threshold_8_as_good_as_6"),
-        lambda results: comparison_rows(results, "factorial"),
     ),
     "weights": Question(("fig12_eta",), (), weights),
     "stopping": Question(("fig8_frontier",), (), stopping),
     "rivals": Question(("fig17_arms",), (), rivals),
-    "complementarity": Question(
-        ("fig19_complementarity",),
-        (),
-        lambda results: comparison_rows(results, "complementarity", "DPH-F instead of GRPO"),
-    ),
+    "complementarity": Question(("fig19_complementarity",)),
     "definition": Question(("fig2_pass_at_k_family",), ("generator_as_good_as_definition", "no_reference_model")),
 }
 
