@@ -395,9 +395,16 @@ def test_weights_of_another_kind_are_refused_in_one_line(of_verl, tmp_path):
     parts.mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="no weights in"):
         find_weights(parts)
-    (parts / "model_world_size_8_rank_0.pt").touch()
-    with pytest.raises(RunError, match=r"not merged: python -m verl.model_merger merge --backend fsdp .*/actor "):
-        find_weights(parts.parent)
+    merge = r"python -m verl.model_merger merge --backend fsdp --local_dir .*/global_step_10/actor "
+    last = tmp_path / "global_step_10/actor"
+    last.mkdir(parents=True)
+    for folder, rank in ((parts, 0), (last, 0), (last, 1)):
+        (folder / f"model_world_size_3_rank_{rank}.pt").touch()
+    with pytest.raises(RunError, match=f"2 of the 3 parts of a checkpoint of verl, without rank 2: .*, then {merge}"):
+        find_weights(tmp_path)
+    (last / "model_world_size_3_rank_2.pt").touch()
+    with pytest.raises(RunError, match=rf"in 3 part\(s\), not merged: {merge}"):
+        find_weights(tmp_path)
     metrics = tmp_path / "metrics"
     for content, says in (("{}", "line 1: no step and data"), ("", "has no step of training")):
         metrics.write_text(content)

@@ -24,7 +24,7 @@ from stored import SMALL, references
 from dphlib.integrations.verl import store as verl_store
 from dphlib.partition import Partition
 
-collect_ignore = ["cpu_platform.py", "dry_run.py"]  # what verl's own processes load; no tests in them
+collect_ignore = ["cpu_platform.py", "dry_run.py", "sharded.py"]  # what verl's own processes load; no tests in them
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ its file `imported.json` says that verl trained it. Not here: merging the parts 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,36 @@ def find_weights(folder: Path) -> Path:
     """The folder below `folder` with whole weights in the Hugging Face layout: itself, or verl's `actor/huggingface`.
 
     Raises:
-        RunError: verl's FSDP checkpoint, whose parts must be merged first.
+        RunError: verl's FSDP checkpoint, whose parts must be merged first, or are not all there.
         MissingFileError: no weights there.
     """
     for place in (folder, folder / "huggingface", folder / "actor/huggingface"):
         if (place / "config.json").is_file() and any(place.glob("*.safetensors")):
             return place
-    if parts := sorted(folder.rglob("model_world_size_*_rank_*.pt")):
-        raise RunError(
-            f"{folder} holds a checkpoint of verl in {len(parts)} part(s), not merged: {_MERGE.format(parts[0].parent)}"
-        )
+    if parts := list(folder.rglob("model_world_size_*_rank_*.pt")):
+        raise RunError(_in_parts(parts))
     raise MissingFileError(
         f"no weights in {folder}: config.json and *.safetensors are needed, as verl.model_merger writes them"
     )
+
+
+def _in_parts(parts: Sequence[Path]) -> str:
+    """What to do with a checkpoint in parts, named `model_world_size_SIZE_rank_RANK.pt`; of several with the last."""
+    place = max((part.parent for part in parts), key=_step)
+    names = [part.stem.split("_") for part in parts if part.parent == place]
+    size, merge = int(names[0][3]), _MERGE.format(place)
+    if missing := sorted(set(range(size)) - {int(name[5]) for name in names}):
+        ranks = ", ".join(map(str, missing))
+        return (
+            f"{place} holds {len(names)} of the {size} parts of a checkpoint of verl, without rank {ranks}: copy the "
+            f"rest there (each machine writes those of its own processes), then {merge}"
+        )
+    return f"{place} holds a checkpoint of verl in {size} part(s), not merged: {merge}"
+
+
+def _step(folder: Path) -> int:
+    """The step after which verl wrote a checkpoint; 0 where no folder names it."""
+    return max((int(n) for n in re.findall(r"global_step_(\d+)", str(folder))), default=0)
 
 
 def bring(out: Path, weights: Path, base: Path, settings: Profile, metrics: Path | None) -> None:
