@@ -31,7 +31,15 @@ from dphlib.world.people_places import corpus
 from dphlib.world.templates import STYLES
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
-LM = profile("lm-smoke")
+SUITES = ("in_domain", "cross_domain", "out_of_domain")
+SMOKE = profile("lm-smoke")
+LM = replace(
+    SMOKE,
+    pretrained=replace(SMOKE.pretrained, steps=16, batch=8, lr=4e-4),
+    presample=replace(SMOKE.presample, k=4, threshold=2, answers=2),
+    evaluation=replace(SMOKE.evaluation, samples=dict.fromkeys(SUITES, 4), steps=(), step_samples=2),
+)
+"""lm-smoke with a quarter of its fine-tuning and fewer answers; each near-perfect prompt has a stored one."""
 RUN = RunConfig("dph_f", "main", 0)
 GREEDY, DRAWS = SamplingConfig(1, 0.0, 1.0, 16), SamplingConfig(2, 1.0, 1.0, 16)
 TOLERANCE = 1e-4
@@ -39,8 +47,10 @@ TOLERANCE = 1e-4
 
 
 def settings(tuning_kind: str, program: str) -> Profile:
-    backend = replace(LM.backend, program=program)
-    return replace(LM, tuning=replace(LM.tuning, kind=tuning_kind), backend=backend)
+    """Each program's answers are evaluated once: those of Transformers as a stage, those of vLLM at a way-point."""
+    tuned, backend = replace(LM.tuning, kind=tuning_kind), replace(LM.backend, program=program)
+    steps = (2,) if (tuning_kind, program) == ("lora", "vllm") else ()
+    return replace(LM, tuning=tuned, backend=backend, evaluation=replace(LM.evaluation, steps=steps))
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +96,12 @@ def test_a_run_is_presampled_trained_and_evaluated(root, kind, program):
     assert max(row["sampler_gap"] or 0.0 for row in logs) < bound
     assert 0 <= logs[0]["loss_near_perfect"] < 0.01, "stored answers are scored by the policy that is trained"
     assert json.loads((trained.path / ADAPTER / "base.json").read_text())["name"] == "SmolLM2-135M-Instruct-cpu-world"
-    if program == "transformers" and kind == "lora":  # vLLM's adapters on a CPU are slow
-        records = pd.read_parquet(pipeline.evaluate_one(RUN).path / "records.parquet")
-        assert set(records["suite"]) == {"in_domain", "cross_domain", "out_of_domain"}
-        assert records["compared_tokens"].any() and records[list(STYLES)].any(axis=None)
+    if kind == "lora":
+        at_end = pipeline.evaluate_one(RUN).path / "records.parquet" if program == "transformers" else None
+        records = pd.read_parquet(at_end or trained.path / "waypoints.parquet")
+        assert set(records["suite"]) == (set(SUITES) if at_end else {"validation"}) and set(records["step"]) == {2}
+        assert set(records.loc[records["temperature"] > 0, "n"]) == {4 if at_end else 2}
+        assert records[list(STYLES)].any(axis=None) and records["compared_tokens"].any() == bool(at_end)
 
 
 def test_answers_of_the_corpus_fit_into_the_profiles_limit_in_the_models_own_tokens(words):
