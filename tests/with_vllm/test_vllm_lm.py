@@ -36,7 +36,7 @@ SMOKE = profile("lm-smoke")
 LM = replace(
     SMOKE,
     pretrained=replace(SMOKE.pretrained, steps=16, batch=8, lr=4e-4),
-    presample=replace(SMOKE.presample, k=4, threshold=2, answers=2),
+    presample=replace(SMOKE.presample, k=4, threshold=3, answers=2),
     evaluation=replace(SMOKE.evaluation, samples=dict.fromkeys(SUITES, 4), steps=(), step_samples=2),
 )
 """lm-smoke with a quarter of its fine-tuning and fewer answers; each near-perfect prompt has a stored one."""
