@@ -227,10 +227,10 @@ def test_every_value_of_settings_has_a_row():
 def test_numbers_beside_the_references_are_folded_under_what_agrees():
     table = pd.DataFrame({"number": ["greedy_dph_f", "verdict_greedy_rises"], "here (cpu)": ["1", "supported"]})
     table["reference run"] = ["1", "inconclusive"]
-    alone = repr(tables.shown(table))
+    alone = repr(tables.compared(table))
     assert (
         "<summary>This run's numbers beside the reference run's</summary>" in alone and "| greedy DPH-F | 1 |" in alone
     )
-    compared = repr(tables.shown(table.assign(agrees=["yes", "no"])))
+    compared = repr(tables.compared(table.assign(agrees=["yes", "no"])))
     said = "1 of 2 numbers agree with the reference run; not: GRPO, DAPO: greedy accuracy rises"
     assert f"<summary>{said}</summary>" in compared and "&nbsp;yes" in compared

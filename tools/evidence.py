@@ -7,6 +7,7 @@ corrected.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,9 @@ STOPPED = ("base", "grpo", *DPH)
 NO_STOP = "Not answered: the recorded run has no way-points on the validation suite, so no stopping point."
 
 
+@cache
 def load(root: Path) -> Results:
-    """The results of the full reference. Raises RunError naming what of them is absent."""
+    """The results of the full reference, which three pages show. Raises RunError naming what of them is absent."""
     return Results.load(root / run.FULL, parts.full_profile())
 
 

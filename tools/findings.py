@@ -1,8 +1,7 @@
 """The generated blocks of docs/findings.md: the abstract, and what came out of each question of the protocol.
 
 The abstract, each question's answer and README's findings are written by hand in templates/findings.j2, their numbers
-`statements.Statements`'. Below an answer stand the figures, the claims and what the studies gave.
-Claims that are not supported come first. Differences are bold where `analysis.studies` calls them clear.
+`statements.Statements`'. Figures, claims and what the studies gave follow each answer.
 """
 
 from __future__ import annotations
@@ -140,7 +139,7 @@ QUESTIONS = {
 def page_blocks(root: Path) -> dict[str, str]:
     """The generated blocks of the page. Raises RunError as `written`, and for a file of the runs that is absent."""
     results, (ended, stopped) = evidence.load(root), run.verdicts(root)
-    answers = written(results, ended, stopped)
+    answers = written(results, ended)
     figures = {path.stem for path in (root / run.FULL / "figures").glob("*.png")}
     found = {"abstract": answers["abstract"]}
     for name, text in made(results, ended, stopped, figures).items():
@@ -150,10 +149,10 @@ def page_blocks(root: Path) -> dict[str, str]:
 
 def readme_block(root: Path) -> dict[str, str]:
     """README's findings. Raises RunError as `page_blocks`."""
-    return {"findings": written(evidence.load(root), *run.verdicts(root))["readme"]}
+    return {"findings": written(evidence.load(root), run.verdicts(root)[0])["readme"]}
 
 
-def written(results: Results, ended: Sequence[ClaimResult], stopped: Sequence[ClaimResult]) -> dict[str, str]:
+def written(results: Results, claims: Sequence[ClaimResult]) -> dict[str, str]:
     """What is written by hand: README's findings, the abstract, and answers by question.
 
     Raises RunError for a sentence that the results do not bear out.
@@ -161,7 +160,7 @@ def written(results: Results, ended: Sequence[ClaimResult], stopped: Sequence[Cl
     runs = results.records.loc[results.records["method"] != "base", ["method", "variant", "seed"]].drop_duplicates()
     return blocks.rendered(
         "findings",
-        **Statements(results, ended, stopped).functions,
+        **Statements(results, claims).functions,
         where=run.FULL,
         command=run.FULL_COMMAND,
         runs=len(runs),
@@ -169,7 +168,7 @@ def written(results: Results, ended: Sequence[ClaimResult], stopped: Sequence[Cl
         arms=len(runs[["method", "variant"]].drop_duplicates()),
         decisive=int(((runs["method"] == "grpo") & (runs["variant"] == "main")).sum()),
         bases=len(results.scores.of("base", "in_domain").seeds),
-        claims=len(ended),
+        claims=len(claims),
         answers=int(results.records["n"].sum()),
     )
 

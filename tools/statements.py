@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dphlib.analysis.claims import ClaimResult, Decision, verdict_counts
+from dphlib.analysis.claims import ClaimResult, verdict_counts
 from dphlib.analysis.labels import label
 from dphlib.experiment.results import Results
 from dphlib.intervals import Interval, interval
@@ -21,16 +21,16 @@ from dphlib.scores import ArmScores
 from dphlib.stats import Metric
 from tools import evidence
 
+IN = "in_domain"
+METRICS: dict[str, Metric] = {"greedy": "greedy", "Pass": "pass", "styles": "styles_nats"}
+REWRITE = "write the sentence anew in tools/templates"
+
 
 class Statements:
-    """What templates say of a run's results.
+    """What templates say of a run's results, and of its verdicts."""
 
-    Args:
-        ended, stopped: the verdicts at the end and at the stopping point.
-    """
-
-    def __init__(self, results: Results, ended: Sequence[ClaimResult], stopped: Sequence[ClaimResult]) -> None:
-        self.results, self.claims = results, {"end": ended, "stopped": stopped}
+    def __init__(self, results: Results, claims: Sequence[ClaimResult]) -> None:
+        self.claims = claims
         at_stop = evidence.stopped(results)
         self.scores = {"end": results.scores} | ({"stopped": at_stop[0]} if at_stop else {})
         self.parts = {held: ArmScores.final(rows) for (suite, held), rows in results.by_content.items() if suite == IN}
@@ -62,32 +62,23 @@ class Statements:
             raise RunError(f"{said}: a sentence says unclear, the records say {evidence.effect(got, unit)}; {REWRITE}")
         return evidence.effect(got, unit)
 
-    def verdict(self, claim: str, expected: Decision, at: str = "end") -> str:
-        """The verdict on a claim, which is the expected one; else RunError."""
-        found = next(one.verdict for one in self.claims[at] if one.id == claim)
-        if found != expected:
-            raise RunError(f"{claim}, {at}: a sentence says {expected}, the records say {found}; {REWRITE}")
-        return found
-
     def counts(self) -> str:
         """How many claims have each verdict."""
-        return ", ".join(f"{n} {verdict}" for verdict, n in verdict_counts(self.claims["end"]).items() if n)
+        return ", ".join(f"{n} {verdict}" for verdict, n in verdict_counts(self.claims).items() if n)
 
     def firm(self) -> tuple[int, int, int]:
         """Headline claims: how many there are, are decided, and stay so when all are judged at once."""
-        heads = [one for one in self.claims["end"] if one.holds_jointly is not None]
+        heads = [one for one in self.claims if one.holds_jointly is not None]
         decided = [one for one in heads if one.verdict in ("supported", "not supported")]
         return len(heads), len(decided), sum(bool(one.holds_jointly) for one in decided)
 
     @property
     def functions(self) -> dict[str, Any]:
         """Those that templates call, by name."""
-        names = ("above", "below", "unclear", "verdict", "counts", "firm")
+        names = ("above", "below", "unclear", "counts", "firm")
         return {name: getattr(self, name) for name in names}
 
-    def _difference(
-        self, a: str, b: str, measure: str, suite: str = "in_domain", at: str = "end"
-    ) -> tuple[Interval, str, str]:
+    def _difference(self, a: str, b: str, measure: str, suite: str = IN, at: str = "end") -> tuple[Interval, str, str]:
         """The difference, its unit, and what was asked in words."""
         kind, _, count = measure.partition("@")
         metric: Metric = METRICS[kind]
@@ -101,8 +92,3 @@ class Statements:
                 raise RunError(f"{said}: no records of {label(method, variant or 'main')}; {REWRITE}")
             pair.append(found)
         return interval(pair, np.subtract), " nats" if metric == "styles_nats" else " points", said
-
-
-IN = "in_domain"
-METRICS: dict[str, Metric] = {"greedy": "greedy", "Pass": "pass", "styles": "styles_nats"}
-REWRITE = "write the sentence anew in tools/templates"

@@ -67,6 +67,12 @@ def _per_cent(row: Mapping[str, float], name: str) -> str:
     return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
 
 
+def _signed_row(row: Mapping[str, float], name: str) -> str:
+    """A difference of a tidy frame with its interval `name_low` to `name_high`."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:+.1f} [{low:+.1f}, {high:+.1f}]" + (" (unclear)" if low <= 0 <= high else "")
+
+
 def _listed(parts: Sequence[str]) -> str:
     return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
 
@@ -237,16 +243,10 @@ def contents(table: pd.DataFrame, method: str, suite: str = IN) -> str:
         return _not_run(method)
     said = []
     for held, some in rows.groupby("holds", sort=False):
-        numbers = ", ".join(f"Pass@{row['k']} {minus_base(row)}" for _, row in some.iterrows())
+        numbers = ", ".join(f"Pass@{row['k']} {_signed_row(row, 'minus base')}" for _, row in some.iterrows())
         said.append(f"{held} problems {numbers}")
     runs = _runs(int(rows["seeds"].iloc[0]))
     return f"{NAMES[method]} {SUITES[suite]}, against the base in points: {'; '.join(said)}{runs}."
-
-
-def minus_base(row: Mapping[str, float]) -> str:
-    """The difference to the base in a row of `contents.content_table`, with its interval."""
-    low, high = row["minus base_low"], row["minus base_high"]
-    return f"{row['minus base']:+.1f} [{low:+.1f}, {high:+.1f}]" + (" (unclear)" if low <= 0 <= high else "")
 
 
 def pretrained(table: pd.DataFrame, method: str, measure: str = "Pass@8", suite: str = IN) -> str:
@@ -259,11 +259,7 @@ def pretrained(table: pd.DataFrame, method: str, measure: str = "Pass@8", suite:
     rows = table[shown]
     if rows.empty:
         return _not_run(method)
-    said = []
-    for row in rows.to_dict("records"):
-        low, high = row["difference_low"], row["difference_high"]
-        unclear = ", unclear" if low <= 0 <= high else ""
-        said.append(f"{row['model']} {row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]{unclear}{_runs(row['runs'])}")
+    said = [f"{row['model']} {_signed_row(row, 'difference')}{_runs(row['runs'])}" for row in rows.to_dict("records")]
     minus = rows["minus"].iloc[0]
     return f"{NAMES[method]} minus {minus}, {SUITES[suite]} {measure}, in points: {'; '.join(said)}."
 
@@ -383,7 +379,9 @@ def lost(losses: pd.DataFrame, method: str, k: int = 8) -> str:
     for name in (name for name in SUITES.values() if name in row.index):
         change, low, high = (-row[f"{name}{end}"] for end in ("", "_high", "_low"))
         unclear = " (unclear)" if low <= 0 <= high else ""
-        said.append(f"{change:+.1f} % [{low:+.1f}, {high:+.1f}]{unclear} {name}" if isfinite(change) else f"- {name}")
+        said.append(
+            f"{change:+.1f} % [{low:+.1f}, {high:+.1f}]{unclear} {name}" if isfinite(change) else f"unknown {name}"
+        )
     return f"{NAMES[method]}'s Pass@{k} relative to the base's: {', '.join(said)}{_runs(int(row['seeds']))}."
 
 

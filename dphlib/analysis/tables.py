@@ -370,7 +370,7 @@ def shown(table: pd.DataFrame | str, digits: int = 1, *, fold: str = "", code_in
     Args:
         table: a frame, tidy or not, or a sentence in its place.
         digits: decimals of the numbers.
-        fold: a line under which it is folded away, "" to show it; numbers beside the reference run's have one already.
+        fold: a line under which it is folded away, "" to show it.
         code_in: columns that hold code or a model's answers.
 
     >>> print(shown(pd.DataFrame({"n": [1.25], "sql": ["a < b"], "holds": [True]}), 2, code_in=["sql"]))
@@ -383,9 +383,6 @@ def shown(table: pd.DataFrame | str, digits: int = 1, *, fold: str = "", code_in
         table = to_markdown(wide(table, _on_lines))
     if isinstance(table, str):
         return Shown(folded(fold, table) if fold else table)
-    if "number" in table and "reference run" in table:
-        table = table.assign(number=table["number"].map(quantity))
-        fold = fold or _agreement(table)
     truths = [name for name in table if pd.api.types.is_bool_dtype(table[name])]
     frame = table.assign(**{name: table[name].map({True: "yes", False: "no"}) for name in truths})
     frame = readable(frame, digits)
@@ -396,6 +393,12 @@ def shown(table: pd.DataFrame | str, digits: int = 1, *, fold: str = "", code_in
             frame[new] = frame[new].map(verdict)
     text = to_markdown(frame, [name for name in frame if all(map(_NUMBER.fullmatch, frame[name]))])
     return Shown(folded(fold, text) if fold else text)
+
+
+def compared(table: pd.DataFrame) -> Shown:
+    """The numbers of `results.beside_reference`; beside the reference run's they are folded under how many agree."""
+    table = table.assign(number=table["number"].map(quantity))
+    return shown(table, fold=_agreement(table) if "reference run" in table else "")
 
 
 _SPACED = {name.replace("_", " "): NAMES[name] for name in sorted(NAMES, key=len, reverse=True)}

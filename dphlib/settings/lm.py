@@ -28,7 +28,7 @@ SMOLLM2 = PretrainedConfig(
     file="SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
-_LIMIT = 40  # tokens per answer: the corpus's longest has 37 and the end
+_LIMIT = 40  # tokens per answer: the longest of the corpus has 37, then comes the end token
 _SUITES = ("validation", "in_domain", "cross_domain", "out_of_domain")
 
 LM: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """Pass@1 and Pass@8 of the profile lm's base on real questions of Spider dev: could a suite of them lose anything?
 
-    python tests/benchmarks/lm_spider.py --data FOLDER [--problems 64] [--run artifacts/lm]
+    python tests/benchmarks/lm_spider.py --data FOLDER [--problems 64]
 
 FOLDER holds `spider/dev.json` and `spider/database`. Questions are drawn at random from those whose database is there
 and whose prompt, schema included, has at most `--tokens` tokens in the model's chat format. Eight answers at T = 1.
@@ -30,11 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=1024, help="the longest prompt")
     parser.add_argument("--limit", type=int, default=96, help="tokens per answer")
-    parser.add_argument("--run", type=Path, default=Path("artifacts/lm"))
+    parser.add_argument("--profile", choices=["lm", "lm-smoke"], default="lm")
+    parser.add_argument("--run", type=Path, help="folder of the run whose base is asked, artifacts/PROFILE without it")
     options = parser.parse_args(arguments)
 
-    settings = profile("lm")
-    base = Pipeline(options.run, settings).base_folder()
+    settings = profile(options.profile)
+    base = Pipeline(options.run or Path("artifacts") / settings.name, settings).base_folder()
     tokenizer = load_tokenizer(base)
     source = find("spider", "dev", data_dir=options.data)
     there = [one for one in read(source).problems if database_path(source, one.db_id).is_file()]

@@ -37,11 +37,11 @@ def results() -> Results:
 @pytest.fixture(scope="module")
 def statements(results) -> Statements:
     decided = evaluate_claims(results.scores, results.train_logs, "cpu")
-    return Statements(results, decided, decided)
+    return Statements(results, decided)
 
 
-def test_a_difference_is_the_records_either_way_round(statements):
-    scores = statements.results.scores
+def test_a_difference_is_the_records_either_way_round(results, statements):
+    scores = results.scores
     got = interval(
         [scores.of("base", "in_domain", "pass", 16), scores.of("grpo", "in_domain", "pass", 16)], np.subtract
     )
@@ -70,15 +70,8 @@ def test_a_sentence_that_the_records_do_not_bear_out_is_not_written(statements, 
         getattr(statements, word)(*pair, **where)
 
 
-def test_a_verdict_is_the_expected_one(statements):
-    found = {claim.id: claim.verdict for claim in statements.claims["end"]}
-    assert statements.verdict("pass_k_falls", found["pass_k_falls"]) == found["pass_k_falls"]
-    with pytest.raises(RunError, match=f"says not run, the records say {found['pass_k_falls']}"):
-        statements.verdict("pass_k_falls", "not run")
-
-
 def test_what_is_counted_of_the_claims(statements):
-    assert sum(int(n) for n in re.findall(r"\d+", statements.counts())) == len(statements.claims["end"])
+    assert sum(int(n) for n in re.findall(r"\d+", statements.counts())) == len(statements.claims)
     heads, decided, jointly = statements.firm()
     assert heads == 7 >= decided >= jointly >= 0
 

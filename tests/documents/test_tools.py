@@ -21,11 +21,12 @@ from synthetic import make_run
 from dphlib import __version__
 from dphlib.analysis import claims
 from dphlib.analysis.labels import claim_name
+from dphlib.experiment.store import write_run_manifest
 from dphlib.runtime.files import RunError
 from dphlib.settings.methods import CONTROLS, DECISIVE, METHODS
 from dphlib.settings.profiles import profile
 from dphlib.settings.studies import STUDIES, planned_runs
-from tools import parts, run, site, third_party, verifier
+from tools import parts, reference, run, site, third_party, verifier
 from tools.blocks import fill
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -279,3 +280,31 @@ def test_a_missing_table_of_the_results_is_named(of_a_run, tmp_path):
     (tmp_path / run.FULL / "tables/table1.csv").unlink()
     with pytest.raises(RunError, match=r"tables/table1\.csv is not there"):
         run.readme_blocks(tmp_path)
+
+
+# --- Keeping a run ------------------------------------------------------------------------------------
+
+
+def finished(folder: Path) -> Path:
+    """A run as `reference.keep` takes it."""
+    made = make_run(folder, methods=("base", "grpo"), seeds=(0,), ablations=False)
+    (made / "metrics").mkdir()
+    (made / "stages").mkdir()
+    write_run_manifest(made, {"profile": folder.name})
+    return made
+
+
+def test_a_run_takes_the_references_place_and_that_of_a_pretrained_model_stays_beside_it(tmp_path):
+    place, lm = tmp_path / "reference", finished(tmp_path / "lm")
+    reference.keep(lm, place)
+    assert (place / "lm/records.parquet").read_bytes() == (lm / "records.parquet").read_bytes()
+    assert not (place / "lm/figures").exists() and not (place / "records.parquet").exists()
+    (place / "old").mkdir()
+    cpu = finished(tmp_path / "cpu")
+    reference.keep(cpu, place)
+    assert {"figures", "notebooks", "tables", "metrics", "lm"} <= {path.name for path in place.iterdir()}
+    assert not (place / "old").exists() and (place / "lm/records.parquet").is_file()
+    (cpu / "records.parquet").unlink()
+    with pytest.raises(RunError, match=r"run \./run_all\.sh cpu to the end first"):
+        reference.keep(cpu, place)
+    assert (place / "records.parquet").is_file(), "what was kept is still there"
